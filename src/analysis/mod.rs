@@ -1,0 +1,1 @@
+//! Grouping, tests and effect sizes. Pure: numbers in, numbers out.

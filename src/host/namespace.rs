@@ -1,0 +1,52 @@
+//! Network namespaces without a name: they live as long as a descriptor or a process holds them, so that nothing stays
+//! behind, however vptest ends.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// A network namespace, held by a descriptor.
+#[derive(Debug)]
+pub struct Namespace {
+    fd: OwnedFd,
+}
+
+impl Namespace {
+    /// Makes a new, empty namespace (its loopback interface is down).
+    pub fn new() -> io::Result<Self> {
+        let fd = in_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            File::open("/proc/thread-self/ns/net")
+        })?;
+        Ok(Self { fd: fd.into() })
+    }
+
+    /// Runs `work` on a thread inside the namespace and returns its result.
+    ///
+    /// Sockets opened there stay in the namespace; `/proc/thread-self/net` and `/proc/sys/net` show it.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        in_thread(|| {
+            setns(&self.fd, CloneFlags::CLONE_NEWNET)?;
+            work()
+        })
+    }
+}
+
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A thread of its own, since changing the namespace changes the whole thread for good.
+fn in_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("vptest-netns".to_owned())
+            .spawn_scoped(scope, work)?
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}

@@ -1,0 +1,42 @@
+//! Runs the same network experiment many times on virtual and physical testbeds and says where they really differ.
+//!
+//! The tree is the pipeline; arrows point down only:
+//!
+//! ```text
+//! cli        clap structs, one file per subcommand, progress and tables; the only part that prints
+//! dispatch   where iterations run
+//! runner     life of one iteration; campaign: resume, order, interruption, journal
+//! testbed    what provides nodes and links: netns, fake
+//! workload   ab, iperf3, custom command; output text → metrics
+//! instrument live capture, counters
+//! verify     read-back of settings, path checks, interference and saturation checks
+//! node       how a command runs
+//! host       one guard per kernel or host resource
+//! report     tables; input is data, output is text
+//! analysis   grouping, tests, effect sizes; pure
+//! store      SQLite schema, iteration writer, merge, queries; the only SQL
+//! flow       connections and their statistics; pure
+//! packet     pcap and pcapng reading, header views; pure
+//! plan       tuples × repetitions × order → iterations; pure
+//! spec       TOML text → checked spec; pure
+//! record     what one iteration leaves behind: plain values
+//! units ids  quantities and names
+//! ```
+//!
+//! `spec plan packet flow analysis report` have no clock, process, socket, file or database: values in, values out.
+//! Only `host testbed node instrument` need privileges or start processes. Only `store` knows SQL. Only `cli` prints.
+
+pub mod analysis;
+pub mod host;
+pub mod ids;
+pub mod instrument;
+pub mod node;
+pub mod plan;
+pub mod record;
+pub mod report;
+pub mod spec;
+pub mod store;
+pub mod testbed;
+pub mod units;
+pub mod verify;
+pub mod workload;

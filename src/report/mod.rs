@@ -1,0 +1,1 @@
+//! Tables and pages. Input is data, output is text; no I/O.

@@ -1,0 +1,286 @@
+//! The sweep spec: TOML text to a checked [`Spec`], with positions for errors.
+//!
+//! Pure: text in, value or diagnostics out. No file is opened here.
+
+mod value;
+
+use std::time::Duration;
+
+pub use value::{Tuple, Value};
+
+use crate::ids::{Better, Level, Stage, Vantage};
+use crate::units::{Percent, Rate};
+
+/// A sweep spec that passed every check that needs no host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spec {
+    /// Name of the sweep; also names its campaign.
+    pub name: String,
+    /// Runs of each tuple, at least 1.
+    pub repetitions: u32,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// In which order iterations run.
+    pub order: Order,
+    /// Limit for one iteration, from preflight to collect.
+    pub timeout: Duration,
+    /// Factors in the order of the file.
+    pub factors: Vec<Factor>,
+    /// Combinations to leave out.
+    pub exclude: Vec<Exclusion>,
+    /// What the nodes run.
+    pub workload: WorkloadSpec,
+    /// What is captured.
+    pub capture: CaptureSpec,
+    /// Options of the testbeds.
+    pub testbed: TestbedSpec,
+    /// Thresholds of the checks around the workload.
+    pub verify: VerifySpec,
+    /// Defaults of the analysis.
+    pub analysis: AnalysisSpec,
+}
+
+/// A named parameter with its values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Factor {
+    /// As written in the file.
+    pub name: String,
+    /// At least one; no two equal.
+    pub values: Vec<Value>,
+}
+
+/// In which order iterations run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Every tuple once per block, shuffled within each block.
+    Blocked,
+    /// All iterations shuffled together.
+    Shuffled,
+    /// Tuple by tuple in the order of the file, repetitions innermost.
+    Sequential,
+}
+
+/// A combination to leave out: a tuple is excluded when every named factor has one of the listed values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exclusion {
+    /// Factor names with the values that match.
+    pub conditions: Vec<(String, Vec<Value>)>,
+}
+
+/// `[workload]`
+#[derive(Debug, Clone, PartialEq)]
+pub enum WorkloadSpec {
+    /// `preset = "ab"`: ApacheBench against an HTTP server.
+    ///
+    /// Uses the factors `workers` (`-c`, default 1) and `request` (members `url`, default `/`, and `count`, default
+    /// 1000); a tuple may also set `url` and `count` directly.
+    Ab {
+        /// What answers.
+        server: HttpServer,
+        /// `-k`.
+        keepalive: bool,
+        /// Further arguments for ab, put before the URL; `{factor}` is replaced.
+        arguments: Vec<String>,
+    },
+    /// `preset = "iperf3"`.
+    Iperf3 {
+        /// TCP or UDP.
+        protocol: Protocol,
+        /// `-t`.
+        duration: Duration,
+        /// `-P`.
+        streams: u32,
+        /// `-b`; `None` is iperf3's default (unlimited for TCP, 1 Mbit/s for UDP).
+        bitrate: Option<Rate>,
+        /// `-R`: the server sends.
+        reverse: bool,
+        /// Further arguments for the client; `{factor}` is replaced.
+        arguments: Vec<String>,
+    },
+    /// `preset = "command"`: commands of the user's own.
+    Command {
+        /// Runs on the server node until the clients are done; `None` for a workload without a server.
+        server: Option<Vec<String>>,
+        /// Runs on the client node; its end is the end of the workload.
+        client: Vec<String>,
+        /// When the server counts as ready; `None` is "as soon as it has started".
+        ready: Option<Ready>,
+        /// How long readiness may take.
+        ready_timeout: Duration,
+        /// Limit for the client alone; `None` leaves the iteration's timeout.
+        time_limit: Option<Duration>,
+        /// What to read from the outputs.
+        metrics: Vec<MetricRule>,
+    },
+}
+
+/// What answers ApacheBench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpServer {
+    /// The server built into vptest.
+    Builtin,
+    /// nginx from the distribution.
+    Nginx,
+}
+
+/// Transport of a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// When a server counts as ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ready {
+    /// A TCP connection to this port of the server node succeeds (tried on the server node itself).
+    Tcp(u16),
+    /// This file exists (path as the server sees it).
+    File(String),
+    /// Its standard output or standard error so far matches this regular expression.
+    Output(String),
+}
+
+/// How a metric is read from an output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricRule {
+    /// Name of the metric.
+    pub name: String,
+    /// Its unit.
+    pub unit: String,
+    /// Which way is an improvement.
+    pub better: Option<Better>,
+    /// What it describes; `application` when the spec does not say.
+    pub level: Level,
+    /// Whose output.
+    pub from: Source,
+    /// Where in it.
+    pub pattern: MetricPattern,
+    /// Is the iteration invalid without it? Default `true`.
+    pub required: bool,
+}
+
+/// Whose output a metric is read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Standard output of the client.
+    Client,
+    /// Standard output of the server.
+    Server,
+}
+
+/// Where in an output a metric stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MetricPattern {
+    /// First capture group of the first match.
+    Regex(String),
+    /// JSON pointer (RFC 6901) into the output.
+    Json(String),
+}
+
+/// `[capture]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptureSpec {
+    /// Bytes kept of each packet. Default 96.
+    pub snaplen: u32,
+    /// Where to capture; empty for no capture. Default `["guest"]`.
+    pub vantage: Vec<Vantage>,
+    /// Keep pcap files. Default `false`.
+    pub keep: bool,
+    /// pcap filter expression.
+    pub filter: Option<String>,
+    /// Ring per capture point in bytes; `None` chooses by the number of points.
+    pub ring: Option<u64>,
+}
+
+/// `[testbed]`
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TestbedSpec {
+    /// `[testbed.fake]`
+    pub fake: FakeSpec,
+}
+
+/// `[testbed.fake]`: what goes wrong, for tests.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct FakeSpec {
+    /// `[[testbed.fake.fault]]`
+    pub faults: Vec<Fault>,
+}
+
+/// A fault the `fake` testbed injects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// In which stage.
+    pub stage: Stage,
+    /// What happens.
+    pub kind: FaultKind,
+    /// Iterations it happens in (by number); empty is all of them.
+    pub iterations: Vec<u32>,
+    /// Happens only in attempts up to this one; `None` in all.
+    pub attempts: Option<u32>,
+}
+
+/// What an injected fault does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultKind {
+    /// The stage returns an error.
+    Error,
+    /// The stage never ends by itself.
+    Hang,
+    /// vptest is killed with SIGKILL.
+    Kill,
+    /// The stage panics.
+    Panic,
+    /// A setting reads back differently from what was asked (verify: before, collect: after).
+    Setting,
+    /// A setting cannot be read back.
+    Unreadable,
+    /// The captures report kernel drops.
+    Drops,
+    /// Something is left over after teardown.
+    Leftover,
+}
+
+/// `[verify]`: thresholds; `None` switches the check off (`"off"` in the file).
+#[derive(Debug, Clone, PartialEq)]
+pub struct VerifySpec {
+    /// CPU use of a client process, as a share of one CPU, above which the client counts as saturated. Default 95 %.
+    pub client_cpu: Option<Percent>,
+    /// CPU time of processes that are not the campaign's, as a share of one CPU. Default 20 %.
+    pub foreign_cpu: Option<Percent>,
+    /// Share of CPU time stolen by a hypervisor. Default 2 %.
+    pub steal: Option<Percent>,
+    /// Any swapping during the workload. Default on.
+    pub swap: bool,
+    /// Any thermal or cgroup throttling during the workload. Default on.
+    pub throttling: bool,
+    /// Difference between the packet counts of two vantages of one link. Default 0.1 %.
+    pub vantage_difference: Option<Percent>,
+    /// Walk the path and compare its hops with the tuple's. Default on.
+    pub path: bool,
+}
+
+impl Default for VerifySpec {
+    fn default() -> Self {
+        Self {
+            client_cpu: Some(Percent::new(95.0)),
+            foreign_cpu: Some(Percent::new(20.0)),
+            steal: Some(Percent::new(2.0)),
+            swap: true,
+            throttling: true,
+            vantage_difference: Some(Percent::new(0.1)),
+            path: true,
+        }
+    }
+}
+
+/// `[analysis]`
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct AnalysisSpec {
+    /// Factor and value everything is compared with.
+    pub baseline: Option<(String, Value)>,
+    /// Importance margins by metric; the key `default` stands for all others.
+    pub margins: Vec<(String, Percent)>,
+}

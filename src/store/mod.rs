@@ -1,0 +1,1 @@
+//! SQLite: schema, iteration writer, merge, queries. The only SQL.

@@ -1,0 +1,172 @@
+//! What provides nodes and links. The runner drives every testbed through the two traits here and does not know which
+//! one it has.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::host::namespace::Namespace;
+use crate::ids::{NodeId, Vantage};
+use crate::node::Node;
+use crate::record::{Environment, Setting};
+use crate::spec::Tuple;
+
+/// What an iteration asks of its testbed.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The tuple: pairs, rate, MTU, offload, hops, pinning.
+    pub tuple: Tuple,
+    /// Number of the iteration, for names and for injected faults.
+    pub number: u32,
+    /// Attempt at it, from 1.
+    pub attempt: u32,
+    /// An existing empty directory on this host for the iteration's files; the caller removes it.
+    pub scratch: PathBuf,
+    /// Path of the running vptest program.
+    pub vptest: PathBuf,
+}
+
+/// A kind of testbed.
+#[async_trait]
+pub trait Testbed: Send + Sync {
+    /// Its name in specs: `netns`.
+    fn name(&self) -> &'static str;
+
+    /// Can this host provide what is asked? Changes nothing.
+    async fn preflight(&self, request: &Request) -> Result<(), TestbedError>;
+
+    /// Brings up all nodes and links. When it fails, or is dropped half-way, nothing stays behind.
+    async fn launch(&self, request: &Request) -> Result<Box<dyn Instance>, TestbedError>;
+}
+
+/// A testbed that is up. Dropping it takes it down as well as can be; `teardown` also reports.
+#[async_trait]
+pub trait Instance: Send {
+    /// The pairs, in the order of their numbers.
+    fn pairs(&self) -> &[Pair];
+
+    /// Where captures can be taken.
+    fn capture_points(&self) -> Vec<CapturePoint>;
+
+    /// Reads every setting back from where it is in force, those the tuple does not name included.
+    async fn settings(&mut self) -> Result<Vec<Setting>, TestbedError>;
+
+    /// Walks the path from each client to its server; one entry for each pair.
+    async fn paths(&mut self) -> Result<Vec<Path>, TestbedError>;
+
+    /// What the testbed is: versions and facts for the environment table.
+    fn environment(&self) -> Vec<Environment>;
+
+    /// Starts a load generator on the testbed's host, beside the nodes (stress-ng).
+    async fn spawn_on_host(
+        &mut self,
+        command: &crate::node::Command,
+    ) -> Result<Box<dyn crate::node::Process>, crate::node::NodeError>;
+
+    /// Makes the testbed outlive this process (`--keep-failed`) and says how to look into it and how to remove it;
+    /// an error says why it cannot be kept.
+    async fn keep(&mut self) -> Result<String, TestbedError>;
+
+    /// Takes everything down, going on past failures. Idempotent.
+    async fn teardown(&mut self) -> Teardown;
+}
+
+/// One client and one server.
+#[derive(Clone)]
+pub struct Pair {
+    /// From 1.
+    pub number: u32,
+    /// Runs the load generator.
+    pub client: Arc<dyn Node>,
+    /// Answers it.
+    pub server: Arc<dyn Node>,
+}
+
+/// A place where packets can be observed.
+#[derive(Debug, Clone)]
+pub struct CapturePoint {
+    /// Node whose traffic it is.
+    pub node: NodeId,
+    /// Seen from where.
+    pub vantage: Vantage,
+    /// Name of the interface at that place.
+    pub interface: String,
+    /// How to get there.
+    pub source: CaptureSource,
+}
+
+/// How a capture point is reached.
+#[derive(Debug, Clone)]
+pub enum CaptureSource {
+    /// libpcap on this host, inside the namespace if there is one.
+    Live {
+        /// `None` for the namespace vptest runs in.
+        namespace: Option<Arc<Namespace>>,
+    },
+    /// No packets at all: the `fake` testbed's point, which reports these numbers.
+    Synthetic {
+        /// Packets seen.
+        packets: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// Packets the kernel dropped.
+        dropped: u64,
+    },
+}
+
+/// The way packets take from a client to its server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Path {
+    /// Whose.
+    pub pair: u32,
+    /// Names of the routers that should be passed, from the client.
+    pub expected: Vec<String>,
+    /// Names of the routers that answered, `None` for a hop that did not or that nobody knows.
+    pub observed: Vec<Option<String>>,
+    /// Was the server reached?
+    pub reached: bool,
+}
+
+/// How taking down went.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Teardown {
+    /// What could not be removed, one line each, with the reason.
+    pub left: Vec<String>,
+}
+
+/// A testbed could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum TestbedError {
+    /// This host cannot run it (exit status 3).
+    #[error("{what}")]
+    Unsupported {
+        /// What is missing.
+        what: String,
+        /// How to get it.
+        hint: Option<String>,
+    },
+    /// The tuple asks for something the testbed has not.
+    #[error("testbed {testbed}: {what}")]
+    Request {
+        /// Its name.
+        testbed: &'static str,
+        /// Which value, and what is accepted.
+        what: String,
+    },
+    /// An operation failed.
+    #[error("cannot {what}")]
+    Io {
+        /// Verb and object: `create namespace of client1`.
+        what: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A node failed.
+    #[error(transparent)]
+    Node(#[from] crate::node::NodeError),
+    /// A fault the spec asked for.
+    #[error("injected fault in {0}")]
+    Injected(crate::ids::Stage),
+}

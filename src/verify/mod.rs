@@ -1,0 +1,1 @@
+//! Checks around the workload: settings in force, path as asked, host quiet, client not the bottleneck.
