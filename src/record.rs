@@ -218,6 +218,14 @@ pub struct Setting {
     pub when: Moment,
 }
 
+impl Setting {
+    /// A setting read before the workload, compared with what was asked.
+    pub fn compare(node: Option<NodeId>, name: &str, requested: Option<String>, observed: Option<String>) -> Self {
+        let ok = requested.as_ref().zip(observed.as_ref()).map(|(asked, read)| asked == read);
+        Self { node, name: name.to_owned(), requested, observed, ok, when: Moment::Before }
+    }
+}
+
 /// When a setting was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Moment {

@@ -56,6 +56,16 @@ pub enum Kind {
     Groups,
 }
 
+impl Kind {
+    /// For the environment table.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "pid namespace",
+            Self::Groups => "process groups",
+        }
+    }
+}
+
 enum Message {
     Spawn(Box<Job>, oneshot::Sender<io::Result<Started>>),
     Close(oneshot::Sender<io::Result<()>>),

@@ -2,4 +2,6 @@
 
 pub mod cage;
 pub mod child;
+pub mod clock;
+pub mod files;
 pub mod namespace;
