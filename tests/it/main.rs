@@ -1,0 +1,6 @@
+//! End-to-end tests: the program as its users run it.
+
+mod campaign;
+mod faults;
+mod need;
+mod signals;
