@@ -2,10 +2,12 @@
 //!
 //! Pure: text in, value or diagnostics out. No file is opened here.
 
+pub mod placeholder;
 mod value;
 
 use std::time::Duration;
 
+pub use placeholder::PLACEHOLDERS;
 pub use value::{Tuple, Value};
 
 use crate::ids::{Better, Level, Stage, Vantage};
@@ -135,7 +137,9 @@ pub enum Protocol {
 /// When a server counts as ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ready {
-    /// A TCP connection to this port of the server node succeeds (tried on the server node itself).
+    /// A TCP socket of the server node listens on this port; 0 stands for the port given to the pair (`{port}`).
+    ///
+    /// Nothing connects: a stray connection would end a server that answers only one.
     Tcp(u16),
     /// This file exists (path as the server sees it).
     File(String),
