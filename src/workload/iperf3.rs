@@ -43,7 +43,9 @@ impl Workload for Iperf3 {
     }
 
     fn server(&self, pair: &PairContext<'_>) -> Result<Option<Server>, WorkloadError> {
-        let argv = ["iperf3", "-s", "-1", "-J", "-p", &pair.port.to_string()].map(str::to_owned).to_vec();
+        // Bound to the address its client uses: over UDP an unbound server may answer from another one of the node's.
+        let (address, port) = (pair.server.to_string(), pair.port.to_string());
+        let argv = ["iperf3", "-s", "-1", "-J", "-B", &address, "-p", &port].map(str::to_owned).to_vec();
         Ok(Some(Server {
             files: Vec::new(),
             command: Command { argv, ..Command::default() },

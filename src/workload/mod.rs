@@ -188,7 +188,7 @@ pub enum WorkloadError {
         expected: &'static str,
     },
     /// Braces in an argument do not pair up, or hold no name.
-    #[error("`{argument}`: {source}")]
+    #[error("bad placeholder in `{argument}`")]
     BadPlaceholder {
         /// Where.
         argument: String,
