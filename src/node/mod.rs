@@ -22,6 +22,12 @@ pub trait Node: Send + Sync {
     /// Path of the vptest program as the node sees it.
     fn vptest(&self) -> &str;
 
+    /// A TCP port a server on this node can listen on: `usual`, unless the node shares its network stack with others and
+    /// has to choose a free one.
+    async fn port(&self, usual: u16) -> Result<u16, NodeError> {
+        Ok(usual)
+    }
+
     /// Starts a command. It and everything it starts ends with the testbed at the latest.
     async fn spawn(&self, command: &Command) -> Result<Box<dyn Process>, NodeError>;
 

@@ -4,3 +4,4 @@ mod campaign;
 mod faults;
 mod need;
 mod signals;
+mod workload;

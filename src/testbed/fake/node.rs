@@ -72,6 +72,12 @@ impl Node for FakeNode {
         start(&self.cage, self.id, job).await
     }
 
+    /// All fake nodes share this host's stack, so the kernel chooses a free port.
+    async fn port(&self, _usual: u16) -> Result<u16, NodeError> {
+        let free = std::net::TcpListener::bind((self.address, 0)).and_then(|socket| socket.local_addr());
+        free.map(|address| address.port()).map_err(self.failed("find a free port".to_owned()))
+    }
+
     async fn listening(&self, port: u16) -> Result<bool, NodeError> {
         files::listening(port).map_err(self.failed("read the table of sockets".to_owned()))
     }
