@@ -1,0 +1,4 @@
+//! Tests that need more than the library: privileges, tools, several processes.
+
+mod need;
+mod netns;
