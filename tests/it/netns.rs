@@ -229,7 +229,8 @@ async fn the_tools_agree_with_what_is_read_back() {
         assert!(output.status.success(), "{argv:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    assert!(tool(&host, &["tc", "qdisc", "show", "dev", &port]).contains("qdisc tbf 1: root refcnt 2 rate 100Mbit"));
+    let shown = tool(&host, &["tc", "qdisc", "show", "dev", &port]);
+    assert!(shown.contains("qdisc tbf 1: root") && shown.contains("rate 100Mbit"), "{shown}");
     assert!(tool(&host, &["ip", "link", "show", &port]).contains("mtu 1400"));
     let (client, _) = namespace_of(&*up.instance, NodeId::client(1), Vantage::Guest);
     let features = tool(&client, &["ethtool", "-k", "eth0"]);
@@ -264,7 +265,7 @@ async fn changes_behind_the_back_are_noticed() {
             let index = interfaces.iter().find(|interface| interface.name == port).unwrap().index;
             let other = qdisc::TokenBucket { rate: 1_250_001, burst: 10_000, limit: 100_000 };
             netlink.apply(&[other.set(index, &port), link::mtu(&port, index, 1499)]).unwrap();
-            ethtool::set_offload(&netlink, &port, ethtool::Offload::Tso, false).unwrap();
+            ethtool::set_offloads(&netlink, &port, &[ethtool::Offload::Tso], false).unwrap();
             index
         })
         .unwrap();
@@ -273,7 +274,8 @@ async fn changes_behind_the_back_are_noticed() {
     check_setting(&settings, NodeId::client(1), "host.rate", Some("10 Mbit/s"), "10000008 bit/s");
     check_setting(&settings, NodeId::client(1), "host.mtu", Some("1500"), "1499");
     check_setting(&settings, NodeId::client(1), "host.tso", Some("on"), "off");
-    assert_eq!(settings.iter().filter(|setting| setting.ok == Some(false)).count(), 3, "{settings:#?}");
+    let changed = settings.iter().filter(|setting| setting.ok == Some(false) && setting.name != "bridge.mtu");
+    assert_eq!(changed.count(), 3, "{settings:#?}");
 }
 
 #[tokio::test]
@@ -302,7 +304,7 @@ async fn long_chains_carry_traffic() {
     let names: Vec<String> = (1..=80).map(|n| format!("R{n}")).collect();
     let mut up = launch(&[("hops", Value::List(names.clone()))]).await;
     let path = up.instance.paths().await.unwrap().remove(0);
-    assert!(path.reached);
+    assert!(path.reached, "{path:?}");
     assert_eq!(path.observed, names.into_iter().map(Some).collect::<Vec<_>>());
     pump(&*up.instance, 0, 10_000, false);
 }

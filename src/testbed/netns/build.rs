@@ -5,10 +5,11 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::topology::{HostPort, LinkRate, NodePlan, NodePort, Topology};
+use crate::host::ethtool::{self, Offload};
 use crate::host::link::{self, End};
 use crate::host::namespace::Namespace;
 use crate::host::netlink::{Change, Netlink, NetlinkError};
-use crate::host::{ethtool, qdisc};
+use crate::host::qdisc;
 use crate::ids::{NodeId, Role};
 use crate::testbed::TestbedError;
 
@@ -164,7 +165,7 @@ fn finish(topology: &Topology, stack: &Stack, interface: &str) -> Result<(), Tes
     };
     let netlink = stack.netlink();
     if let Some(on) = topology.offload {
-        ethtool::set_offloads(&netlink, interface, on).map_err(failed("set the offloads of"))?;
+        ethtool::set_offloads(&netlink, interface, &Offload::ALL, on).map_err(failed("set the offloads of"))?;
     }
     let carrier = ethtool::link(&netlink, interface).map_err(failed("read the carrier of"))?;
     if carrier {
@@ -184,11 +185,10 @@ fn set_sysctls(role: Option<Role>, hops: usize) -> io::Result<()> {
     if role != Role::Client {
         sysctl("ipv4/icmp_ratemask", "0")?;
     }
-    match role {
-        Role::Router(_) => sysctl("ipv4/ip_forward", "1"),
-        _ if hops > HOPS_WITHOUT_HELP => sysctl("ipv4/ip_default_ttl", "255"),
-        _ => Ok(()),
+    if hops > HOPS_WITHOUT_HELP {
+        sysctl("ipv4/ip_default_ttl", "255")?;
     }
+    if matches!(role, Role::Router(_)) { sysctl("ipv4/ip_forward", "1") } else { Ok(()) }
 }
 
 fn sysctl(name: &str, value: &str) -> io::Result<()> {

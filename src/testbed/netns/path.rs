@@ -88,14 +88,15 @@ fn trace(socket: &UdpSocket, target: Ipv4Addr, limit: usize) -> io::Result<(Vec<
 /// Every probe goes to a port of its own, so that a late answer is not taken for another's.
 fn probe(socket: &UdpSocket, target: Ipv4Addr, ttl: u8, port: &mut u16) -> io::Result<Answer> {
     socket.set_ttl(u32::from(ttl))?;
+    let mut sent = false;
     for _ in 0..TRIES {
         let this = *port;
         *port += 1;
+        // An earlier probe's error would be taken for a failure to send this one.
+        socket.take_error()?;
         match socket.send_to(&[0; 32], (target, this)) {
-            Ok(_) => {}
-            // An earlier probe's error can be reported here; it says nothing about this one.
-            Err(error) if is_late_error(&error) => continue,
-            Err(error) if is_unsendable(&error) => return Ok(Answer::NotSent),
+            Ok(_) => sent = true,
+            Err(error) if is_unsendable(&error) => continue,
             Err(error) => return Err(error),
         }
         let answer = await_answer(socket, this)?;
@@ -103,15 +104,14 @@ fn probe(socket: &UdpSocket, target: Ipv4Addr, ttl: u8, port: &mut u16) -> io::R
             return Ok(answer);
         }
     }
-    Ok(Answer::Silence)
+    Ok(if sent { Answer::Silence } else { Answer::NotSent })
 }
 
-fn is_late_error(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ECONNREFUSED | libc::EHOSTUNREACH))
-}
-
+/// No route, no link, a packet filter; or an answer to an earlier probe that came at this moment.
 fn is_unsendable(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EACCES | libc::EPERM | libc::ENETDOWN))
+    use libc::{EACCES, ECONNREFUSED, EHOSTUNREACH, EINVAL, ENETDOWN, ENETUNREACH, EPERM};
+    let errors = [EACCES, ECONNREFUSED, EHOSTUNREACH, EINVAL, ENETDOWN, ENETUNREACH, EPERM];
+    error.raw_os_error().is_some_and(|number| errors.contains(&number))
 }
 
 fn await_answer(socket: &UdpSocket, port: u16) -> io::Result<Answer> {

@@ -81,11 +81,12 @@ fn of_interface(
     let netlink = listed.stack.netlink();
     let interface = listed.interfaces.get(&index).filter(|interface| interface.name == name);
     let named = |setting: &str| format!("{prefix}{setting}");
+    let offloads = readable(plan.id, name, ethtool::offloads(&netlink, name));
     let mut settings: Vec<Setting> = Offload::ALL
         .into_iter()
         .map(|offload| {
-            let observed = readable(plan.id, name, ethtool::offload(&netlink, name, offload));
-            compare(plan.id, named(offload.as_str()), wanted.offload.clone(), observed.map(|on| switch(on).to_owned()))
+            let observed = offloads.map(|offloads| switch(offloads.is_on(offload)).to_owned());
+            compare(plan.id, named(offload.as_str()), wanted.offload.clone(), observed)
         })
         .collect();
     let mtu = interface.and_then(|interface| interface.mtu).map(|mtu| mtu.to_string());
