@@ -2,6 +2,7 @@
 //! one it has.
 
 pub mod fake;
+pub mod netns;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -3,5 +3,6 @@
 mod campaign;
 mod faults;
 mod need;
+mod netns;
 mod signals;
 mod workload;
