@@ -35,15 +35,15 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
             }
         }
     }
-    let kept = kept::remove_all()?;
+    let kept = kept::remove_all();
     for line in &kept.removed {
         eprintln!("removed {line}");
     }
-    for line in &kept.failed {
+    for line in &kept.left {
         eprintln!("left over: {line}");
     }
-    if found + kept.removed.len() + kept.failed.len() == 0 {
+    if found + kept.removed.len() + kept.left.len() == 0 {
         eprintln!("nothing to remove");
     }
-    Ok(if kept.failed.is_empty() { Exit::Done } else { Exit::SomeFailed })
+    Ok(if kept.left.is_empty() { Exit::Done } else { Exit::SomeFailed })
 }

@@ -1,8 +1,14 @@
 //! The command line: one file for each subcommand. The only part that prints.
 
+mod clean;
+mod doctor;
 mod exit;
+mod plan_file;
 mod progress;
 mod run;
+mod serve_http;
+mod status;
+mod sweep;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -44,7 +50,24 @@ struct Verbosity {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Sweep(sweep::Args),
     Run(run::Args),
+    Status(status::Args),
+    Doctor(doctor::Args),
+    Clean(clean::Args),
+    #[command(hide = true)]
+    ServeHttp(serve_http::Args),
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// For people
+    Table,
+    /// Comma-separated values with a header line (RFC 4180)
+    Csv,
+    /// One JSON document; docs/json.md describes it
+    Json,
 }
 
 /// Parses the command line, does what it says, prints what went wrong.
@@ -52,7 +75,12 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(cli.verbosity);
     let result = match cli.command {
+        Command::Sweep(args) => sweep::run(&args, cli.verbosity),
         Command::Run(args) => run::run(&args, cli.verbosity),
+        Command::Status(args) => status::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Clean(args) => clean::run(&args),
+        Command::ServeHttp(args) => serve_http::run(&args),
     };
     match result {
         Ok(exit) => exit.into(),

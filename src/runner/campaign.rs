@@ -12,12 +12,13 @@ use super::observer::{Observer, Progress};
 use super::recover::{Recovered, recover};
 use super::running::{CampaignLock, Claim, Claimed};
 use super::{space, tools};
-use crate::host;
-use crate::ids::IterationNumber;
+use crate::ids::{IterationNumber, ShortHash};
+use crate::instrument::facts;
 use crate::plan::{Iteration, Plan};
-use crate::record::{Header, Status};
-use crate::store::{self, StoreError};
-use crate::testbed::{self, TestbedError};
+use crate::record::{Environment, Header, Outcome, Status};
+use crate::store::{self, Attempts, StoreError};
+use crate::testbed::{self, Testbed, TestbedError};
+use crate::workload::{self, Workload};
 
 /// What to run, and how.
 pub struct Options<'a> {
@@ -100,25 +101,131 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
             options.observer.notice(&Progress::Recovered { number: *number, text });
         }
     }
-    let (to_do, complete_before) = to_do(options)?;
-    tools::check(options.plan, &to_do)?;
+    let attempts = store::scan(options.out)?;
+    let (to_do, complete_before) = to_do(options, &attempts)?;
+    let tools = tools::needed(options.plan, &to_do)?;
+    tools::check(&tools)?;
     space::check(options.out, options.plan, to_do.len())?;
     options.observer.notice(&Progress::Campaign {
         planned: options.plan.iterations.len(),
         complete: complete_before,
         to_do: to_do.len(),
     });
-    let mut report = Report { complete_before, ..Report::default() };
-    for (done, number) in to_do.iter().enumerate() {
-        if let Some(by) = options.cancel.requested() {
-            report.interrupted = Some(by);
-            report.left = to_do.len() - done;
-            break;
+    let campaign = Campaign {
+        options,
+        attempts,
+        host: facts::host_name(),
+        environment: tools::versions(&tools).await,
+        testbeds: testbeds(options.plan, &to_do)?,
+        workload: workload::from_spec(&options.plan.spec.workload),
+    };
+    campaign.run(&to_do, Report { complete_before, ..Report::default() }).await
+}
+
+/// What all iterations of a run share.
+struct Campaign<'a> {
+    options: &'a Options<'a>,
+    /// Attempts stored before it.
+    attempts: Attempts,
+    host: String,
+    /// Versions of the programs that are used.
+    environment: Vec<Environment>,
+    testbeds: BTreeMap<String, Box<dyn Testbed>>,
+    workload: Box<dyn Workload>,
+}
+
+impl Campaign<'_> {
+    async fn run(&self, to_do: &[IterationNumber], mut report: Report) -> Result<Report, CampaignError> {
+        for (done, number) in to_do.iter().enumerate() {
+            if self.options.cancel.requested().is_some() {
+                report.left = to_do.len() - done;
+                break;
+            }
+            self.run_one(*number, &mut report).await?;
         }
-        run_one(options, *number, &mut report).await?;
+        report.interrupted = self.options.cancel.requested();
+        Ok(report)
     }
-    report.interrupted = report.interrupted.or_else(|| options.cancel.requested());
-    Ok(report)
+
+    /// Runs one iteration, again when it fails and retries are left.
+    async fn run_one(&self, number: IterationNumber, report: &mut Report) -> Result<(), CampaignError> {
+        let options = self.options;
+        let iteration = options.plan.get(number).context("the plan lost an iteration")?;
+        let first = self.attempts.next(iteration.identity);
+        for retry in 0..=options.retries {
+            let claim = match Claim::take(options.out, iteration.identity, number, first + retry, &self.host)? {
+                Claimed::Mine(claim) => claim,
+                Claimed::Theirs(by) => {
+                    options.observer.notice(&Progress::Elsewhere { number, by: &by });
+                    report.elsewhere += 1;
+                    return Ok(());
+                }
+            };
+            if !self.attempt(&iteration, claim, retry < options.retries, report).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs and stores one attempt; says whether another one should follow.
+    async fn attempt(
+        &self,
+        iteration: &Iteration<'_>,
+        mut claim: Claim,
+        may_try_again: bool,
+        report: &mut Report,
+    ) -> Result<bool, CampaignError> {
+        let begun = Instant::now();
+        let options = self.options;
+        let (number, attempt) = (iteration.number, claim.attempt());
+        options.observer.notice(&Progress::Begin { number, attempt });
+        let testbed = self.testbeds.get(iteration.tuple.testbed()).context("the plan lost a testbed")?;
+        let setup = Setup {
+            plan: options.plan,
+            iteration: *iteration,
+            testbed: testbed.as_ref(),
+            workload: self.workload.as_ref(),
+            environment: &self.environment,
+            out: options.out,
+            vptest: &options.vptest,
+            host: &self.host,
+            keep_failed: options.keep_failed,
+            observer: options.observer,
+            cancel: options.cancel.clone(),
+        };
+        let Ended { record, kept, leftovers } = iteration::run(&setup, &mut claim).await?;
+        let file = store::write_iteration(options.out, &record)?;
+        report.leftovers.extend(leftovers);
+        report.kept.extend(kept);
+        if let Err(error) = claim.release() {
+            report.leftovers.push(format!("{error:#}"));
+        }
+        let status = record.outcome.status();
+        let again = may_try_again
+            && matches!(status, Status::Failed | Status::TimedOut | Status::Invalid)
+            && options.cancel.requested().is_none();
+        if !again {
+            *report.outcomes.entry(status).or_default() += 1;
+        }
+        options.observer.notice(&Progress::End { record: &record, file: &file, wall: begun.elapsed(), again });
+        Ok(again)
+    }
+}
+
+/// The testbeds of these iterations, by name.
+fn testbeds(
+    plan: &Plan,
+    to_do: &[IterationNumber],
+) -> Result<BTreeMap<String, Box<dyn Testbed>>, CampaignError> {
+    let mut all = BTreeMap::new();
+    for iteration in to_do.iter().filter_map(|&number| plan.get(number)) {
+        let name = iteration.tuple.testbed();
+        if !all.contains_key(name) {
+            all.insert(name.to_owned(), testbed::by_name(name, &plan.spec.testbed)?);
+        }
+    }
+    Ok(all)
 }
 
 fn lock(options: &Options<'_>) -> Result<CampaignLock, CampaignError> {
@@ -147,8 +254,7 @@ pub(super) fn header(plan: &Plan, iteration: &Iteration<'_>, attempt: u32, start
 }
 
 /// Numbers to run, in order, and how many of those asked for are complete.
-fn to_do(options: &Options<'_>) -> Result<(Vec<IterationNumber>, usize), CampaignError> {
-    let attempts = store::scan(options.out)?;
+fn to_do(options: &Options<'_>, attempts: &Attempts) -> Result<(Vec<IterationNumber>, usize), CampaignError> {
     let mut to_do = Vec::new();
     let mut complete = 0;
     let all = options.plan.iter().map(|iteration| iteration.number);
@@ -156,8 +262,7 @@ fn to_do(options: &Options<'_>) -> Result<(Vec<IterationNumber>, usize), Campaig
     for number in chosen {
         let missing = || anyhow::anyhow!("the plan has no iteration {number}: it has 1 to {}", options.plan.iterations.len());
         let iteration = options.plan.get(number).ok_or_else(missing)?;
-        let done = !options.again && attempts.is_complete(iteration.identity)?;
-        if done {
+        if !options.again && is_complete(options.out, attempts, iteration.identity) {
             complete += 1;
         } else {
             to_do.push(number);
@@ -166,69 +271,13 @@ fn to_do(options: &Options<'_>) -> Result<(Vec<IterationNumber>, usize), Campaig
     Ok((to_do, complete))
 }
 
-/// Runs one iteration, again when it fails and retries are left.
-async fn run_one(options: &Options<'_>, number: IterationNumber, report: &mut Report) -> Result<(), CampaignError> {
-    let iteration = options.plan.get(number).context("the plan lost an iteration")?;
-    for try_number in 0..=options.retries {
-        let attempt = store::next_attempt(options.out, iteration.identity)?;
-        let host = host::facts::host_name();
-        let claim = match Claim::take(options.out, iteration.identity, number, attempt, &host)? {
-            Claimed::Mine(claim) => claim,
-            Claimed::Theirs(by) => {
-                options.observer.notice(&Progress::Elsewhere { number, by: &by });
-                report.elsewhere += 1;
-                return Ok(());
-            }
-        };
-        let again = try_number < options.retries;
-        if !attempt_one(options, &iteration, claim, &host, again, report).await? {
-            break;
+/// Is one of the stored attempts complete? One that cannot be read is not, and stays where it is.
+fn is_complete(out: &Path, attempts: &Attempts, identity: ShortHash) -> bool {
+    attempts.of(identity).iter().rev().any(|&name| match store::head(out, name) {
+        Ok(head) => head.outcome == Outcome::Complete,
+        Err(error) => {
+            tracing::warn!("{:#}: it counts as not complete", anyhow::Error::from(error));
+            false
         }
-    }
-    Ok(())
-}
-
-/// Runs and stores one attempt; says whether another one should follow.
-async fn attempt_one(
-    options: &Options<'_>,
-    iteration: &Iteration<'_>,
-    mut claim: Claim,
-    host: &str,
-    may_try_again: bool,
-    report: &mut Report,
-) -> Result<bool, CampaignError> {
-    let begun = Instant::now();
-    let (number, attempt) = (iteration.number, claim.attempt());
-    options.observer.notice(&Progress::Begin { number, attempt });
-    let spec = &options.plan.spec;
-    let testbed = testbed::by_name(iteration.tuple.testbed(), &spec.testbed)?;
-    let workload = crate::workload::from_spec(&spec.workload);
-    let setup = Setup {
-        plan: options.plan,
-        iteration: *iteration,
-        testbed: testbed.as_ref(),
-        workload: workload.as_ref(),
-        out: options.out,
-        vptest: &options.vptest,
-        host,
-        keep_failed: options.keep_failed,
-        observer: options.observer,
-        cancel: options.cancel.clone(),
-    };
-    let Ended { record, kept, leftovers } = iteration::run(&setup, &mut claim).await?;
-    let file = store::write_iteration(options.out, &record)?;
-    report.leftovers.extend(leftovers);
-    report.kept.extend(kept);
-    if let Err(error) = claim.release() {
-        report.leftovers.push(format!("{error:#}"));
-    }
-    let status = record.outcome.status();
-    let again = may_try_again
-        && matches!(status, Status::Failed | Status::TimedOut | Status::Invalid)
-        && options.cancel.requested().is_none();
-    if !again {
-        *report.outcomes.entry(status).or_default() += 1;
-    }
-    options.observer.notice(&Progress::End { record: &record, file: &file, wall: begun.elapsed(), again });
-    Ok(again)
+    })
 }

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use crate::node::{Command, Process, Stream};
 use crate::spec::Tuple;
 use crate::testbed::Instance;
+use crate::workload::Tool;
 
 /// Factors and the options of stress-ng that they become.
 const STRESSORS: [(&str, &str); 3] = [("stress_cpu", "--cpu"), ("stress_io", "--io"), ("stress_mem", "--vm")];
@@ -24,6 +25,11 @@ pub(super) struct Load {
 /// Does the tuple ask for load?
 pub(super) fn wanted(tuple: &Tuple) -> bool {
     !options(tuple).is_empty()
+}
+
+/// The program that makes it.
+pub(super) fn tool() -> Tool {
+    Tool { program: "stress-ng".to_owned(), package: Some("stress-ng"), version: Some(&["--version"]) }
 }
 
 fn options(tuple: &Tuple) -> Vec<String> {

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use super::error::StoreError;
 use super::reader::RecordFile;
 use crate::ids::{IterationNumber, ShortHash};
-use crate::record::{Header, Status};
+use crate::record::{Header, Outcome};
 
 /// Name of an iteration file: `000007-ba7816bf8f0102.db` is attempt 2 at identity `ba7816bf8f01`, number 7.
 ///
@@ -29,6 +29,11 @@ impl AttemptName {
     /// The name of the file of this attempt.
     pub fn of(header: &Header) -> Self {
         Self { number: header.number, identity: header.identity, attempt: header.attempt }
+    }
+
+    /// The directory for raw artifacts of this attempt: `000007-ba7816bf8f0102.d`.
+    pub fn artifacts(&self, dir: &Path) -> PathBuf {
+        dir.join(self.to_string()).with_extension("d")
     }
 }
 
@@ -121,31 +126,39 @@ pub fn next_attempt(dir: &Path, identity: ShortHash) -> Result<u32, StoreError> 
     Ok(scan(dir)?.next(identity))
 }
 
-/// An attempt and how it ended.
-#[derive(Debug)]
-pub struct AttemptStatus {
-    /// From the file's name.
-    pub name: AttemptName,
-    /// From the file; an error when it cannot be read or holds another attempt than its name says.
-    pub status: Result<Status, StoreError>,
+/// What the first look into an iteration file tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptHead {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Wall clock, nanoseconds since 1970-01-01 UTC.
+    pub started_ns: i64,
+    /// As `started_ns`; `None` when the attempt died without ending.
+    pub finished_ns: Option<i64>,
 }
 
-/// Reads the status of every iteration file in `dir`, in the order of [`Attempts::iter`].
+/// Reads the head of one iteration file in `dir`: its iteration row alone, without verifying the rest.
 ///
-/// Only the iteration row is read; the content is not verified. A file that cannot be read is an entry, not an error.
-pub fn statuses(dir: &Path) -> Result<Vec<AttemptStatus>, StoreError> {
-    let attempts = scan(dir)?;
-    let status = |&name: &AttemptName| AttemptStatus { name, status: status_of(&dir.join(name.to_string()), name) };
-    Ok(attempts.iter().map(status).collect())
+/// # Errors
+/// When the file cannot be read or holds another attempt than its name says.
+pub fn head(dir: &Path, name: AttemptName) -> Result<AttemptHead, StoreError> {
+    let path = dir.join(name.to_string());
+    let rows = RecordFile::open(&path)?.headers()?;
+    match <[_; 1]>::try_from(rows) {
+        Ok([row]) if AttemptName::of(&row.header) == name => Ok(AttemptHead {
+            outcome: row.outcome,
+            started_ns: row.header.started_ns,
+            finished_ns: row.header.finished_ns,
+        }),
+        Ok([row]) => Err(StoreError::corrupt(&path, format!("it holds {}", AttemptName::of(&row.header)))),
+        Err(rows) => Err(StoreError::corrupt(&path, format!("it holds {} iterations, not one", rows.len()))),
+    }
 }
 
-fn status_of(path: &Path, name: AttemptName) -> Result<Status, StoreError> {
-    let rows = RecordFile::open(path)?.headers()?;
-    match rows.as_slice() {
-        [row] if AttemptName::of(&row.header) == name => Ok(row.outcome.status()),
-        [row] => Err(StoreError::corrupt(path, format!("it holds {}", AttemptName::of(&row.header)))),
-        rows => Err(StoreError::corrupt(path, format!("it holds {} iterations, not one", rows.len()))),
-    }
+/// Reads the head of every iteration file in `dir`, in the order of [`Attempts::iter`]. A file that cannot be read is an
+/// entry, not an error.
+pub fn heads(dir: &Path) -> Result<Vec<(AttemptName, Result<AttemptHead, StoreError>)>, StoreError> {
+    Ok(scan(dir)?.iter().map(|&name| (name, head(dir, name))).collect())
 }
 
 /// Files that writers or merges which are dead left in `dir`; they can be removed.

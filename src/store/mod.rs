@@ -19,7 +19,7 @@ mod writer;
 mod query { #[derive(Debug, thiserror::Error)] pub enum MetricError {} }
 
 pub use campaign::{
-    AttemptName, AttemptStatus, Attempts, BadAttemptName, next_attempt, scan, stale_temps, statuses,
+    AttemptHead, AttemptName, Attempts, BadAttemptName, head, heads, next_attempt, scan, stale_temps,
 };
 pub use error::{BadRecord, StoreError};
 pub use merge::{Conflict, MergeProgress, MergeReport, merge};

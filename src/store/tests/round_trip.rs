@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::records::{record, sample};
 use crate::record::{IterationRecord, Outcome, Status};
-use crate::store::{RecordFile, StoreError, scan, stale_temps, statuses, write_iteration};
+use crate::store::{RecordFile, StoreError, heads, scan, stale_temps, write_iteration};
 
 fn read(path: &Path) -> Vec<IterationRecord> {
     RecordFile::open(path).unwrap().records().unwrap().map(|r| r.unwrap().record).collect()
@@ -111,14 +111,14 @@ fn statuses_are_read_and_damage_is_named() {
     let renamed = write_iteration(dir.path(), &sample(4)).unwrap();
     std::fs::rename(&renamed, dir.path().join("000005-ba7816bf8f0101.db")).unwrap();
 
-    let mut statuses = statuses(dir.path()).unwrap();
-    statuses.sort_by_key(|s| s.name.number);
-    assert_eq!(statuses.len(), scan(dir.path()).unwrap().len());
-    assert_eq!(*statuses[0].status.as_ref().unwrap(), Status::Complete);
-    assert_eq!(*statuses[1].status.as_ref().unwrap(), Status::TimedOut);
-    let broken_error = statuses[2].status.as_ref().unwrap_err().to_string();
+    let mut heads = heads(dir.path()).unwrap();
+    heads.sort_by_key(|(name, _)| name.number);
+    assert_eq!(heads.len(), scan(dir.path()).unwrap().len());
+    assert_eq!(heads[0].1.as_ref().unwrap().outcome.status(), Status::Complete);
+    assert_eq!(heads[1].1.as_ref().unwrap().outcome.status(), Status::TimedOut);
+    let broken_error = heads[2].1.as_ref().unwrap_err().to_string();
     assert!(broken_error.contains(&*broken.to_string_lossy()), "{broken_error}");
-    assert!(statuses[3].status.is_err(), "a file under another attempt's name was believed");
+    assert!(heads[3].1.is_err(), "a file under another attempt's name was believed");
 }
 
 #[test]
