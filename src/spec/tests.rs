@@ -40,11 +40,10 @@ fn the_least_spec_has_documented_defaults() {
     assert_eq!(spec.factors, []);
     assert_eq!(spec.capture.vantage, [Vantage::Guest]);
     assert_eq!((spec.capture.snaplen, spec.capture.keep, spec.capture.ring), (96, false, None));
-    assert_eq!(spec.workload, WorkloadSpec::Ab {
-        server: HttpServer::Builtin,
-        keepalive: false,
-        arguments: Vec::new()
-    });
+    assert_eq!(
+        spec.workload,
+        WorkloadSpec::Ab { server: HttpServer::Builtin, keepalive: false, arguments: Vec::new() }
+    );
     assert_eq!(spec.verify, VerifySpec::default());
 }
 
@@ -134,12 +133,10 @@ fn every_section_is_read() {
     assert_eq!(spec.exclude.len(), 2);
     assert_eq!(spec.exclude[1].conditions[1], ("pairs".to_owned(), vec![Value::Integer(1), Value::Integer(2)]));
     assert_eq!(spec.capture.ring, Some(64 << 20));
-    assert_eq!(spec.testbed.fake.faults, [Fault {
-        stage: Stage::Launch,
-        kind: FaultKind::Kill,
-        iterations: vec![1, 2],
-        attempts: Some(1)
-    }]);
+    assert_eq!(
+        spec.testbed.fake.faults,
+        [Fault { stage: Stage::Launch, kind: FaultKind::Kill, iterations: vec![1, 2], attempts: Some(1) }]
+    );
     assert_eq!((spec.verify.client_cpu, spec.verify.steal, spec.verify.swap), (Some(Percent::new(90.0)), None, false));
     assert_eq!(spec.analysis.baseline, Some(("testbed".to_owned(), Value::Text("netns".to_owned()))));
     assert_eq!(spec.analysis.margins.len(), 2);
@@ -201,7 +198,9 @@ fn the_default_vantage_is_the_nodes_own_interface() {
 
 #[test]
 fn several_mistakes_are_all_shown() {
-    snapshot("several_mistakes", &[r#"nmae = "contention"
+    snapshot(
+        "several_mistakes",
+        &[r#"nmae = "contention"
 repetitions = 0
 timeout = "6 minutes"
 
@@ -216,40 +215,47 @@ preset = "ba"
 
 [capture]
 snap = 200
-"#]);
+"#],
+    );
 }
 
 #[test]
 fn broken_files() {
-    snapshot("broken_files", &[
-        "",
-        "name = ",
-        "name = \"t\"\nname = \"u\"\nworkload = \"ab\"",
-        "name = \"t\nworkload = \"ab\"\n",
-        "[factors\npairs = 1",
-    ]);
+    snapshot(
+        "broken_files",
+        &[
+            "",
+            "name = ",
+            "name = \"t\"\nname = \"u\"\nworkload = \"ab\"",
+            "name = \"t\nworkload = \"ab\"\n",
+            "[factors\npairs = 1",
+        ],
+    );
 }
 
 #[test]
 fn top_level() {
-    snapshot("top_level", &[
-        "name = \"a b\"\nworkload = \"ab\"",
-        "name = 7\nworkload = \"ab\"",
-        "workload = \"ab\"",
-        "name = \"t\"",
-        "name = \"t\"\nworkload = \"command\"",
-        "name = \"t\"\nworkload = \"ab\"\nrepetitions = 99999999999999999999",
-        "name = \"t\"\nworkload = \"ab\"\nrepetitions = 1.5",
-        "name = \"t\"\nworkload = \"ab\"\nseed = -1",
-        "name = \"t\"\nworkload = \"ab\"\norder = \"random\"",
-        "name = \"t\"\nworkload = \"ab\"\norder = \"block\"",
-        "name = \"t\"\nworkload = \"ab\"\ntimeout = 360",
-        "name = \"t\"\nworkload = \"ab\"\ntimeout = \"-5 s\"",
-        "name = \"t\"\nworkload = \"ab\"\ntimeout = \"0 s\"",
-        "name = \"t\"\nworkload = \"ab\"\ntestbed = \"netns\"",
-        "name = \"t\"\nworkload = \"ab\"\ncapture = 5",
-        "name = \"t\"\nworkload = \"ab\"\nexclude = { pairs = 1 }",
-    ]);
+    snapshot(
+        "top_level",
+        &[
+            "name = \"a b\"\nworkload = \"ab\"",
+            "name = 7\nworkload = \"ab\"",
+            "workload = \"ab\"",
+            "name = \"t\"",
+            "name = \"t\"\nworkload = \"command\"",
+            "name = \"t\"\nworkload = \"ab\"\nrepetitions = 99999999999999999999",
+            "name = \"t\"\nworkload = \"ab\"\nrepetitions = 1.5",
+            "name = \"t\"\nworkload = \"ab\"\nseed = -1",
+            "name = \"t\"\nworkload = \"ab\"\norder = \"random\"",
+            "name = \"t\"\nworkload = \"ab\"\norder = \"block\"",
+            "name = \"t\"\nworkload = \"ab\"\ntimeout = 360",
+            "name = \"t\"\nworkload = \"ab\"\ntimeout = \"-5 s\"",
+            "name = \"t\"\nworkload = \"ab\"\ntimeout = \"0 s\"",
+            "name = \"t\"\nworkload = \"ab\"\ntestbed = \"netns\"",
+            "name = \"t\"\nworkload = \"ab\"\ncapture = 5",
+            "name = \"t\"\nworkload = \"ab\"\nexclude = { pairs = 1 }",
+        ],
+    );
 }
 
 fn with_factors(lines: &[&str]) -> Vec<String> {
@@ -434,11 +440,39 @@ fn display_gives_one_line_for_each() {
 
 /// Lines that mean something, to be put together wildly.
 const FRAGMENTS: &[&str] = &[
-    "name = \"t\"", "workload = \"ab\"", "[factors]", "[workload]", "[capture]", "[verify]", "[analysis]", "[[exclude]]",
-    "[[workload.metric]]", "[[testbed.fake.fault]]", "[factors.custom]", "pairs = [1, 2]", "pairs = []", "hops = [[]]",
-    "hops = [1]", "rate = \"none\"", "request = { url = 1 }", "request = [{}]", "testbed = []", "testbed = \"qemu\"",
-    "x = { a = 1 }", "preset = \"command\"", "client = [\"{x}\"]", "server = []", "vantage = 1", "margin = \"5 %\"",
-    "baseline = { pairs = 1 }", "repetitions = 4294967296", "json = \"/a\"", "name = \"é\"", "ready = {}", "\u{0}", "é",
+    "name = \"t\"",
+    "workload = \"ab\"",
+    "[factors]",
+    "[workload]",
+    "[capture]",
+    "[verify]",
+    "[analysis]",
+    "[[exclude]]",
+    "[[workload.metric]]",
+    "[[testbed.fake.fault]]",
+    "[factors.custom]",
+    "pairs = [1, 2]",
+    "pairs = []",
+    "hops = [[]]",
+    "hops = [1]",
+    "rate = \"none\"",
+    "request = { url = 1 }",
+    "request = [{}]",
+    "testbed = []",
+    "testbed = \"qemu\"",
+    "x = { a = 1 }",
+    "preset = \"command\"",
+    "client = [\"{x}\"]",
+    "server = []",
+    "vantage = 1",
+    "margin = \"5 %\"",
+    "baseline = { pairs = 1 }",
+    "repetitions = 4294967296",
+    "json = \"/a\"",
+    "name = \"é\"",
+    "ready = {}",
+    "\u{0}",
+    "é",
 ];
 
 proptest! {
