@@ -133,8 +133,16 @@ fn is_usable_name(name: &str, entry: &Entry<'_>, sink: &mut Sink<'_>) -> bool {
         sink.push(Diagnostic::error(entry.key.clone(), message).help("choose another name"));
         return false;
     }
+    if RESERVED.contains(&name) {
+        let message = format!("`{name}` cannot name a factor: it is a column of every table of iterations");
+        sink.push(Diagnostic::error(entry.key.clone(), message).help("choose another name"));
+        return false;
+    }
     true
 }
+
+/// Columns that `vptest sweep --format csv` puts before the factors.
+pub(super) const RESERVED: &[&str] = &["number", "identity", "tuple", "repetition", "block"];
 
 /// A factor; `None` when no value is left of it.
 fn read_factor(name: &str, known: Option<&'static Known>, entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<Read> {

@@ -297,6 +297,7 @@ fn factors_and_values() {
             "pair = 3",
             "2fast = 1",
             "server = \"x\"",
+            "block = 1",
             "mine = 1979-05-27",
             "mine = [[1]]",
             "mine = nan",
@@ -498,4 +499,23 @@ proptest! {
         let text: String = FULL.chars().take(cut).chain(FULL.chars().skip(cut + drop)).collect();
         let _ = said(&text);
     }
+}
+
+/// The sweeps that come with vptest, each with its number of iterations and its limit.
+#[test]
+fn sweeps_that_come_along_are_clean_and_have_their_size() {
+    let quickstart = include_str!("../../sweeps/quickstart.toml");
+    let contention = include_str!("../../sweeps/contention.toml");
+    let physical = include_str!("../../sweeps/physical.toml");
+    for (text, iterations, seconds) in [(quickstart, 40, 30), (contention, 960, 360), (physical, 240, 180)] {
+        assert_eq!(said(text), "(nothing)\n");
+        let spec = parse(text);
+        assert_eq!(spec.timeout, Duration::from_secs(seconds), "{}", spec.name);
+        let plan = crate::plan::Plan::expand(spec, text).unwrap();
+        assert_eq!(plan.iterations.len(), iterations, "{}", plan.spec.name);
+        assert_eq!(plan.counts.excluded, 0);
+        assert_eq!(plan.counts.combinations, Some(plan.counts.distinct));
+    }
+    let spec = parse(quickstart);
+    assert!(spec.factors.iter().filter(|factor| factor.values.len() > 1).count() >= 2 && spec.repetitions >= 5);
 }
