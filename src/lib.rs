@@ -34,6 +34,7 @@ pub mod node;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod runner;
 pub mod spec;
 pub mod store;
 pub mod testbed;

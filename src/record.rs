@@ -7,6 +7,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+mod host;
+
+pub use host::{CpuTime, ForeignUse, HostUse, TopProcess};
+
 use crate::ids::{Better, IterationNumber, Level, NodeId, ShortHash, Stage, Vantage};
 
 /// How an iteration ended.
@@ -218,6 +222,14 @@ pub struct Setting {
     pub when: Moment,
 }
 
+impl Setting {
+    /// A setting read before the workload, compared with what was asked.
+    pub fn compare(node: Option<NodeId>, name: &str, requested: Option<String>, observed: Option<String>) -> Self {
+        let ok = requested.as_ref().zip(observed.as_ref()).map(|(asked, read)| asked == read);
+        Self { node, name: name.to_owned(), requested, observed, ok, when: Moment::Before }
+    }
+}
+
 /// When a setting was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Moment {
@@ -308,6 +320,24 @@ impl EventLevel {
             Self::Error => "error",
         }
     }
+}
+
+/// Why an iteration should not be trusted as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// What it does to the outcome.
+    pub weight: Weight,
+    /// Names the place and the numbers; one line.
+    pub text: String,
+}
+
+/// What a [`Problem`] does to the outcome of its iteration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Weight {
+    /// Something could bias it.
+    Suspect,
+    /// It did not measure what was asked.
+    Invalid,
 }
 
 /// Beginning and end of a stage.

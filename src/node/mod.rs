@@ -1,5 +1,7 @@
 //! How a command runs and a file travels: the same few verbs for a namespace on this host, a guest, a remote node.
 
+pub mod local;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -21,6 +23,12 @@ pub trait Node: Send + Sync {
 
     /// Path of the vptest program as the node sees it.
     fn vptest(&self) -> &str;
+
+    /// A TCP port a server on this node can listen on: `usual`, unless the node shares its network stack with others and
+    /// has to choose a free one.
+    async fn port(&self, usual: u16) -> Result<u16, NodeError> {
+        Ok(usual)
+    }
 
     /// Starts a command. It and everything it starts ends with the testbed at the latest.
     async fn spawn(&self, command: &Command) -> Result<Box<dyn Process>, NodeError>;
@@ -59,13 +67,13 @@ pub trait Process: Send {
 
     /// Waits for its end and for the end of its output. May be dropped and called again; a second call after the end
     /// returns the same value.
-    async fn wait(&mut self) -> Result<Exit, NodeError>;
+    async fn wait(&mut self) -> Result<Exit, NodeIoError>;
 
     /// What it has written so far.
     fn output(&self, stream: Stream) -> Output;
 
     /// Sends a signal (number as on Linux) to the process; none is sent to one that has ended.
-    fn signal(&mut self, signal: i32) -> Result<(), NodeError>;
+    fn signal(&mut self, signal: i32) -> Result<(), NodeIoError>;
 
     /// CPUs the process may run on now; `None` when that cannot be read.
     fn affinity(&self) -> Option<Vec<usize>>;
@@ -127,6 +135,22 @@ impl std::fmt::Display for ExitStatus {
             Self::Code(code) => write!(f, "exit status {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
         }
+    }
+}
+
+/// A started process could not be handled.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what}")]
+pub struct NodeIoError {
+    what: &'static str,
+    #[source]
+    source: std::io::Error,
+}
+
+impl NodeIoError {
+    /// `what` is verb and object: `wait for a process`.
+    pub fn new(what: &'static str, source: std::io::Error) -> Self {
+        Self { what, source }
     }
 }
 

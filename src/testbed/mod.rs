@@ -1,13 +1,16 @@
 //! What provides nodes and links. The runner drives every testbed through the two traits here and does not know which
 //! one it has.
 
+pub mod fake;
+pub mod netns;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use crate::host::namespace::Namespace;
-use crate::ids::{NodeId, Vantage};
+use crate::ids::{NodeId, Stage, Vantage};
 use crate::node::Node;
 use crate::record::{Environment, Setting};
 use crate::spec::Tuple;
@@ -32,6 +35,11 @@ pub struct Request {
 pub trait Testbed: Send + Sync {
     /// Its name in specs: `netns`.
     fn name(&self) -> &'static str;
+
+    /// Called at the beginning of every stage. Only the testbed of the tests does anything then: it fails on request.
+    async fn enter(&self, _stage: Stage, _request: &Request) -> Result<(), TestbedError> {
+        Ok(())
+    }
 
     /// Can this host provide what is asked? Changes nothing.
     async fn preflight(&self, request: &Request) -> Result<(), TestbedError>;
@@ -168,5 +176,5 @@ pub enum TestbedError {
     Node(#[from] crate::node::NodeError),
     /// A fault the spec asked for.
     #[error("injected fault in {0}")]
-    Injected(crate::ids::Stage),
+    Injected(Stage),
 }

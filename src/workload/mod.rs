@@ -3,12 +3,55 @@
 //! A workload is data: it says which files and commands the two nodes of a pair need, and reads the outputs
 //! afterwards. `drive` is the only part that touches nodes.
 
+mod ab;
+mod command;
+mod cpus;
+pub mod drive;
+pub mod http_server;
+mod iperf3;
+mod nginx;
+mod number;
+mod page;
+mod readings;
+mod template;
+mod tools;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::node::{Command, Exit, Output};
 use crate::record::{Metric, Quantile};
-use crate::spec::{Ready, Tuple};
+use crate::spec::{Ready, Tuple, WorkloadSpec};
+
+pub use cpus::{PairCpus, assign_cpus};
+pub use tools::{MissingTool, check_tools, find_in_path};
+
+/// The workload a spec asks for.
+pub fn from_spec(spec: &WorkloadSpec) -> Box<dyn Workload> {
+    match spec {
+        WorkloadSpec::Ab { server, keepalive, arguments } => {
+            Box::new(ab::Ab { server: *server, keepalive: *keepalive, arguments: arguments.clone() })
+        }
+        WorkloadSpec::Iperf3 { protocol, duration, streams, bitrate, reverse, arguments } => Box::new(iperf3::Iperf3 {
+            protocol: *protocol,
+            duration: *duration,
+            streams: *streams,
+            bitrate: *bitrate,
+            reverse: *reverse,
+            arguments: arguments.clone(),
+        }),
+        WorkloadSpec::Command { server, client, ready, ready_timeout, time_limit, metrics } => {
+            Box::new(command::Custom {
+                server: server.clone(),
+                client: client.clone(),
+                ready: ready.clone(),
+                ready_timeout: *ready_timeout,
+                time_limit: *time_limit,
+                metrics: metrics.clone(),
+            })
+        }
+    }
+}
 
 /// What a workload needs to know about a pair.
 #[derive(Debug, Clone)]
@@ -19,6 +62,8 @@ pub struct PairContext<'a> {
     pub tuple: &'a Tuple,
     /// Address of the server.
     pub server: IpAddr,
+    /// Port the server shall listen on: [`Workload::default_port`] on nodes with a network stack of their own.
+    pub port: u16,
     /// Directory for files on the client.
     pub client_scratch: &'a str,
     /// Directory for files on the server.
@@ -31,6 +76,11 @@ pub struct PairContext<'a> {
 pub trait Workload: Send + Sync {
     /// Programs that must be found before anything starts, each with the Debian package that has it.
     fn tools(&self) -> Vec<Tool>;
+
+    /// Port the server listens on where every node has a network stack of its own.
+    fn default_port(&self) -> u16 {
+        80
+    }
 
     /// What runs on the server node; `None` for a workload without a server.
     fn server(&self, pair: &PairContext<'_>) -> Result<Option<Server>, WorkloadError>;
@@ -66,6 +116,8 @@ pub struct Server {
     pub ready_timeout: Duration,
     /// May it end by itself when the client is done (iperf3 -1)? Otherwise an early end is an error.
     pub ends_by_itself: bool,
+    /// Signal that asks it to end (number as on Linux); SIGKILL follows if it does not.
+    pub stop_signal: i32,
 }
 
 /// A client to run.
@@ -88,6 +140,8 @@ pub struct PairOutputs {
     pub client_out: Output,
     /// Its standard error.
     pub client_err: Output,
+    /// How the server ended; `None` without a server, or when it had to be killed.
+    pub server_exit: Option<Exit>,
     /// The server's standard output; `None` without a server.
     pub server_out: Option<Output>,
     /// The server's standard error.
@@ -132,4 +186,60 @@ pub enum WorkloadError {
         /// What is accepted.
         expected: &'static str,
     },
+    /// An argument or a path cannot be used with this workload.
+    #[error("`{value}`: {why}")]
+    Unusable {
+        /// Which.
+        value: String,
+        /// Why not, and what to do instead.
+        why: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::node::ExitStatus;
+    use crate::spec::Value;
+
+    pub(super) fn tuple(values: &[(&str, Value)]) -> Tuple {
+        Tuple::new(values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
+    }
+
+    pub(super) fn pair(tuple: &Tuple) -> PairContext<'_> {
+        PairContext {
+            pair: 1,
+            tuple,
+            server: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)),
+            port: 80,
+            client_scratch: "/c",
+            server_scratch: "/s",
+            vptest: "/bin/vptest",
+        }
+    }
+
+    pub(super) fn outputs(code: i32, out: &str, err: &str) -> PairOutputs {
+        let text = |text: &str| Output { bytes: text.as_bytes().to_vec(), truncated: false };
+        let exit =
+            Exit { status: ExitStatus::Code(code), wall: Duration::from_secs(1), cpu_user: None, cpu_system: None };
+        PairOutputs {
+            client_exit: Some(exit),
+            client_out: text(out),
+            client_err: text(err),
+            server_exit: None,
+            server_out: None,
+            server_err: None,
+            files: Vec::new(),
+        }
+    }
+
+    pub(super) fn value(parsed: &Parsed, name: &str) -> Option<f64> {
+        let mut found = parsed.metrics.iter().filter(|metric| metric.name == name);
+        let metric = found.next().unwrap_or_else(|| panic!("no metric {name}"));
+        assert!(found.next().is_none(), "{name} is there twice");
+        metric.value
+    }
 }

@@ -1,0 +1,342 @@
+//! What is being run right now, on disk: `OUT/.running/HASH.json` with a lock held as long as its process lives, and
+//! `OUT/.running/HASH.d/` for the iteration's scratch files.
+//!
+//! The lock goes with the process, however it ends. So a file that nobody has locked belongs to a dead run, and says
+//! which iteration it was in, and how far.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use crate::host::clock::now_ns;
+use crate::ids::{IterationNumber, ShortHash, Stage};
+
+/// Name of the directory below a campaign's.
+const DIRECTORY: &str = ".running";
+
+/// Who runs an iteration, and how far it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// Process number of vptest.
+    pub pid: u32,
+    /// Host it runs on.
+    pub host: String,
+    /// Which iteration.
+    pub identity: ShortHash,
+    /// Its number in the plan it is run for.
+    pub number: IterationNumber,
+    /// From 1.
+    pub attempt: u32,
+    /// Wall clock, nanoseconds since 1970-01-01 UTC.
+    pub started_ns: i64,
+    /// Stage it is in.
+    pub stage: Stage,
+}
+
+impl Running {
+    /// `process 17 on host a`.
+    pub fn who(&self) -> String {
+        format!("process {} on {}", self.pid, self.host)
+    }
+}
+
+/// The right to run an iteration. Dropping it removes the scratch files and the mark.
+#[derive(Debug)]
+pub struct Claim {
+    state: Running,
+    file: File,
+    path: PathBuf,
+    scratch: PathBuf,
+}
+
+/// Answer to the wish to run an iteration.
+#[derive(Debug)]
+pub enum Claimed {
+    /// It may be run.
+    Mine(Claim),
+    /// A living process runs it.
+    Theirs(String),
+}
+
+impl Claim {
+    /// Claims an iteration, unless a living process has it.
+    pub fn take(
+        out: &Path,
+        identity: ShortHash,
+        number: IterationNumber,
+        attempt: u32,
+        host: &str,
+    ) -> anyhow::Result<Claimed> {
+        let directory = out.join(DIRECTORY);
+        std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        let path = directory.join(format!("{identity}.json"));
+        let name = || format!("cannot claim {}", path.display());
+        let Some(mut file) = lock(&path, true).with_context(name)? else {
+            let who = read(&path).map_or_else(|| "another process".to_owned(), |running| running.who());
+            return Ok(Claimed::Theirs(who));
+        };
+        let state = Running {
+            pid: std::process::id(),
+            host: host.to_owned(),
+            identity,
+            number,
+            attempt,
+            started_ns: now_ns(),
+            stage: Stage::Preflight,
+        };
+        write(&mut file, &state).with_context(name)?;
+        let scratch = directory.join(format!("{identity}.d"));
+        remove_directory(&scratch)?;
+        std::fs::create_dir(&scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
+        Ok(Claimed::Mine(Self { state, file, path, scratch }))
+    }
+
+    /// Directory for the iteration's files.
+    pub fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+
+    /// Wall clock when the attempt began.
+    pub fn started_ns(&self) -> i64 {
+        self.state.started_ns
+    }
+
+    /// Attempt it was claimed for.
+    pub fn attempt(&self) -> u32 {
+        self.state.attempt
+    }
+
+    /// Notes the stage that begins.
+    pub fn enter(&mut self, stage: Stage) -> io::Result<()> {
+        self.state.stage = stage;
+        write(&mut self.file, &self.state)
+    }
+
+    /// Removes scratch files and mark, and reports what could not be removed.
+    pub fn release(self) -> anyhow::Result<()> {
+        remove_directory(&self.scratch)?;
+        std::fs::remove_file(&self.path).with_context(|| format!("cannot remove {}", self.path.display()))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !self.path.exists() {
+            return;
+        }
+        if let Err(error) = remove_directory(&self.scratch) {
+            tracing::warn!("{error:#}");
+        }
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!("cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// What dead runs left in a campaign's directory, and what living ones are doing.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Attempts whose process is gone. Their files stay until [`Dead::remove`].
+    pub dead: Vec<Dead>,
+    /// Attempts that are being run.
+    pub alive: Vec<Running>,
+}
+
+/// An attempt that died. It is locked, so that two runs do not both clean up after it.
+#[derive(Debug)]
+pub struct Dead {
+    /// What was known; `None` when it died before it could say.
+    pub running: Option<Running>,
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Dead {
+    /// Removes its scratch files and its mark, and returns the mark's path.
+    pub fn remove(self) -> anyhow::Result<PathBuf> {
+        remove_directory(&self.path.with_extension("d"))?;
+        std::fs::remove_file(&self.path).with_context(|| format!("cannot remove {}", self.path.display()))?;
+        Ok(self.path)
+    }
+}
+
+/// Looks through a campaign's directory.
+pub fn find(out: &Path) -> anyhow::Result<Found> {
+    let directory = out.join(DIRECTORY);
+    let mut found = Found::default();
+    let entries = match std::fs::read_dir(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        other => other.with_context(|| format!("cannot read {}", directory.display()))?,
+    };
+    for entry in entries {
+        let path = entry.with_context(|| format!("cannot read {}", directory.display()))?.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let running = read(&path);
+        match lock(&path, false).with_context(|| format!("cannot look at {}", path.display()))? {
+            // Read again: it may have been claimed and left between the two looks.
+            Some(file) => found.dead.push(Dead { running: read(&path), path, _lock: file }),
+            None => found.alive.extend(running),
+        }
+    }
+    Ok(found)
+}
+
+/// Holds a whole campaign, or one's part in it; released when dropped or when the process ends.
+#[derive(Debug)]
+pub struct CampaignLock {
+    _file: File,
+}
+
+impl CampaignLock {
+    /// For a run that chooses iterations by itself: nobody else may run anything in this directory.
+    /// `Err` names the process that does.
+    pub fn exclusive(out: &Path) -> anyhow::Result<Result<Self, String>> {
+        Self::take(out, File::try_lock)
+    }
+
+    /// For a run of named iterations: others may run other ones.
+    pub fn shared(out: &Path) -> anyhow::Result<Result<Self, String>> {
+        Self::take(out, File::try_lock_shared)
+    }
+
+    fn take(out: &Path, try_lock: impl Fn(&File) -> Result<(), TryLockError>) -> anyhow::Result<Result<Self, String>> {
+        let directory = out.join(DIRECTORY);
+        std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        let path = directory.join("campaign.lock");
+        let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = open.with_context(|| format!("cannot open {}", path.display()))?;
+        match try_lock(&file) {
+            Ok(()) => {
+                let text = format!("process {}", std::process::id());
+                file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).context("cannot write the lock")?;
+                Ok(Ok(Self { _file: file }))
+            }
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                file.read_to_string(&mut text).context("cannot read the lock")?;
+                Ok(Err(if text.is_empty() { "another process".to_owned() } else { text }))
+            }
+            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+}
+
+/// Opens and locks a file; `None` when a living process holds it or (without `create`) when it is gone.
+fn lock(path: &Path, create: bool) -> io::Result<Option<File>> {
+    loop {
+        let file = match File::options().read(true).write(true).create(create).truncate(false).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !create => return Ok(None),
+            other => other?,
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        // The one who held it may have removed it meanwhile: then this lock is on a file that nobody else can find.
+        match std::fs::metadata(path) {
+            Ok(there) if there.ino() == file.metadata()?.ino() => return Ok(Some(file)),
+            _ if create => {}
+            _ => return Ok(None),
+        }
+    }
+}
+
+/// `None` when the file is gone or was not written to its end.
+fn read(path: &Path) -> Option<Running> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+fn write(file: &mut File, state: &Running) -> io::Result<()> {
+    let text = serde_json::to_vec(state)?;
+    file.rewind()?;
+    file.write_all(&text)?;
+    file.set_len(text.len() as u64)
+}
+
+fn remove_directory(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(out: &Path) -> Claimed {
+        Claim::take(out, ShortHash::of(b"x"), IterationNumber(3), 2, "here").unwrap()
+    }
+
+    fn mine(claimed: Claimed) -> Claim {
+        match claimed {
+            Claimed::Mine(claim) => claim,
+            Claimed::Theirs(who) => panic!("claimed by {who}"),
+        }
+    }
+
+    #[test]
+    fn an_iteration_is_run_by_one_process_at_a_time() {
+        let out = tempfile::tempdir().unwrap();
+        let claim = mine(take(out.path()));
+        match take(out.path()) {
+            Claimed::Theirs(who) => assert_eq!(who, format!("process {} on here", std::process::id())),
+            Claimed::Mine(_) => panic!("claimed twice"),
+        }
+        let found = find(out.path()).unwrap();
+        assert_eq!((found.dead.len(), found.alive.len()), (0, 1));
+        claim.release().unwrap();
+        assert_eq!(find(out.path()).unwrap().alive.len(), 0);
+        mine(take(out.path())).release().unwrap();
+    }
+
+    #[test]
+    fn a_dead_run_says_how_far_it_came_and_leaves_nothing_once_removed() {
+        let out = tempfile::tempdir().unwrap();
+        let mut claim = mine(take(out.path()));
+        claim.enter(Stage::Workload).unwrap();
+        std::fs::write(claim.scratch().join("file"), "x").unwrap();
+        // What a kill leaves: the files, without the lock.
+        let Claim { file, .. } = &claim;
+        file.unlock().unwrap();
+        let mut found = find(out.path()).unwrap();
+        let dead = found.dead.pop().unwrap();
+        let running = dead.running.clone().unwrap();
+        assert_eq!((running.number, running.attempt, running.stage), (IterationNumber(3), 2, Stage::Workload));
+        dead.remove().unwrap();
+        let left: Vec<_> = std::fs::read_dir(out.path().join(DIRECTORY)).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn a_mark_that_was_not_written_to_its_end_is_found_as_dead_too() {
+        let out = tempfile::tempdir().unwrap();
+        std::fs::create_dir(out.path().join(DIRECTORY)).unwrap();
+        std::fs::write(out.path().join(DIRECTORY).join("0123456789ab.json"), "{\"pid\":").unwrap();
+        let found = find(out.path()).unwrap();
+        assert_eq!(found.dead.len(), 1);
+        assert!(found.dead[0].running.is_none());
+    }
+
+    #[test]
+    fn a_campaign_is_chosen_from_by_one_process_or_shared_by_many() {
+        let out = tempfile::tempdir().unwrap();
+        let first = CampaignLock::shared(out.path()).unwrap().unwrap();
+        let second = CampaignLock::shared(out.path()).unwrap().unwrap();
+        let refused = CampaignLock::exclusive(out.path()).unwrap().unwrap_err();
+        assert_eq!(refused, format!("process {}", std::process::id()));
+        drop((first, second));
+        let all = CampaignLock::exclusive(out.path()).unwrap().unwrap();
+        assert!(CampaignLock::shared(out.path()).unwrap().is_err());
+        drop(all);
+    }
+}

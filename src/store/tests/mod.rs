@@ -1,0 +1,7 @@
+//! The store as a whole: what is written is read back, and nothing else is.
+
+mod damage;
+mod hostile;
+mod merging;
+mod records;
+mod round_trip;

@@ -1,0 +1,8 @@
+//! End-to-end tests: the program as its users run it.
+
+mod campaign;
+mod faults;
+mod need;
+mod netns;
+mod signals;
+mod workload;
