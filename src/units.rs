@@ -283,12 +283,8 @@ impl FromStr for Percent {
     type Err = BadQuantity;
 
     fn from_str(text: &str) -> Result<Self, BadQuantity> {
-        let bad = |problem| BadQuantity {
-            value: text.to_owned(),
-            kind: "percentage",
-            problem,
-            accepted: Self::ACCEPTED,
-        };
+        let bad =
+            |problem| BadQuantity { value: text.to_owned(), kind: "percentage", problem, accepted: Self::ACCEPTED };
         let trimmed = text.trim();
         let number = trimmed.strip_suffix('%').map(str::trim_end);
         let digits = number.unwrap_or(trimmed);

@@ -90,18 +90,24 @@ fn workload(workload: &WorkloadSpec) -> String {
     match workload {
         WorkloadSpec::Ab { server, keepalive, arguments } => Object::default()
             .text("preset", "ab")
-            .text("server", match server {
-                HttpServer::Builtin => "builtin",
-                HttpServer::Nginx => "nginx",
-            })
+            .text(
+                "server",
+                match server {
+                    HttpServer::Builtin => "builtin",
+                    HttpServer::Nginx => "nginx",
+                },
+            )
             .with("keepalive", keepalive.to_string())
             .with("arguments", strings(arguments)),
         WorkloadSpec::Iperf3 { protocol, duration, streams, bitrate, reverse, arguments } => Object::default()
             .text("preset", "iperf3")
-            .text("protocol", match protocol {
-                Protocol::Tcp => "tcp",
-                Protocol::Udp => "udp",
-            })
+            .text(
+                "protocol",
+                match protocol {
+                    Protocol::Tcp => "tcp",
+                    Protocol::Udp => "udp",
+                },
+            )
             .text("duration", &format_duration(*duration))
             .with("streams", streams.to_string())
             .with("bitrate", or_null(bitrate.map(|rate| json_string(&rate.to_string()))))
@@ -134,10 +140,13 @@ fn metric(rule: &MetricRule) -> String {
         .text("unit", &rule.unit)
         .with("better", or_null(rule.better.map(|better| json_string(better.as_str()))))
         .text("level", rule.level.as_str())
-        .text("from", match rule.from {
-            Source::Client => "client",
-            Source::Server => "server",
-        })
+        .text(
+            "from",
+            match rule.from {
+                Source::Client => "client",
+                Source::Server => "server",
+            },
+        )
         .with("required", rule.required.to_string());
     match &rule.pattern {
         MetricPattern::Regex(pattern) => object.text("regex", pattern),

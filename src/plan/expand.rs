@@ -48,11 +48,7 @@ impl Plan {
                 tuples.push(planes[combination.plane].planned(combination.indices, &mut hasher));
             }
         }
-        let counts = Counts {
-            combinations: space.full_size(),
-            distinct: excluded + tuples.len() as u64,
-            excluded,
-        };
+        let counts = Counts { combinations: space.full_size(), distinct: excluded + tuples.len() as u64, excluded };
         let number = u32::try_from(tuples.len()).expect("there are at most as many tuples as iterations");
         if number == 0 {
             return Err(PlanError::Empty);

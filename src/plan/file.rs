@@ -7,8 +7,8 @@ use std::io::{self, Write};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 
 use super::canonical::TupleHasher;
 use super::expand::{Plane, planes};
@@ -190,7 +190,9 @@ pub enum PlanFileError {
         reason: String,
     },
     /// It was written in another format.
-    #[error("the plan has format version {found}, this vptest reads version {VERSION}; write it anew with `vptest sweep`")]
+    #[error(
+        "the plan has format version {found}, this vptest reads version {VERSION}; write it anew with `vptest sweep`"
+    )]
     OtherVersion {
         /// Its version.
         found: u64,
@@ -352,10 +354,11 @@ fn check_head(file: &File, spec: &Spec) -> Result<(), PlanFileError> {
     }
     let canonical = |values: &[Value]| -> Vec<String> { values.iter().map(Value::canonical_json).collect() };
     let written = |values: &[serde_json::Value]| -> Vec<String> { values.iter().map(ToString::to_string).collect() };
-    let factors = spec.factors.len() == file.factors.len()
-        && spec.factors.iter().zip(&file.factors).all(|(factor, other)| {
-            factor.name == other.name && canonical(&factor.values) == written(&other.values)
-        });
+    let factors =
+        spec.factors.len() == file.factors.len()
+            && spec.factors.iter().zip(&file.factors).all(|(factor, other)| {
+                factor.name == other.name && canonical(&factor.values) == written(&other.values)
+            });
     if factors { Ok(()) } else { Err(damaged("its factors differ from its spec")) }
 }
 

@@ -119,3 +119,6 @@ pub fn identity(tuple: ShortHash, repetition: u32) -> ShortHash {
     let left = rest.len();
     ShortHash::of(&text[..23 - left])
 }
+
+#[cfg(test)]
+mod tests;

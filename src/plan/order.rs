@@ -1,8 +1,8 @@
 //! The order of iterations: shuffles that are the same on every machine and in every version.
 //!
-//! `ChaCha8` with the seed of the spec, one stream for each block, Fisher–Yates from the end, indices by Lemire's
-//! multiplication with rejection (D. Lemire, *Fast Random Integer Generation in an Interval*, 2019). None of it comes
-//! from the `rand` crate, whose sampling has changed between versions; test vectors pin it here.
+//! `ChaCha8` with the seed of the spec, one stream for each block, Fisher–Yates from the end, indices as remainders of
+//! 64-bit numbers with those rejected that would favour small remainders. None of it comes from the `rand` crate, whose
+//! sampling has changed between versions; test vectors pin it here.
 
 use std::num::NonZeroU32;
 
@@ -65,20 +65,15 @@ impl Shuffler {
     /// A number in `0..=last`, each as likely as the other.
     fn up_to(&mut self, last: usize) -> usize {
         let bound = last as u64 + 1;
-        let mut product = u128::from(self.0.next_u64()) * u128::from(bound);
-        if low(product) < bound {
-            let threshold = bound.wrapping_neg() % bound;
-            while low(product) < threshold {
-                product = u128::from(self.0.next_u64()) * u128::from(bound);
+        // 2^64 mod bound: as many numbers at the top belong to no full round of remainders.
+        let excess = bound.wrapping_neg() % bound;
+        loop {
+            let number = self.0.next_u64();
+            if number <= u64::MAX - excess {
+                return usize::try_from(number % bound).expect("below the length of a slice");
             }
         }
-        usize::try_from(product >> 64).expect("below the length of a slice")
     }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
-const fn low(product: u128) -> u64 {
-    product as u64
 }
 
 #[cfg(test)]

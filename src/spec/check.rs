@@ -61,10 +61,17 @@ fn relevance(table: &Table, sink: &mut Sink<'_>) {
 
 /// A testbed on which none of the vantages exists captures nothing.
 fn vantages(spec: &Spec, places: &Places<'_>, sink: &mut Sink<'_>) {
-    let Some(span) = places.capture.clone().filter(|_| !spec.capture.vantage.is_empty()) else { return };
-    for name in places.factors.testbeds() {
-        let offered = factors::testbed(name).map_or(&[][..], |testbed| testbed.vantages);
-        if !spec.capture.vantage.iter().any(|vantage| offered.contains(vantage)) {
+    let Some(span) = places.capture.clone() else { return };
+    let vantages = |name: &str| factors::testbed(name).map_or(&[][..], |testbed| testbed.vantages);
+    let testbeds = places.factors.testbeds();
+    let captured = |name: &str| spec.capture.vantage.iter().any(|vantage| vantages(name).contains(vantage));
+    // Where no testbed captures, either nothing was asked for or each vantage has its own error.
+    if !testbeds.iter().any(|name| captured(name)) {
+        return;
+    }
+    for name in testbeds {
+        let offered = vantages(name);
+        if !captured(name) {
             let offered: Vec<&str> = offered.iter().map(|vantage| vantage.as_str()).collect();
             let message = format!("nothing is captured on testbed `{name}`: it has none of these vantages");
             let help = format!("`{name}` has {}", offered.join(" and "));
@@ -116,9 +123,7 @@ fn uses(workload: &WorkloadSpec, used: &[String], table: &Table, sink: &mut Sink
             Some(User::Ab) => is_ab,
             None => false,
         };
-        let named = |name: &String| {
-            *name == read.name || table.find(name).is_some_and(|found| found.name == read.name)
-        };
+        let named = |name: &String| *name == read.name || table.find(name).is_some_and(|found| found.name == read.name);
         if !by_itself && !used.iter().any(named) {
             let message = format!("nothing uses factor `{}`: its values change nothing", read.name);
             let help = format!("use it as `{{{}}}` in an argument of the workload", read.name);
@@ -137,7 +142,8 @@ fn enough_requests(spec: &Spec, table: &Table, sink: &mut Sink<'_>) {
         Value::Integer(n) => Some(*n),
         _ => None,
     };
-    let most = workers.values.iter().filter_map(|(v, span)| Some((number("workers", v)?, span))).max_by_key(|(n, _)| *n);
+    let most =
+        workers.values.iter().filter_map(|(v, span)| Some((number("workers", v)?, span))).max_by_key(|(n, _)| *n);
     let least = count.values.iter().filter_map(|(v, span)| Some((number("count", v)?, span))).min_by_key(|(n, _)| *n);
     if let (Some((workers, span)), Some((count, place))) = (most, least)
         && workers > count
@@ -157,7 +163,8 @@ fn size(spec: &Spec, space: &Space, places: &Places<'_>, sink: &mut Sink<'_>) ->
         None => true,
         Some(sum) => {
             let message = format!("too many iterations: {sum}");
-            let help = format!("at most {} are possible; give fewer values or split the sweep", grouped(MOST_ITERATIONS));
+            let help =
+                format!("at most {} are possible; give fewer values or split the sweep", grouped(MOST_ITERATIONS));
             sink.push(Diagnostic::error(places.factors.span.clone(), message).help(help));
             false
         }

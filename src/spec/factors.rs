@@ -62,9 +62,7 @@ impl Kind {
     /// What a spec may say, for messages.
     pub fn accepted(self) -> String {
         match self {
-            Self::Testbed => {
-                TESTBEDS.iter().map(|t| format!("`\"{}\"`", t.name)).collect::<Vec<_>>().join(", ")
-            }
+            Self::Testbed => TESTBEDS.iter().map(|t| format!("`\"{}\"`", t.name)).collect::<Vec<_>>().join(", "),
             Self::Integer(min, max) => format!("a whole number from {min} to {max}"),
             Self::Switch => "`true`, `false`, `\"on\"` or `\"off\"`".to_owned(),
             Self::Word => "a word of letters, digits, `-`, `_` and `.`".to_owned(),
@@ -264,9 +262,7 @@ pub(super) fn misspelt(name: &str) -> Option<&'static str> {
     let lower = name.to_lowercase();
     let allowed = if lower.len() <= 4 { 1 } else { 2 };
     let near = KNOWN.iter().map(|known| (strsim::damerau_levenshtein(&lower, known.name), known.name));
-    near.filter(|(distance, known)| *distance <= allowed && *distance * 2 < known.len())
-        .min()
-        .map(|(_, known)| known)
+    near.filter(|(distance, known)| *distance <= allowed && *distance * 2 < known.len()).min().map(|(_, known)| known)
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ use super::space::member_of;
 use super::value::Value;
 use super::{Exclusion, Factor};
 
-/// Where the examples of help lines come from.
 const CUSTOM_HELP: &str = "a factor of your own with such a name goes under `[factors.custom]`";
 
 /// The factors with their places in the file.
@@ -60,11 +59,6 @@ impl Table {
 
     /// Names of factors and of members of groups.
     pub(super) fn names(&self) -> Vec<&str> {
-        let members = |read: &'_ Read| match read.values.first() {
-            Some((Value::Group(members), _)) => members.keys().cloned().collect(),
-            _ => Vec::new(),
-        };
-        let _ = members;
         let mut names: Vec<&str> = self.entries.iter().map(|read| read.name.as_str()).collect();
         for read in &self.entries {
             if let Some((Value::Group(members), _)) = read.values.first() {
@@ -116,7 +110,9 @@ fn may_be_custom(name: &str, entry: &Entry<'_>, sink: &mut Sink<'_>) -> bool {
 fn read_custom(name: &str, entry: &Entry<'_>, table: &mut Table, sink: &mut Sink<'_>) {
     if factors::known(name).is_some() {
         let message = format!("`{name}` is not a factor of your own: vptest knows it");
-        sink.push(Diagnostic::error(entry.key.clone(), message).help("put it under `[factors]`, or choose another name"));
+        sink.push(
+            Diagnostic::error(entry.key.clone(), message).help("put it under `[factors]`, or choose another name"),
+        );
     } else if let Some(twin) = table.entries.iter().find(|read| read.name == name) {
         let message = format!("factor `{name}` is set twice");
         sink.push(Diagnostic::error(entry.key.clone(), message).related(twin.key.clone(), "first here"));
@@ -137,8 +133,16 @@ fn is_usable_name(name: &str, entry: &Entry<'_>, sink: &mut Sink<'_>) -> bool {
         sink.push(Diagnostic::error(entry.key.clone(), message).help("choose another name"));
         return false;
     }
+    if RESERVED.contains(&name) {
+        let message = format!("`{name}` cannot name a factor: it is a column of every table of iterations");
+        sink.push(Diagnostic::error(entry.key.clone(), message).help("choose another name"));
+        return false;
+    }
     true
 }
+
+/// Columns that `vptest sweep --format csv` puts before the factors.
+pub(super) const RESERVED: &[&str] = &["number", "identity", "tuple", "repetition", "block"];
 
 /// A factor; `None` when no value is left of it.
 fn read_factor(name: &str, known: Option<&'static Known>, entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<Read> {
@@ -341,11 +345,7 @@ fn read_scalar(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<Value> {
 }
 
 /// Reads `[[exclude]]`; wrong conditions are recorded and left out.
-pub(super) fn read_exclusions(
-    entry: Option<Entry<'_>>,
-    table: &Table,
-    sink: &mut Sink<'_>,
-) -> Vec<(Exclusion, Span)> {
+pub(super) fn read_exclusions(entry: Option<Entry<'_>>, table: &Table, sink: &mut Sink<'_>) -> Vec<(Exclusion, Span)> {
     let sections = entry.map(|e| e.sections(sink)).unwrap_or_default();
     let mut exclusions = Vec::new();
     for mut section in sections {
@@ -366,16 +366,12 @@ pub(super) fn read_exclusions(
 }
 
 /// A factor or member with values that the sweep has.
-fn read_condition(
-    name: &str,
-    entry: &Entry<'_>,
-    table: &Table,
-    sink: &mut Sink<'_>,
-) -> Option<(String, Vec<Value>)> {
+fn read_condition(name: &str, entry: &Entry<'_>, table: &Table, sink: &mut Sink<'_>) -> Option<(String, Vec<Value>)> {
     let Some(factor) = table.find(name) else {
         let names = table.names();
         let message = format!("`{}` names no factor of this sweep", entry.path);
-        sink.push(Diagnostic::error(entry.key.clone(), message).help(suggestion(name, &names)));
+        let help = if names.is_empty() { "the sweep has no factors".to_owned() } else { suggestion(name, &names) };
+        sink.push(Diagnostic::error(entry.key.clone(), message).help(help));
         return None;
     };
     let is_member = factor.name != name;
@@ -403,7 +399,7 @@ fn report_absent(name: &str, value: &Value, span: Span, factor: &Read, is_member
     let mut texts: Vec<String> = Vec::new();
     for (v, _) in &factor.values {
         let text = if is_member { member_of(v, name).map(ToString::to_string) } else { Some(v.to_string()) };
-        texts.extend(text.filter(|text| !texts.contains(text)).map(|text| text));
+        texts.extend(text.filter(|text| !texts.contains(text)));
     }
     let list = texts.iter().take(20).map(|t| format!("`{t}`")).collect::<Vec<_>>().join(", ");
     let more = if texts.len() > 20 { ", …" } else { "" };
@@ -429,4 +425,3 @@ pub(super) fn read_baseline(entry: &Entry<'_>, table: &Table, sink: &mut Sink<'_
         }
     }
 }
-

@@ -178,7 +178,9 @@ fn read_ready(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<Ready> {
     let output = section.take("output");
     section.finish(sink);
     match (tcp, file, output) {
-        (Some(port), None, None) => port.integer(sink, 1u32, 65_535).and_then(|n| u16::try_from(n).ok()).map(Ready::Tcp),
+        (Some(port), None, None) => {
+            port.integer(sink, 1u32, 65_535).and_then(|n| u16::try_from(n).ok()).map(Ready::Tcp)
+        }
         (None, Some(path), None) => path.filled(sink).map(|path| Ready::File(path.to_owned())),
         (None, None, Some(pattern)) => regex(&pattern, sink).map(|regex| Ready::Output(regex.as_str().to_owned())),
         _ => {
@@ -281,8 +283,12 @@ fn read_pattern(section: &mut Section<'_>, sink: &mut Sink<'_>) -> Option<Metric
         }
         (regex, _) => {
             let both = regex.is_some();
-            let message = if both { "a metric has either `regex` or `json`" } else { "a metric needs `regex` or `json`" };
-            sink.push(Diagnostic::error(section.span.clone(), message).help("regex = \"rate: ([0-9.]+)\" or json = \"/end/rate\""));
+            let message =
+                if both { "a metric has either `regex` or `json`" } else { "a metric needs `regex` or `json`" };
+            sink.push(
+                Diagnostic::error(section.span.clone(), message)
+                    .help("regex = \"rate: ([0-9.]+)\" or json = \"/end/rate\""),
+            );
             None
         }
     }

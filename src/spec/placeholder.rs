@@ -63,7 +63,11 @@ pub fn pieces(argument: &str) -> Vec<Piece<'_>> {
             continue;
         }
         found.push(Piece::Literal(&argument[literal..open]));
-        found.push(if escaped { Piece::Literal(&argument[open + 1..=end]) } else { Piece::Name(&argument[start..end]) });
+        found.push(if escaped {
+            Piece::Literal(&argument[open + 1..=end])
+        } else {
+            Piece::Name(&argument[start..end])
+        });
         at = end + close.len();
         literal = at;
     }
@@ -90,12 +94,10 @@ mod tests {
         assert_eq!(pieces(""), []);
         assert_eq!(pieces("-c"), [Literal("-c")]);
         assert_eq!(pieces("{url}"), [Name("url")]);
-        assert_eq!(pieces("http://{server}:80{request.url}"), [
-            Literal("http://"),
-            Name("server"),
-            Literal(":80"),
-            Name("request.url")
-        ]);
+        assert_eq!(
+            pieces("http://{server}:80{request.url}"),
+            [Literal("http://"), Name("server"), Literal(":80"), Name("request.url")]
+        );
         assert_eq!(pieces("{{url}}"), [Literal("{url}")]);
         assert_eq!(pieces("{{url}"), [Literal("{"), Name("url")]);
         for plain in ["{}", "{ print $1 }", "{\"a\":{\"b\":1}}", "{1}", "{", "}", "{{", "{a", "{é}", "{a b}"] {

@@ -74,12 +74,7 @@ impl<'a> Entry<'a> {
         self.refuse_with_help(sink, expected, None);
     }
 
-    pub(super) fn refuse_with_help(
-        &self,
-        sink: &mut Sink<'_>,
-        expected: impl std::fmt::Display,
-        help: Option<String>,
-    ) {
+    pub(super) fn refuse_with_help(&self, sink: &mut Sink<'_>, expected: impl std::fmt::Display, help: Option<String>) {
         let written = sink.written(&self.span);
         let found = match self.value {
             DeValue::Array(_) => "a list",

@@ -137,8 +137,11 @@ fn conditions(spec_factors: &[Factor], exclusion: &Exclusion) -> Vec<Condition> 
     let condition = |(name, values): &(String, Vec<Value>)| {
         let member = |value: &Value| member_of(value, name).cloned();
         let own = spec_factors.iter().position(|factor| factor.name == *name);
-        let group =
-            || spec_factors.iter().position(|factor| is_member_name(factor, name) && factor.values.iter().any(|v| member(v).is_some()));
+        let group = || {
+            spec_factors
+                .iter()
+                .position(|factor| is_member_name(factor, name) && factor.values.iter().any(|v| member(v).is_some()))
+        };
         let factor = own.or_else(group)?;
         let matches = spec_factors[factor].values.iter().map(|value| match own {
             Some(_) => values.contains(value),
@@ -147,7 +150,8 @@ fn conditions(spec_factors: &[Factor], exclusion: &Exclusion) -> Vec<Condition> 
         Some(Condition { factor, matches: matches.collect() })
     };
     // A name that is no factor matches nothing; the parser has refused it already.
-    let never = || vec![Condition { factor: 0, matches: vec![false; spec_factors.first().map_or(0, |f| f.values.len())] }];
+    let never =
+        || vec![Condition { factor: 0, matches: vec![false; spec_factors.first().map_or(0, |f| f.values.len())] }];
     exclusion.conditions.iter().map(condition).collect::<Option<Vec<_>>>().unwrap_or_else(never)
 }
 

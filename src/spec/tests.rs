@@ -40,11 +40,10 @@ fn the_least_spec_has_documented_defaults() {
     assert_eq!(spec.factors, []);
     assert_eq!(spec.capture.vantage, [Vantage::Guest]);
     assert_eq!((spec.capture.snaplen, spec.capture.keep, spec.capture.ring), (96, false, None));
-    assert_eq!(spec.workload, WorkloadSpec::Ab {
-        server: HttpServer::Builtin,
-        keepalive: false,
-        arguments: Vec::new()
-    });
+    assert_eq!(
+        spec.workload,
+        WorkloadSpec::Ab { server: HttpServer::Builtin, keepalive: false, arguments: Vec::new() }
+    );
     assert_eq!(spec.verify, VerifySpec::default());
 }
 
@@ -134,12 +133,10 @@ fn every_section_is_read() {
     assert_eq!(spec.exclude.len(), 2);
     assert_eq!(spec.exclude[1].conditions[1], ("pairs".to_owned(), vec![Value::Integer(1), Value::Integer(2)]));
     assert_eq!(spec.capture.ring, Some(64 << 20));
-    assert_eq!(spec.testbed.fake.faults, [Fault {
-        stage: Stage::Launch,
-        kind: FaultKind::Kill,
-        iterations: vec![1, 2],
-        attempts: Some(1)
-    }]);
+    assert_eq!(
+        spec.testbed.fake.faults,
+        [Fault { stage: Stage::Launch, kind: FaultKind::Kill, iterations: vec![1, 2], attempts: Some(1) }]
+    );
     assert_eq!((spec.verify.client_cpu, spec.verify.steal, spec.verify.swap), (Some(Percent::new(90.0)), None, false));
     assert_eq!(spec.analysis.baseline, Some(("testbed".to_owned(), Value::Text("netns".to_owned()))));
     assert_eq!(spec.analysis.margins.len(), 2);
@@ -201,7 +198,9 @@ fn the_default_vantage_is_the_nodes_own_interface() {
 
 #[test]
 fn several_mistakes_are_all_shown() {
-    snapshot("several_mistakes", &[r#"nmae = "contention"
+    snapshot(
+        "several_mistakes",
+        &[r#"nmae = "contention"
 repetitions = 0
 timeout = "6 minutes"
 
@@ -216,40 +215,47 @@ preset = "ba"
 
 [capture]
 snap = 200
-"#]);
+"#],
+    );
 }
 
 #[test]
 fn broken_files() {
-    snapshot("broken_files", &[
-        "",
-        "name = ",
-        "name = \"t\"\nname = \"u\"\nworkload = \"ab\"",
-        "name = \"t\nworkload = \"ab\"\n",
-        "[factors\npairs = 1",
-    ]);
+    snapshot(
+        "broken_files",
+        &[
+            "",
+            "name = ",
+            "name = \"t\"\nname = \"u\"\nworkload = \"ab\"",
+            "name = \"t\nworkload = \"ab\"\n",
+            "[factors\npairs = 1",
+        ],
+    );
 }
 
 #[test]
 fn top_level() {
-    snapshot("top_level", &[
-        "name = \"a b\"\nworkload = \"ab\"",
-        "name = 7\nworkload = \"ab\"",
-        "workload = \"ab\"",
-        "name = \"t\"",
-        "name = \"t\"\nworkload = \"command\"",
-        "name = \"t\"\nworkload = \"ab\"\nrepetitions = 99999999999999999999",
-        "name = \"t\"\nworkload = \"ab\"\nrepetitions = 1.5",
-        "name = \"t\"\nworkload = \"ab\"\nseed = -1",
-        "name = \"t\"\nworkload = \"ab\"\norder = \"random\"",
-        "name = \"t\"\nworkload = \"ab\"\norder = \"block\"",
-        "name = \"t\"\nworkload = \"ab\"\ntimeout = 360",
-        "name = \"t\"\nworkload = \"ab\"\ntimeout = \"-5 s\"",
-        "name = \"t\"\nworkload = \"ab\"\ntimeout = \"0 s\"",
-        "name = \"t\"\nworkload = \"ab\"\ntestbed = \"netns\"",
-        "name = \"t\"\nworkload = \"ab\"\ncapture = 5",
-        "name = \"t\"\nworkload = \"ab\"\nexclude = { pairs = 1 }",
-    ]);
+    snapshot(
+        "top_level",
+        &[
+            "name = \"a b\"\nworkload = \"ab\"",
+            "name = 7\nworkload = \"ab\"",
+            "workload = \"ab\"",
+            "name = \"t\"",
+            "name = \"t\"\nworkload = \"command\"",
+            "name = \"t\"\nworkload = \"ab\"\nrepetitions = 99999999999999999999",
+            "name = \"t\"\nworkload = \"ab\"\nrepetitions = 1.5",
+            "name = \"t\"\nworkload = \"ab\"\nseed = -1",
+            "name = \"t\"\nworkload = \"ab\"\norder = \"random\"",
+            "name = \"t\"\nworkload = \"ab\"\norder = \"block\"",
+            "name = \"t\"\nworkload = \"ab\"\ntimeout = 360",
+            "name = \"t\"\nworkload = \"ab\"\ntimeout = \"-5 s\"",
+            "name = \"t\"\nworkload = \"ab\"\ntimeout = \"0 s\"",
+            "name = \"t\"\nworkload = \"ab\"\ntestbed = \"netns\"",
+            "name = \"t\"\nworkload = \"ab\"\ncapture = 5",
+            "name = \"t\"\nworkload = \"ab\"\nexclude = { pairs = 1 }",
+        ],
+    );
 }
 
 fn with_factors(lines: &[&str]) -> Vec<String> {
@@ -291,6 +297,7 @@ fn factors_and_values() {
             "pair = 3",
             "2fast = 1",
             "server = \"x\"",
+            "block = 1",
             "mine = 1979-05-27",
             "mine = [[1]]",
             "mine = nan",
@@ -434,11 +441,39 @@ fn display_gives_one_line_for_each() {
 
 /// Lines that mean something, to be put together wildly.
 const FRAGMENTS: &[&str] = &[
-    "name = \"t\"", "workload = \"ab\"", "[factors]", "[workload]", "[capture]", "[verify]", "[analysis]", "[[exclude]]",
-    "[[workload.metric]]", "[[testbed.fake.fault]]", "[factors.custom]", "pairs = [1, 2]", "pairs = []", "hops = [[]]",
-    "hops = [1]", "rate = \"none\"", "request = { url = 1 }", "request = [{}]", "testbed = []", "testbed = \"qemu\"",
-    "x = { a = 1 }", "preset = \"command\"", "client = [\"{x}\"]", "server = []", "vantage = 1", "margin = \"5 %\"",
-    "baseline = { pairs = 1 }", "repetitions = 4294967296", "json = \"/a\"", "name = \"é\"", "ready = {}", "\u{0}", "é",
+    "name = \"t\"",
+    "workload = \"ab\"",
+    "[factors]",
+    "[workload]",
+    "[capture]",
+    "[verify]",
+    "[analysis]",
+    "[[exclude]]",
+    "[[workload.metric]]",
+    "[[testbed.fake.fault]]",
+    "[factors.custom]",
+    "pairs = [1, 2]",
+    "pairs = []",
+    "hops = [[]]",
+    "hops = [1]",
+    "rate = \"none\"",
+    "request = { url = 1 }",
+    "request = [{}]",
+    "testbed = []",
+    "testbed = \"qemu\"",
+    "x = { a = 1 }",
+    "preset = \"command\"",
+    "client = [\"{x}\"]",
+    "server = []",
+    "vantage = 1",
+    "margin = \"5 %\"",
+    "baseline = { pairs = 1 }",
+    "repetitions = 4294967296",
+    "json = \"/a\"",
+    "name = \"é\"",
+    "ready = {}",
+    "\u{0}",
+    "é",
 ];
 
 proptest! {
@@ -464,4 +499,23 @@ proptest! {
         let text: String = FULL.chars().take(cut).chain(FULL.chars().skip(cut + drop)).collect();
         let _ = said(&text);
     }
+}
+
+/// The sweeps that come with vptest, each with its number of iterations and its limit.
+#[test]
+fn sweeps_that_come_along_are_clean_and_have_their_size() {
+    let quickstart = include_str!("../../sweeps/quickstart.toml");
+    let contention = include_str!("../../sweeps/contention.toml");
+    let physical = include_str!("../../sweeps/physical.toml");
+    for (text, iterations, seconds) in [(quickstart, 40, 30), (contention, 960, 360), (physical, 240, 180)] {
+        assert_eq!(said(text), "(nothing)\n");
+        let spec = parse(text);
+        assert_eq!(spec.timeout, Duration::from_secs(seconds), "{}", spec.name);
+        let plan = crate::plan::Plan::expand(spec, text).unwrap();
+        assert_eq!(plan.iterations.len(), iterations, "{}", plan.spec.name);
+        assert_eq!(plan.counts.excluded, 0);
+        assert_eq!(plan.counts.combinations, Some(plan.counts.distinct));
+    }
+    let spec = parse(quickstart);
+    assert!(spec.factors.iter().filter(|factor| factor.values.len() > 1).count() >= 2 && spec.repetitions >= 5);
 }

@@ -68,8 +68,10 @@ impl Value {
                 format!("[{}]", items.join(","))
             }
             Self::Group(members) => {
-                let members: Vec<String> =
-                    members.iter().map(|(name, value)| format!("{}:{}", json_string(name), value.canonical_json())).collect();
+                let members: Vec<String> = members
+                    .iter()
+                    .map(|(name, value)| format!("{}:{}", json_string(name), value.canonical_json()))
+                    .collect();
                 format!("{{{}}}", members.join(","))
             }
         }
