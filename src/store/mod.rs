@@ -11,18 +11,19 @@ mod decode;
 mod error;
 mod insert;
 mod merge;
+mod query;
 mod raw;
 mod reader;
 mod rows;
 mod schema;
 mod writer;
-mod query { #[derive(Debug, thiserror::Error)] pub enum MetricError {} }
 
 pub use campaign::{
     AttemptHead, AttemptName, Attempts, BadAttemptName, head, heads, next_attempt, scan, stale_temps,
 };
 pub use error::{BadRecord, StoreError};
 pub use merge::{Conflict, MergeProgress, MergeReport, merge};
+pub use query::{Database, LeftOut, MetricError, MetricInfo, Observation, Observations};
 pub use reader::{RecordFile, Records, Verified};
 pub use schema::{APPLICATION_ID, SCHEMA_VERSION};
 pub use writer::write_iteration;

@@ -3,5 +3,6 @@
 mod damage;
 mod hostile;
 mod merging;
+mod queries;
 mod records;
 mod round_trip;
