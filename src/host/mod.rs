@@ -2,14 +2,11 @@
 
 pub mod cage;
 pub mod child;
-<<<<<<< HEAD
 pub mod clock;
-pub mod files;
-=======
 pub mod ethtool;
+pub mod files;
 pub mod kept;
 pub mod link;
->>>>>>> 6ce10df (Testbed netns: namespaces, links, rate limits and offloads through netlink, read back and walked)
 pub mod namespace;
 pub mod netlink;
 pub mod qdisc;
