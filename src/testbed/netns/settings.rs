@@ -9,7 +9,7 @@ use crate::host::ethtool::{self, Offload};
 use crate::host::link::{self, Interface};
 use crate::host::qdisc::{self, RootQdisc};
 use crate::ids::NodeId;
-use crate::record::{Moment, Setting};
+use crate::record::Setting;
 use crate::testbed::TestbedError;
 use crate::units::Rate;
 
@@ -78,6 +78,7 @@ fn of_interface(
     name: &str,
     prefix: &str,
 ) -> Vec<Setting> {
+    let node = Some(plan.id);
     let netlink = listed.stack.netlink();
     let interface = listed.interfaces.get(&index).filter(|interface| interface.name == name);
     let named = |setting: &str| format!("{prefix}{setting}");
@@ -86,24 +87,19 @@ fn of_interface(
         .into_iter()
         .map(|offload| {
             let observed = offloads.map(|offloads| switch(offloads.is_on(offload)).to_owned());
-            compare(plan.id, named(offload.as_str()), wanted.offload.clone(), observed)
+            Setting::compare(node, &named(offload.as_str()), wanted.offload.clone(), observed)
         })
         .collect();
     let mtu = interface.and_then(|interface| interface.mtu).map(|mtu| mtu.to_string());
-    settings.push(compare(plan.id, named("mtu"), wanted.mtu.clone(), mtu));
+    settings.push(Setting::compare(node, &named("mtu"), wanted.mtu.clone(), mtu));
     let driver = readable(plan.id, name, ethtool::driver(&netlink, name));
-    settings.push(compare(plan.id, named("link_driver"), None, driver));
-    settings.push(compare(
-        plan.id,
-        named("operstate"),
-        Some("up".to_owned()),
-        interface.and_then(Interface::state_text),
-    ));
+    settings.push(Setting::compare(node, &named("link_driver"), None, driver));
+    let state = interface.and_then(Interface::state_text);
+    settings.push(Setting::compare(node, &named("operstate"), None, state));
     settings
 }
 
-/// Only the ports towards client and server carry the limit; at the others, next to routers, there must be none, which
-/// is asked of them when the tuple says anything about the rate.
+/// Only the ports towards client and server carry the limit.
 fn of_queue(
     wanted: &Wanted,
     plan: &NodePlan,
@@ -111,9 +107,11 @@ fn of_queue(
     roots: &BTreeMap<u32, RootQdisc>,
     prefix: &str,
 ) -> Option<Setting> {
-    let requested = if port.shaped { wanted.rate.clone() } else { return None };
+    if !port.shaped {
+        return None;
+    }
     let observed = roots.get(&port.index).and_then(rate_of);
-    Some(compare(plan.id, format!("{prefix}rate"), requested, observed))
+    Some(Setting::compare(Some(plan.id), &format!("{prefix}rate"), wanted.rate.clone(), observed))
 }
 
 /// `None` for a rate that cannot be expressed.
@@ -131,12 +129,7 @@ fn of_bridge(wanted: &Wanted, plan: &NodePlan, port: &HostPort, host: &Listed<'_
         return None;
     }
     let mtu = host.interfaces.get(&port.bridge.index).and_then(|bridge| bridge.mtu).map(|mtu| mtu.to_string());
-    Some(compare(plan.id, "bridge.mtu".to_owned(), wanted.mtu.clone(), mtu))
-}
-
-fn compare(node: NodeId, name: String, requested: Option<String>, observed: Option<String>) -> Setting {
-    let ok = requested.as_ref().zip(observed.as_ref()).map(|(requested, observed)| requested == observed);
-    Setting { node: Some(node), name, requested, observed, ok, when: Moment::Before }
+    Some(Setting::compare(Some(plan.id), "bridge.mtu", wanted.mtu.clone(), mtu))
 }
 
 /// What cannot be read is stored as missing, and the reason logged.
