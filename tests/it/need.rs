@@ -11,9 +11,9 @@ pub(crate) fn need(name: &str, available: bool) -> bool {
     available
 }
 
-/// Root rights.
+/// Root, with the right to make network namespaces.
 pub(crate) fn root() -> bool {
-    need("root", nix::unistd::geteuid().is_root())
+    need("root", nix::unistd::geteuid().is_root() && vptest::host::namespace::Namespace::new().is_ok())
 }
 
 /// A program in `PATH`.

@@ -222,6 +222,7 @@ impl<S> Drop for Captures<S> {
     fn drop(&mut self) {
         // The points, dropped after this, wait for their threads, which this ends.
         self.window.abandoned.store(true, Ordering::Relaxed);
+        self.window.until_ns.store(i64::MIN, Ordering::Relaxed);
         drop(self.stop.take());
     }
 }

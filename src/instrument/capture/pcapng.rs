@@ -16,35 +16,35 @@ const INTERFACE_STATISTICS: u32 = 5;
 
 /// What the interface block says.
 #[derive(Debug, Clone)]
-pub struct Interface<'a> {
+pub(super) struct Interface<'a> {
     /// Its name.
-    pub name: &'a str,
+    pub(super) name: &'a str,
     /// LINKTYPE value.
-    pub link_type: u16,
+    pub(super) link_type: u16,
     /// Bytes kept of each packet, at most.
-    pub snaplen: u32,
+    pub(super) snaplen: u32,
     /// Filter expression.
-    pub filter: Option<&'a str>,
+    pub(super) filter: Option<&'a str>,
 }
 
 /// Totals for the statistics block.
 #[derive(Debug, Clone, Copy)]
-pub struct Totals {
+pub(super) struct Totals {
     /// When the capture began, nanoseconds since 1970-01-01 UTC.
-    pub started_ns: i64,
+    pub(super) started_ns: i64,
     /// When it ended, likewise.
-    pub ended_ns: i64,
+    pub(super) ended_ns: i64,
     /// Packets seen, those lost included; `None` when not known.
-    pub received: Option<u64>,
+    pub(super) received: Option<u64>,
     /// Packets dropped for want of ring space; `None` when not known.
-    pub dropped_kernel: Option<u64>,
+    pub(super) dropped_kernel: Option<u64>,
     /// Packets dropped by the interface; `None` when not known.
-    pub dropped_interface: Option<u64>,
+    pub(super) dropped_interface: Option<u64>,
 }
 
 /// A pcapng file being written. After an error it is cut back to whole blocks.
 #[derive(Debug)]
-pub struct Writer {
+pub(super) struct Writer {
     file: File,
     /// Bytes of the file that are whole blocks.
     whole: u64,
@@ -55,7 +55,7 @@ pub struct Writer {
 
 impl Writer {
     /// Begins a file, which must be empty. Nothing is written yet.
-    pub fn new(file: File, interface: &Interface<'_>) -> Self {
+    pub(super) fn new(file: File, interface: &Interface<'_>) -> Self {
         let mut writer =
             Self { file, whole: 0, buffer: Vec::with_capacity(BUFFER + (1 << 17)), buffered: 0, written: 0 };
         writer.section_header();
@@ -64,7 +64,7 @@ impl Writer {
     }
 
     /// Adds a packet; `at_ns` before 1970 is refused.
-    pub fn packet(&mut self, at_ns: i64, wire_len: u32, data: &[u8]) -> io::Result<()> {
+    pub(super) fn packet(&mut self, at_ns: i64, wire_len: u32, data: &[u8]) -> io::Result<()> {
         let (Ok(at), Ok(kept)) = (u64::try_from(at_ns), u32::try_from(data.len())) else {
             return Err(io::Error::other("packet with a time before 1970 or of more than 4 GiB"));
         };
@@ -81,17 +81,17 @@ impl Writer {
     }
 
     /// Packets safely handed to the file system.
-    pub fn written(&self) -> u64 {
+    pub(super) fn written(&self) -> u64 {
         self.written
     }
 
     /// Packets that an error now would lose.
-    pub fn pending(&self) -> u64 {
+    pub(super) fn pending(&self) -> u64 {
         self.buffered
     }
 
     /// Ends the file and gives it back, everything written. An error comes with the packets the file still holds.
-    pub fn finish(mut self, totals: &Totals) -> Result<File, (u64, io::Error)> {
+    pub(super) fn finish(mut self, totals: &Totals) -> Result<File, (u64, io::Error)> {
         self.statistics(totals);
         match self.flush() {
             Ok(()) => Ok(self.file),

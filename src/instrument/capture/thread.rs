@@ -123,7 +123,7 @@ impl Job {
 
     fn finish<S>(&self, seen: Seen<S>, dropped_interface: Option<u64>) -> Finished<S> {
         let dropped_kernel = seen.counters.map(|counters| u64::from(counters.dropped));
-        let mut problems = self.problems(&seen);
+        let mut problems = Vec::from_iter(self.problem(&seen));
         let totals = Totals {
             started_ns: self.window.from_ns.load(Ordering::Relaxed),
             ended_ns: self.window.until_ns.load(Ordering::Relaxed),
@@ -156,19 +156,19 @@ impl Job {
         Finished { capture, problems, sink: seen.sink }
     }
 
-    fn problems<S>(&self, seen: &Seen<S>) -> Vec<Problem> {
+    fn problem<S>(&self, seen: &Seen<S>) -> Option<Problem> {
         let place = place(&self.point);
-        let packets = seen.tally.packets();
-        let early = seen.error.as_ref().map(|error| Problem {
-            weight: Weight::Invalid,
-            text: format!("capture of {place} ended early, after {packets} packets: {error}"),
-        });
         let missing = seen.counters.map_or(0, |counters| counters.missing);
-        let short = (missing > 0).then(|| Problem {
-            weight: Weight::Suspect,
-            text: format!("capture of {place}: {missing} packets that the kernel had captured were never handed over"),
-        });
-        early.into_iter().chain(short).collect()
+        let lost = format!("{missing} packets that the kernel had captured were never handed over");
+        match &seen.error {
+            None if missing == 0 => None,
+            None => Some(Problem { weight: Weight::Suspect, text: format!("capture of {place}: {lost}") }),
+            Some(error) => {
+                let text = format!("capture of {place} ended early, after {} packets: {error}", seen.tally.packets());
+                let text = if missing == 0 { text } else { format!("{text}; {lost}") };
+                Some(Problem { weight: Weight::Invalid, text })
+            }
+        }
     }
 }
 
