@@ -40,7 +40,11 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let usable = checks.iter().all(|check| check.state != State::Missing);
     let mut out = std::io::stdout().lock();
     match args.format {
-        Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&Report { usable, checks: &checks }).map_err(anyhow::Error::from)?)?,
+        Format::Json => writeln!(
+            out,
+            "{}",
+            serde_json::to_string_pretty(&Report { usable, checks: &checks }).map_err(anyhow::Error::from)?
+        )?,
         Format::Table | Format::Csv => print(&mut out, &checks, usable)?,
     }
     Ok(if usable { Exit::Done } else { Exit::Unsupported })

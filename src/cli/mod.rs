@@ -3,6 +3,7 @@
 mod clean;
 mod doctor;
 mod exit;
+mod merge;
 mod plan_file;
 mod progress;
 mod run;
@@ -53,6 +54,7 @@ enum Command {
     Sweep(sweep::Args),
     Run(run::Args),
     Status(status::Args),
+    Merge(merge::Args),
     Doctor(doctor::Args),
     Clean(clean::Args),
     #[command(hide = true)]
@@ -78,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Sweep(args) => sweep::run(&args, cli.verbosity),
         Command::Run(args) => run::run(&args, cli.verbosity),
         Command::Status(args) => status::run(&args),
+        Command::Merge(args) => merge::run(&args, cli.verbosity),
         Command::Doctor(args) => doctor::run(&args),
         Command::Clean(args) => clean::run(&args),
         Command::ServeHttp(args) => serve_http::run(&args),

@@ -37,14 +37,7 @@ struct State {
 impl Display {
     pub(super) fn new(verbosity: Verbosity, plan: &Plan) -> Self {
         let now = Instant::now();
-        let state = State {
-            bar: None,
-            begun: now,
-            to_do: 0,
-            ended: 0,
-            outcomes: BTreeMap::new(),
-            estimated: now,
-        };
+        let state = State { bar: None, begun: now, to_do: 0, ended: 0, outcomes: BTreeMap::new(), estimated: now };
         Self { verbosity, labels: Labels::new(plan), state: Mutex::new(state) }
     }
 
@@ -207,7 +200,10 @@ impl Labels {
             let parts = tuple.iter().filter(|(name, _)| varies(name));
             parts.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("  ")
         };
-        Self { tuples: plan.tuples.iter().map(|planned| text(&planned.tuple)).collect(), slots: plan.iterations.clone() }
+        Self {
+            tuples: plan.tuples.iter().map(|planned| text(&planned.tuple)).collect(),
+            slots: plan.iterations.clone(),
+        }
     }
 
     fn of(&self, number: IterationNumber) -> String {

@@ -98,11 +98,8 @@ fn failure(error: CampaignError) -> Failure {
 /// First signal: stop cleanly. Second: leave at once.
 async fn watch_signals(canceller: Canceller, cancel: Cancel) {
     use tokio::signal::unix::{SignalKind, signal};
-    let kinds = [
-        (SignalKind::interrupt(), "Ctrl-C"),
-        (SignalKind::terminate(), "SIGTERM"),
-        (SignalKind::hangup(), "SIGHUP"),
-    ];
+    let kinds =
+        [(SignalKind::interrupt(), "Ctrl-C"), (SignalKind::terminate(), "SIGTERM"), (SignalKind::hangup(), "SIGHUP")];
     let mut streams = Vec::new();
     for (kind, name) in kinds {
         match signal(kind) {

@@ -1,6 +1,8 @@
 //! `vptest serve-http`: the HTTP server of the workload `ab`, as it is started on server nodes.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 
 use super::exit::{Exit, Failure};
 use crate::workload::http_server;
@@ -12,11 +14,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
     /// Threads that serve
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    threads: usize,
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
+    threads: NonZeroUsize,
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
-    http_server::serve(args.listen, args.threads)?;
+    // Whoever started it may not read what it says.
+    let announce = |address| drop(writeln!(std::io::stdout(), "listening on {address}"));
+    http_server::serve(args.listen, args.threads, announce)?;
     Ok(Exit::Done)
 }

@@ -68,7 +68,14 @@ fn print(out: &mut impl std::io::Write, overview: &Overview) -> std::io::Result<
         None => writeln!(out, "left to do: {}", overview.left)?,
     }
     for running in &overview.running {
-        writeln!(out, "running: iteration {} in {} by {}, for {}", running.number, running.stage, running.who(), age(running))?;
+        writeln!(
+            out,
+            "running: iteration {} in {} by {}, for {}",
+            running.number,
+            running.stage,
+            running.who(),
+            age(running)
+        )?;
     }
     if overview.dead > 0 {
         writeln!(out, "died: {} (the next `vptest run` stores them as interrupted)", overview.dead)?;

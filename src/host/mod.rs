@@ -12,3 +12,8 @@ pub mod namespace;
 pub mod netlink;
 pub mod qdisc;
 pub mod userns;
+
+/// Name of this host; `unnamed` when it has none that is text.
+pub fn host_name() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "unnamed".to_owned())
+}

@@ -4,6 +4,7 @@ mod canonical;
 mod expand;
 mod file;
 mod order;
+pub mod selection;
 
 use std::num::NonZeroU32;
 

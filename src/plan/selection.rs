@@ -70,7 +70,11 @@ mod tests {
     #[test]
     fn everything_else_is_refused_by_name() {
         for bad in ["", "x", "1,,2", "-3", "1-2-3", "+1", "1.5", "99999999999999999999"] {
-            assert_eq!(numbers(bad, 10), Err(BadSelection::Form(bad.split(',').nth(1).unwrap_or(bad).to_owned())), "{bad}");
+            assert_eq!(
+                numbers(bad, 10),
+                Err(BadSelection::Form(bad.split(',').nth(1).unwrap_or(bad).to_owned())),
+                "{bad}"
+            );
         }
         assert_eq!(numbers("0", 10), Err(BadSelection::Beyond { number: 0, last: 10 }));
         assert_eq!(numbers("5-11", 10), Err(BadSelection::Beyond { number: 11, last: 10 }));

@@ -12,8 +12,9 @@ use super::observer::{Observer, Progress};
 use super::recover::{Recovered, recover};
 use super::running::{CampaignLock, Claim, Claimed};
 use super::{space, tools};
+use crate::host::host_name;
 use crate::ids::{IterationNumber, ShortHash};
-use crate::instrument::facts;
+use crate::instrument::facts::facts;
 use crate::plan::{Iteration, Plan};
 use crate::record::{Environment, Header, Outcome, Status};
 use crate::store::{self, Attempts, StoreError};
@@ -111,11 +112,12 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
         complete: complete_before,
         to_do: to_do.len(),
     });
+    let host = host_name();
     let campaign = Campaign {
         options,
         attempts,
-        host: facts::host_name(),
-        environment: tools::versions(&tools).await,
+        environment: facts(&host, &tools::versions(&tools).await),
+        host,
         testbeds: testbeds(options.plan, &to_do)?,
         workload: workload::from_spec(&options.plan.spec.workload),
     };
@@ -128,7 +130,7 @@ struct Campaign<'a> {
     /// Attempts stored before it.
     attempts: Attempts,
     host: String,
-    /// Versions of the programs that are used.
+    /// Facts about the host, and versions of the programs that are used.
     environment: Vec<Environment>,
     testbeds: BTreeMap<String, Box<dyn Testbed>>,
     workload: Box<dyn Workload>,
@@ -214,10 +216,7 @@ impl Campaign<'_> {
 }
 
 /// The testbeds of these iterations, by name.
-fn testbeds(
-    plan: &Plan,
-    to_do: &[IterationNumber],
-) -> Result<BTreeMap<String, Box<dyn Testbed>>, CampaignError> {
+fn testbeds(plan: &Plan, to_do: &[IterationNumber]) -> Result<BTreeMap<String, Box<dyn Testbed>>, CampaignError> {
     let mut all = BTreeMap::new();
     for iteration in to_do.iter().filter_map(|&number| plan.get(number)) {
         let name = iteration.tuple.testbed();
@@ -260,7 +259,8 @@ fn to_do(options: &Options<'_>, attempts: &Attempts) -> Result<(Vec<IterationNum
     let all = options.plan.iter().map(|iteration| iteration.number);
     let chosen: Vec<IterationNumber> = options.selection.clone().unwrap_or_else(|| all.collect());
     for number in chosen {
-        let missing = || anyhow::anyhow!("the plan has no iteration {number}: it has 1 to {}", options.plan.iterations.len());
+        let missing =
+            || anyhow::anyhow!("the plan has no iteration {number}: it has 1 to {}", options.plan.iterations.len());
         let iteration = options.plan.get(number).ok_or_else(missing)?;
         if !options.again && is_complete(options.out, attempts, iteration.identity) {
             complete += 1;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::host::link;
 use crate::host::namespace::Namespace;
+use crate::host::netlink::Netlink;
 use crate::host::userns::{Privilege, UserNamespaceError};
 use crate::ids::{NodeId, Vantage};
 use crate::instrument::capture::Captures;
@@ -72,21 +74,18 @@ pub async fn all(privilege: &Result<Privilege, UserNamespaceError>) -> Vec<Check
 }
 
 fn host() -> Check {
-    let facts: BTreeMap<_, _> = facts::host().into_iter().map(|fact| (fact.name, fact.value)).collect();
-    let known = ["kernel", "cpus", "cpu", "memory"].iter().filter_map(|name| Some(format!("{name} {}", facts.get(*name)?)));
+    let facts: BTreeMap<_, _> = facts::facts("", &[]).into_iter().map(|fact| (fact.name, fact.value)).collect();
+    let known =
+        ["kernel", "cpus", "cpu", "memory"].iter().filter_map(|name| Some(format!("{name} {}", facts.get(*name)?)));
     Check::ok("host", known.collect::<Vec<_>>().join(", "))
 }
 
 fn privileges(privilege: &Result<Privilege, UserNamespaceError>) -> Check {
     let name = "privileges";
     match privilege {
-        Ok(privilege) => Check::ok(name, privilege.to_string()),
-        Err(error) => Check::lacking(
-            name,
-            State::Missing,
-            format!("{:#}", anyhow::anyhow!("{error}")),
-            Some("run vptest as root, or allow user namespaces".to_owned()),
-        ),
+        Ok(Privilege::Already) => Check::ok(name, "root"),
+        Ok(Privilege::UserNamespace) => Check::ok(name, "a user namespace of its own (no --keep-failed)"),
+        Err(error) => Check::lacking(name, State::Missing, error.to_string(), Some(error.hint().to_owned())),
     }
 }
 
@@ -120,13 +119,16 @@ async fn links(name: &str, factors: &[(&str, Option<Value>)], state: State) -> C
 fn captures() -> Check {
     let name = "live capture";
     let result = Namespace::new().map_err(anyhow::Error::from).and_then(|namespace| {
+        let loopback_up = || Netlink::open()?.apply(&[link::up("lo", 1)]).map_err(std::io::Error::other);
+        namespace.run(loopback_up)?;
         let point = CapturePoint {
             node: NodeId::client(1),
             vantage: Vantage::Guest,
             interface: "lo".to_owned(),
             source: CaptureSource::Live { namespace: Some(std::sync::Arc::new(namespace)) },
         };
-        let spec = CaptureSpec { snaplen: 96, vantage: vec![Vantage::Guest], keep: false, filter: None, ring: Some(1 << 20) };
+        let spec =
+            CaptureSpec { snaplen: 96, vantage: vec![Vantage::Guest], keep: false, filter: None, ring: Some(1 << 20) };
         Ok(Captures::start(&[point], &spec, None)?.stop())
     });
     match result {

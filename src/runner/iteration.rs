@@ -75,8 +75,9 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
         Err(Stop::Outcome(outcome)) => Ok(outcome),
         Err(Stop::Unsupported(error)) => Err(error),
     };
-    let keep = setup.keep_failed && matches!(&outcome, Ok(Outcome::Failed { .. } | Outcome::TimedOut { .. } | Outcome::Invalid(_)));
-    let kept = if keep { stages.keep(&mut life, instance.as_deref_mut()).await } else { None };
+    let keep = setup.keep_failed
+        && matches!(&outcome, Ok(Outcome::Failed { .. } | Outcome::TimedOut { .. } | Outcome::Invalid(_)));
+    let kept = if keep { stages.keep(&mut life, &mut instance).await } else { None };
     let (outcome, leftovers) = stages.take_down(&mut life, instance, outcome?).await;
     let outcome = stages.before_store(&mut life, outcome).await;
     let mut header = header;
@@ -128,12 +129,7 @@ type Up = Box<dyn Instance>;
 
 impl Stages<'_> {
     /// Everything up to collect.
-    async fn run(
-        &self,
-        life: &mut Life<'_>,
-        slot: &mut Option<Up>,
-        gathered: &mut Gathered,
-    ) -> Result<(), Stop> {
+    async fn run(&self, life: &mut Life<'_>, slot: &mut Option<Up>, gathered: &mut Gathered) -> Result<(), Stop> {
         let testbed = self.setup.testbed;
         life.stage(Stage::Preflight, async {
             testbed.enter(Stage::Preflight, self.request).await?;
@@ -231,8 +227,8 @@ impl Stages<'_> {
     }
 
     /// Leaves the testbed up, if it can be.
-    async fn keep(&self, life: &mut Life<'_>, instance: Option<&mut dyn Instance>) -> Option<String> {
-        match instance?.keep().await {
+    async fn keep(&self, life: &mut Life<'_>, instance: &mut Option<Up>) -> Option<String> {
+        match instance.as_mut()?.keep().await {
             Ok(how) => Some(how),
             Err(error) => {
                 let text = format!("the testbed cannot be kept: {:#}", anyhow::Error::from(error));
@@ -244,12 +240,7 @@ impl Stages<'_> {
 
     /// Takes the testbed down, whatever happened before. What stays behind makes a good iteration suspect, since it may
     /// disturb the next ones.
-    async fn take_down(
-        &self,
-        life: &mut Life<'_>,
-        instance: Option<Up>,
-        outcome: Outcome,
-    ) -> (Outcome, Vec<String>) {
+    async fn take_down(&self, life: &mut Life<'_>, instance: Option<Up>, outcome: Outcome) -> (Outcome, Vec<String>) {
         let result = life
             .closing_stage(Stage::Teardown, TEARDOWN_LIMIT, async {
                 let entered = self.setup.testbed.enter(Stage::Teardown, self.request).await;

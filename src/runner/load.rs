@@ -84,7 +84,11 @@ impl Load {
     /// Ends the load; `Some` says that it had ended by itself before, so that the workload ran without it.
     pub(super) async fn stop(mut self) -> anyhow::Result<Option<String>> {
         if let Ok(ended) = tokio::time::timeout(Duration::ZERO, self.process.wait()).await {
-            return Ok(Some(format!("stress-ng ended during the workload with {}: {}", ended?.status, self.last_words())));
+            return Ok(Some(format!(
+                "stress-ng ended during the workload with {}: {}",
+                ended?.status,
+                self.last_words()
+            )));
         }
         self.process.signal(nix::sys::signal::Signal::SIGTERM as i32)?;
         if tokio::time::timeout(Duration::from_secs(5), self.process.wait()).await.is_err() {

@@ -3,6 +3,7 @@
 mod campaign;
 mod cancel;
 pub mod checks;
+mod gathered;
 mod iteration;
 mod life;
 mod load;

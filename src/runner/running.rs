@@ -46,7 +46,7 @@ impl Running {
 
 /// The right to run an iteration. Dropping it removes the scratch files and the mark.
 #[derive(Debug)]
-pub struct Claim {
+pub(super) struct Claim {
     state: Running,
     file: File,
     path: PathBuf,
@@ -55,7 +55,7 @@ pub struct Claim {
 
 /// Answer to the wish to run an iteration.
 #[derive(Debug)]
-pub enum Claimed {
+pub(super) enum Claimed {
     /// It may be run.
     Mine(Claim),
     /// A living process runs it.
@@ -64,7 +64,7 @@ pub enum Claimed {
 
 impl Claim {
     /// Claims an iteration, unless a living process has it.
-    pub fn take(
+    pub(super) fn take(
         out: &Path,
         identity: ShortHash,
         number: IterationNumber,
@@ -96,28 +96,28 @@ impl Claim {
     }
 
     /// Directory for the iteration's files.
-    pub fn scratch(&self) -> &Path {
+    pub(super) fn scratch(&self) -> &Path {
         &self.scratch
     }
 
     /// Wall clock when the attempt began.
-    pub fn started_ns(&self) -> i64 {
+    pub(super) fn started_ns(&self) -> i64 {
         self.state.started_ns
     }
 
     /// Attempt it was claimed for.
-    pub fn attempt(&self) -> u32 {
+    pub(super) fn attempt(&self) -> u32 {
         self.state.attempt
     }
 
     /// Notes the stage that begins.
-    pub fn enter(&mut self, stage: Stage) -> io::Result<()> {
+    pub(super) fn enter(&mut self, stage: Stage) -> io::Result<()> {
         self.state.stage = stage;
         write(&mut self.file, &self.state)
     }
 
     /// Removes scratch files and mark, and reports what could not be removed.
-    pub fn release(self) -> anyhow::Result<()> {
+    pub(super) fn release(self) -> anyhow::Result<()> {
         remove_directory(&self.scratch)?;
         std::fs::remove_file(&self.path).with_context(|| format!("cannot remove {}", self.path.display()))
     }
@@ -139,25 +139,25 @@ impl Drop for Claim {
 
 /// What dead runs left in a campaign's directory, and what living ones are doing.
 #[derive(Debug, Default)]
-pub struct Found {
+pub(super) struct Found {
     /// Attempts whose process is gone. Their files stay until [`Dead::remove`].
-    pub dead: Vec<Dead>,
+    pub(super) dead: Vec<Dead>,
     /// Attempts that are being run.
-    pub alive: Vec<Running>,
+    pub(super) alive: Vec<Running>,
 }
 
 /// An attempt that died. It is locked, so that two runs do not both clean up after it.
 #[derive(Debug)]
-pub struct Dead {
+pub(super) struct Dead {
     /// What was known; `None` when it died before it could say.
-    pub running: Option<Running>,
+    pub(super) running: Option<Running>,
     path: PathBuf,
     _lock: File,
 }
 
 impl Dead {
     /// Removes its scratch files and its mark, and returns the mark's path.
-    pub fn remove(self) -> anyhow::Result<PathBuf> {
+    pub(super) fn remove(self) -> anyhow::Result<PathBuf> {
         remove_directory(&self.path.with_extension("d"))?;
         std::fs::remove_file(&self.path).with_context(|| format!("cannot remove {}", self.path.display()))?;
         Ok(self.path)
@@ -165,7 +165,7 @@ impl Dead {
 }
 
 /// Looks through a campaign's directory.
-pub fn find(out: &Path) -> anyhow::Result<Found> {
+pub(super) fn find(out: &Path) -> anyhow::Result<Found> {
     let directory = out.join(DIRECTORY);
     let mut found = Found::default();
     let entries = match std::fs::read_dir(&directory) {
@@ -189,19 +189,19 @@ pub fn find(out: &Path) -> anyhow::Result<Found> {
 
 /// Holds a whole campaign, or one's part in it; released when dropped or when the process ends.
 #[derive(Debug)]
-pub struct CampaignLock {
+pub(super) struct CampaignLock {
     _file: File,
 }
 
 impl CampaignLock {
     /// For a run that chooses iterations by itself: nobody else may run anything in this directory.
     /// `Err` names the process that does.
-    pub fn exclusive(out: &Path) -> anyhow::Result<Result<Self, String>> {
+    pub(super) fn exclusive(out: &Path) -> anyhow::Result<Result<Self, String>> {
         Self::take(out, File::try_lock)
     }
 
     /// For a run of named iterations: others may run other ones.
-    pub fn shared(out: &Path) -> anyhow::Result<Result<Self, String>> {
+    pub(super) fn shared(out: &Path) -> anyhow::Result<Result<Self, String>> {
         Self::take(out, File::try_lock_shared)
     }
 

@@ -16,7 +16,8 @@ const RESERVE_BYTES: u64 = 32 << 20;
 /// Refuses a run that cannot fit: the mean size of the iterations stored so far (files and kept artifacts), or an
 /// estimate when there is none, times what is still to do, against the free space for this user.
 pub(super) fn check(out: &Path, plan: &Plan, to_do: usize) -> Result<(), CampaignError> {
-    let space = statvfs(out).map_err(|errno| anyhow::anyhow!("cannot read the free space of {}: {errno}", out.display()))?;
+    let space =
+        statvfs(out).map_err(|errno| anyhow::anyhow!("cannot read the free space of {}: {errno}", out.display()))?;
     let free = space.blocks_available().saturating_mul(space.fragment_size());
     let each = mean_size(out).map_err(anyhow::Error::from)?.unwrap_or_else(|| estimate(plan));
     let needed = each.saturating_mul(to_do as u64).saturating_add(RESERVE_BYTES);
@@ -63,8 +64,10 @@ fn mean_size(out: &Path) -> io::Result<Option<u64>> {
 fn size(bytes: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
     let value = bytes as f64;
-    let (factor, unit) =
-        [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")].into_iter().find(|(f, _)| value >= *f).unwrap_or((1.0, "B"));
+    let (factor, unit) = [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")]
+        .into_iter()
+        .find(|(f, _)| value >= *f)
+        .unwrap_or((1.0, "B"));
     let value = value / factor;
     if value < 10.0 && factor > 1.0 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
 }

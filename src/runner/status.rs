@@ -143,7 +143,11 @@ mod tests {
     fn an_iteration_counts_by_its_complete_attempt_or_its_last() {
         let failed = || Outcome::Failed { stage: Stage::Launch, error: "x".to_owned() };
         let mut tally = Tally::default();
-        tally.add(vec![head(failed(), 1), head(Outcome::Complete, 3), head(Outcome::TimedOut { stage: Stage::Verify }, 9)]);
+        tally.add(vec![
+            head(failed(), 1),
+            head(Outcome::Complete, 3),
+            head(Outcome::TimedOut { stage: Stage::Verify }, 9),
+        ]);
         tally.add(vec![head(Outcome::Invalid(vec!["y".to_owned()]), 1), head(failed(), 2)]);
         tally.add(Vec::new());
         assert_eq!(tally.by_status, BTreeMap::from([(Status::Complete, 1), (Status::Failed, 1)]));

@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use super::campaign::CampaignError;
 use super::load;
-use crate::ids::IterationNumber;
 use crate::host::cage::{Cage, Job};
-use crate::instrument::facts;
+use crate::ids::IterationNumber;
 use crate::node::{Command, Process as _, Stream};
 use crate::plan::Plan;
-use crate::record::Environment;
 use crate::testbed;
 use crate::workload::{self, Tool, check_tools};
 
@@ -26,17 +24,16 @@ pub(super) fn check(tools: &[Tool]) -> Result<(), CampaignError> {
     Err(CampaignError::Missing(lines.join("; ")))
 }
 
-/// What the programs say of their versions: the first line of what they print, for the environment table. A program that
-/// does not say has no entry.
-pub(super) async fn versions(tools: &[Tool]) -> Vec<Environment> {
+/// What the programs say of their versions: name and the first line of what they print. A program that does not say has
+/// no entry.
+pub(super) async fn versions(tools: &[Tool]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let Ok(mut cage) = Cage::open_or_groups() else { return found };
     for tool in tools {
         let Some(arguments) = tool.version else { continue };
         let argv = [tool.program.as_str()].iter().chain(arguments).map(|&word| word.to_owned()).collect();
         if let Some(version) = first_line(&cage, argv).await {
-            let name = format!("{}.version", tool.program);
-            found.push(Environment { host: facts::host_name(), name, value: version });
+            found.push((tool.program.clone(), version));
         }
     }
     if let Err(error) = cage.close().await {

@@ -26,10 +26,7 @@ pub struct UnknownPlaceholder(pub String);
 /// Puts values in: `lookup` gives the value of a name, or `None` when there is no such name.
 ///
 /// A value is put in as it is: what was one argument stays one argument, and no shell sees it.
-pub fn expand(
-    argument: &str,
-    mut lookup: impl FnMut(&str) -> Option<String>,
-) -> Result<String, UnknownPlaceholder> {
+pub fn expand(argument: &str, mut lookup: impl FnMut(&str) -> Option<String>) -> Result<String, UnknownPlaceholder> {
     let mut out = String::with_capacity(argument.len());
     for piece in pieces(argument) {
         match piece {

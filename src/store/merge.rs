@@ -13,8 +13,8 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Statement};
 use super::error::StoreError;
 use super::insert::Inserter;
 use super::reader::{RecordFile, Verified};
-use super::writer::{parent, sync_dir, temp_beside};
 use super::schema;
+use super::writer::{parent, sync_dir, temp_beside};
 use crate::record::Header;
 
 /// Records a reader may be ahead of the writer.

@@ -83,7 +83,9 @@ fn config(pair: &PairContext<'_>, workers: u64) -> String {
     // nginx serves no file under a name that ends with a slash, not even by `alias`.
     line(format_args!("        root \"{scratch}\";"));
     line(format_args!("        location = / {{ default_type text/html; rewrite ^ /nginx-root.html break; }}"));
-    line(format_args!("        location = /image.png {{ default_type image/png; alias \"{scratch}/nginx-image.png\"; }}"));
+    line(format_args!(
+        "        location = /image.png {{ default_type image/png; alias \"{scratch}/nginx-image.png\"; }}"
+    ));
     line(format_args!("        location / {{ return 404; }}"));
     line(format_args!("    }}"));
     line(format_args!("}}"));

@@ -13,8 +13,10 @@ pub(super) enum Side {
 
 /// One argument with its placeholders replaced.
 pub(super) fn argument(pair: &PairContext<'_>, side: Side, text: &str) -> Result<String, WorkloadError> {
-    expand(text, |name| value(pair, side, name)).map_err(|UnknownPlaceholder(name)| {
-        WorkloadError::UnknownPlaceholder { name, argument: text.to_owned(), known: known(pair) }
+    expand(text, |name| value(pair, side, name)).map_err(|UnknownPlaceholder(name)| WorkloadError::UnknownPlaceholder {
+        name,
+        argument: text.to_owned(),
+        known: known(pair),
     })
 }
 

@@ -2,8 +2,7 @@
 
 use super::campaign::{Campaign, FAKE};
 
-const STAGES: [&str; 8] =
-    ["preflight", "launch", "verify", "instrument", "workload", "collect", "teardown", "store"];
+const STAGES: [&str; 8] = ["preflight", "launch", "verify", "instrument", "workload", "collect", "teardown", "store"];
 
 /// One iteration with one fault in its first attempt.
 fn with_fault(stage: &str, kind: &str) -> Campaign {

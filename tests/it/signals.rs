@@ -56,7 +56,9 @@ fn the_first_ctrl_c_stores_the_iteration_as_interrupted_and_the_next_run_goes_on
 #[test]
 fn the_second_ctrl_c_leaves_at_once_and_says_what_may_remain() {
     // A teardown that hangs keeps the first Ctrl-C from ending it.
-    let spec = format!("{FAKE}\n[[testbed.fake.fault]]\nstage = \"teardown\"\nkind = \"hang\"\niterations = [1]\nattempts = 1\n");
+    let spec = format!(
+        "{FAKE}\n[[testbed.fake.fault]]\nstage = \"teardown\"\nkind = \"hang\"\niterations = [1]\nattempts = 1\n"
+    );
     let campaign = Campaign::planned(&spec);
     let mut child = campaign.command(&["-v", "run"]).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     wait_for(&mut child, "iteration 1: teardown");
