@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn clients_must_start_together() {
-        let pair = |second_ms, wall_ms| [client(1, 100, 1000, None), client(2, 100 + second_ms, wall_ms, None)];
+        let pair = |second_ms: u64, wall_ms| [client(1, 100, 1000, None), client(2, 100 + second_ms, wall_ms, None)];
         assert!(start_skew(&pair(250, 1000)).suspect.is_empty());
         assert_eq!(start_skew(&pair(251, 1000)).suspect.len(), 1);
         assert_eq!(start_skew(&pair(100, 300)).suspect.len(), 1);

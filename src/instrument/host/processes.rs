@@ -110,12 +110,12 @@ impl Processes {
 
 /// Does `/proc` hide other users' processes from this one? Source: proc(5), `hidepid`.
 fn hidden(mountinfo: &str, root: bool) -> bool {
-    let proc = mountinfo.lines().filter(|line| line.split(' ').nth(4) == Some("/proc"));
+    let mut proc = mountinfo.lines().filter(|line| line.split(' ').nth(4) == Some("/proc"));
     let hides = |line: &str| {
         let options = line.rsplit(' ').next().unwrap_or_default();
         options.split(',').filter_map(|option| option.strip_prefix("hidepid=")).any(|mode| !matches!(mode, "0" | "off"))
     };
-    !root && proc.last().is_some_and(hides)
+    !root && proc.next_back().is_some_and(hides)
 }
 
 /// A line of `/proc/PID/stat`. Source: proc_pid_stat(5).
