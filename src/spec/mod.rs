@@ -21,6 +21,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 use factors::User;
 pub use parse::{DEFAULT_REPETITIONS, DEFAULT_SEED, DEFAULT_SNAPLEN, DEFAULT_TIMEOUT};
 pub use parse_workload::{DEFAULT_IPERF3_DURATION, DEFAULT_READY_TIMEOUT};
+pub use placeholder::PLACEHOLDERS;
 pub(crate) use space::Space;
 pub(crate) use value::{Columns, json_string};
 pub use value::{Tuple, Value};

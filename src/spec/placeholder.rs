@@ -7,6 +7,7 @@
 /// Placeholders that every workload knows, with their meaning.
 pub const PLACEHOLDERS: &[(&str, &str)] = &[
     ("server", "address of the pair's server"),
+    ("port", "TCP or UDP port that the pair's server shall listen on"),
     ("pair", "number of the pair, from 1"),
     ("scratch", "directory for files on the node the command runs on"),
     ("vptest", "path of the vptest program on the node the command runs on"),
@@ -15,6 +16,25 @@ pub const PLACEHOLDERS: &[(&str, &str)] = &[
 /// Is it the name of a built-in placeholder?
 pub fn is_builtin(name: &str) -> bool {
     PLACEHOLDERS.iter().any(|(builtin, _)| *builtin == name)
+}
+
+/// The name inside the braces means nothing here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{{{0}}}` names no factor and no built-in placeholder")]
+pub struct UnknownPlaceholder(pub String);
+
+/// Puts values in: `lookup` gives the value of a name, or `None` when there is no such name.
+///
+/// A value is put in as it is: what was one argument stays one argument, and no shell sees it.
+pub fn expand(argument: &str, mut lookup: impl FnMut(&str) -> Option<String>) -> Result<String, UnknownPlaceholder> {
+    let mut out = String::with_capacity(argument.len());
+    for piece in pieces(argument) {
+        match piece {
+            Piece::Literal(text) => out.push_str(text),
+            Piece::Name(name) => out.push_str(&lookup(name).ok_or_else(|| UnknownPlaceholder(name.to_owned()))?),
+        }
+    }
+    Ok(out)
 }
 
 /// A part of an argument.
@@ -87,5 +107,13 @@ mod tests {
                 .collect();
             assert_eq!(text, plain);
         }
+    }
+
+    #[test]
+    fn values_go_in_unchanged_and_unknown_names_are_named() {
+        let value = |name: &str| (name == "url").then(|| "/a b;$(x){url}".to_owned());
+        assert_eq!(expand("http://h{url}?{{url}}", value).unwrap(), "http://h/a b;$(x){url}?{url}");
+        assert_eq!(expand("{\"a\": 1}", value).unwrap(), "{\"a\": 1}");
+        assert_eq!(expand("-{nope}", value), Err(UnknownPlaceholder("nope".to_owned())));
     }
 }
