@@ -312,4 +312,28 @@ mod tests {
         assert_eq!(text("mine", " as it is"), Ok(" as it is".to_owned()));
         assert_eq!(text("pairs", "many"), Err("a whole number from 1 to 1000".to_owned()));
     }
+
+    /// The reference and the table say the same about each factor.
+    #[test]
+    fn the_reference_has_every_factor_and_placeholder() {
+        let reference = include_str!("../../docs/spec.md");
+        for factor in KNOWN {
+            let cell = format!("`{}`", factor.name);
+            let row = reference.lines().find(|line| line.split('|').nth(1).is_some_and(|names| names.contains(&cell)));
+            let row = row.unwrap_or_else(|| panic!("no row for {}", factor.name));
+            assert!(row.contains(&format!("| {} |", factor.default)), "default of {}: {row}", factor.name);
+            if let Scope::Only(names) = factor.scope {
+                let all = row.contains("all but physical");
+                assert!(all || row.contains(&names.join(", ")), "testbeds of {}: {row}", factor.name);
+            } else {
+                assert!(factor.name == "testbed" || row.contains("| all |"), "testbeds of {}: {row}", factor.name);
+            }
+            if let Kind::Integer(min, _) = factor.kind {
+                assert!(row.contains(&format!("| {min} to ")), "range of {}: {row}", factor.name);
+            }
+        }
+        for (name, _) in super::super::placeholder::PLACEHOLDERS {
+            assert!(reference.contains(&format!("| `{{{name}}}` |")), "{name}");
+        }
+    }
 }

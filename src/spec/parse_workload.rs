@@ -63,6 +63,8 @@ fn read_table(
     arguments: &mut Arguments,
     sink: &mut Sink<'_>,
 ) -> Option<WorkloadSpec> {
+    // `ready.file` is a path in which placeholders are replaced, too.
+    let ready_entry = section.peek("ready");
     let mut workload = read_preset(preset, section, sink);
     match &mut workload {
         Some(WorkloadSpec::Ab { arguments: own, .. } | WorkloadSpec::Iperf3 { arguments: own, .. }) => {
@@ -70,7 +72,10 @@ fn read_table(
                 *own = strings(&entry, arguments, sink);
             }
         }
-        Some(WorkloadSpec::Command { client, server, .. }) => {
+        Some(WorkloadSpec::Command { client, server, ready, .. }) => {
+            if let Some((Ready::File(path), entry)) = ready.as_ref().zip(ready_entry) {
+                arguments.push((path.clone(), entry.span));
+            }
             if let Some(entry) = section.take("client") {
                 *client = command(&entry, arguments, sink);
             }

@@ -259,6 +259,11 @@ impl<'a> Section<'a> {
         Some(self.entries.remove(index))
     }
 
+    /// A copy of the entry of that name, which stays to be taken.
+    pub(super) fn peek(&self, name: &str) -> Option<Entry<'a>> {
+        self.names.iter().position(|n| *n == name).map(|index| self.entries[index].clone())
+    }
+
     /// Is there an entry of that name that was not taken?
     pub(super) fn has(&self, name: &str) -> bool {
         self.names.contains(&name)

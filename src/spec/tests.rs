@@ -362,6 +362,7 @@ fn workloads() {
         "preset = \"command\"\nclient = [\"x\"]\nserver = [\"y\"]\nready = { tcp = 70000 }",
         "preset = \"command\"\nclient = [\"x\"]\nserver = [\"y\"]\nready = { tcp = 80, file = \"/x\" }",
         "preset = \"command\"\nclient = [\"x\"]\nserver = [\"y\"]\nready = { output = \"(\" }",
+        "preset = \"command\"\nclient = [\"x\"]\nserver = [\"y\"]\nready = { file = \"{scrach}/up\" }",
         "preset = \"command\"\nclient = [\"x\"]\n[[workload.metric]]\nname = \"m\"\nunit = \"s\"",
         "preset = \"command\"\nclient = [\"x\"]\n[[workload.metric]]\nname = \"m\"\nunit = \"s\"\nregex = \"a\"\njson = \"/a\"",
         "preset = \"command\"\nclient = [\"x\"]\n[[workload.metric]]\nname = \"m\"\nunit = \"s\"\nregex = \"[0-9\"",

@@ -110,7 +110,8 @@ fn requests(tuple: &Tuple) -> (f64, f64) {
 /// The size that `/image.png?size=16MB` asks the built-in server for.
 fn size_in_url(url: &str) -> Option<ByteSize> {
     let (_, query) = url.split_once('?')?;
-    query.split('&').find_map(|parameter| parameter.strip_prefix("size="))?.parse().ok()
+    let size = query.split('&').find_map(|parameter| parameter.strip_prefix("size="))?;
+    size.parse().ok().or_else(|| size.parse().ok().map(ByteSize))
 }
 
 fn storage(spec: &Spec, tuple: &Tuple) -> Option<f64> {
@@ -199,6 +200,7 @@ mod tests {
     fn sizes_are_read_from_urls() {
         assert_eq!(size_in_url("/image.png?size=16MB"), Some(ByteSize(16_000_000)));
         assert_eq!(size_in_url("/x?a=1&size=1kB"), Some(ByteSize(1000)));
+        assert_eq!(size_in_url("/image.png?size=1500"), Some(ByteSize(1500)));
         assert_eq!(size_in_url("/"), None);
         assert_eq!(size_in_url("/?size=many"), None);
     }
