@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand. The only part that prints.
 
+mod analyze;
 mod clean;
 mod doctor;
 mod exit;
@@ -55,6 +56,7 @@ enum Command {
     Run(run::Args),
     Status(status::Args),
     Merge(merge::Args),
+    Analyze(analyze::Args),
     Doctor(doctor::Args),
     Clean(clean::Args),
     #[command(hide = true)]
@@ -81,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args, cli.verbosity),
         Command::Status(args) => status::run(&args),
         Command::Merge(args) => merge::run(&args, cli.verbosity),
+        Command::Analyze(args) => analyze::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Clean(args) => clean::run(&args),
         Command::ServeHttp(args) => serve_http::run(&args),
@@ -94,6 +97,12 @@ pub fn main() -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+/// The known name that is most like the one asked for; `None` when none is much like it.
+fn nearest<'a>(asked: &str, known: &'a [String]) -> Option<&'a str> {
+    let alike = known.iter().map(|name| (strsim::jaro_winkler(asked, name), name.as_str()));
+    alike.filter(|(likeness, _)| *likeness > 0.75).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
 }
 
 fn start_log(verbosity: Verbosity) {

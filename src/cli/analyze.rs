@@ -1,0 +1,193 @@
+//! `vptest analyze`
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+
+use super::exit::{Exit, Failure};
+use super::{Format, nearest};
+use crate::analysis::{AnalysisError, Question, compare};
+use crate::record::Status;
+use crate::report::compare::Analyze;
+use crate::spec::{Spec, factors};
+use crate::store::{Database, MetricError, MetricInfo, StoreError};
+
+/// Compare the means of a metric: per group, and against a baseline
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A group is a tuple, or all iterations that agree in the factors of --by. Its mean is the mean over iterations; pairs of
+one iteration are averaged first and connections are never pooled. Only complete iterations count unless --include
+says otherwise; those left out are counted. Intervals cover 95 %.
+
+Exit status: 0, 2 when there is no such metric or factor, 4 when the database cannot be read.
+
+Examples:
+  vptest analyze                                         list the metrics
+  vptest analyze --metric rps                            every tuple, against the baseline of the spec
+  vptest analyze --metric rps --by hops --baseline hops=direct
+  vptest analyze --metric rps --include suspect --format csv")]
+pub(super) struct Args {
+    /// The metric; where its name alone is not enough `level.name` or `name@role`. Without it, all are listed
+    #[arg(long, value_name = "NAME")]
+    metric: Option<String>,
+    /// Database made by `vptest merge`, or one iteration file
+    #[arg(long, value_name = "FILE", default_value = "merged.db")]
+    db: PathBuf,
+    /// Factors that make the groups (default: all that vary)
+    #[arg(long, value_name = "FACTOR,...", value_delimiter = ',')]
+    by: Vec<String>,
+    /// What groups are compared with (default: `baseline` of the spec that was run)
+    #[arg(long, value_name = "FACTOR=VALUE")]
+    baseline: Option<String>,
+    /// Compare with nothing, whatever the spec says
+    #[arg(long, conflicts_with = "baseline")]
+    no_baseline: bool,
+    /// Count iterations of this status too
+    #[arg(long, value_name = "STATUS,...", value_delimiter = ',', value_parser = status)]
+    include: Vec<Status>,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+fn status(text: &str) -> Result<Status, String> {
+    let all = Status::ALL.map(Status::as_str).join(", ");
+    Status::from_name(text).ok_or_else(|| format!("statuses are {all}"))
+}
+
+pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
+    let database = Database::open(&args.db).map_err(|error| unreadable(args, error))?;
+    let Some(metric) = &args.metric else { return list(args, &database) };
+    let mut statuses = vec![Status::Complete];
+    statuses.extend(&args.include);
+    let observations = database.values(metric, &statuses).map_err(|error| no_values(args, error))?;
+    let baseline = baseline(args, &database)?;
+    let question = Question { by: args.by.clone(), baseline };
+    let comparison = compare(&observations.values, &question).map_err(wrong_question)?;
+    let answer = Analyze::new(&observations, &comparison);
+    let mut out = std::io::stdout().lock();
+    let text = match args.format {
+        Format::Json => answer.json(),
+        Format::Csv => answer.csv(),
+        Format::Table => answer.table(width()),
+    };
+    out.write_all(text.as_bytes())?;
+    Ok(Exit::Done)
+}
+
+/// Columns of the terminal; `None` when the output goes elsewhere and lines may be as long as they need.
+fn width() -> Option<u16> {
+    std::io::stdout().is_terminal().then(|| comfy_table::Table::new().width()).flatten()
+}
+
+fn baseline(args: &Args, database: &Database) -> Result<Option<(String, String)>, Failure> {
+    if args.no_baseline {
+        return Ok(None);
+    }
+    let Some(text) = &args.baseline else { return from_spec(args, database) };
+    let (factor, value) = text.split_once('=').ok_or_else(|| {
+        Failure::text(Exit::Usage, format!("`{text}` is no baseline: give FACTOR=VALUE as in `testbed=netns`"))
+    })?;
+    let value = factors::canonical_text(factor, value)
+        .map_err(|expected| Failure::text(Exit::Usage, format!("baseline {factor} = `{value}`: {expected}")))?;
+    Ok(Some((factor.to_owned(), value)))
+}
+
+/// The baseline of the spec that was run; several specs that do not agree have none.
+fn from_spec(args: &Args, database: &Database) -> Result<Option<(String, String)>, Failure> {
+    let texts = database.specs().map_err(|error| unreadable(args, error))?;
+    let mut found: Vec<_> = texts
+        .iter()
+        .filter_map(|text| Spec::parse(text).ok())
+        .map(|spec| spec.analysis.baseline.map(|(factor, value)| (factor, value.to_string())))
+        .collect();
+    found.dedup();
+    match <[_; 1]>::try_from(found) {
+        Ok([baseline]) => Ok(baseline),
+        Err(several) => {
+            if several.len() > 1 {
+                eprintln!("the specs of these iterations name different baselines: --baseline chooses one");
+            }
+            Ok(None)
+        }
+    }
+}
+
+fn unreadable(args: &Args, error: StoreError) -> Failure {
+    let missing = !args.db.exists();
+    let failure = Failure::new(Exit::Unreadable, error);
+    if missing { failure.hint("`vptest merge out/*.db` makes it; --db names another one") } else { failure }
+}
+
+fn no_values(args: &Args, error: StoreError) -> Failure {
+    let hint = match &error {
+        StoreError::Metric(MetricError::Unknown { asked, known }) => {
+            Some(suggestion(asked, known, "`vptest analyze` lists all metrics"))
+        }
+        StoreError::Metric(_) => None,
+        _ => return unreadable(args, error),
+    };
+    with_hint(Failure::new(Exit::Usage, error), hint)
+}
+
+fn with_hint(failure: Failure, hint: Option<String>) -> Failure {
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+fn wrong_question(error: AnalysisError) -> Failure {
+    let hint = match &error {
+        AnalysisError::UnknownFactor { asked, known } => {
+            Some(suggestion(asked, known, &format!("factors: {}", known.join(", "))))
+        }
+        _ => None,
+    };
+    with_hint(Failure::new(Exit::Usage, error), hint)
+}
+
+/// `did you mean X? REST`
+fn suggestion(asked: &str, known: &[String], rest: &str) -> String {
+    match nearest(asked, known) {
+        Some(name) => format!("did you mean `{name}`? {rest}"),
+        None => rest.to_owned(),
+    }
+}
+
+fn list(args: &Args, database: &Database) -> Result<Exit, Failure> {
+    let metrics = database.metrics().map_err(|error| unreadable(args, error))?;
+    let mut out = std::io::stdout().lock();
+    match args.format {
+        Format::Json => {
+            let all: Vec<_> = metrics.iter().map(metric_json).collect();
+            writeln!(out, "{}", serde_json::to_string_pretty(&all).map_err(anyhow::Error::from)?)?;
+        }
+        Format::Csv | Format::Table => {
+            let separator = if args.format == Format::Csv { "," } else { "  " };
+            let width = if args.format == Format::Csv {
+                0
+            } else {
+                metrics.iter().map(|m| m.full_name().len()).max().unwrap_or(0)
+            };
+            for metric in &metrics {
+                let better = metric.better.map_or("", crate::ids::Better::as_str);
+                let fields = [
+                    format!("{:<width$}", metric.full_name()),
+                    metric.iterations.to_string(),
+                    metric.unit.clone(),
+                    better.to_owned(),
+                ];
+                writeln!(out, "{}", fields.join(separator).trim_end())?;
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn metric_json(metric: &MetricInfo) -> serde_json::Value {
+    serde_json::json!({
+        "metric": metric.full_name(), "name": metric.name, "level": metric.level, "role": metric.role,
+        "unit": metric.unit, "better": metric.better, "iterations": metric.iterations, "values": metric.values,
+        "missing": metric.missing,
+    })
+}
