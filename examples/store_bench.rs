@@ -71,12 +71,8 @@ fn record(n: u32, metrics: u32) -> IterationRecord {
         ok: Some(true),
         when: vptest::record::Moment::Before,
     };
-    let event = |stage: &Stage| Event {
-        at_ns,
-        stage: *stage,
-        level: EventLevel::Info,
-        text: format!("{stage} begins"),
-    };
+    let event =
+        |stage: &Stage| Event { at_ns, stage: *stage, level: EventLevel::Info, text: format!("{stage} begins") };
     IterationRecord {
         header: Header {
             identity: ShortHash::of(&n.to_be_bytes()),

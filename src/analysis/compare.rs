@@ -202,9 +202,8 @@ fn is_constant(values: &BTreeMap<&str, usize>, iterations: usize) -> bool {
 }
 
 fn varying(levels: &Levels<'_>, iterations: usize) -> Vec<String> {
-    let shown = |(name, values): &(&&str, &BTreeMap<&str, usize>)| {
-        !is_constant(values, iterations) && !is_member(levels, name)
-    };
+    let shown =
+        |(name, values): &(&&str, &BTreeMap<&str, usize>)| !is_constant(values, iterations) && !is_member(levels, name);
     levels.iter().filter(shown).map(|(&name, _)| name.to_owned()).collect()
 }
 
@@ -330,9 +329,8 @@ impl Partners {
 
 /// Do both groups hold the hidden factors in the same proportions? Factors that one side lacks altogether do not count.
 fn balanced(a: &Cell, b: &Cell) -> bool {
-    let names = |cell: &Cell| -> BTreeSet<String> {
-        cell.others.keys().flatten().map(|(name, _)| name.clone()).collect()
-    };
+    let names =
+        |cell: &Cell| -> BTreeSet<String> { cell.others.keys().flatten().map(|(name, _)| name.clone()).collect() };
     let common: BTreeSet<String> = names(a).intersection(&names(b)).cloned().collect();
     let shares = |cell: &Cell| {
         let mut counts: BTreeMap<Vec<(String, String)>, usize> = BTreeMap::new();

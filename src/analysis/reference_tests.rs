@@ -61,8 +61,7 @@ fn check_summary(case: &str, ours: &Summary, reference: &ExpectedSummary) {
 
 #[test]
 fn numbers_are_those_of_scipy() {
-    let reference: Reference =
-        serde_json::from_str(include_str!("../../tests/reference/first_analysis.json")).unwrap();
+    let reference: Reference = serde_json::from_str(include_str!("../../tests/reference/first_analysis.json")).unwrap();
     assert!(!reference.cases.is_empty());
     for (name, case) in &reference.cases {
         let (group, baseline) = (Summary::of(&case.group), Summary::of(&case.baseline));

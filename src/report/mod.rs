@@ -1,1 +1,4 @@
 //! Tables and pages. Input is data, output is text; no I/O.
+
+pub mod compare;
+mod number;

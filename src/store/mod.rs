@@ -18,9 +18,7 @@ mod rows;
 mod schema;
 mod writer;
 
-pub use campaign::{
-    AttemptName, AttemptStatus, Attempts, BadAttemptName, next_attempt, scan, stale_temps, statuses,
-};
+pub use campaign::{AttemptName, AttemptStatus, Attempts, BadAttemptName, next_attempt, scan, stale_temps, statuses};
 pub use error::{BadRecord, StoreError};
 pub use merge::{Conflict, MergeProgress, MergeReport, merge};
 pub use query::{Database, LeftOut, MetricError, MetricInfo, Observation, Observations};

@@ -279,9 +279,10 @@ fn mean(values: &[f64]) -> f64 {
 }
 
 fn asks_for(asked: &str, m: &Metric) -> bool {
-    let fits = |text: &str| text == m.name || text.strip_prefix(m.level.as_str()) .is_some_and(|rest| {
-        rest.strip_prefix('.') == Some(m.name.as_str())
-    });
+    let fits = |text: &str| {
+        text == m.name
+            || text.strip_prefix(m.level.as_str()).is_some_and(|rest| rest.strip_prefix('.') == Some(m.name.as_str()))
+    };
     fits(asked) || asked.rsplit_once('@').is_some_and(|(text, r)| fits(text) && role(m.node).as_deref() == Some(r))
 }
 

@@ -190,11 +190,7 @@ impl<'a> TableCursor<'a> {
     }
 
     /// All rows of `iteration`; the cursor is at the first of them.
-    fn collect<T>(
-        &mut self,
-        iteration: i64,
-        decode: fn(&Row<'_>) -> Result<T, String>,
-    ) -> Result<Vec<T>, StoreError> {
+    fn collect<T>(&mut self, iteration: i64, decode: fn(&Row<'_>) -> Result<T, String>) -> Result<Vec<T>, StoreError> {
         let mut items = Vec::new();
         while self.current == Some(iteration) {
             if items.len() == MAX_ROWS {

@@ -69,8 +69,7 @@ pub(super) fn emit<E>(
         sink(TableId::Event, &row)?;
     }
     for (i, s) in record.stages.iter().enumerate() {
-        let row =
-            [position(i), text(s.stage.as_str()), ValueRef::Integer(s.started_ns), opt_int(s.duration_ns)];
+        let row = [position(i), text(s.stage.as_str()), ValueRef::Integer(s.started_ns), opt_int(s.duration_ns)];
         sink(TableId::Stage, &row)?;
     }
     for (i, e) in record.environment.iter().enumerate() {
@@ -129,12 +128,8 @@ fn emit_captures<E>(
     }
     for (i, c) in captures.iter().enumerate() {
         for bin in &c.sizes {
-            let row = [
-                position(i),
-                ValueRef::Integer(bin.from.into()),
-                opt_int(bin.to.map(i64::from)),
-                count(bin.packets),
-            ];
+            let row =
+                [position(i), ValueRef::Integer(bin.from.into()), opt_int(bin.to.map(i64::from)), count(bin.packets)];
             sink(TableId::CaptureSize, &row)?;
         }
     }

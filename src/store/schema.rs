@@ -237,8 +237,7 @@ mod tests {
         create(&connection).unwrap();
         for id in TableId::ALL {
             let table = id.table();
-            let mut statement =
-                connection.prepare("SELECT type FROM pragma_table_info(?1) ORDER BY cid").unwrap();
+            let mut statement = connection.prepare("SELECT type FROM pragma_table_info(?1) ORDER BY cid").unwrap();
             let types: Vec<String> =
                 statement.query_map([table.name], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
             let ours: Vec<&str> = table

@@ -21,10 +21,8 @@ fn merged(sql: &str) -> (Option<StoreError>, u64) {
     let good = write_iteration(dir.path(), &sample(2)).unwrap();
     let output = dir.path().join("merged.db");
     let mut report = merge(&[bad, good], &output, &mut |_| ()).unwrap();
-    let check: String = Connection::open(&output)
-        .unwrap()
-        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-        .unwrap();
+    let check: String =
+        Connection::open(&output).unwrap().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(check, "ok");
     (report.refused.pop(), report.added)
 }
@@ -88,10 +86,7 @@ fn triggers_and_views_of_an_input_do_nothing() {
 #[test]
 fn an_output_with_a_trigger_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let output = changed(
-        dir.path(),
-        "CREATE TRIGGER steal AFTER INSERT ON iteration BEGIN DELETE FROM metric; END",
-    );
+    let output = changed(dir.path(), "CREATE TRIGGER steal AFTER INSERT ON iteration BEGIN DELETE FROM metric; END");
     let before = std::fs::read(&output).unwrap();
     let input = write_iteration(dir.path(), &sample(2)).unwrap();
     let error = merge(&[input], &output, &mut |_| ()).unwrap_err();

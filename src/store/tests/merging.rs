@@ -86,8 +86,7 @@ fn the_same_attempt_on_two_hosts_is_two_attempts() {
     let other = tempfile::tempdir().unwrap();
     let mut elsewhere = sample(1);
     elsewhere.header.host = "lab2".to_owned();
-    let inputs =
-        [write_iteration(dir.path(), &sample(1)).unwrap(), write_iteration(other.path(), &elsewhere).unwrap()];
+    let inputs = [write_iteration(dir.path(), &sample(1)).unwrap(), write_iteration(other.path(), &elsewhere).unwrap()];
     assert_eq!(run(&inputs, &dir.path().join("merged.db")).added, 2);
 }
 

@@ -68,10 +68,10 @@ fn client_and_server_are_never_averaged() {
         assert_eq!(database.values(asked, &[Status::Complete]).unwrap().values[0].value, 3.0);
     }
     let metrics = database.metrics().unwrap();
-    assert_eq!(metrics.iter().map(|m| (m.full_name(), m.iterations, m.values)).collect::<Vec<_>>(), [
-        ("application.rps@client".to_owned(), 1, 2),
-        ("application.rps@server".to_owned(), 1, 1),
-    ]);
+    assert_eq!(
+        metrics.iter().map(|m| (m.full_name(), m.iterations, m.values)).collect::<Vec<_>>(),
+        [("application.rps@client".to_owned(), 1, 2), ("application.rps@server".to_owned(), 1, 1),]
+    );
 }
 
 #[test]

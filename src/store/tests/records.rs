@@ -68,11 +68,10 @@ pub(super) fn sample(n: u32) -> IterationRecord {
             dropped_kernel: Some(0),
             dropped_interface: None,
             ring_bytes: 1 << 24,
-            sizes: vec![SizeBin { from: 64, to: Some(128), packets: 1000 }, SizeBin {
-                from: 1024,
-                to: None,
-                packets: 1000,
-            }],
+            sizes: vec![
+                SizeBin { from: 64, to: Some(128), packets: 1000 },
+                SizeBin { from: 1024, to: None, packets: 1000 },
+            ],
             file: None,
         }],
         events: vec![Event {
@@ -82,11 +81,7 @@ pub(super) fn sample(n: u32) -> IterationRecord {
             text: "up".to_owned(),
         }],
         stages: vec![StageTiming { stage: Stage::Launch, started_ns: 1, duration_ns: Some(2) }],
-        environment: vec![Environment {
-            host: "lab1".to_owned(),
-            name: "kernel".to_owned(),
-            value: "6.1".to_owned(),
-        }],
+        environment: vec![Environment { host: "lab1".to_owned(), name: "kernel".to_owned(), value: "6.1".to_owned() }],
     }
 }
 
@@ -179,9 +174,8 @@ fn metrics() -> impl Strategy<Value = Vec<Metric>> {
 }
 
 fn quantiles() -> impl Strategy<Value = Vec<Quantile>> {
-    let point = (option::of(1..50_u32), option::of(node()), text(), text(), 0.0..=1.0, option::of(number())).prop_map(
-        |(pair, node, name, unit, q, value)| Quantile { pair, node, name, unit, q, value },
-    );
+    let point = (option::of(1..50_u32), option::of(node()), text(), text(), 0.0..=1.0, option::of(number()))
+        .prop_map(|(pair, node, name, unit, q, value)| Quantile { pair, node, name, unit, q, value });
     vec(point, 0..10).prop_map(|mut points| {
         let mut seen = HashSet::new();
         points.retain(|p| seen.insert((p.pair, p.node, p.name.clone(), p.q.to_bits())));

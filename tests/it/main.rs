@@ -1,0 +1,4 @@
+//! Tests of whole parts, from outside the crate.
+
+mod need;
+mod store;
