@@ -1,3 +1,5 @@
 //! Tables and pages. Input is data, output is text; no I/O.
 
+pub mod compare;
+mod number;
 pub mod plan;

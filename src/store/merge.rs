@@ -390,11 +390,12 @@ impl Output {
 /// No journal and no syncing: when anything fails, the file is thrown away.
 fn open_temp(path: &Path, empty: bool) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    super::harden(&connection)?;
     connection.execute_batch(&format!(
         "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA foreign_keys=OFF; PRAGMA locking_mode=EXCLUSIVE; \
          PRAGMA cache_size=-{CACHE_KIB};"
     ))?;
+    // Only now: in defensive mode SQLite does not let go of the journal.
+    super::harden(&connection)?;
     if empty {
         connection.pragma_update(None, "page_size", schema::MERGED_PAGE_BYTES)?;
     }

@@ -6,4 +6,5 @@ mod faults;
 mod need;
 mod netns;
 mod signals;
+mod store;
 mod workload;

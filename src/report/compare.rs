@@ -1,0 +1,465 @@
+//! The comparison of groups: a table for people, CSV and JSON for programs (`docs/json.md`, section "analyze").
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
+
+use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
+use serde::Serialize;
+
+use super::number::{Column, escape};
+use crate::analysis::{Comparison, Contrast, Group, Interval, Standing, TwoSample};
+use crate::ids::Better;
+use crate::store::{LeftOut, Observations};
+
+/// What `vptest analyze` says, as in its JSON form.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Analyze {
+    /// Name of the metric.
+    pub metric: String,
+    /// `application`, `os` or `network`.
+    pub level: String,
+    /// Kind of node; `null` when the metric belongs to no single node.
+    pub role: Option<String>,
+    /// Unit of every number but percentages, g and Welch's test.
+    pub unit: String,
+    /// Which way is an improvement; `null` when neither is.
+    pub better: Option<Better>,
+    /// Coverage of every interval: 0.95.
+    pub confidence: f64,
+    /// What groups are compared with; `null` when with nothing.
+    pub baseline: Option<BTreeMap<String, String>>,
+    /// Names of the factors that tell groups apart.
+    pub factors: Vec<String>,
+    /// Factors that are the same in all iterations.
+    pub constant: BTreeMap<String, String>,
+    /// In natural order of their factors.
+    pub groups: Vec<GroupRow>,
+    /// Iterations that do not count.
+    pub left_out: LeftOutRow,
+    /// What a reader must know, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// One group.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GroupRow {
+    /// Value of each factor; `null` where it means nothing.
+    pub factors: BTreeMap<String, Option<String>>,
+    /// Hash of the tuple; `null` when the group holds several.
+    pub tuple: Option<String>,
+    /// How many tuples it holds.
+    pub tuples: usize,
+    /// Iterations.
+    pub n: usize,
+    /// Mean over iterations.
+    pub mean: Option<f64>,
+    /// Standard deviation (n−1).
+    pub sd: Option<f64>,
+    /// Interval of the mean.
+    pub ci95: Option<Interval>,
+    /// Is it a baseline?
+    pub baseline: bool,
+    /// Against the baseline; `null` for a baseline, and when there is none.
+    pub contrast: Option<ContrastRow>,
+    /// Why there is no contrast although a baseline was asked for.
+    pub no_contrast: Option<String>,
+}
+
+/// A group against its baseline.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ContrastRow {
+    /// Index of the baseline in `groups`.
+    pub baseline: usize,
+    /// `false` when the factors that are not shown are spread differently over the two.
+    pub balanced: bool,
+    /// The numbers.
+    #[serde(flatten)]
+    pub result: TwoSample,
+}
+
+/// Iterations that do not count, by reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftOutRow {
+    /// All of them.
+    pub total: u64,
+    /// By status.
+    pub by_status: BTreeMap<String, u64>,
+    /// Without the metric.
+    pub not_measured: u64,
+    /// With a pair that has no value.
+    pub value_missing: u64,
+}
+
+impl Analyze {
+    /// Puts the answer together.
+    pub fn new(observations: &Observations, comparison: &Comparison) -> Self {
+        let constant = comparison.constant.iter().cloned().collect();
+        Self {
+            metric: observations.metric.clone(),
+            level: observations.level.to_string(),
+            role: observations.role.clone(),
+            unit: observations.unit.clone(),
+            better: observations.better,
+            confidence: crate::analysis::CONFIDENCE,
+            baseline: comparison.baseline.clone().map(|pair| BTreeMap::from([pair])),
+            factors: comparison.factors.clone(),
+            constant,
+            groups: comparison.groups.iter().map(|group| group_row(&comparison.factors, group)).collect(),
+            left_out: left_out_row(&observations.left_out),
+            notes: notes(observations, comparison),
+        }
+    }
+
+    /// The JSON form, with a final newline.
+    pub fn json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("numbers are finite and keys are texts");
+        text.push('\n');
+        text
+    }
+
+    /// The CSV form (RFC 4180 with bare line feeds): one line for each group; what is missing is empty.
+    pub fn csv(&self) -> String {
+        let mut text = String::new();
+        let names = self.factors.iter().map(String::as_str).chain(CSV_COLUMNS.iter().copied());
+        csv_line(&mut text, names.map(str::to_owned));
+        for group in &self.groups {
+            let factors = self.factors.iter().map(|name| group.factors[name].clone().unwrap_or_default());
+            csv_line(&mut text, factors.chain(self.csv_fields(group)));
+        }
+        text
+    }
+
+    fn csv_fields(&self, group: &GroupRow) -> Vec<String> {
+        // Debug form: every digit, and an exponent rather than 300 zeros.
+        let number = |x: Option<f64>| x.map(|x| format!("{x:?}")).unwrap_or_default();
+        let low = |ci: Option<Interval>| number(ci.map(|ci| ci.low));
+        let high = |ci: Option<Interval>| number(ci.map(|ci| ci.high));
+        let result = group.contrast.as_ref().map(|c| c.result);
+        let welch = result.and_then(|r| r.welch);
+        let of = |get: fn(TwoSample) -> Option<Interval>| result.and_then(get);
+        let (difference, percent) = (of(|r| r.difference_ci95), of(|r| r.percent_ci95));
+        let g = of(|r| r.hedges_g_ci95);
+        vec![
+            self.metric.clone(),
+            self.unit.clone(),
+            group.tuple.clone().unwrap_or_default(),
+            group.tuples.to_string(),
+            group.n.to_string(),
+            number(group.mean),
+            number(group.sd),
+            low(group.ci95),
+            high(group.ci95),
+            group.baseline.to_string(),
+            number(result.map(|r| r.difference)),
+            low(difference),
+            high(difference),
+            number(result.and_then(|r| r.percent)),
+            low(percent),
+            high(percent),
+            number(result.and_then(|r| r.hedges_g)),
+            low(g),
+            high(g),
+            number(welch.map(|w| w.t)),
+            number(welch.map(|w| w.df)),
+            number(welch.map(|w| w.p)),
+            group.contrast.as_ref().map(|c| c.balanced.to_string()).unwrap_or_default(),
+        ]
+    }
+
+    /// The table for people, `width` columns wide at most where given, with its notes below.
+    pub fn table(&self, width: Option<u16>) -> String {
+        let means = Column::of(&self.unit, self.groups.iter().map(|g| (g.mean, g.sd)));
+        let several = self.groups.iter().any(|g| g.tuples > 1);
+        let mut table = Table::new();
+        table.load_style(STYLE);
+        table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
+        if let Some(width) = width {
+            table.set_width(width);
+        }
+        table.set_header(self.header(&means, several));
+        for group in &self.groups {
+            table.add_row(self.row(group, &means, several));
+        }
+        let mut text = table.trim_fmt();
+        text.push_str("\n\n");
+        for note in &self.notes {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{}", escape(note));
+        }
+        text
+    }
+
+    fn header(&self, means: &Column, several: bool) -> Vec<Cell> {
+        let right = |text: &str| Cell::new(text).set_alignment(CellAlignment::Right);
+        let mut cells: Vec<Cell> = self.factors.iter().map(|name| Cell::new(escape(name))).collect();
+        if several {
+            cells.push(right("tuples"));
+        }
+        let mean = format!("{} ({})", escape(&self.metric), escape(means.unit()));
+        cells.extend([right("n"), right(&mean), right("sd"), right("95 % interval")]);
+        if self.baseline.is_some() {
+            cells.extend([right("difference"), right("95 % interval"), right("g"), right("p")]);
+        }
+        cells
+    }
+
+    fn row(&self, group: &GroupRow, means: &Column, several: bool) -> Vec<Cell> {
+        let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
+        let value = |name: &String| Cell::new(group.factors[name].as_deref().map_or_else(|| "–".to_owned(), escape));
+        let mut cells: Vec<Cell> = self.factors.iter().map(value).collect();
+        if several {
+            cells.push(right(group.tuples.to_string()));
+        }
+        cells.extend([
+            right(group.n.to_string()),
+            right(means.show(group.mean)),
+            right(means.show(group.sd)),
+            right(means.show_interval(group.ci95)),
+        ]);
+        if self.baseline.is_some() {
+            cells.extend(contrast_cells(group).map(right));
+        }
+        cells
+    }
+}
+
+/// One line below the header and none between rows.
+const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+
+const CSV_COLUMNS: [&str; 23] = [
+    "metric",
+    "unit",
+    "tuple",
+    "tuples",
+    "n",
+    "mean",
+    "sd",
+    "ci95_low",
+    "ci95_high",
+    "baseline",
+    "difference",
+    "difference_ci95_low",
+    "difference_ci95_high",
+    "percent",
+    "percent_ci95_low",
+    "percent_ci95_high",
+    "hedges_g",
+    "hedges_g_ci95_low",
+    "hedges_g_ci95_high",
+    "welch_t",
+    "welch_df",
+    "welch_p",
+    "balanced",
+];
+
+fn csv_line(text: &mut String, fields: impl IntoIterator<Item = String>) {
+    let quoted = fields.into_iter().map(|field| {
+        if field.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
+    });
+    text.push_str(&quoted.collect::<Vec<_>>().join(","));
+    text.push('\n');
+}
+
+fn contrast_cells(group: &GroupRow) -> [String; 4] {
+    let empty = || "–".to_owned();
+    let Some(contrast) = &group.contrast else {
+        let first = if group.baseline { "baseline".to_owned() } else { empty() };
+        return [first, String::new(), String::new(), String::new()];
+    };
+    let result = contrast.result;
+    let percent = result.percent.map_or_else(empty, |x| format!("{x:+.1} %"));
+    let interval = result.percent_ci95.map_or_else(empty, |ci| format!("{:+.1} … {:+.1}", ci.low, ci.high));
+    let g = result.hedges_g.map_or_else(empty, |g| format!("{g:+.2}"));
+    let p = match result.welch {
+        None => empty(),
+        Some(welch) if welch.p < 0.0001 => "<0.0001".to_owned(),
+        Some(welch) => format!("{:.4}", welch.p),
+    };
+    [percent, interval, g, p]
+}
+
+fn group_row(factors: &[String], group: &Group) -> GroupRow {
+    let contrast = match &group.standing {
+        Standing::Against(Contrast { baseline, result, balanced }) => {
+            Some(ContrastRow { baseline: *baseline, balanced: *balanced, result: *result })
+        }
+        _ => None,
+    };
+    let no_contrast = match &group.standing {
+        Standing::Impossible(why) => Some(why.as_str().to_owned()),
+        _ => None,
+    };
+    GroupRow {
+        factors: factors.iter().cloned().zip(group.values.iter().cloned()).collect(),
+        tuple: group.tuple.map(|tuple| tuple.to_string()),
+        tuples: group.tuples,
+        n: group.summary.n,
+        mean: group.summary.mean,
+        sd: group.summary.sd,
+        ci95: group.summary.ci95,
+        baseline: group.standing == Standing::Baseline,
+        contrast,
+        no_contrast,
+    }
+}
+
+fn left_out_row(left_out: &LeftOut) -> LeftOutRow {
+    LeftOutRow {
+        total: left_out.total(),
+        by_status: left_out.by_status.iter().map(|(status, &n)| (status.to_string(), n)).collect(),
+        not_measured: left_out.not_measured,
+        value_missing: left_out.value_missing,
+    }
+}
+
+fn notes(observations: &Observations, comparison: &Comparison) -> Vec<String> {
+    let mut notes = Vec::new();
+    let direction = match observations.better {
+        Some(Better::Higher) => "; higher is better",
+        Some(Better::Lower) => "; lower is better",
+        None => "",
+    };
+    let pairs = if observations.values.iter().any(|o| o.pairs > 1) { " (the mean over its pairs)" } else { "" };
+    notes.push(format!("Each iteration counts as one value of {}{pairs}{direction}.", observations.metric));
+    if !comparison.constant.is_empty() {
+        let pairs: Vec<String> = comparison.constant.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+        notes.push(format!("The same in all of them: {}.", pairs.join(", ")));
+    }
+    if let Some((factor, value)) = &comparison.baseline {
+        notes.push(format!(
+            "Compared with {factor} = {value}, other factors equal: difference of means in percent with Fieller's interval; \
+             g is Hedges' g; p is Welch's t test, two-sided, not corrected for the number of comparisons."
+        ));
+    }
+    notes.extend(left_out_note(observations));
+    notes.extend(group_notes(comparison));
+    notes.extend(repeated_note(observations));
+    notes
+}
+
+fn left_out_note(observations: &Observations) -> Option<String> {
+    let left_out = &observations.left_out;
+    let mut parts: Vec<String> = left_out.by_status.iter().map(|(status, n)| format!("{n} {status}")).collect();
+    if left_out.not_measured > 0 {
+        parts.push(format!("{} without {}", left_out.not_measured, observations.metric));
+    }
+    if left_out.value_missing > 0 {
+        parts.push(format!("{} with a value missing", left_out.value_missing));
+    }
+    let total = left_out.total();
+    let all = total + observations.values.len() as u64;
+    (total > 0).then(|| format!("Left out: {total} of {all} iterations ({}).", parts.join(", ")))
+}
+
+fn group_notes(comparison: &Comparison) -> Vec<String> {
+    let count = |test: &dyn Fn(&Group) -> bool| comparison.groups.iter().filter(|&group| test(group)).count();
+    let several = count(&|g| g.tuples > 1);
+    let unbalanced = count(&|g| matches!(&g.standing, Standing::Against(contrast) if !contrast.balanced));
+    let single = count(&|g| g.summary.n < 2);
+    let constant = count(&|g| g.summary.sd == Some(0.0));
+    let mut notes = Vec::new();
+    if several > 0 {
+        notes.push(format!(
+            "{several} groups hold several tuples: their means depend on how often each tuple ran, and their spread is also \
+             that between tuples."
+        ));
+    }
+    if unbalanced > 0 {
+        notes.push(format!(
+            "{unbalanced} groups and their baselines differ in factors that are not shown: the differences may be theirs."
+        ));
+    }
+    if single > 0 {
+        notes.push(format!("{single} groups have fewer than two iterations: nothing can be said about their spread."));
+    }
+    if constant > 0 {
+        notes.push(format!("{constant} groups have the same value throughout: no interval can be given."));
+    }
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    for group in &comparison.groups {
+        if let Standing::Impossible(why) = group.standing {
+            *reasons.entry(why.as_str()).or_default() += 1;
+        }
+    }
+    notes.extend(reasons.into_iter().map(|(why, n)| format!("{n} groups are not compared: {why}.")));
+    notes
+}
+
+/// Two complete attempts at one identity, on two hosts, are two measurements; the reader should know.
+fn repeated_note(observations: &Observations) -> Option<String> {
+    let mut seen = HashSet::new();
+    let repeated = observations.values.iter().filter(|o| !seen.insert(o.identity)).count();
+    (repeated > 0).then(|| format!("{repeated} iterations are further attempts at one that counts already; all count."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::{Question, compare};
+    use crate::ids::{IterationNumber, Level, ShortHash};
+    use crate::record::Status;
+    use crate::store::Observation;
+
+    fn example() -> Analyze {
+        let mut values = Vec::new();
+        for (testbed, driver, base) in [("netns", None, 1000.0), ("qemu", Some("e1000, \"old\""), 900.0)] {
+            for i in 0..5_u32 {
+                let mut factors =
+                    BTreeMap::from([("testbed".to_owned(), testbed.to_owned()), ("pairs".to_owned(), "2".to_owned())]);
+                factors.extend(driver.map(|driver| ("driver".to_owned(), driver.to_owned())));
+                values.push(Observation {
+                    number: IterationNumber(i + 1),
+                    identity: ShortHash::of(format!("{testbed}{i}").as_bytes()),
+                    tuple: ShortHash::of(testbed.as_bytes()),
+                    block: None,
+                    status: Status::Complete,
+                    factors,
+                    value: base + f64::from(i) * 1.25,
+                    pairs: 2,
+                });
+            }
+        }
+        let left_out = LeftOut { by_status: BTreeMap::from([(Status::Suspect, 3)]), not_measured: 1, value_missing: 0 };
+        let observations = Observations {
+            metric: "rps".to_owned(),
+            level: Level::Application,
+            role: Some("client".to_owned()),
+            unit: "1/s".to_owned(),
+            better: Some(Better::Higher),
+            values,
+            left_out,
+        };
+        let question = Question { by: Vec::new(), baseline: Some(("testbed".to_owned(), "netns".to_owned())) };
+        Analyze::new(&observations, &compare(&observations.values, &question).unwrap())
+    }
+
+    /// The last digits depend on the C library's logarithm.
+    fn short_numbers() -> insta::Settings {
+        let mut settings = insta::Settings::clone_current();
+        settings.add_filter(r"(\d+\.\d{5})\d{5,}", "$1…");
+        settings
+    }
+
+    #[test]
+    fn csv_has_as_many_fields_as_columns() {
+        let text = example().csv();
+        let fields = |line: &str| line.split(',').count();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(fields(lines[1]), fields(lines[0]));
+    }
+
+    #[test]
+    fn the_table_reads_well() {
+        insta::assert_snapshot!(example().table(None));
+    }
+
+    #[test]
+    fn csv_keeps_every_digit_and_quotes() {
+        short_numbers().bind(|| insta::assert_snapshot!(example().csv()));
+    }
+
+    #[test]
+    fn json_is_stable() {
+        short_numbers().bind(|| insta::assert_snapshot!(example().json()));
+    }
+}
