@@ -5,8 +5,8 @@
 //! ends when the cage is closed, when vptest dies (it sees the end of a pipe, and asks for a signal as well), and in
 //! no other case. So `kill -9` of vptest leaves no process behind and nothing has to be found again later.
 //!
-//! Changing the PID namespace of future children and the network namespace, affinity and directory of one child are
-//! all properties of a *thread*, so a cage has a thread of its own that starts every process.
+//! The PID namespace of future children and the affinity a child begins with are properties of a *thread*, so a cage has
+//! a thread of its own that starts every process.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -173,18 +173,16 @@ struct Warden {
     children: BTreeMap<i32, Arc<Reaper>>,
     /// Affinity of the thread before any job changed it.
     own_cpus: CpuSet,
-    own_net: std::fs::File,
 }
 
 impl Warden {
     fn new(kind: Kind) -> io::Result<Self> {
         let own_cpus = sched_getaffinity(Pid::from_raw(0))?;
-        let own_net = std::fs::File::open("/proc/thread-self/ns/net")?;
         let init = match kind {
             Kind::Namespace => Some(Init::start()?),
             Kind::Groups => None,
         };
-        Ok(Self { init, children: BTreeMap::new(), own_cpus, own_net })
+        Ok(Self { init, children: BTreeMap::new(), own_cpus })
     }
 
     fn serve(mut self, inbox: &mpsc::Receiver<Message>) {
@@ -214,20 +212,15 @@ impl Warden {
         if let Some(cpus) = &job.command.cpus {
             sched_setaffinity(Pid::from_raw(0), &cpu_set(cpus)?)?;
         }
-        let started = self.start_in_namespace(job);
+        let started = self.exec(job);
+        if let Ok(started) = &started {
+            // Before anything else can fail: a child that is not known here would never be reaped, and the kernel does
+            // not let the namespace's first process go before it.
+            self.children.insert(started.reaper.pid(), Arc::clone(&started.reaper));
+        }
         if job.command.cpus.is_some() {
             sched_setaffinity(Pid::from_raw(0), &self.own_cpus)?;
         }
-        let started = started?;
-        self.children.insert(started.reaper.pid(), Arc::clone(&started.reaper));
-        Ok(started)
-    }
-
-    fn start_in_namespace(&self, job: &Job) -> io::Result<Started> {
-        let Some(namespace) = &job.namespace else { return self.exec(job) };
-        setns(namespace.as_ref(), CloneFlags::CLONE_NEWNET)?;
-        let started = self.exec(job);
-        setns(&self.own_net, CloneFlags::CLONE_NEWNET)?;
         started
     }
 
@@ -247,6 +240,9 @@ impl Warden {
             .process_group(0);
         if self.init.is_none() {
             die_with_parent(&mut command);
+        }
+        if let Some(namespace) = &job.namespace {
+            enter(&mut command, namespace);
         }
         let begun = Instant::now();
         let child = command.spawn()?;
@@ -340,6 +336,17 @@ fn die_with_parent(command: &mut std::process::Command) {
                 Err(io::Error::last_os_error())
             }
         });
+    }
+}
+
+/// The child enters the network namespace itself: this thread could not come back to the one it is in when that belongs
+/// to another user namespace, which is so without root.
+#[expect(unsafe_code, reason = "pre_exec: runs between fork and exec")]
+fn enter(command: &mut std::process::Command, namespace: &Arc<Namespace>) {
+    let namespace = Arc::clone(namespace);
+    // SAFETY: the closure makes one async-signal-safe system call and allocates nothing; it owns the descriptor's holder.
+    unsafe {
+        command.pre_exec(move || Ok(setns(namespace.as_ref(), CloneFlags::CLONE_NEWNET)?));
     }
 }
 

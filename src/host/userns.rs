@@ -1,5 +1,6 @@
 //! Running without root: a user namespace in which vptest is root over what it makes itself.
 
+use std::fmt;
 use std::fs;
 use std::io;
 
@@ -16,6 +17,15 @@ pub enum Privilege {
     Already,
     /// It made itself root of a user namespace of its own.
     UserNamespace,
+}
+
+impl fmt::Display for Privilege {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Already => "administrator of systems and networks",
+            Self::UserNamespace => "root of a user namespace of its own",
+        })
+    }
 }
 
 /// No user namespace could be made.
