@@ -7,6 +7,7 @@ use super::placeholder::{self, Piece};
 use super::read::{Sink, Span};
 use super::space::Space;
 use super::{Spec, User, Value, WorkloadSpec, factors};
+use crate::units::format_duration;
 
 /// More iterations than this are refused.
 pub const MOST_ITERATIONS: u64 = 10_000_000;
@@ -18,6 +19,8 @@ pub(super) struct Places<'t> {
     pub(super) exclusions: Vec<Span>,
     /// `None` when the workload has errors.
     pub(super) arguments: Option<Arguments>,
+    /// The key `workload`.
+    pub(super) workload: Option<Span>,
     /// The key `capture`.
     pub(super) capture: Option<Span>,
 }
@@ -29,6 +32,7 @@ pub(super) fn check(spec: &Spec, places: &Places<'_>, sink: &mut Sink<'_>) {
         let used = placeholders(arguments, places.factors, sink);
         uses(&spec.workload, &used, places.factors, sink);
         enough_requests(spec, places.factors, sink);
+        enough_time(spec, places, sink);
     }
     let space = Space::new(&spec.factors, &spec.exclude);
     for (index, span) in places.exclusions.iter().enumerate() {
@@ -46,8 +50,11 @@ pub(super) fn check(spec: &Spec, places: &Places<'_>, sink: &mut Sink<'_>) {
 /// A factor that is dropped on every testbed varies nothing.
 fn relevance(table: &Table, sink: &mut Sink<'_>) {
     let testbeds = table.testbeds();
+    if !table.testbeds_are_known() {
+        return;
+    }
     for read in &table.entries {
-        if testbeds.is_empty() || testbeds.iter().any(|testbed| factors::is_relevant(&read.name, testbed)) {
+        if testbeds.iter().any(|testbed| factors::is_relevant(&read.name, testbed)) {
             continue;
         }
         let message = format!("factor `{}` means nothing on {} and is dropped", read.name, testbeds.join(", "));
@@ -66,7 +73,7 @@ fn vantages(spec: &Spec, places: &Places<'_>, sink: &mut Sink<'_>) {
     let testbeds = places.factors.testbeds();
     let captured = |name: &str| spec.capture.vantage.iter().any(|vantage| vantages(name).contains(vantage));
     // Where no testbed captures, either nothing was asked for or each vantage has its own error.
-    if !testbeds.iter().any(|name| captured(name)) {
+    if !places.factors.testbeds_are_known() || !testbeds.iter().any(|name| captured(name)) {
         return;
     }
     for name in testbeds {
@@ -91,6 +98,7 @@ fn placeholders(arguments: &Arguments, table: &Table, sink: &mut Sink<'_>) -> Ve
                 continue;
             }
             match table.find(name) {
+                None if table.is_broken(name) => {}
                 None => {
                     let message = format!("`{{{name}}}` is neither a factor nor a built-in placeholder");
                     let help = placeholder_help(name, &table.names());
@@ -107,7 +115,7 @@ fn placeholders(arguments: &Arguments, table: &Table, sink: &mut Sink<'_>) -> Ve
 fn everywhere(name: &str, read: &Read, table: &Table, span: &Span, sink: &mut Sink<'_>) {
     let without: Vec<&str> =
         table.testbeds().into_iter().filter(|testbed| !factors::is_relevant(&read.name, testbed)).collect();
-    if !without.is_empty() {
+    if !without.is_empty() && table.testbeds_are_known() {
         let message = format!("`{{{name}}}` has no value on {}", without.join(", "));
         let error = Diagnostic::error(span.clone(), message).related(read.key.clone(), "means nothing there");
         sink.push(error.help("use a factor that means something on every testbed of the spec"));
@@ -137,24 +145,50 @@ fn enough_requests(spec: &Spec, table: &Table, sink: &mut Sink<'_>) {
     if !matches!(spec.workload, WorkloadSpec::Ab { .. }) {
         return;
     }
-    let (Some(workers), Some(count)) = (table.find("workers"), table.find("count")) else { return };
     let number = |name: &str, value: &Value| match super::space::member_of(value, name).unwrap_or(value) {
         Value::Integer(n) => Some(*n),
         _ => None,
     };
-    let most =
-        workers.values.iter().filter_map(|(v, span)| Some((number("workers", v)?, span))).max_by_key(|(n, _)| *n);
-    let least = count.values.iter().filter_map(|(v, span)| Some((number("count", v)?, span))).min_by_key(|(n, _)| *n);
-    if let (Some((workers, span)), Some((count, place))) = (most, least)
-        && workers > count
-    {
-        let message = format!("{workers} workers cannot share {count} requests: ab refuses that");
-        let finding = match spec.exclude.is_empty() {
-            true => Diagnostic::error(span.clone(), message),
-            false => Diagnostic::warning(span.clone(), format!("{message} (unless an exclusion prevents it)")),
-        };
-        sink.push(finding.related(place.clone(), "the requests").help("raise `count`, or lower `workers`"));
+    let numbers = |name: &'static str| {
+        let values = table.find(name).map_or(&[][..], |read| &read.values);
+        values.iter().filter_map(move |(value, span)| Some((number(name, value)?, span.clone())))
+    };
+    let Some((workers, span)) = numbers("workers").max_by_key(|(n, _)| *n) else { return };
+    let least = numbers("count").min_by_key(|(n, _)| *n);
+    let count = least.as_ref().map_or(DEFAULT_COUNT, |(n, _)| *n);
+    if workers <= count {
+        return;
     }
+    let message = format!("{workers} workers cannot share {count} requests: ab refuses that");
+    let finding = match spec.exclude.is_empty() {
+        true => Diagnostic::error(span, message),
+        false => Diagnostic::warning(span, format!("{message} (unless an exclusion prevents it)")),
+    };
+    let finding = match least {
+        Some((_, place)) => finding.related(place, "the requests"),
+        None => finding,
+    };
+    sink.push(finding.help("raise `count`, or lower `workers`"));
+}
+
+/// Requests of an ab run whose tuple does not say.
+const DEFAULT_COUNT: i64 = 1000;
+
+/// A workload that takes longer than the limit can never be complete.
+fn enough_time(spec: &Spec, places: &Places<'_>, sink: &mut Sink<'_>) {
+    let limit = spec.timeout;
+    let (what, time) = match &spec.workload {
+        WorkloadSpec::Iperf3 { duration, .. } => ("iperf3 runs for", *duration),
+        WorkloadSpec::Command { time_limit: Some(time), .. } => ("the client may take", *time),
+        _ => return,
+    };
+    let Some(span) = places.workload.clone().filter(|_| time >= limit) else { return };
+    let message = format!("{what} {}, but an iteration ends after {}", format_duration(time), format_duration(limit));
+    let finding = match spec.workload {
+        WorkloadSpec::Iperf3 { .. } => Diagnostic::error(span, message),
+        _ => Diagnostic::warning(span, message),
+    };
+    sink.push(finding.help("raise `timeout`, which also covers launch and checks"));
 }
 
 /// Is the sweep small enough? The arithmetic is shown when it is not.

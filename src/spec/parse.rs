@@ -66,9 +66,10 @@ fn read_spec(mut top: Section<'_>, sink: &mut Sink<'_>) -> Spec {
     let exclude = parse_factors::read_exclusions(top.take("exclude"), &factor_table, sink);
     let workload =
         top.need("workload", sink, "say what runs: workload = \"ab\", or a table `[workload]` with `preset`");
+    let workload_key = workload.as_ref().map(|e| e.key.clone());
     let workload = workload.and_then(|e| parse_workload::read(&e, sink));
     let capture_entry = top.take("capture");
-    let capture = read_capture(capture_entry.clone(), &factor_table.testbeds(), sink);
+    let capture = read_capture(capture_entry.clone(), &factor_table, sink);
     let testbed = top.take("testbed").map(|e| read_testbed(&e, sink)).unwrap_or_default();
     let verify = top.take("verify").map(|e| read_verify(&e, sink)).unwrap_or_default();
     let analysis = top.take("analysis").map(|e| read_analysis(&e, &factor_table, sink)).unwrap_or_default();
@@ -91,6 +92,7 @@ fn read_spec(mut top: Section<'_>, sink: &mut Sink<'_>) -> Spec {
         factors: &factor_table,
         exclusions: exclude.into_iter().map(|(_, span)| span).collect(),
         arguments: workload.map(|(_, arguments)| arguments),
+        workload: workload_key,
         capture: capture_entry.map(|e| e.key),
     };
     check::check(&spec, &places, sink);
@@ -124,10 +126,10 @@ pub(super) fn positive_duration(entry: &Entry<'_>, longest: Duration, sink: &mut
     Some(duration)
 }
 
-fn read_capture(entry: Option<Entry<'_>>, testbeds: &[&str], sink: &mut Sink<'_>) -> CaptureSpec {
+fn read_capture(entry: Option<Entry<'_>>, factors: &parse_factors::Table, sink: &mut Sink<'_>) -> CaptureSpec {
     let mut capture = CaptureSpec {
         snaplen: DEFAULT_SNAPLEN,
-        vantage: default_vantage(testbeds),
+        vantage: default_vantage(&factors.testbeds()),
         keep: false,
         filter: None,
         ring: None,
@@ -138,7 +140,7 @@ fn read_capture(entry: Option<Entry<'_>>, testbeds: &[&str], sink: &mut Sink<'_>
     }
     let vantage = section.take("vantage");
     if let Some(entry) = &vantage {
-        capture.vantage = read_vantages(entry, testbeds, sink);
+        capture.vantage = read_vantages(entry, factors, sink);
     }
     let keep = section.take("keep");
     if let Some(entry) = &keep {
@@ -171,7 +173,8 @@ fn default_vantage(testbeds: &[&str]) -> Vec<Vantage> {
     vantage
 }
 
-fn read_vantages(entry: &Entry<'_>, testbeds: &[&str], sink: &mut Sink<'_>) -> Vec<Vantage> {
+fn read_vantages(entry: &Entry<'_>, table: &parse_factors::Table, sink: &mut Sink<'_>) -> Vec<Vantage> {
+    let testbeds = table.testbeds();
     let choices: Vec<(&str, Vantage)> = Vantage::ALL.iter().map(|v| (v.as_str(), *v)).collect();
     let mut vantages = Vec::new();
     for item in entry.one_or_more() {
@@ -181,7 +184,7 @@ fn read_vantages(entry: &Entry<'_>, testbeds: &[&str], sink: &mut Sink<'_>) -> V
             continue;
         }
         let offered = |name: &&str| factors::testbed(name).is_some_and(|t| t.vantages.contains(&vantage));
-        if !testbeds.iter().any(offered) {
+        if table.testbeds_are_known() && !testbeds.iter().any(offered) {
             let message = format!("no testbed of this spec has the vantage `{vantage}`");
             let help = testbeds.iter().filter_map(|name| factors::testbed(name)).map(|t| {
                 let names: Vec<&str> = t.vantages.iter().map(|v| v.as_str()).collect();

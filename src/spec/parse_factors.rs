@@ -19,6 +19,8 @@ pub(super) struct Table {
     pub(super) entries: Vec<Read>,
     /// `[factors]` itself; empty when there is none.
     pub(super) span: Span,
+    /// Factors with mistakes, about which nothing more is worth saying.
+    broken: Vec<String>,
 }
 
 /// One factor as read.
@@ -35,6 +37,16 @@ impl Table {
         self.entries.iter().map(|read| Factor { name: read.name.clone(), values: values(read) }).collect()
     }
 
+    /// Has the factor of that name a mistake? Then what refers to it is not a mistake of its own.
+    pub(super) fn is_broken(&self, name: &str) -> bool {
+        self.broken.iter().any(|broken| broken == name.split_once('.').map_or(name, |(group, _)| group))
+    }
+
+    /// Is it certain which testbeds are meant?
+    pub(super) fn testbeds_are_known(&self) -> bool {
+        !self.is_broken("testbed")
+    }
+
     /// Testbeds of the spec, the default one when it names none.
     pub(super) fn testbeds(&self) -> Vec<&str> {
         let named = self.entries.iter().find(|read| read.name == "testbed");
@@ -46,6 +58,15 @@ impl Table {
             read.values.iter().filter_map(text).collect()
         });
         names.unwrap_or_else(|| vec![factors::DEFAULT_TESTBED])
+    }
+
+    /// Reads a factor and keeps what is left of it.
+    fn add(&mut self, name: &str, known: Option<&'static Known>, entry: &Entry<'_>, sink: &mut Sink<'_>) {
+        let mistakes = sink.found.len();
+        self.entries.extend(read_factor(name, known, entry, sink));
+        if sink.found.len() > mistakes {
+            self.broken.push(name.to_owned());
+        }
     }
 
     /// The factor that `name` is, or the group it is a member of.
@@ -71,7 +92,7 @@ impl Table {
 
 /// Reads `[factors]`.
 pub(super) fn read(entry: Option<Entry<'_>>, sink: &mut Sink<'_>) -> Table {
-    let mut table = Table { entries: Vec::new(), span: 0..0 };
+    let mut table = Table { entries: Vec::new(), span: 0..0, broken: Vec::new() };
     let Some(entry) = entry else { return table };
     table.span = entry.key.clone();
     let Some(mut section) = entry.section(sink) else { return table };
@@ -79,9 +100,11 @@ pub(super) fn read(entry: Option<Entry<'_>>, sink: &mut Sink<'_>) -> Table {
     for (name, entry) in section.rest() {
         let known = factors::known(name);
         if known.is_none() && !may_be_custom(name, &entry, sink) {
+            table.broken.push(name.to_owned());
+            table.broken.extend(factors::misspelt(name).map(str::to_owned));
             continue;
         }
-        table.entries.extend(read_factor(name, known, &entry, sink));
+        table.add(name, known, &entry, sink);
     }
     if let Some(mut section) = custom.and_then(|e| e.section(sink)) {
         for (name, entry) in section.rest() {
@@ -117,7 +140,7 @@ fn read_custom(name: &str, entry: &Entry<'_>, table: &mut Table, sink: &mut Sink
         let message = format!("factor `{name}` is set twice");
         sink.push(Diagnostic::error(entry.key.clone(), message).related(twin.key.clone(), "first here"));
     } else if is_usable_name(name, entry, sink) {
-        table.entries.extend(read_factor(name, None, entry, sink));
+        table.add(name, None, entry, sink);
     }
 }
 
@@ -368,6 +391,9 @@ pub(super) fn read_exclusions(entry: Option<Entry<'_>>, table: &Table, sink: &mu
 /// A factor or member with values that the sweep has.
 fn read_condition(name: &str, entry: &Entry<'_>, table: &Table, sink: &mut Sink<'_>) -> Option<(String, Vec<Value>)> {
     let Some(factor) = table.find(name) else {
+        if table.is_broken(name) {
+            return None;
+        }
         let names = table.names();
         let message = format!("`{}` names no factor of this sweep", entry.path);
         let help = if names.is_empty() { "the sweep has no factors".to_owned() } else { suggestion(name, &names) };
@@ -387,7 +413,7 @@ fn read_condition(name: &str, entry: &Entry<'_>, table: &Table, sink: &mut Sink<
     let values = read_values(kind, entry, sink);
     let mut good = !values.is_empty();
     for (value, span) in &values {
-        if !there(value) {
+        if !there(value) && !table.is_broken(&factor.name) {
             good = false;
             report_absent(name, value, span.clone(), factor, is_member, sink);
         }

@@ -219,6 +219,31 @@ snap = 200
     );
 }
 
+/// A mistake is said once, not again wherever its factor is used.
+#[test]
+fn mistakes_do_not_breed() {
+    snapshot(
+        "mistakes_do_not_breed",
+        &[r#"name = "t"
+[factors]
+testbed = ["qmeu"]
+driver  = ["e1000"]
+ofload  = "on"
+pairs   = "x"
+[[exclude]]
+pairs   = 1
+offload = "on"
+[workload]
+preset = "ab"
+arguments = ["{driver}{pairs}{testbed}"]
+[capture]
+vantage = "switch"
+[analysis]
+baseline = { testbed = "qemu" }
+"#],
+    );
+}
+
 #[test]
 fn broken_files() {
     snapshot(
@@ -293,6 +318,7 @@ fn factors_and_values() {
             "request = [ {}, { url = \"/\" } ]",
             "request = { url = \"/\" }\nurl = \"/\"",
             "workers = 10\ncount = 5",
+            "workers = 2000",
             "driver = \"e1000 x\"\ntestbed = \"qemu\"",
             "pair = 3",
             "2fast = 1",
@@ -354,6 +380,8 @@ fn workloads() {
         "preset = \"ab\"\narguments = [\"-H\", \"{wrokers}\"]",
         "preset = \"iperf3\"\nduration = \"1500 ms\"",
         "preset = \"iperf3\"\nprotocol = \"sctp\"",
+        "preset = \"iperf3\"\nduration = \"10 min\"",
+        "preset = \"command\"\nclient = [\"x\"]\ntime_limit = \"1 h\"",
         "preset = \"iperf3\"\nstreams = 0",
         "preset = \"command\"",
         "preset = \"command\"\nclient = \"ping {server}\"",
