@@ -22,7 +22,9 @@ pub enum PlaceholderError {
     #[error("brace at byte {0} has no partner (write `{{{{` or `}}}}` for a brace itself)")]
     Unbalanced(usize),
     /// Something between braces that cannot be a name.
-    #[error("`{{{0}}}` is no placeholder: a name has letters, digits, `_`, `-` and `.` (write `{{{{` for a brace itself)")]
+    #[error(
+        "`{{{0}}}` is no placeholder: a name has letters, digits, `_`, `-` and `.` (write `{{{{` for a brace itself)"
+    )]
     BadName(String),
 }
 

@@ -68,7 +68,12 @@ impl Workload for Custom {
             match &read {
                 Err(problem) => readings.invalid(format!("metric {}: {problem}", rule.name)),
                 Ok(None) if rule.required => {
-                    readings.invalid(format!("metric {}: {} is not in the {} output", rule.name, place(rule), side(rule)));
+                    readings.invalid(format!(
+                        "metric {}: {} is not in the {} output",
+                        rule.name,
+                        place(rule),
+                        side(rule)
+                    ));
                 }
                 Ok(_) => {}
             }
@@ -126,7 +131,8 @@ fn by_pointer(pointer: &str, output: &Output) -> Result<Option<f64>, String> {
     if output.truncated {
         return Err("the output is longer than is kept, so its JSON is cut".to_owned());
     }
-    let json: Json = serde_json::from_slice(&output.bytes).map_err(|error| format!("the output is no JSON: {error}"))?;
+    let json: Json =
+        serde_json::from_slice(&output.bytes).map_err(|error| format!("the output is no JSON: {error}"))?;
     match json.pointer(pointer) {
         None | Some(Json::Null) => Ok(None),
         Some(Json::Number(number)) => decimal(&number.to_string()).map(Some),
@@ -184,7 +190,9 @@ mod tests {
 
     #[test]
     fn numbers_are_found_by_json_pointer() {
-        let json = |pointer: &str| parse(MetricPattern::Json(pointer.to_owned()), true, 0, r#"{"a":[1,{"b":0.25}],"s":"1"}"#, "");
+        let json = |pointer: &str| {
+            parse(MetricPattern::Json(pointer.to_owned()), true, 0, r#"{"a":[1,{"b":0.25}],"s":"1"}"#, "")
+        };
         assert_eq!(value(&json("/a/1/b"), "speed"), Some(0.25));
         assert_eq!(json("/s").invalid, [r#"pair 1: metric speed: `/s` is no number but `\"1\"`"#]);
         assert_eq!(json("/c").invalid, ["pair 1: metric speed: `/c` is not in the client's output"]);

@@ -310,7 +310,8 @@ mod tests {
         assert_eq!(value(&parsed, "loss"), Some(63.929_795_172_466_3 / 100.0));
         assert_eq!(value(&parsed, "jitter"), Some(0.001_617_556_662_729_803_6 / 1000.0));
         assert_eq!(value(&parsed, "out_of_order"), Some(0.0));
-        let reverse = parse(&iperf3(Protocol::Udp, 2, true), data!("udp-reverse.json"), data!("udp-reverse.server.json"));
+        let reverse =
+            parse(&iperf3(Protocol::Udp, 2, true), data!("udp-reverse.json"), data!("udp-reverse.server.json"));
         assert_eq!(reverse.invalid, Vec::<String>::new());
         assert_eq!(value(&reverse, "packets"), Some(382.0));
     }

@@ -49,7 +49,9 @@ mod tests {
         for (text, value) in [("0", 0.0), ("-1.5", -1.5), ("+2e3", 2000.0), (".5", 0.5), ("5.", 5.0), ("1E-3", 0.001)] {
             assert_eq!(decimal(text), Ok(value), "{text}");
         }
-        for text in ["", "1,234", "1 234", "1_000", "0x10", "nan", "NaN", "inf", "-inf", "1e999", "12ms", " 1", "e5", "."] {
+        for text in
+            ["", "1,234", "1 234", "1_000", "0x10", "nan", "NaN", "inf", "-inf", "1e999", "12ms", " 1", "e5", "."]
+        {
             assert!(decimal(text).is_err(), "{text} was taken for a number");
         }
         assert!(decimal("1,234").unwrap_err().contains("`1,234` is no number"));

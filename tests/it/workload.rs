@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use vptest::ids::{Level, NodeId};
 use vptest::record::Metric;
-use vptest::spec::{FakeSpec, HttpServer, MetricPattern, MetricRule, Protocol, Ready, Source, Tuple, Value, WorkloadSpec};
+use vptest::spec::{
+    FakeSpec, HttpServer, MetricPattern, MetricRule, Protocol, Ready, Source, Tuple, Value, WorkloadSpec,
+};
 use vptest::testbed::fake::Fake;
 use vptest::testbed::{Instance, Request, Teardown, Testbed as _};
 use vptest::workload::drive::{Drive, DriveError, Driven};
@@ -119,10 +121,8 @@ fn scripts(server: &str, ready: Option<Ready>, client: &str) -> WorkloadSpec {
 async fn check_http(server: HttpServer) {
     for keepalive in [false, true] {
         for (url, size) in [("/", 615.0), ("/image.png?size=1MB", 1e6)] {
-            let request = Value::Group(BTreeMap::from([
-                ("url".to_owned(), text(url)),
-                ("count".to_owned(), integer(200)),
-            ]));
+            let request =
+                Value::Group(BTreeMap::from([("url".to_owned(), text(url)), ("count".to_owned(), integer(200))]));
             let driven = bed(&[("workers", integer(4)), ("request", request)]).await;
             let driven = driven.complete(&ab(server, keepalive)).await;
             assert_eq!(value(&driven, 1, "complete_requests"), 200.0);
@@ -329,7 +329,11 @@ async fn commands_that_cannot_be_made_start_nothing() {
 async fn a_dropped_run_leaves_nothing_after_teardown() {
     let mut bed = bed(&[]).await;
     let begun = bed.instance.pairs()[0].client.scratch().to_owned() + "/begun";
-    let spec = scripts("exec sleep 600", None, "echo $$ > '{scratch}/begun.new'; mv '{scratch}/begun.new' '{scratch}/begun'; exec sleep 600");
+    let spec = scripts(
+        "exec sleep 600",
+        None,
+        "echo $$ > '{scratch}/begun.new'; mv '{scratch}/begun.new' '{scratch}/begun'; exec sleep 600",
+    );
     tokio::select! {
         result = bed.drive(&spec) => panic!("it ended: {result:?}"),
         () = async {

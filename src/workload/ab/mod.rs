@@ -76,7 +76,8 @@ fn csv_path(pair: &PairContext<'_>) -> String {
 
 impl Workload for Ab {
     fn tools(&self) -> Vec<Tool> {
-        let tool = |program: &str, package, version| Tool { program: program.to_owned(), package: Some(package), version };
+        let tool =
+            |program: &str, package, version| Tool { program: program.to_owned(), package: Some(package), version };
         let mut tools = vec![tool("ab", "apache2-utils", Some(&["-V"] as &'static [&'static str]))];
         if self.server == HttpServer::Nginx {
             // nginx -v writes to standard error.
@@ -129,9 +130,9 @@ impl Ab {
         report.metrics(readings);
         check(asked, &report, readings);
         let file = outputs.files.iter().find(|(path, _)| path == csv);
-        let latency = file.ok_or_else(|| "ab wrote no latency distribution (-e)".to_owned()).and_then(|(_, content)| {
-            percentiles::read(&String::from_utf8_lossy(content), report.complete)
-        });
+        let latency = file
+            .ok_or_else(|| "ab wrote no latency distribution (-e)".to_owned())
+            .and_then(|(_, content)| percentiles::read(&String::from_utf8_lossy(content), report.complete));
         match latency {
             Ok(points) => write_latency(&points, readings),
             Err(problem) => readings.invalid(problem),

@@ -87,7 +87,8 @@ mod tests {
         let cut = PLAIN.rsplit_once("\n100,").unwrap().0;
         assert!(read(cut, 2000).unwrap_err().contains("100 points"));
         assert!(read("", 2000).is_err());
-        for (from, to) in [("\n7,", "\n8,"), ("\n7,", "\n7;"), ("\n7,", "\n7,x"), ("\n7,", "\n7,-"), ("\n7,", "\n7,9")] {
+        for (from, to) in [("\n7,", "\n8,"), ("\n7,", "\n7;"), ("\n7,", "\n7,x"), ("\n7,", "\n7,-"), ("\n7,", "\n7,9")]
+        {
             assert!(read(&PLAIN.replacen(from, to, 1), 2000).is_err(), "{to:?} passed");
         }
     }

@@ -72,13 +72,15 @@ impl<'a> Reader<'a> {
         let document_length = self.whole("Document Length:", " bytes");
         let complete = self.whole("Complete requests:", "");
         let failed = self.whole("Failed requests:", "");
-        let breakdown = failed.and_then(|failed| if failed == 0 { Some(Breakdown::default()) } else { self.breakdown() });
+        let breakdown =
+            failed.and_then(|failed| if failed == 0 { Some(Breakdown::default()) } else { self.breakdown() });
         let non_2xx = self.whole_or_zero("Non-2xx responses:");
         let write_errors = self.whole_or_zero("Write errors:");
         let keepalive_requests = if keepalive { self.whole("Keep-Alive requests:", "").map(Some) } else { Some(None) };
         let total_transferred = self.whole("Total transferred:", " bytes");
         let html_transferred = self.whole("HTML transferred:", " bytes");
-        let phases: Option<Vec<Phase>> = ["Connect", "Processing", "Waiting", "Total"].map(|name| self.phase(name)).into_iter().collect();
+        let phases: Option<Vec<Phase>> =
+            ["Connect", "Processing", "Waiting", "Total"].map(|name| self.phase(name)).into_iter().collect();
         let printed = self.printed();
         let (complete, concurrency, total_transferred) = (complete?, concurrency?, total_transferred?);
         let seconds = printed?.seconds(complete, concurrency, total_transferred);
@@ -143,7 +145,10 @@ impl<'a> Reader<'a> {
 
     fn decimal(&mut self, label: &str, suffix: &str) -> Option<f64> {
         let text = self.only(label, suffix)?;
-        self.number(label, decimal(text.trim()).and_then(|v| (v >= 0.0).then_some(v).ok_or("it is negative".to_owned())))
+        self.number(
+            label,
+            decimal(text.trim()).and_then(|v| (v >= 0.0).then_some(v).ok_or("it is negative".to_owned())),
+        )
     }
 
     fn whole_or_zero(&mut self, label: &str) -> Option<u64> {

@@ -140,10 +140,16 @@ fn a_client_that_was_cut_off_is_no_result() {
 fn the_command_says_what_the_tuple_says() {
     let tuple = tuple(&[
         ("workers", Value::Integer(10)),
-        ("request", Value::Group([
-            ("url".to_owned(), Value::Text("/image.png?size=16MB".to_owned())),
-            ("count".to_owned(), Value::Integer(1000)),
-        ].into())),
+        (
+            "request",
+            Value::Group(
+                [
+                    ("url".to_owned(), Value::Text("/image.png?size=16MB".to_owned())),
+                    ("count".to_owned(), Value::Integer(1000)),
+                ]
+                .into(),
+            ),
+        ),
         ("agent", Value::Text("x; rm -rf /".to_owned())),
     ]);
     let mut ab = ab(true);

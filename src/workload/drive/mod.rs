@@ -114,7 +114,8 @@ impl<'a> Drive<'a> {
             self.pairs.iter().zip(ports).map(|(pair, port)| self.session(pair, port)).collect::<Result<_, _>>()?;
         let writers = Semaphore::new(WRITERS);
         // All are waited for, failures included, so that no server that is just starting is missed below.
-        let starts = sessions.iter_mut().enumerate().map(|(index, session)| self.start_server(index, session, &writers));
+        let starts =
+            sessions.iter_mut().enumerate().map(|(index, session)| self.start_server(index, session, &writers));
         let failed = join_all(starts).await.into_iter().find_map(Result::err);
         if let Some(error) = failed {
             sessions.iter_mut().for_each(Session::kill_server);
@@ -145,10 +146,16 @@ impl<'a> Drive<'a> {
         Ok(Session { pair, port, client, server: None })
     }
 
-    async fn start_server(&self, index: usize, session: &mut Session<'_>, writers: &Semaphore) -> Result<(), DriveError> {
+    async fn start_server(
+        &self,
+        index: usize,
+        session: &mut Session<'_>,
+        writers: &Semaphore,
+    ) -> Result<(), DriveError> {
         let node = session.pair.server.as_ref();
         let turn = writers.acquire().await.expect("the semaphore is never closed");
-        let plan = self.workload.server(&context(self.tuple, session.pair, session.port)).map_err(refused(session.pair))?;
+        let plan =
+            self.workload.server(&context(self.tuple, session.pair, session.port)).map_err(refused(session.pair))?;
         let Some(mut plan) = plan else { return Ok(()) };
         for (path, content) in std::mem::take(&mut plan.files) {
             node.put(&path, &content).await?;

@@ -26,10 +26,9 @@ impl Condition {
         match ready {
             Ready::Tcp(port) => Ok(Self::Tcp(*port)),
             Ready::File(path) => Ok(Self::File(path.clone())),
-            Ready::Output(pattern) => Regex::new(pattern).map(Self::Output).map_err(|error| DriveError::BadPattern {
-                pattern: pattern.clone(),
-                why: error.to_string(),
-            }),
+            Ready::Output(pattern) => Regex::new(pattern)
+                .map(Self::Output)
+                .map_err(|error| DriveError::BadPattern { pattern: pattern.clone(), why: error.to_string() }),
         }
     }
 
@@ -37,7 +36,9 @@ impl Condition {
     pub(super) async fn check_before(&self, node: &dyn Node, program: &str) -> Result<(), DriveError> {
         let (node_id, program) = (node.id(), program.to_owned());
         match self {
-            &Self::Tcp(port) if node.listening(port).await? => Err(DriveError::PortInUse { node: node_id, port, program }),
+            &Self::Tcp(port) if node.listening(port).await? => {
+                Err(DriveError::PortInUse { node: node_id, port, program })
+            }
             Self::File(path) if node.exists(path).await? => {
                 Err(DriveError::ReadyBefore { node: node_id, path: path.clone(), program })
             }
