@@ -27,6 +27,7 @@
 //! Only `host testbed node instrument` need privileges or start processes. Only `store` knows SQL. Only `cli` prints.
 
 pub mod analysis;
+pub mod cli;
 pub mod host;
 pub mod ids;
 pub mod instrument;

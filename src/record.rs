@@ -7,6 +7,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+mod host;
+
+pub use host::{CpuTime, ForeignUse, HostUse, TopProcess};
+
 use crate::ids::{Better, IterationNumber, Level, NodeId, ShortHash, Stage, Vantage};
 
 /// How an iteration ended.
@@ -316,6 +320,24 @@ impl EventLevel {
             Self::Error => "error",
         }
     }
+}
+
+/// Why an iteration should not be trusted as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// What it does to the outcome.
+    pub weight: Weight,
+    /// Names the place and the numbers; one line.
+    pub text: String,
+}
+
+/// What a [`Problem`] does to the outcome of its iteration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Weight {
+    /// Something could bias it.
+    Suspect,
+    /// It did not measure what was asked.
+    Invalid,
 }
 
 /// Beginning and end of a stage.

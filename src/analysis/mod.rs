@@ -1,1 +1,19 @@
 //! Grouping, tests and effect sizes. Pure: numbers in, numbers out.
+//!
+//! The unit is the iteration: every number here is over one value for each iteration. What cannot be said from the data
+//! (the spread of one value, a test of constants) is `None`, never a number that stands in for it.
+
+mod compare;
+mod distribution;
+mod summary;
+mod two_sample;
+
+pub use compare::{AnalysisError, Comparison, Contrast, Group, NoContrast, Question, Standing, compare};
+pub use summary::{Interval, Summary};
+pub use two_sample::{TwoSample, Welch};
+
+/// Coverage of every interval.
+pub const CONFIDENCE: f64 = 0.95;
+
+#[cfg(test)]
+mod reference_tests;

@@ -16,11 +16,16 @@ pub struct Namespace {
 impl Namespace {
     /// Makes a new, empty namespace (its loopback interface is down).
     pub fn new() -> io::Result<Self> {
-        let fd = in_thread(|| {
-            unshare(CloneFlags::CLONE_NEWNET)?;
-            File::open("/proc/thread-self/ns/net")
-        })?;
-        Ok(Self { fd: fd.into() })
+        in_thread(Self::unshare)
+    }
+
+    /// Makes one new namespace for each of `items` and runs `within` inside it, as [`Namespace::run`] would. One thread
+    /// does it all, since starting one costs as much as half of what is usually done in there.
+    pub fn create_each<I: Sync, T: Send>(
+        items: &[I],
+        mut within: impl FnMut(&I) -> io::Result<T> + Send,
+    ) -> io::Result<Vec<(Self, T)>> {
+        in_thread(move || items.iter().map(|item| Ok((Self::unshare()?, within(item)?))).collect())
     }
 
     /// Runs `work` on a thread inside the namespace and returns its result.
@@ -31,6 +36,12 @@ impl Namespace {
             setns(&self.fd, CloneFlags::CLONE_NEWNET)?;
             work()
         })
+    }
+
+    /// Moves this very thread into a new namespace.
+    fn unshare() -> io::Result<Self> {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        Ok(Self { fd: File::open("/proc/thread-self/ns/net")?.into() })
     }
 }
 

@@ -1,1 +1,3 @@
 //! Tables and pages. Input is data, output is text; no I/O.
+
+pub mod plan;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use futures_util::FutureExt as _;
 
 use super::cancel::Cancel;
+use super::iteration::Setup;
 use super::observer::{Observer, Progress};
 use super::running::Claim;
 use crate::host::clock::now_ns;
@@ -25,17 +26,39 @@ pub(super) enum Stop {
 
 /// How far an iteration has come.
 pub(super) struct Life<'a> {
-    pub(super) number: IterationNumber,
-    pub(super) observer: &'a dyn Observer,
-    pub(super) claim: &'a mut Claim,
-    pub(super) deadline: tokio::time::Instant,
-    pub(super) cancel: Cancel,
+    number: IterationNumber,
+    observer: &'a dyn Observer,
+    claim: &'a mut Claim,
+    deadline: tokio::time::Instant,
+    cancel: Cancel,
+    current: Stage,
     pub(super) events: Vec<Event>,
     pub(super) stages: Vec<StageTiming>,
-    pub(super) current: Stage,
 }
 
-impl Life<'_> {
+impl<'a> Life<'a> {
+    /// An iteration that begins now.
+    pub(super) fn new(setup: &Setup<'a>, claim: &'a mut Claim) -> Self {
+        Self {
+            number: setup.iteration.number,
+            observer: setup.observer,
+            claim,
+            deadline: tokio::time::Instant::now() + setup.plan.spec.timeout,
+            cancel: setup.cancel.clone(),
+            events: Vec::new(),
+            stages: Vec::new(),
+            current: Stage::Preflight,
+        }
+    }
+
+    /// Adds what others have recorded.
+    pub(super) fn add(&mut self, events: Vec<Event>) {
+        for event in &events {
+            self.observer.notice(&Progress::Event { number: self.number, level: event.level, text: &event.text });
+        }
+        self.events.extend(events);
+    }
+
     /// Runs one stage until it ends, fails, panics, passes the iteration's deadline or is interrupted.
     pub(super) async fn stage<T>(
         &mut self,
@@ -84,7 +107,7 @@ impl Life<'_> {
     }
 
     /// Notes that a stage begins, also on disk, where the next run looks when this one dies.
-    pub(super) fn begin(&mut self, stage: Stage) {
+    fn begin(&mut self, stage: Stage) {
         self.current = stage;
         self.stages.push(StageTiming { stage, started_ns: now_ns(), duration_ns: None });
         self.observer.notice(&Progress::Stage { number: self.number, stage });

@@ -1,9 +1,21 @@
 //! The life of one iteration, and of a campaign of them: resume, order, interruption, what dead runs left.
 
+mod campaign;
 mod cancel;
+pub mod checks;
+mod iteration;
 mod life;
+mod load;
 mod observer;
+mod recover;
 mod running;
+mod space;
+mod status;
+mod tools;
 
+pub use campaign::{CampaignError, Options, Report, run};
 pub use cancel::{Cancel, Canceller};
 pub use observer::{Observer, Progress};
+pub use recover::{Recovered, recover};
+pub use running::Running;
+pub use status::{Overview, overview};

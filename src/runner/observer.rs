@@ -56,6 +56,8 @@ pub enum Progress<'a> {
         file: &'a Path,
         /// How long it took, storing included.
         wall: Duration,
+        /// Will the iteration be tried again at once?
+        again: bool,
     },
     /// An iteration is left to another process that is running it.
     Elsewhere {

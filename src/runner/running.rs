@@ -156,10 +156,11 @@ pub struct Dead {
 }
 
 impl Dead {
-    /// Removes its scratch files and its mark.
-    pub fn remove(self) -> anyhow::Result<()> {
+    /// Removes its scratch files and its mark, and returns the mark's path.
+    pub fn remove(self) -> anyhow::Result<PathBuf> {
         remove_directory(&self.path.with_extension("d"))?;
-        std::fs::remove_file(&self.path).with_context(|| format!("cannot remove {}", self.path.display()))
+        std::fs::remove_file(&self.path).with_context(|| format!("cannot remove {}", self.path.display()))?;
+        Ok(self.path)
     }
 }
 

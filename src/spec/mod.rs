@@ -2,12 +2,27 @@
 //!
 //! Pure: text in, value or diagnostics out. No file is opened here.
 
+mod check;
+pub mod diagnostic;
+pub mod factors;
+mod parse;
+mod parse_factors;
+mod parse_workload;
 pub mod placeholder;
+mod read;
+mod space;
 mod value;
 
 use std::time::Duration;
 
-pub use placeholder::PLACEHOLDERS;
+pub use check::MOST_ITERATIONS;
+pub(crate) use check::{grouped, too_many};
+pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+use factors::User;
+pub use parse::{DEFAULT_REPETITIONS, DEFAULT_SEED, DEFAULT_SNAPLEN, DEFAULT_TIMEOUT};
+pub use parse_workload::{DEFAULT_IPERF3_DURATION, DEFAULT_READY_TIMEOUT};
+pub(crate) use space::Space;
+pub(crate) use value::{Columns, json_string};
 pub use value::{Tuple, Value};
 
 use crate::ids::{Better, Level, Stage, Vantage};
@@ -40,6 +55,25 @@ pub struct Spec {
     pub verify: VerifySpec,
     /// Defaults of the analysis.
     pub analysis: AnalysisSpec,
+}
+
+impl Spec {
+    /// Reads a spec; every mistake in it is in the error. Warnings are dropped.
+    pub fn parse(text: &str) -> Result<Self, Diagnostics> {
+        parse::parse(text).map(|(spec, _)| spec)
+    }
+
+    /// As [`Self::parse`], with the warnings of a spec that can be used.
+    pub fn parse_with_warnings(text: &str) -> Result<(Self, Diagnostics), Diagnostics> {
+        parse::parse(text)
+    }
+
+    /// As [`Self::parse_with_warnings`], for the bytes of a file; bytes that are not UTF-8 are an error of their own.
+    /// The text is returned with the spec.
+    pub fn parse_bytes(bytes: &[u8]) -> Result<(Self, &str, Diagnostics), Diagnostics> {
+        let text = str::from_utf8(bytes).map_err(|error| parse::not_utf8(bytes, error))?;
+        parse::parse(text).map(|(spec, warnings)| (spec, text, warnings))
+    }
 }
 
 /// A named parameter with its values.
@@ -137,9 +171,7 @@ pub enum Protocol {
 /// When a server counts as ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ready {
-    /// A TCP socket of the server node listens on this port; 0 stands for the port given to the pair (`{port}`).
-    ///
-    /// Nothing connects: a stray connection would end a server that answers only one.
+    /// A TCP connection to this port of the server node succeeds (tried on the server node itself).
     Tcp(u16),
     /// This file exists (path as the server sees it).
     File(String),
@@ -288,3 +320,6 @@ pub struct AnalysisSpec {
     /// Importance margins by metric; the key `default` stands for all others.
     pub margins: Vec<(String, Percent)>,
 }
+
+#[cfg(test)]
+mod tests;

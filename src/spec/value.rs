@@ -1,7 +1,10 @@
 //! Factor values and tuples: what an iteration is asked to be.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use crate::units::{ByteSize, Rate};
 
@@ -36,6 +39,7 @@ impl fmt::Display for Value {
             Self::Rate(value) => write!(f, "{value}"),
             Self::Size(value) => write!(f, "{value}"),
             Self::None => f.write_str("none"),
+            Self::List(values) if values.is_empty() => f.write_str("direct"),
             Self::List(values) => f.write_str(&values.join(">")),
             Self::Group(members) => {
                 for (i, (name, value)) in members.iter().enumerate() {
@@ -47,50 +51,114 @@ impl fmt::Display for Value {
     }
 }
 
+impl Value {
+    /// The value as JSON without blanks, as hashed for the identity of tuples and written by `--format json`.
+    ///
+    /// Booleans and whole numbers are themselves, absence is `null`, rates and sizes are strings in their canonical
+    /// form, lists are arrays and groups are objects with sorted keys.
+    pub fn canonical_json(&self) -> String {
+        match self {
+            Self::Bool(value) => value.to_string(),
+            Self::Integer(value) => value.to_string(),
+            Self::None => "null".to_owned(),
+            Self::Text(text) => json_string(text),
+            Self::Rate(_) | Self::Size(_) => json_string(&self.to_string()),
+            Self::List(items) => {
+                let items: Vec<String> = items.iter().map(|item| json_string(item)).collect();
+                format!("[{}]", items.join(","))
+            }
+            Self::Group(members) => {
+                let members: Vec<String> = members
+                    .iter()
+                    .map(|(name, value)| format!("{}:{}", json_string(name), value.canonical_json()))
+                    .collect();
+                format!("{{{}}}", members.join(","))
+            }
+        }
+    }
+}
+
+/// A JSON string literal: `"`, `\` and control characters escaped, everything else as it is.
+pub(crate) fn json_string(text: &str) -> String {
+    serde_json::to_string(text).expect("a string can always be written as JSON")
+}
+
 /// One combination of factor values, by name.
 ///
-/// Only factors that mean something on the tuple's testbed are in it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+/// Only factors that mean something on the tuple's testbed are in it. The tuples of a plan share their names and
+/// values and differ in indices only, so a million of them fit in memory.
+#[derive(Clone, Default)]
 pub struct Tuple {
-    values: BTreeMap<String, Value>,
+    columns: Arc<Columns>,
+    /// Which value, for each column.
+    indices: Box<[u32]>,
+}
+
+/// Factors of a testbed with all their values.
+#[derive(Debug, Default)]
+pub(crate) struct Columns {
+    /// Sorted, distinct.
+    pub(crate) names: Vec<String>,
+    /// The values of each factor.
+    pub(crate) values: Vec<Arc<[Value]>>,
 }
 
 impl Tuple {
     /// A tuple of these values.
     pub fn new(values: BTreeMap<String, Value>) -> Self {
-        Self { values }
+        let indices = vec![0; values.len()].into();
+        let (names, values) = values.into_iter().map(|(name, value)| (name, Arc::from([value]))).unzip();
+        Self { columns: Arc::new(Columns { names, values }), indices }
+    }
+
+    /// A tuple of shared values: an index for each column.
+    pub(crate) fn shared(columns: Arc<Columns>, indices: Box<[u32]>) -> Self {
+        debug_assert_eq!(columns.names.len(), indices.len());
+        Self { columns, indices }
+    }
+
+    /// The names and values its indices point into.
+    pub(crate) const fn columns(&self) -> &Arc<Columns> {
+        &self.columns
+    }
+
+    /// Index of the value of each column.
+    pub(crate) const fn indices(&self) -> &[u32] {
+        &self.indices
+    }
+
+    /// The value of a factor itself.
+    fn factor(&self, name: &str) -> Option<&Value> {
+        let column = self.columns.names.binary_search_by(|other| other.as_str().cmp(name)).ok()?;
+        Some(&self.columns.values[column][self.indices[column] as usize])
     }
 
     /// The value of a factor, or of a group's member (`request.url`, or just `url` when no factor has that name).
     pub fn get(&self, name: &str) -> Option<&Value> {
-        if let Some(value) = self.values.get(name) {
+        if let Some(value) = self.factor(name) {
             return Some(value);
         }
-        let members = |group: &Value, member: &str| match group {
-            Value::Group(members) => members.get_key_value(member).map(|(k, _)| k.clone()),
-            _ => None,
-        };
         if let Some((group, member)) = name.split_once('.') {
-            return match self.values.get(group)? {
-                Value::Group(all) => all.get(member),
+            return match self.factor(group)? {
+                Value::Group(members) => members.get(member),
                 _ => None,
             };
         }
-        let group = self.values.values().find(|value| members(value, name).is_some())?;
-        match group {
-            Value::Group(all) => all.get(name),
+        self.iter().find_map(|(_, value)| match value {
+            Value::Group(members) => members.get(name),
             _ => None,
-        }
+        })
     }
 
     /// Factors in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.values.iter().map(|(name, value)| (name.as_str(), value))
+        let values = self.columns.values.iter().zip(&self.indices).map(|(values, &index)| &values[index as usize]);
+        self.columns.names.iter().map(String::as_str).zip(values)
     }
 
     /// Name of the testbed; `netns` when the spec names none.
     pub fn testbed(&self) -> &str {
-        match self.values.get("testbed") {
+        match self.factor("testbed") {
             Some(Value::Text(name)) => name,
             _ => "netns",
         }
@@ -118,7 +186,7 @@ impl Tuple {
 
     /// Link rate; `None` for an unlimited link.
     pub fn rate(&self) -> Option<Rate> {
-        match self.values.get("rate") {
+        match self.factor("rate") {
             Some(Value::Rate(rate)) => Some(*rate),
             _ => None,
         }
@@ -131,7 +199,7 @@ impl Tuple {
 
     /// Names of the routers between client and server, from the client; empty for a direct link.
     pub fn hops(&self) -> &[String] {
-        match self.values.get("hops") {
+        match self.factor("hops") {
             Some(Value::List(hops)) => hops,
             _ => &[],
         }
@@ -159,5 +227,37 @@ impl Tuple {
             Some(Value::Text(text)) => Some(text),
             _ => None,
         }
+    }
+}
+
+impl fmt::Debug for Tuple {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl PartialEq for Tuple {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Tuple {}
+
+impl PartialOrd for Tuple {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Tuple {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.iter().cmp(other.iter())
+    }
+}
+
+impl Hash for Tuple {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.iter().for_each(|factor| factor.hash(state));
     }
 }

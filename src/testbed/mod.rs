@@ -2,6 +2,7 @@
 //! one it has.
 
 pub mod fake;
+pub mod netns;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::host::namespace::Namespace;
 use crate::ids::{NodeId, Stage, Vantage};
 use crate::node::Node;
 use crate::record::{Environment, Setting};
-use crate::spec::Tuple;
+use crate::spec::{TestbedSpec, Tuple};
 
 /// What an iteration asks of its testbed.
 #[derive(Debug, Clone)]
@@ -29,11 +30,31 @@ pub struct Request {
     pub vptest: PathBuf,
 }
 
+/// The testbed of that name.
+///
+/// # Errors
+/// [`TestbedError::Unsupported`] for one that this version cannot drive.
+pub fn by_name(name: &str, spec: &TestbedSpec) -> Result<Box<dyn Testbed>, TestbedError> {
+    match name {
+        "netns" => Ok(Box::new(netns::Netns::default())),
+        "fake" => Ok(Box::new(fake::Fake::new(spec.fake.clone()))),
+        other => Err(TestbedError::Unsupported {
+            what: format!("this version of vptest has no testbed {other}"),
+            hint: Some("testbeds it can drive: netns, fake".to_owned()),
+        }),
+    }
+}
+
 /// A kind of testbed.
 #[async_trait]
 pub trait Testbed: Send + Sync {
     /// Its name in specs: `netns`.
     fn name(&self) -> &'static str;
+
+    /// Does the testbed itself answer a command of this name, so that the host needs no program for it?
+    fn provides(&self, _program: &str) -> bool {
+        false
+    }
 
     /// Called at the beginning of every stage. Only the testbed of the tests does anything then: it fails on request.
     async fn enter(&self, _stage: Stage, _request: &Request) -> Result<(), TestbedError> {
@@ -140,6 +161,16 @@ pub struct Path {
 pub struct Teardown {
     /// What could not be removed, one line each, with the reason.
     pub left: Vec<String>,
+}
+
+impl TestbedError {
+    /// How to get what is missing; `None` when nothing is known that would help.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Unsupported { hint, .. } => hint.as_deref(),
+            _ => None,
+        }
+    }
 }
 
 /// A testbed could not do what it was asked.

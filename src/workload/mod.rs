@@ -21,7 +21,6 @@ use std::time::Duration;
 
 use crate::node::{Command, Exit, Output};
 use crate::record::{Metric, Quantile};
-use crate::spec::placeholder::PlaceholderError;
 use crate::spec::{Ready, Tuple, WorkloadSpec};
 
 pub use cpus::{PairCpus, assign_cpus};
@@ -186,15 +185,6 @@ pub enum WorkloadError {
         value: String,
         /// What is accepted.
         expected: &'static str,
-    },
-    /// Braces in an argument do not pair up, or hold no name.
-    #[error("bad placeholder in `{argument}`")]
-    BadPlaceholder {
-        /// Where.
-        argument: String,
-        /// What is wrong.
-        #[source]
-        source: PlaceholderError,
     },
     /// An argument or a path cannot be used with this workload.
     #[error("`{value}`: {why}")]

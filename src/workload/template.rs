@@ -1,8 +1,8 @@
 //! Argument vectors with the values of a pair put in.
 
 use super::{PairContext, WorkloadError};
-use crate::spec::placeholder::{PlaceholderError, expand};
-use crate::spec::{PLACEHOLDERS, Value};
+use crate::spec::placeholder::{PLACEHOLDERS, UnknownPlaceholder, expand};
+use crate::spec::Value;
 
 /// Which node a text is for: `{scratch}` differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,11 +13,8 @@ pub(super) enum Side {
 
 /// One argument with its placeholders replaced.
 pub(super) fn argument(pair: &PairContext<'_>, side: Side, text: &str) -> Result<String, WorkloadError> {
-    expand(text, |name| value(pair, side, name)).map_err(|error| match error {
-        PlaceholderError::Unknown(name) => {
-            WorkloadError::UnknownPlaceholder { name, argument: text.to_owned(), known: known(pair) }
-        }
-        source => WorkloadError::BadPlaceholder { argument: text.to_owned(), source },
+    expand(text, |name| value(pair, side, name)).map_err(|UnknownPlaceholder(name)| {
+        WorkloadError::UnknownPlaceholder { name, argument: text.to_owned(), known: known(pair) }
     })
 }
 
@@ -42,7 +39,7 @@ fn value(pair: &PairContext<'_>, side: Side, name: &str) -> Option<String> {
 }
 
 fn known(pair: &PairContext<'_>) -> String {
-    let mut names: Vec<String> = PLACEHOLDERS.iter().map(|&name| name.to_owned()).collect();
+    let mut names: Vec<String> = PLACEHOLDERS.iter().map(|&(name, _)| name.to_owned()).collect();
     for (name, value) in pair.tuple.iter() {
         names.push(name.to_owned());
         if let Value::Group(members) = value {
@@ -61,7 +58,7 @@ mod tests {
     fn built_ins_and_factors_are_known() {
         let tuple = tuple(&[("colour", Value::Text("dark red".to_owned()))]);
         let pair = pair(&tuple);
-        for name in PLACEHOLDERS {
+        for (name, _) in PLACEHOLDERS {
             assert!(value(&pair, Side::Server, name).is_some(), "{name} has no value");
         }
         let text = argument(&pair, Side::Client, "{scratch}/{pair}:{colour}").unwrap();

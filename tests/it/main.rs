@@ -1,4 +1,9 @@
-//! Tests that need more than the library: privileges, tools, several processes.
+//! End-to-end tests: the program as its users run it.
 
+mod campaign;
+mod capture;
+mod faults;
 mod need;
+mod netns;
+mod signals;
 mod workload;

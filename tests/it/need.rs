@@ -1,27 +1,24 @@
-//! What a test needs from the machine it runs on.
+//! What a test needs and this machine may lack.
 
-/// May the test run? Without what it needs it is skipped with a printed reason; where `VPTEST_REQUIRE` (names separated
-/// by commas) names the need, it fails instead.
+/// Is it `available`? If not, the test prints why and is passed over – unless `VPTEST_REQUIRE` (names separated by
+/// commas) has `name`: then it fails.
 pub(crate) fn need(name: &str, available: bool) -> bool {
-    if available {
-        return true;
+    if !available {
+        let required = std::env::var("VPTEST_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|r| r.trim() == name), "`{name}` is required by VPTEST_REQUIRE and missing");
+        eprintln!("skipped: `{name}` is not available here");
     }
-    let required = std::env::var("VPTEST_REQUIRE").unwrap_or_default();
-    assert!(
-        !required.split(',').any(|needed| needed.trim() == name),
-        "VPTEST_REQUIRE names `{name}`, which is missing"
-    );
-    eprintln!("skipped: needs {name}");
-    false
+    available
 }
 
-/// Is this root, with what comes with it?
+/// Root, with the right to make network namespaces.
 pub(crate) fn root() -> bool {
-    need("root", nix::unistd::geteuid().is_root())
+    need("root", nix::unistd::geteuid().is_root() && vptest::host::namespace::Namespace::new().is_ok())
 }
 
-/// Is the program in `PATH`?
+/// A program in `PATH`.
 pub(crate) fn program(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    need(name, std::env::split_paths(&path).any(|directory| directory.join(name).is_file()))
+    let system = ["/usr/sbin", "/sbin"].map(std::path::PathBuf::from);
+    need(name, std::env::split_paths(&path).chain(system).any(|directory| directory.join(name).is_file()))
 }

@@ -50,6 +50,10 @@ impl Testbed for Fake {
         "fake"
     }
 
+    fn provides(&self, program: &str) -> bool {
+        program == "sample"
+    }
+
     async fn enter(&self, stage: Stage, request: &Request) -> Result<(), TestbedError> {
         match self.fault(stage, request) {
             Some(FaultKind::Error) => Err(TestbedError::Injected(stage)),

@@ -1,0 +1,47 @@
+# `make demo` and `make test` are all a newcomer needs; both install what is missing when they may (as root, or with a
+# sudo that asks for no password) and say what to install when they may not.
+
+CARGO      ?= cargo
+DEMO_OUT   ?= demo
+# What the tests need; each is skipped with a printed reason where it is missing, unless VPTEST_REQUIRE names it.
+NEEDS      := root netns ab nginx iperf3 stress-ng tcpdump shared
+
+.PHONY: help demo test check lint unit build install bench clean
+
+help:
+	@echo "make demo     run a real sweep on this machine, about three minutes after the build"
+	@echo "make test     formatting, lints, documentation and all tests"
+	@echo "make build    target/release/vptest"
+	@echo "make install  put vptest into ~/.cargo/bin"
+	@echo "make bench    measure against the named peers (benches/README.md)"
+
+build:
+	@.ci/need build
+	$(CARGO) build --release --locked
+
+install: build
+	$(CARGO) install --locked --path .
+
+demo:
+	@.ci/need build demo
+	$(CARGO) build --release --locked
+	@.ci/demo target/release/vptest $(DEMO_OUT)
+
+test: lint unit
+
+lint:
+	@.ci/need build test
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items --quiet
+
+unit:
+	@.ci/need build test
+	$(CARGO) test --locked --lib --test it
+
+bench:
+	@.ci/need build test bench
+	benches/all.sh
+
+clean:
+	$(CARGO) clean

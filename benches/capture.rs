@@ -1,0 +1,285 @@
+//! What a capture costs the workload it observes, beside tcpdump in the same run.
+//!
+//! `cargo bench --bench capture -- MODE [REPETITIONS [REQUESTS]]`, as root, with nginx, ab, iperf3, tcpdump and ip.
+//! Modes: `requests` (ab against nginx over one veth pair, variants interleaved), `gigabit` (iperf3 at 1 Gbit/s:
+//! what is dropped), `open` (what starting and stopping costs). Without a mode it does nothing, so that `cargo bench`
+//! stays usable without root.
+
+use std::error::Error;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use vptest::host::namespace::Namespace;
+use vptest::ids::{NodeId, Vantage};
+use vptest::instrument::capture::{Captures, available_memory, ring_bytes};
+use vptest::spec::CaptureSpec;
+use vptest::testbed::{CapturePoint, CaptureSource};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let number = |index: usize, default: u32| arguments.get(index).map_or(Ok(default), |word| word.parse());
+    match arguments.first().map(String::as_str) {
+        Some("requests") => requests(number(1, 7)?, number(2, 100_000)?),
+        Some("gigabit") => gigabit(number(1, 3)?),
+        Some("open") => open(number(1, 5)?),
+        _ => {
+            eprintln!("usage: cargo bench --bench capture -- requests|gigabit|open [REPETITIONS [REQUESTS]]");
+            Ok(())
+        }
+    }
+}
+
+/// Two namespaces joined by a veth pair: 10.9.0.1 on `c0` and 10.9.0.2 on `s0`.
+struct Link {
+    client: Arc<Namespace>,
+    server: Arc<Namespace>,
+}
+
+impl Link {
+    fn new() -> Result<Self> {
+        let (client, server) = (Arc::new(Namespace::new()?), Arc::new(Namespace::new()?));
+        let target = format!("/proc/{}/fd/{}", std::process::id(), server.as_fd().as_raw_fd());
+        run(&client, &["ip", "link", "add", "c0", "type", "veth", "peer", "name", "s0", "netns", &target])?;
+        for (namespace, interface, address) in [(&client, "c0", "10.9.0.1/24"), (&server, "s0", "10.9.0.2/24")] {
+            run(namespace, &["ip", "addr", "add", address, "dev", interface])?;
+            run(namespace, &["ip", "link", "set", interface, "up"])?;
+            run(namespace, &["ip", "link", "set", "lo", "up"])?;
+        }
+        Ok(Self { client, server })
+    }
+
+    fn points(&self) -> [CapturePoint; 2] {
+        let point = |namespace: &Arc<Namespace>, vantage, interface: &str| CapturePoint {
+            node: NodeId::client(1),
+            vantage,
+            interface: interface.to_owned(),
+            source: CaptureSource::Live { namespace: Some(Arc::clone(namespace)) },
+        };
+        [point(&self.client, Vantage::Guest, "c0"), point(&self.server, Vantage::Host, "s0")]
+    }
+}
+
+fn spawn(namespace: &Namespace, argv: &[&str]) -> Result<Child> {
+    let start = || {
+        let mut command = Command::new(argv[0]);
+        command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+    };
+    Ok(namespace.run(start)?)
+}
+
+fn run(namespace: &Namespace, argv: &[&str]) -> Result<String> {
+    let output = spawn(namespace, argv)?.wait_with_output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(text);
+    }
+    Err(format!("{argv:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr)).into())
+}
+
+/// A child that is ended when it goes out of scope.
+struct Ended(Child);
+
+impl Ended {
+    fn end(&mut self, signal: Signal) {
+        let pid = i32::try_from(self.0.id()).expect("process numbers are small");
+        let _ = kill(Pid::from_raw(pid), signal);
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.end(Signal::SIGTERM);
+    }
+}
+
+fn nginx(link: &Link, directory: &Path) -> Result<Ended> {
+    let at = directory.display();
+    let config = format!(
+        "daemon off; worker_processes 1; pid {at}/pid; error_log {at}/error.log;\nevents {{ worker_connections 1024; }}\n\
+         http {{ access_log off; client_body_temp_path {at}/b; proxy_temp_path {at}/p; fastcgi_temp_path {at}/f;\n\
+         uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\nserver {{ listen 80; location / {{ return 200 \"hello\\n\"; }} }} }}\n"
+    );
+    let path = directory.join("nginx.conf");
+    fs::write(&path, config)?;
+    let server = Ended(spawn(&link.server, &["nginx", "-c", path.to_str().ok_or("path")?])?);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while run(&link.client, &["ab", "-q", "-n", "1", "http://10.9.0.2/"]).is_err() {
+        if Instant::now() > deadline {
+            return Err("nginx did not answer".into());
+        }
+    }
+    Ok(server)
+}
+
+fn requests_per_second(link: &Link, count: u32) -> Result<f64> {
+    let text = run(&link.client, &["ab", "-q", "-c", "10", "-n", &count.to_string(), "http://10.9.0.2/"])?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Requests per second:")).ok_or("no rate from ab")?;
+    Ok(line.split_ascii_whitespace().next().ok_or("no rate from ab")?.parse()?)
+}
+
+fn cpu_seconds() -> Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
+}
+
+fn spec() -> CaptureSpec {
+    CaptureSpec { snaplen: 96, vantage: vec![Vantage::Guest], keep: false, filter: None, ring: None }
+}
+
+#[derive(Clone, Copy)]
+enum Variant {
+    Off,
+    Ours { points: usize, keep: bool },
+    Tcpdump { points: usize, snap: bool },
+}
+
+const VARIANTS: [(&str, Variant); 7] = [
+    ("off", Variant::Off),
+    ("vptest, 1 point", Variant::Ours { points: 1, keep: false }),
+    ("tcpdump -s 96 -w, 1 point", Variant::Tcpdump { points: 1, snap: true }),
+    ("tcpdump -w, 1 point", Variant::Tcpdump { points: 1, snap: false }),
+    ("vptest, 2 points", Variant::Ours { points: 2, keep: false }),
+    ("tcpdump -s 96 -w, 2 points", Variant::Tcpdump { points: 2, snap: true }),
+    ("vptest, 1 point, kept", Variant::Ours { points: 1, keep: true }),
+];
+
+/// Requests per second, CPU seconds of this process, packets and drops.
+fn measure(link: &Link, variant: Variant, count: u32, directory: &Path) -> Result<(f64, String)> {
+    match variant {
+        Variant::Off => Ok((requests_per_second(link, count)?, String::new())),
+        Variant::Ours { points, keep } => {
+            let spec = CaptureSpec { keep, ..spec() };
+            let captures = Captures::start(&link.points()[..points], &spec, Some(directory))?;
+            let before = cpu_seconds()?;
+            let rate = requests_per_second(link, count)?;
+            let stopped = captures.stop();
+            let cpu = cpu_seconds()? - before;
+            let packets: Vec<_> = stopped.captures.iter().map(|c| (c.packets, c.dropped_kernel)).collect();
+            Ok((rate, format!("reader CPU {cpu:.3} s, (packets, drops) {packets:?} {:?}", stopped.problems)))
+        }
+        Variant::Tcpdump { points, snap } => {
+            let mut running = Vec::new();
+            for point in &link.points()[..points] {
+                running.push(tcpdump(link, point, snap, directory)?);
+            }
+            let rate = requests_per_second(link, count)?;
+            let mut note = String::new();
+            for child in &mut running {
+                child.end(Signal::SIGINT);
+                let mut text = String::new();
+                if let Some(mut stderr) = child.0.stderr.take() {
+                    std::io::Read::read_to_string(&mut stderr, &mut text)?;
+                }
+                note += &text.lines().filter(|line| !line.contains("listening")).collect::<Vec<_>>().join(", ");
+            }
+            Ok((rate, note))
+        }
+    }
+}
+
+fn tcpdump(link: &Link, point: &CapturePoint, snap: bool, directory: &Path) -> Result<Ended> {
+    let file = directory.join(format!("{}.pcap", point.interface));
+    let mut argv = vec!["tcpdump", "-i", &point.interface, "-w", file.to_str().ok_or("path")?];
+    if snap {
+        argv.extend(["-s", "96"]);
+    }
+    let namespace = if point.interface == "c0" { &link.client } else { &link.server };
+    let child = Ended(spawn(namespace, &argv)?);
+    // tcpdump writes the file's header once it captures.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !file.exists() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    Ok(child)
+}
+
+fn requests(repetitions: u32, count: u32) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+    let link = Link::new()?;
+    let _server = nginx(&link, directory.path())?;
+    requests_per_second(&link, count)?;
+    let mut rates = vec![Vec::new(); VARIANTS.len()];
+    for repetition in 1..=repetitions {
+        for (index, (name, variant)) in VARIANTS.iter().enumerate() {
+            let files = tempfile::tempdir_in(directory.path())?;
+            // tcpdump gives up root and writes as its own user.
+            fs::set_permissions(files.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+            let (rate, note) = measure(&link, *variant, count, files.path())?;
+            rates[index].push(rate);
+            println!("{repetition} {name:28} {rate:9.0}/s  {note}");
+        }
+    }
+    println!("\nmedian of {repetitions}, ab -n {count} -c 10:");
+    for (rates_of, (name, _)) in rates.iter().zip(VARIANTS) {
+        let ratios = rates_of.iter().zip(&rates[0]).map(|(on, off)| on / off).collect();
+        println!("{name:28} {:9.0}/s  on ÷ off {:.3}", median(rates_of.clone()), median(ratios));
+    }
+    Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn gigabit(repetitions: u32) -> Result<()> {
+    let link = Link::new()?;
+    for shape in ["none", "tbf"] {
+        if shape == "tbf" {
+            run(
+                &link.client,
+                &["tc", "qdisc", "add", "dev", "c0", "root", "tbf", "rate", "1gbit", "burst", "1mb", "latency", "50ms"],
+            )?;
+        }
+        for options in [["-b", "1G"].as_slice(), &["-u", "-b", "1G", "-l", "1400"], &["-u", "-b", "1G", "-l", "100"]] {
+            for _ in 0..repetitions {
+                let _server = Ended(spawn(&link.server, &["iperf3", "-s", "-1", "--forceflush"])?);
+                while !run(&link.server, &["ss", "-ltnH", "sport", "=", "5201"])?.contains("5201") {}
+                let captures = Captures::start(&link.points(), &spec(), None)?;
+                let before = cpu_seconds()?;
+                run(&link.client, &[["iperf3", "-c", "10.9.0.2", "-t", "3"].as_slice(), options].concat())?;
+                let stopped = captures.stop();
+                let cpu = cpu_seconds()? - before;
+                let counts: Vec<_> = stopped.captures.iter().map(|c| (c.packets, c.bytes, c.dropped_kernel)).collect();
+                println!(
+                    "{shape} {options:?}: (packets, bytes, drops) {counts:?} CPU {cpu:.3} s {:?}",
+                    stopped.problems
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn open(repetitions: u32) -> Result<()> {
+    let link = Link::new()?;
+    let all = link.points();
+    for (count, ring) in [(1, None), (2, None), (2, Some(4 << 20)), (80, None), (80, Some(4 << 20))] {
+        let points: Vec<_> = all.iter().cycle().take(count).cloned().collect();
+        let spec = CaptureSpec { ring, ..spec() };
+        let bytes = ring_bytes(count, ring, available_memory());
+        for _ in 0..repetitions {
+            let begin = Instant::now();
+            let captures = Captures::start(&points, &spec, None)?;
+            let started = begin.elapsed();
+            let begin = Instant::now();
+            let stopped = captures.stop();
+            let ended = begin.elapsed();
+            println!("{count} points of {bytes} bytes: start {started:?}, stop {ended:?} {:?}", stopped.problems);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! The command line: one file for each subcommand. The only part that prints.
+
+mod clean;
+mod doctor;
+mod exit;
+mod plan_file;
+mod progress;
+mod run;
+mod serve_http;
+mod status;
+mod sweep;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use exit::{Exit, Failure};
+
+/// Runs the same network experiment many times on virtual and physical testbeds and says where they really differ.
+#[derive(Debug, Parser)]
+#[command(name = "vptest", version, propagate_version = true, max_term_width = 110, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    verbosity: Verbosity,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  vptest doctor                               what can this host run?
+  vptest sweep sweeps/quickstart.toml         check the spec, write out/plan.json
+  vptest run                                  run every iteration that is not complete yet
+  vptest merge out/*.db                       one database of all iterations: merged.db
+  vptest analyze --metric rps                 compare
+
+Exit status: 0 done, 1 some iterations failed or were invalid, 2 wrong usage or spec, 3 this host cannot run it,
+4 stored data cannot be read, 130 interrupted.";
+
+#[derive(Debug, Clone, Copy, clap::Args)]
+struct Verbosity {
+    /// Show stages and events as they happen (-vv: debugging messages too)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    /// Show errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Sweep(sweep::Args),
+    Run(run::Args),
+    Status(status::Args),
+    Doctor(doctor::Args),
+    Clean(clean::Args),
+    #[command(hide = true)]
+    ServeHttp(serve_http::Args),
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// For people
+    Table,
+    /// Comma-separated values with a header line (RFC 4180)
+    Csv,
+    /// One JSON document; docs/json.md describes it
+    Json,
+}
+
+/// Parses the command line, does what it says, prints what went wrong.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(cli.verbosity);
+    let result = match cli.command {
+        Command::Sweep(args) => sweep::run(&args, cli.verbosity),
+        Command::Run(args) => run::run(&args, cli.verbosity),
+        Command::Status(args) => status::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Clean(args) => clean::run(&args),
+        Command::ServeHttp(args) => serve_http::run(&args),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(failure) if failure.is_closed_pipe() => Exit::Done.into(),
+        Err(failure) => {
+            // Standard error may be closed as well; the exit status still tells.
+            let _ = writeln!(std::io::stderr().lock(), "{failure}");
+            failure.exit.into()
+        }
+    }
+}
+
+fn start_log(verbosity: Verbosity) {
+    let level = match (verbosity.quiet, verbosity.verbose) {
+        (true, _) => tracing::Level::ERROR,
+        (false, 0 | 1) => tracing::Level::WARN,
+        (false, 2) => tracing::Level::DEBUG,
+        (false, _) => tracing::Level::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour())
+        .without_time()
+        .with_target(verbosity.verbose > 1)
+        .init();
+}
+
+/// Does standard error take colours? Only a terminal does, and not when `NO_COLOR` is set (<https://no-color.org>).
+fn colour() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,162 @@
+//! `vptest run`
+
+use std::path::PathBuf;
+
+use super::exit::{Exit, Failure};
+use super::progress::Display;
+use super::{Verbosity, plan_file};
+use crate::host::userns;
+use crate::plan::selection;
+use crate::record::Status;
+use crate::runner::{CampaignError, Cancel, Canceller, Options, Report};
+
+/// Run iterations of a plan: every one that is not complete yet, or those that --iter names
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  vptest run                      all that is left to do; again after an interruption goes on where it stopped
+  vptest run --iter 7             iteration 7 alone
+  vptest run --iter 1-100,205     these
+  vptest run --retries 2          two more tries at each iteration that fails
+  vptest sweep params.toml --format commands | parallel -j1 --eta
+
+The first Ctrl-C takes the running iteration down and stores it as interrupted; the second leaves at once.
+Without root the netns testbed runs in a user namespace.")]
+pub(super) struct Args {
+    /// Iterations to run, by number: `7`, `1-100,205`, `990-` (complete ones are skipped)
+    #[arg(long, value_name = "N[-M],...")]
+    iter: Option<String>,
+    /// Directory of the campaign, as given to `vptest sweep`
+    #[arg(short, long, value_name = "DIR", default_value = "out")]
+    out: PathBuf,
+    /// Run the iterations of --iter also when they are complete
+    #[arg(long, requires = "iter")]
+    again: bool,
+    /// Further attempts at once at an iteration that failed, timed out or was invalid
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    retries: u32,
+    /// Leave the testbed of a failed iteration up and say how to look into it
+    #[arg(long)]
+    keep_failed: bool,
+}
+
+pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
+    let plan = plan_file::read(&args.out)?;
+    let last = u32::try_from(plan.iterations.len()).unwrap_or(u32::MAX);
+    let selection = args.iter.as_deref().map(|text| selection::select(text, last));
+    let selection = selection.transpose().map_err(|error| Failure::new(Exit::Usage, error))?;
+    // Must come before any thread starts: only a process of one thread can change its user namespace.
+    if plan.tuples.iter().any(|planned| planned.tuple.testbed() == "netns") {
+        userns::enter_if_unprivileged().map_err(|error| Failure::new(Exit::Unsupported, error).hint(DOCTOR))?;
+    }
+    let vptest = std::env::current_exe().map_err(|error| {
+        Failure::new(Exit::Unsupported, anyhow::Error::new(error).context("cannot find the running program"))
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let display = Display::new(verbosity, &plan);
+    let (canceller, cancel) = Canceller::new();
+    let options = Options {
+        plan: &plan,
+        out: &args.out,
+        selection,
+        again: args.again,
+        retries: args.retries,
+        keep_failed: args.keep_failed,
+        vptest,
+        observer: &display,
+        cancel: cancel.clone(),
+    };
+    let result = runtime.block_on(async {
+        let signals = tokio::spawn(watch_signals(canceller, cancel));
+        let result = crate::runner::run(&options).await;
+        signals.abort();
+        result
+    });
+    display.finish();
+    finish(&result.map_err(failure)?, verbosity)
+}
+
+const DOCTOR: &str = "`vptest doctor` shows what this host can run and what is missing";
+
+fn failure(error: CampaignError) -> Failure {
+    match error {
+        CampaignError::Unsupported(error) => {
+            let hint = error.hint().map_or_else(|| DOCTOR.to_owned(), str::to_owned);
+            Failure::new(Exit::Unsupported, error).hint(hint)
+        }
+        CampaignError::Missing(_) => Failure::new(Exit::Unsupported, error).hint(DOCTOR),
+        CampaignError::Space(_) => {
+            Failure::new(Exit::Unsupported, error).hint("free some room, or plan into another directory with -o")
+        }
+        CampaignError::Locked { .. } => {
+            Failure::new(Exit::Usage, error).hint("wait for it, or run single iterations beside others with --iter")
+        }
+        CampaignError::Store(_) | CampaignError::Other(_) => Failure::new(Exit::Unsupported, error),
+    }
+}
+
+/// First signal: stop cleanly. Second: leave at once.
+async fn watch_signals(canceller: Canceller, cancel: Cancel) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let kinds = [
+        (SignalKind::interrupt(), "Ctrl-C"),
+        (SignalKind::terminate(), "SIGTERM"),
+        (SignalKind::hangup(), "SIGHUP"),
+    ];
+    let mut streams = Vec::new();
+    for (kind, name) in kinds {
+        match signal(kind) {
+            Ok(stream) => streams.push((stream, name)),
+            Err(error) => tracing::warn!("cannot watch for {name}: {error}"),
+        }
+    }
+    loop {
+        let waiting = streams.iter_mut().map(|(stream, name)| Box::pin(async move { (stream.recv().await, *name) }));
+        let ((received, name), ..) = futures_util::future::select_all(waiting).await;
+        if received.is_none() {
+            return;
+        }
+        if cancel.requested().is_some() {
+            leave_at_once();
+        }
+        eprintln!("\n{name}: taking the running iteration down; once more leaves at once");
+        canceller.cancel(name);
+    }
+}
+
+/// Processes and namespaces of the iteration go with this process; files do not.
+#[expect(clippy::exit, reason = "the user asked a second time")]
+fn leave_at_once() -> ! {
+    eprintln!(
+        "left at once: processes and networks of the iteration are gone with vptest; its scratch files are removed by \
+         the next `vptest run` or by `vptest clean`"
+    );
+    std::process::exit(i32::from(Exit::Interrupted.code()))
+}
+
+fn finish(report: &Report, verbosity: Verbosity) -> Result<Exit, Failure> {
+    for text in &report.kept {
+        eprintln!("kept: {text}");
+    }
+    for text in &report.leftovers {
+        eprintln!("left over: {text}");
+    }
+    let count = |status| report.outcomes.get(&status).copied().unwrap_or(0);
+    if !verbosity.quiet {
+        let mut parts: Vec<String> =
+            report.outcomes.iter().map(|(status, count)| format!("{count} {status}")).collect();
+        let more = [
+            (report.complete_before, "complete before"),
+            (report.elsewhere, "run by others"),
+            (report.left, "left to do"),
+        ];
+        parts.extend(more.iter().filter(|(count, _)| *count > 0).map(|(count, text)| format!("{count} {text}")));
+        eprintln!("{}", if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") });
+    }
+    if let Some(by) = &report.interrupted {
+        eprintln!("interrupted by {by}: `vptest run` goes on with what is left");
+        return Ok(Exit::Interrupted);
+    }
+    let bad = [Status::Suspect, Status::Invalid, Status::Failed, Status::TimedOut, Status::Interrupted];
+    Ok(if bad.into_iter().all(|status| count(status) == 0) { Exit::Done } else { Exit::SomeFailed })
+}

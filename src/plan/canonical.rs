@@ -1,0 +1,192 @@
+//! The canonical text of tuples and of a spec's meaning: what identities are hashes of.
+//!
+//! docs/plan.md specifies it; the vectors in the tests pin it. A change here gives every iteration another identity,
+//! so that nothing which was run counts as done any more: raise [`VERSION`] and say so, or leave it alone.
+
+use std::collections::BTreeMap;
+
+use crate::ids::{ShortHash, Vantage};
+use crate::spec::{
+    CaptureSpec, Fault, HttpServer, MetricPattern, MetricRule, Protocol, Ready, Source, Spec, Value, WorkloadSpec,
+    factors, json_string,
+};
+use crate::units::format_duration;
+
+/// Version of the canonical text.
+const VERSION: u32 = 1;
+
+/// A JSON object with sorted keys and no blanks.
+#[derive(Default)]
+struct Object(BTreeMap<&'static str, String>);
+
+impl Object {
+    fn with(mut self, name: &'static str, json: impl Into<String>) -> Self {
+        self.0.insert(name, json.into());
+        self
+    }
+
+    fn text(self, name: &'static str, text: &str) -> Self {
+        self.with(name, json_string(text))
+    }
+
+    fn finish(self) -> String {
+        let members: Vec<String> = self.0.iter().map(|(name, json)| format!("\"{name}\":{json}")).collect();
+        format!("{{{}}}", members.join(","))
+    }
+}
+
+fn array(items: impl IntoIterator<Item = String>) -> String {
+    format!("[{}]", items.into_iter().collect::<Vec<_>>().join(","))
+}
+
+fn strings(items: &[String]) -> String {
+    array(items.iter().map(|item| json_string(item)))
+}
+
+fn or_null(json: Option<String>) -> String {
+    json.unwrap_or_else(|| "null".to_owned())
+}
+
+/// What a spec means for tuples on `testbed`: workload, capture and the testbed's options, with defaults filled in.
+///
+/// Name, repetitions, seed, order, timeout, exclusions, thresholds and analysis are no part of it: they change which
+/// iterations there are, or what is made of them, but not what an iteration does.
+pub(super) fn meaning(spec: &Spec, testbed: &str) -> String {
+    let options = match testbed {
+        "fake" => Object::default().with("fault", array(spec.testbed.fake.faults.iter().map(fault))),
+        _ => Object::default(),
+    };
+    Object::default()
+        .with("capture", capture(&spec.capture, testbed))
+        .with("testbed", options.finish())
+        .with("workload", workload(&spec.workload))
+        .finish()
+}
+
+/// Only the vantages that the testbed has: those of other testbeds mean nothing there.
+fn capture(capture: &CaptureSpec, testbed: &str) -> String {
+    let offered = factors::testbed(testbed).map_or(&[][..], |testbed| testbed.vantages);
+    let mut vantages: Vec<Vantage> = capture.vantage.iter().copied().filter(|v| offered.contains(v)).collect();
+    vantages.sort_unstable();
+    Object::default()
+        .with("filter", or_null(capture.filter.as_deref().map(json_string)))
+        .with("keep", capture.keep.to_string())
+        .with("ring", or_null(capture.ring.map(|bytes| bytes.to_string())))
+        .with("snaplen", capture.snaplen.to_string())
+        .with("vantage", array(vantages.iter().map(|v| json_string(v.as_str()))))
+        .finish()
+}
+
+fn fault(fault: &Fault) -> String {
+    Object::default()
+        .with("attempts", or_null(fault.attempts.map(|n| n.to_string())))
+        .with("iterations", array(fault.iterations.iter().map(u32::to_string)))
+        .text("kind", fault.kind.as_str())
+        .text("stage", fault.stage.as_str())
+        .finish()
+}
+
+fn workload(workload: &WorkloadSpec) -> String {
+    match workload {
+        WorkloadSpec::Ab { server, keepalive, arguments } => Object::default()
+            .text("preset", "ab")
+            .text(
+                "server",
+                match server {
+                    HttpServer::Builtin => "builtin",
+                    HttpServer::Nginx => "nginx",
+                },
+            )
+            .with("keepalive", keepalive.to_string())
+            .with("arguments", strings(arguments)),
+        WorkloadSpec::Iperf3 { protocol, duration, streams, bitrate, reverse, arguments } => Object::default()
+            .text("preset", "iperf3")
+            .text(
+                "protocol",
+                match protocol {
+                    Protocol::Tcp => "tcp",
+                    Protocol::Udp => "udp",
+                },
+            )
+            .text("duration", &format_duration(*duration))
+            .with("streams", streams.to_string())
+            .with("bitrate", or_null(bitrate.map(|rate| json_string(&rate.to_string()))))
+            .with("reverse", reverse.to_string())
+            .with("arguments", strings(arguments)),
+        WorkloadSpec::Command { server, client, ready, ready_timeout, time_limit, metrics } => Object::default()
+            .text("preset", "command")
+            .with("server", or_null(server.as_deref().map(strings)))
+            .with("client", strings(client))
+            .with("ready", or_null(ready.as_ref().map(readiness)))
+            .text("ready_timeout", &format_duration(*ready_timeout))
+            .with("time_limit", or_null(time_limit.map(|limit| json_string(&format_duration(limit)))))
+            .with("metric", array(metrics.iter().map(metric))),
+    }
+    .finish()
+}
+
+fn readiness(ready: &Ready) -> String {
+    match ready {
+        Ready::Tcp(port) => Object::default().with("tcp", port.to_string()),
+        Ready::File(path) => Object::default().text("file", path),
+        Ready::Output(pattern) => Object::default().text("output", pattern),
+    }
+    .finish()
+}
+
+fn metric(rule: &MetricRule) -> String {
+    let object = Object::default()
+        .text("name", &rule.name)
+        .text("unit", &rule.unit)
+        .with("better", or_null(rule.better.map(|better| json_string(better.as_str()))))
+        .text("level", rule.level.as_str())
+        .text(
+            "from",
+            match rule.from {
+                Source::Client => "client",
+                Source::Server => "server",
+            },
+        )
+        .with("required", rule.required.to_string());
+    match &rule.pattern {
+        MetricPattern::Regex(pattern) => object.text("regex", pattern),
+        MetricPattern::Json(pointer) => object.text("json", pointer),
+    }
+    .finish()
+}
+
+/// What the id of every tuple of a meaning begins with.
+pub(super) fn prefix(meaning: &str) -> String {
+    format!("vptest tuple {VERSION}\n{}\n", ShortHash::of(meaning.as_bytes()))
+}
+
+/// A factor with its value as a member of the canonical object: `"pairs":4`.
+pub(super) fn member(name: &str, value: &Value) -> String {
+    format!("{}:{}", json_string(name), value.canonical_json())
+}
+
+/// Ids of tuples, one after the other, without allocating for each.
+pub(super) struct TupleHasher {
+    buffer: Vec<u8>,
+}
+
+impl TupleHasher {
+    pub(super) const fn new() -> Self {
+        Self { buffer: Vec::new() }
+    }
+
+    /// Id of the tuple with these members, sorted by name.
+    pub(super) fn id<'m>(&mut self, prefix: &str, members: impl Iterator<Item = &'m str>) -> ShortHash {
+        self.buffer.clear();
+        self.buffer.extend_from_slice(prefix.as_bytes());
+        self.buffer.push(b'{');
+        for (i, member) in members.enumerate() {
+            if i > 0 {
+                self.buffer.push(b',');
+            }
+            self.buffer.extend_from_slice(member.as_bytes());
+        }
+        self.buffer.push(b'}');
+        ShortHash::of(&self.buffer)
+    }
+}

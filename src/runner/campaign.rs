@@ -1,0 +1,283 @@
+//! A campaign: which iterations are still to do, one after the other, whatever happens to each.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context as _;
+
+use super::cancel::Cancel;
+use super::iteration::{self, Ended, Setup};
+use super::observer::{Observer, Progress};
+use super::recover::{Recovered, recover};
+use super::running::{CampaignLock, Claim, Claimed};
+use super::{space, tools};
+use crate::ids::{IterationNumber, ShortHash};
+use crate::instrument::facts;
+use crate::plan::{Iteration, Plan};
+use crate::record::{Environment, Header, Outcome, Status};
+use crate::store::{self, Attempts, StoreError};
+use crate::testbed::{self, Testbed, TestbedError};
+use crate::workload::{self, Workload};
+
+/// What to run, and how.
+pub struct Options<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    /// Directory of the campaign.
+    pub out: &'a Path,
+    /// Iterations to run; `None` for every one that is not complete.
+    pub selection: Option<Vec<IterationNumber>>,
+    /// Run selected iterations also when they are complete.
+    pub again: bool,
+    /// Further attempts at once at an iteration that failed, timed out or was invalid.
+    pub retries: u32,
+    /// Leave the testbed of a failed iteration up.
+    pub keep_failed: bool,
+    /// Path of the running program.
+    pub vptest: PathBuf,
+    /// Receives the news.
+    pub observer: &'a dyn Observer,
+    /// Sees the wish to stop.
+    pub cancel: Cancel,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Iterations by the outcome of their last attempt in this run.
+    pub outcomes: BTreeMap<Status, usize>,
+    /// Iterations that were complete before.
+    pub complete_before: usize,
+    /// Iterations left to other processes.
+    pub elsewhere: usize,
+    /// Iterations that were to be run and were not, because of an interruption.
+    pub left: usize,
+    /// Who interrupted it.
+    pub interrupted: Option<String>,
+    /// What could not be removed.
+    pub leftovers: Vec<String>,
+    /// Testbeds that were left up: how to look into them.
+    pub kept: Vec<String>,
+}
+
+/// A campaign could not be run, or not to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum CampaignError {
+    /// This host cannot run it.
+    #[error(transparent)]
+    Unsupported(#[from] TestbedError),
+    /// Programs that the workload needs are not there.
+    #[error("{0}")]
+    Missing(String),
+    /// Not enough room for what is still to be run.
+    #[error("{0}")]
+    Space(String),
+    /// Somebody else runs it.
+    #[error("the campaign in {out} is being run by {by}")]
+    Locked {
+        /// Its directory.
+        out: String,
+        /// Who.
+        by: String,
+    },
+    /// An iteration file could not be written or read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Something else.
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
+/// Runs what is to be run.
+///
+/// # Errors
+/// Before the first iteration: when the host cannot run the plan, or another process runs it. Later: when results cannot
+/// be stored. A failed iteration is no error.
+pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
+    let _lock = lock(options)?;
+    for found in recover(Some(options.plan), options.out)? {
+        if let Recovered::Attempt { number, text } = &found {
+            options.observer.notice(&Progress::Recovered { number: *number, text });
+        }
+    }
+    let attempts = store::scan(options.out)?;
+    let (to_do, complete_before) = to_do(options, &attempts)?;
+    let tools = tools::needed(options.plan, &to_do)?;
+    tools::check(&tools)?;
+    space::check(options.out, options.plan, to_do.len())?;
+    options.observer.notice(&Progress::Campaign {
+        planned: options.plan.iterations.len(),
+        complete: complete_before,
+        to_do: to_do.len(),
+    });
+    let campaign = Campaign {
+        options,
+        attempts,
+        host: facts::host_name(),
+        environment: tools::versions(&tools).await,
+        testbeds: testbeds(options.plan, &to_do)?,
+        workload: workload::from_spec(&options.plan.spec.workload),
+    };
+    campaign.run(&to_do, Report { complete_before, ..Report::default() }).await
+}
+
+/// What all iterations of a run share.
+struct Campaign<'a> {
+    options: &'a Options<'a>,
+    /// Attempts stored before it.
+    attempts: Attempts,
+    host: String,
+    /// Versions of the programs that are used.
+    environment: Vec<Environment>,
+    testbeds: BTreeMap<String, Box<dyn Testbed>>,
+    workload: Box<dyn Workload>,
+}
+
+impl Campaign<'_> {
+    async fn run(&self, to_do: &[IterationNumber], mut report: Report) -> Result<Report, CampaignError> {
+        for (done, number) in to_do.iter().enumerate() {
+            if self.options.cancel.requested().is_some() {
+                report.left = to_do.len() - done;
+                break;
+            }
+            self.run_one(*number, &mut report).await?;
+        }
+        report.interrupted = self.options.cancel.requested();
+        Ok(report)
+    }
+
+    /// Runs one iteration, again when it fails and retries are left.
+    async fn run_one(&self, number: IterationNumber, report: &mut Report) -> Result<(), CampaignError> {
+        let options = self.options;
+        let iteration = options.plan.get(number).context("the plan lost an iteration")?;
+        let first = self.attempts.next(iteration.identity);
+        for retry in 0..=options.retries {
+            let claim = match Claim::take(options.out, iteration.identity, number, first + retry, &self.host)? {
+                Claimed::Mine(claim) => claim,
+                Claimed::Theirs(by) => {
+                    options.observer.notice(&Progress::Elsewhere { number, by: &by });
+                    report.elsewhere += 1;
+                    return Ok(());
+                }
+            };
+            if !self.attempt(&iteration, claim, retry < options.retries, report).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs and stores one attempt; says whether another one should follow.
+    async fn attempt(
+        &self,
+        iteration: &Iteration<'_>,
+        mut claim: Claim,
+        may_try_again: bool,
+        report: &mut Report,
+    ) -> Result<bool, CampaignError> {
+        let begun = Instant::now();
+        let options = self.options;
+        let (number, attempt) = (iteration.number, claim.attempt());
+        options.observer.notice(&Progress::Begin { number, attempt });
+        let testbed = self.testbeds.get(iteration.tuple.testbed()).context("the plan lost a testbed")?;
+        let setup = Setup {
+            plan: options.plan,
+            iteration: *iteration,
+            testbed: testbed.as_ref(),
+            workload: self.workload.as_ref(),
+            environment: &self.environment,
+            out: options.out,
+            vptest: &options.vptest,
+            host: &self.host,
+            keep_failed: options.keep_failed,
+            observer: options.observer,
+            cancel: options.cancel.clone(),
+        };
+        let Ended { record, kept, leftovers } = iteration::run(&setup, &mut claim).await?;
+        let file = store::write_iteration(options.out, &record)?;
+        report.leftovers.extend(leftovers);
+        report.kept.extend(kept);
+        if let Err(error) = claim.release() {
+            report.leftovers.push(format!("{error:#}"));
+        }
+        let status = record.outcome.status();
+        let again = may_try_again
+            && matches!(status, Status::Failed | Status::TimedOut | Status::Invalid)
+            && options.cancel.requested().is_none();
+        if !again {
+            *report.outcomes.entry(status).or_default() += 1;
+        }
+        options.observer.notice(&Progress::End { record: &record, file: &file, wall: begun.elapsed(), again });
+        Ok(again)
+    }
+}
+
+/// The testbeds of these iterations, by name.
+fn testbeds(
+    plan: &Plan,
+    to_do: &[IterationNumber],
+) -> Result<BTreeMap<String, Box<dyn Testbed>>, CampaignError> {
+    let mut all = BTreeMap::new();
+    for iteration in to_do.iter().filter_map(|&number| plan.get(number)) {
+        let name = iteration.tuple.testbed();
+        if !all.contains_key(name) {
+            all.insert(name.to_owned(), testbed::by_name(name, &plan.spec.testbed)?);
+        }
+    }
+    Ok(all)
+}
+
+fn lock(options: &Options<'_>) -> Result<CampaignLock, CampaignError> {
+    let taken = match options.selection {
+        Some(_) => CampaignLock::shared(options.out)?,
+        None => CampaignLock::exclusive(options.out)?,
+    };
+    taken.map_err(|by| CampaignError::Locked { out: options.out.display().to_string(), by })
+}
+
+pub(super) fn header(plan: &Plan, iteration: &Iteration<'_>, attempt: u32, started_ns: i64, host: &str) -> Header {
+    Header {
+        identity: iteration.identity,
+        tuple: iteration.tuple_id,
+        number: iteration.number,
+        repetition: iteration.repetition,
+        block: iteration.block,
+        attempt,
+        testbed: iteration.tuple.testbed().to_owned(),
+        host: host.to_owned(),
+        started_ns,
+        finished_ns: None,
+        spec_hash: plan.spec_hash,
+        vptest_version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// Numbers to run, in order, and how many of those asked for are complete.
+fn to_do(options: &Options<'_>, attempts: &Attempts) -> Result<(Vec<IterationNumber>, usize), CampaignError> {
+    let mut to_do = Vec::new();
+    let mut complete = 0;
+    let all = options.plan.iter().map(|iteration| iteration.number);
+    let chosen: Vec<IterationNumber> = options.selection.clone().unwrap_or_else(|| all.collect());
+    for number in chosen {
+        let missing = || anyhow::anyhow!("the plan has no iteration {number}: it has 1 to {}", options.plan.iterations.len());
+        let iteration = options.plan.get(number).ok_or_else(missing)?;
+        if !options.again && is_complete(options.out, attempts, iteration.identity) {
+            complete += 1;
+        } else {
+            to_do.push(number);
+        }
+    }
+    Ok((to_do, complete))
+}
+
+/// Is one of the stored attempts complete? One that cannot be read is not, and stays where it is.
+fn is_complete(out: &Path, attempts: &Attempts, identity: ShortHash) -> bool {
+    attempts.of(identity).iter().rev().any(|&name| match store::head(out, name) {
+        Ok(head) => head.outcome == Outcome::Complete,
+        Err(error) => {
+            tracing::warn!("{:#}: it counts as not complete", anyhow::Error::from(error));
+            false
+        }
+    })
+}

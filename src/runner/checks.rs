@@ -1,0 +1,153 @@
+//! What this host can run: each thing is tried, in a namespace of its own, and removed again.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::host::namespace::Namespace;
+use crate::host::userns::{Privilege, UserNamespaceError};
+use crate::ids::{NodeId, Vantage};
+use crate::instrument::capture::Captures;
+use crate::instrument::facts;
+use crate::spec::{CaptureSpec, TestbedSpec, Tuple, Value};
+use crate::testbed::{self, CapturePoint, CaptureSource, Request, TestbedError};
+use crate::units::Rate;
+use crate::workload::{Tool, find_in_path};
+
+/// One thing that was tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What: `namespaces and links`.
+    pub name: String,
+    /// Does it work?
+    pub state: State,
+    /// What was found.
+    pub found: String,
+    /// How to get what is missing.
+    pub hint: Option<String>,
+}
+
+/// Does it work?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Yes.
+    Ok,
+    /// Not, or not fully, but nothing needs it by default.
+    Optional,
+    /// No, and nothing can be run without it.
+    Missing,
+}
+
+impl State {
+    /// As printed.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Optional => "optional",
+            Self::Missing => "MISSING",
+        }
+    }
+}
+
+impl Check {
+    fn ok(name: &str, found: impl Into<String>) -> Self {
+        Self { name: name.to_owned(), state: State::Ok, found: found.into(), hint: None }
+    }
+
+    fn lacking(name: &str, state: State, found: impl Into<String>, hint: Option<String>) -> Self {
+        Self { name: name.to_owned(), state, found: found.into(), hint }
+    }
+}
+
+/// Tries everything. `privilege` is what came of entering a user namespace, which must happen before threads start.
+pub async fn all(privilege: &Result<Privilege, UserNamespaceError>) -> Vec<Check> {
+    let mut checks = vec![host(), privileges(privilege)];
+    checks.push(links("namespaces and links", &[], State::Missing).await);
+    let rate = Rate::from_bits_per_second(100_000_000).map(Value::Rate);
+    checks.push(links("rate limits", &[("rate", rate)], State::Optional).await);
+    checks.push(captures());
+    checks.extend(TOOLS.iter().map(|&(program, package, state, what)| tool(program, package, state, what)));
+    checks
+}
+
+fn host() -> Check {
+    let facts: BTreeMap<_, _> = facts::host().into_iter().map(|fact| (fact.name, fact.value)).collect();
+    let known = ["kernel", "cpus", "cpu", "memory"].iter().filter_map(|name| Some(format!("{name} {}", facts.get(*name)?)));
+    Check::ok("host", known.collect::<Vec<_>>().join(", "))
+}
+
+fn privileges(privilege: &Result<Privilege, UserNamespaceError>) -> Check {
+    let name = "privileges";
+    match privilege {
+        Ok(privilege) => Check::ok(name, privilege.to_string()),
+        Err(error) => Check::lacking(
+            name,
+            State::Missing,
+            format!("{:#}", anyhow::anyhow!("{error}")),
+            Some("run vptest as root, or allow user namespaces".to_owned()),
+        ),
+    }
+}
+
+/// Tries what the netns testbed needs for a tuple with these factors.
+async fn links(name: &str, factors: &[(&str, Option<Value>)], state: State) -> Check {
+    let values = factors.iter().filter_map(|(name, value)| Some(((*name).to_owned(), value.clone()?)));
+    let request = Request {
+        tuple: Tuple::new(values.collect()),
+        number: 0,
+        attempt: 1,
+        scratch: std::env::temp_dir(),
+        vptest: std::path::PathBuf::from("vptest"),
+    };
+    let result = match testbed::by_name("netns", &TestbedSpec::default()) {
+        Ok(testbed) => testbed.preflight(&request).await,
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(()) => Check::ok(name, "work"),
+        Err(error) => {
+            let hint = match &error {
+                TestbedError::Unsupported { hint, .. } => hint.clone(),
+                _ => None,
+            };
+            Check::lacking(name, state, format!("{:#}", anyhow::Error::from(error)), hint)
+        }
+    }
+}
+
+/// Opens a capture on the loopback interface of a new namespace.
+fn captures() -> Check {
+    let name = "live capture";
+    let result = Namespace::new().map_err(anyhow::Error::from).and_then(|namespace| {
+        let point = CapturePoint {
+            node: NodeId::client(1),
+            vantage: Vantage::Guest,
+            interface: "lo".to_owned(),
+            source: CaptureSource::Live { namespace: Some(std::sync::Arc::new(namespace)) },
+        };
+        let spec = CaptureSpec { snaplen: 96, vantage: vec![Vantage::Guest], keep: false, filter: None, ring: Some(1 << 20) };
+        Ok(Captures::start(&[point], &spec, None)?.stop())
+    });
+    match result {
+        Ok(_) => Check::ok(name, "works"),
+        Err(error) => Check::lacking(name, State::Missing, format!("{error:#}"), None),
+    }
+}
+
+const TOOLS: [(&str, &str, State, &str); 4] = [
+    ("ab", "apache2-utils", State::Missing, "preset ab"),
+    ("nginx", "nginx-light", State::Optional, "preset ab with server = \"nginx\""),
+    ("iperf3", "iperf3", State::Optional, "preset iperf3"),
+    ("stress-ng", "stress-ng", State::Optional, "factors stress_cpu, stress_io, stress_mem"),
+];
+
+fn tool(program: &str, package: &'static str, state: State, what: &str) -> Check {
+    let tool = Tool { program: program.to_owned(), package: Some(package), version: None };
+    match find_in_path(&tool.program) {
+        Some(path) => Check::ok(program, format!("{} ({what})", path.display())),
+        None => {
+            Check::lacking(program, state, format!("not found ({what})"), Some(format!("apt-get install {package}")))
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! The life of one iteration: preflight, launch, verify, instrument, workload, collect, teardown. Whatever happens,
+//! teardown runs, and there is a record at the end.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::campaign::{CampaignError, header};
+use super::cancel::Cancel;
+use super::gathered::Gathered;
+use super::life::{Life, Stop};
+use super::load;
+use super::observer::Observer;
+use super::running::Claim;
+use crate::host::clock::now_ns;
+use crate::ids::Stage;
+use crate::instrument::capture::Captures;
+use crate::instrument::host::Snapshot;
+use crate::plan::{Iteration, Plan};
+use crate::record::{Environment, EventLevel, IterationRecord, Outcome};
+use crate::spec::{Tuple, Value};
+use crate::store::AttemptName;
+use crate::testbed::{Instance, Request, Testbed};
+use crate::workload::drive::{Drive, Driven};
+use crate::workload::{Workload, assign_cpus};
+
+/// How long taking down may last, whatever the iteration's own limit.
+const TEARDOWN_LIMIT: Duration = Duration::from_secs(60);
+
+/// What an iteration needs.
+pub(super) struct Setup<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) iteration: Iteration<'a>,
+    pub(super) testbed: &'a dyn Testbed,
+    pub(super) workload: &'a dyn Workload,
+    pub(super) environment: &'a [Environment],
+    pub(super) out: &'a Path,
+    pub(super) vptest: &'a Path,
+    pub(super) host: &'a str,
+    pub(super) keep_failed: bool,
+    pub(super) observer: &'a dyn Observer,
+    pub(super) cancel: Cancel,
+}
+
+/// How an iteration ended.
+pub(super) struct Ended {
+    pub(super) record: IterationRecord,
+    /// How to look into the testbed that was left up.
+    pub(super) kept: Option<String>,
+    /// What could not be removed.
+    pub(super) leftovers: Vec<String>,
+}
+
+/// Runs one attempt.
+///
+/// # Errors
+/// Only when this host cannot run it at all; then it was taken down and nothing is to be stored.
+pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, CampaignError> {
+    let request = Request {
+        tuple: setup.iteration.tuple.clone(),
+        number: setup.iteration.number.0,
+        attempt: claim.attempt(),
+        scratch: absolute(claim.scratch())?,
+        vptest: setup.vptest.to_owned(),
+    };
+    let header = header(setup.plan, &setup.iteration, claim.attempt(), claim.started_ns(), setup.host);
+    let artifacts = AttemptName::of(&header).artifacts(setup.out);
+    let mut life = Life::new(setup, claim);
+    let mut gathered = Gathered::default();
+    let mut instance = None;
+    let stages = Stages { setup, request: &request, artifacts: &artifacts };
+    let outcome = match stages.run(&mut life, &mut instance, &mut gathered).await {
+        Ok(()) => Ok(gathered.verdict.outcome()),
+        Err(Stop::Outcome(outcome)) => Ok(outcome),
+        Err(Stop::Unsupported(error)) => Err(error),
+    };
+    let keep = setup.keep_failed && matches!(&outcome, Ok(Outcome::Failed { .. } | Outcome::TimedOut { .. } | Outcome::Invalid(_)));
+    let kept = if keep { stages.keep(&mut life, instance.as_deref_mut()).await } else { None };
+    let (outcome, leftovers) = stages.take_down(&mut life, instance, outcome?).await;
+    let outcome = stages.before_store(&mut life, outcome).await;
+    let mut header = header;
+    header.finished_ns = Some(now_ns());
+    let mut environment = gathered.environment;
+    environment.extend_from_slice(setup.environment);
+    Ok(Ended {
+        record: IterationRecord {
+            header,
+            outcome,
+            factors: factors(setup.iteration.tuple),
+            settings: gathered.settings,
+            metrics: gathered.metrics,
+            quantiles: gathered.quantiles,
+            captures: gathered.captures,
+            events: std::mem::take(&mut life.events),
+            stages: std::mem::take(&mut life.stages),
+            environment,
+        },
+        kept,
+        leftovers,
+    })
+}
+
+/// Factor names and values as stored: groups also give a row for each member.
+pub(super) fn factors(tuple: &Tuple) -> Vec<(String, String)> {
+    let mut rows = Vec::new();
+    for (name, value) in tuple.iter() {
+        rows.push((name.to_owned(), value.to_string()));
+        if let Value::Group(members) = value {
+            rows.extend(members.iter().map(|(member, value)| (format!("{name}.{member}"), value.to_string())));
+        }
+    }
+    rows
+}
+
+fn absolute(path: &Path) -> anyhow::Result<std::path::PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot make {} an absolute path", path.display()))
+}
+
+/// The stages of one attempt.
+struct Stages<'a> {
+    setup: &'a Setup<'a>,
+    request: &'a Request,
+    artifacts: &'a Path,
+}
+
+type Up = Box<dyn Instance>;
+
+impl Stages<'_> {
+    /// Everything up to collect.
+    async fn run(
+        &self,
+        life: &mut Life<'_>,
+        slot: &mut Option<Up>,
+        gathered: &mut Gathered,
+    ) -> Result<(), Stop> {
+        let testbed = self.setup.testbed;
+        life.stage(Stage::Preflight, async {
+            testbed.enter(Stage::Preflight, self.request).await?;
+            Ok(testbed.preflight(self.request).await?)
+        })
+        .await?;
+        let up = life.stage(Stage::Launch, async {
+            testbed.enter(Stage::Launch, self.request).await?;
+            Ok(testbed.launch(self.request).await?)
+        });
+        let instance = slot.insert(up.await?);
+        gathered.environment.extend(instance.environment());
+        self.verify(life, instance, gathered).await?;
+        let captures = self.instrument(life, instance).await?;
+        let (driven, before, after) = self.workload(life, instance).await?;
+        self.collect(life, instance, gathered, captures, driven, [before, after]).await
+    }
+
+    /// Reads settings and walks paths; an iteration whose settings are not in force goes no further.
+    async fn verify(&self, life: &mut Life<'_>, instance: &mut Up, gathered: &mut Gathered) -> Result<(), Stop> {
+        let spec = &self.setup.plan.spec.verify;
+        let result = life.stage(Stage::Verify, async {
+            self.setup.testbed.enter(Stage::Verify, self.request).await?;
+            let settings = instance.settings().await?;
+            let paths = if spec.path { instance.paths().await? } else { Vec::new() };
+            Ok((settings, paths))
+        });
+        let (settings, paths) = result.await?;
+        let events = gathered.verified(spec, settings, &paths);
+        life.add(events);
+        if gathered.verdict.invalid.is_empty() { Ok(()) } else { Err(Stop::Outcome(gathered.verdict.outcome())) }
+    }
+
+    async fn instrument(&self, life: &mut Life<'_>, instance: &mut Up) -> Result<Option<Captures>, Stop> {
+        let spec = &self.setup.plan.spec.capture;
+        life.stage(Stage::Instrument, async {
+            self.setup.testbed.enter(Stage::Instrument, self.request).await?;
+            let mut points = instance.capture_points();
+            points.retain(|point| spec.vantage.contains(&point.vantage));
+            if !self.request.tuple.instrument() || points.is_empty() {
+                return Ok(None);
+            }
+            let keep_in = spec.keep.then(|| self.artifacts.to_owned());
+            if let Some(directory) = &keep_in {
+                std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+            }
+            let spec = spec.clone();
+            let start = move || Captures::start(&points, &spec, keep_in.as_deref());
+            Ok(Some(tokio::task::spawn_blocking(start).await??))
+        })
+        .await
+    }
+
+    async fn workload(&self, life: &mut Life<'_>, instance: &mut Up) -> Result<(Driven, Snapshot, Snapshot), Stop> {
+        life.stage(Stage::Workload, async {
+            self.setup.testbed.enter(Stage::Workload, self.request).await?;
+            let tuple = &self.request.tuple;
+            let load = load::start(tuple, instance.as_mut()).await?;
+            let pairs = instance.pairs();
+            let cpus = tuple.pinning().then(|| assign_cpus(pairs.len(), &crate::host::cpus::usable()?)).flatten();
+            let drive = Drive { workload: self.setup.workload, tuple, pairs, cpus: cpus.as_deref() };
+            let prepared = drive.prepare().await?;
+            let before = Snapshot::take();
+            let mut driven = prepared.run().await?;
+            let after = Snapshot::take();
+            if let Some(load) = load {
+                driven.invalid.extend(load.stop().await?);
+            }
+            Ok((driven, before, after))
+        })
+        .await
+    }
+
+    async fn collect(
+        &self,
+        life: &mut Life<'_>,
+        instance: &mut Up,
+        gathered: &mut Gathered,
+        captures: Option<Captures>,
+        driven: Driven,
+        host: [Snapshot; 2],
+    ) -> Result<(), Stop> {
+        let result = life.stage(Stage::Collect, async {
+            self.setup.testbed.enter(Stage::Collect, self.request).await?;
+            let stopped = match captures {
+                Some(captures) => Some(tokio::task::spawn_blocking(move || captures.stop()).await?),
+                None => None,
+            };
+            Ok((stopped, instance.settings().await?))
+        });
+        let (stopped, settings) = result.await?;
+        let events = gathered.collected(&self.setup.plan.spec.verify, driven, stopped, settings, &host);
+        life.add(events);
+        Ok(())
+    }
+
+    /// Leaves the testbed up, if it can be.
+    async fn keep(&self, life: &mut Life<'_>, instance: Option<&mut dyn Instance>) -> Option<String> {
+        match instance?.keep().await {
+            Ok(how) => Some(how),
+            Err(error) => {
+                let text = format!("the testbed cannot be kept: {:#}", anyhow::Error::from(error));
+                life.event(EventLevel::Warn, text.clone());
+                Some(text)
+            }
+        }
+    }
+
+    /// Takes the testbed down, whatever happened before. What stays behind makes a good iteration suspect, since it may
+    /// disturb the next ones.
+    async fn take_down(
+        &self,
+        life: &mut Life<'_>,
+        instance: Option<Up>,
+        outcome: Outcome,
+    ) -> (Outcome, Vec<String>) {
+        let result = life
+            .closing_stage(Stage::Teardown, TEARDOWN_LIMIT, async {
+                let entered = self.setup.testbed.enter(Stage::Teardown, self.request).await;
+                let left = match instance {
+                    Some(mut instance) => instance.teardown().await.left,
+                    None => Vec::new(),
+                };
+                entered?;
+                Ok(left)
+            })
+            .await;
+        match result {
+            Ok(left) if left.is_empty() => (outcome, left),
+            Ok(left) => {
+                for line in &left {
+                    life.event(EventLevel::Warn, format!("left over: {line}"));
+                }
+                let reasons = left.iter().map(|line| format!("teardown left {line}"));
+                (suspected(outcome, reasons), left)
+            }
+            Err(Stop::Outcome(stop)) => (worse(outcome, stop), Vec::new()),
+            Err(Stop::Unsupported(error)) => {
+                let error = format!("{:#}", anyhow::Error::from(error));
+                (worse(outcome, Outcome::Failed { stage: Stage::Teardown, error }), Vec::new())
+            }
+        }
+    }
+
+    /// The store stage begins; the file itself cannot say how it ended.
+    async fn before_store(&self, life: &mut Life<'_>, outcome: Outcome) -> Outcome {
+        let entered = life
+            .closing_stage(Stage::Store, TEARDOWN_LIMIT, async {
+                Ok(self.setup.testbed.enter(Stage::Store, self.request).await?)
+            })
+            .await;
+        if let Some(timing) = life.stages.last_mut() {
+            timing.duration_ns = None;
+        }
+        match entered {
+            Ok(()) | Err(Stop::Unsupported(_)) => outcome,
+            Err(Stop::Outcome(stop)) => worse(outcome, stop),
+        }
+    }
+}
+
+/// The first failure counts: what goes wrong later is a consequence as often as not, and stands in the events.
+fn worse(outcome: Outcome, later: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Complete | Outcome::Suspect(_) => later,
+        earlier => earlier,
+    }
+}
+
+fn suspected(outcome: Outcome, reasons: impl Iterator<Item = String>) -> Outcome {
+    match outcome {
+        Outcome::Complete => Outcome::Suspect(reasons.collect()),
+        Outcome::Suspect(mut all) => {
+            all.extend(reasons);
+            Outcome::Suspect(all)
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failure_counts_and_leftovers_only_cast_doubt() {
+        let failed = |stage| Outcome::Failed { stage, error: "x".to_owned() };
+        assert_eq!(worse(Outcome::Complete, failed(Stage::Teardown)), failed(Stage::Teardown));
+        assert_eq!(worse(failed(Stage::Launch), failed(Stage::Teardown)), failed(Stage::Launch));
+        let left = || ["a".to_owned()].into_iter();
+        assert_eq!(suspected(Outcome::Complete, left()), Outcome::Suspect(vec!["a".to_owned()]));
+        let before = Outcome::Suspect(vec!["b".to_owned()]);
+        assert_eq!(suspected(before, left()), Outcome::Suspect(vec!["b".to_owned(), "a".to_owned()]));
+        assert_eq!(suspected(failed(Stage::Launch), left()), failed(Stage::Launch));
+    }
+}

@@ -1,0 +1,84 @@
+//! What dead runs left in a campaign's directory: stored as interrupted attempts, and removed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use super::campaign::header;
+use super::iteration::factors;
+use super::running::{self, Dead};
+use crate::ids::IterationNumber;
+use crate::plan::Plan;
+use crate::record::{Header, IterationRecord, Outcome};
+use crate::store::{self, AttemptName, StoreError};
+
+/// One thing that was found and dealt with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recovered {
+    /// An attempt is now stored as interrupted.
+    Attempt {
+        /// Which iteration.
+        number: IterationNumber,
+        /// What happened to it.
+        text: String,
+    },
+    /// A file or directory was removed.
+    Removed(PathBuf),
+}
+
+/// Stores attempts of dead runs as interrupted and removes scratch files, half-written files and artifacts of attempts
+/// that were never stored. Without a plan it cannot know what an attempt was, and only removes.
+pub fn recover(plan: Option<&Plan>, out: &Path) -> anyhow::Result<Vec<Recovered>> {
+    let mut done = Vec::new();
+    for temporary in store::stale_temps(out)? {
+        std::fs::remove_file(&temporary).with_context(|| format!("cannot remove {}", temporary.display()))?;
+        done.push(Recovered::Removed(temporary));
+    }
+    for dead in running::find(out)?.dead {
+        done.extend(bury(plan, out, &dead)?);
+        done.push(Recovered::Removed(dead.remove()?));
+    }
+    Ok(done)
+}
+
+fn bury(plan: Option<&Plan>, out: &Path, dead: &Dead) -> anyhow::Result<Vec<Recovered>> {
+    let Some(record) = plan.and_then(|plan| obituary(plan, dead)) else { return Ok(Vec::new()) };
+    let mut done = Vec::new();
+    let artifacts = AttemptName::of(&record.header).artifacts(out);
+    match store::write_iteration(out, &record) {
+        Ok(_) => {
+            let text = record.outcome.reasons().join("; ");
+            done.push(Recovered::Attempt { number: record.header.number, text });
+            if artifacts.exists() {
+                std::fs::remove_dir_all(&artifacts)
+                    .with_context(|| format!("cannot remove {}", artifacts.display()))?;
+                done.push(Recovered::Removed(artifacts));
+            }
+        }
+        // It died between storing its file and removing its mark: nothing is missing.
+        Err(StoreError::AlreadyExists { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(done)
+}
+
+/// The record of an attempt that could not write its own; `None` when it is not known well enough: it died before it
+/// could say what it was, or the plan has changed.
+fn obituary(plan: &Plan, dead: &Dead) -> Option<IterationRecord> {
+    let running = dead.running.as_ref()?;
+    let iteration = plan.get(running.number).filter(|it| it.identity == running.identity)?;
+    let by = format!("vptest ({}) ended without finishing: it was killed or it crashed", running.who());
+    let header = header(plan, &iteration, running.attempt, running.started_ns, &running.host);
+    Some(IterationRecord {
+        header: Header { finished_ns: None, ..header },
+        outcome: Outcome::Interrupted { stage: running.stage, by },
+        factors: factors(iteration.tuple),
+        settings: Vec::new(),
+        metrics: Vec::new(),
+        quantiles: Vec::new(),
+        captures: Vec::new(),
+        events: Vec::new(),
+        stages: Vec::new(),
+        environment: Vec::new(),
+    })
+}

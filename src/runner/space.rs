@@ -1,0 +1,95 @@
+//! Is there room for what is still to be run?
+
+use std::io;
+use std::path::Path;
+
+use nix::sys::statvfs::statvfs;
+
+use super::campaign::CampaignError;
+use crate::plan::Plan;
+
+/// Bytes of an iteration file before any has been written, for one pair; each further pair adds half of it.
+const FILE_BYTES: u64 = 64 << 10;
+/// Room that must be left for the iteration that is running: scratch files and the file being written.
+const RESERVE_BYTES: u64 = 32 << 20;
+
+/// Refuses a run that cannot fit: the mean size of the iterations stored so far (files and kept artifacts), or an
+/// estimate when there is none, times what is still to do, against the free space for this user.
+pub(super) fn check(out: &Path, plan: &Plan, to_do: usize) -> Result<(), CampaignError> {
+    let space = statvfs(out).map_err(|errno| anyhow::anyhow!("cannot read the free space of {}: {errno}", out.display()))?;
+    let free = space.blocks_available().saturating_mul(space.fragment_size());
+    let each = mean_size(out).map_err(anyhow::Error::from)?.unwrap_or_else(|| estimate(plan));
+    let needed = each.saturating_mul(to_do as u64).saturating_add(RESERVE_BYTES);
+    if to_do > 0 && needed > free {
+        return Err(CampaignError::Space(format!(
+            "not enough room in {}: {to_do} iterations of about {} need {}, {} are free",
+            out.display(),
+            size(each),
+            size(needed),
+            size(free)
+        )));
+    }
+    Ok(())
+}
+
+fn estimate(plan: &Plan) -> u64 {
+    let pairs = plan.tuples.iter().map(|planned| u64::from(planned.tuple.pairs())).max().unwrap_or(1);
+    FILE_BYTES + (pairs - 1) * FILE_BYTES / 2
+}
+
+/// Mean size of the iterations in a directory; `None` when there is none.
+fn mean_size(out: &Path) -> io::Result<Option<u64>> {
+    let (mut bytes, mut files) = (0_u64, 0_u64);
+    for entry in std::fs::read_dir(out)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') {
+            continue;
+        }
+        if name.ends_with(".db") {
+            files += 1;
+            bytes += entry.metadata()?.len();
+        } else if name.ends_with(".d") && entry.file_type()?.is_dir() {
+            for file in std::fs::read_dir(entry.path())? {
+                bytes += file?.metadata()?.len();
+            }
+        }
+    }
+    Ok(bytes.checked_div(files))
+}
+
+/// `17 kB`, `3.2 GB`.
+fn size(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
+    let value = bytes as f64;
+    let (factor, unit) =
+        [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")].into_iter().find(|(f, _)| value >= *f).unwrap_or((1.0, "B"));
+    let value = value / factor;
+    if value < 10.0 && factor > 1.0 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        let cases = [(0, "0 B"), (999, "999 B"), (1_500, "1.5 kB"), (65_536, "66 kB"), (3_200_000_000, "3.2 GB")];
+        for (bytes, text) in cases {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn the_mean_counts_files_and_their_artifacts() {
+        let out = tempfile::tempdir().unwrap();
+        assert_eq!(mean_size(out.path()).unwrap(), None);
+        std::fs::write(out.path().join("000001-a.db"), [0; 100]).unwrap();
+        std::fs::write(out.path().join("000002-b.db"), [0; 300]).unwrap();
+        std::fs::write(out.path().join(".000003-c.db.1.tmp"), [0; 900]).unwrap();
+        std::fs::create_dir(out.path().join("000001-a.d")).unwrap();
+        std::fs::write(out.path().join("000001-a.d/x.pcapng"), [0; 200]).unwrap();
+        assert_eq!(mean_size(out.path()).unwrap(), Some(300));
+    }
+}

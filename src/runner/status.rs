@@ -1,0 +1,161 @@
+//! How far a campaign is: its plan beside what is stored.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::running::{self, Running};
+use crate::ids::ShortHash;
+use crate::plan::Plan;
+use crate::record::{Outcome, Status};
+use crate::store::{self, AttemptHead};
+
+/// How far a campaign is. Iterations count once, by their best attempt: a complete one, or else the last.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Overview {
+    /// Name of the sweep.
+    pub name: String,
+    /// Iterations of the plan.
+    pub planned: usize,
+    /// Of these, complete.
+    pub complete: usize,
+    /// Of these, not complete.
+    pub left: usize,
+    /// Iterations of the plan that were tried, by status.
+    pub by_status: BTreeMap<Status, usize>,
+    /// Iterations of the plan never tried.
+    pub untried: usize,
+    /// Attempts stored for the plan's iterations.
+    pub attempts: usize,
+    /// Iteration files of no iteration of the plan (an earlier plan's).
+    pub foreign: usize,
+    /// Why attempts that count were not complete: reason and how often, most frequent first.
+    pub reasons: Vec<(String, usize)>,
+    /// Median duration of complete attempts, in seconds; `None` without one.
+    pub median_seconds: Option<f64>,
+    /// Estimate for what is left at that pace, in seconds; `None` without a complete attempt.
+    pub left_seconds: Option<f64>,
+    /// What is being run now.
+    pub running: Vec<Running>,
+    /// Attempts whose process is gone; the next run stores them as interrupted.
+    pub dead: usize,
+    /// Files that cannot be read: name and error.
+    pub unreadable: Vec<(String, String)>,
+}
+
+/// Reads how far the campaign in `out` is.
+pub fn overview(plan: &Plan, out: &Path) -> anyhow::Result<Overview> {
+    let mut attempts: BTreeMap<ShortHash, Vec<AttemptHead>> = BTreeMap::new();
+    let mut unreadable = Vec::new();
+    for (name, head) in store::heads(out)? {
+        match head {
+            Ok(head) => attempts.entry(name.identity).or_default().push(head),
+            Err(error) => unreadable.push((name.to_string(), format!("{:#}", anyhow::Error::from(error)))),
+        }
+    }
+    let found = running::find(out)?;
+    let mut tally = Tally::default();
+    for iteration in plan.iter() {
+        tally.add(attempts.remove(&iteration.identity).unwrap_or_default());
+    }
+    let complete = tally.by_status.get(&Status::Complete).copied().unwrap_or(0);
+    let left = plan.iterations.len() - complete;
+    let median = median(&mut tally.durations);
+    #[expect(clippy::cast_precision_loss, reason = "counts of iterations are far below 2^53")]
+    let left_seconds = median.map(|median| median * left as f64);
+    Ok(Overview {
+        name: plan.spec.name.clone(),
+        planned: plan.iterations.len(),
+        complete,
+        left,
+        untried: tally.untried,
+        attempts: tally.attempts,
+        foreign: attempts.values().map(Vec::len).sum(),
+        reasons: tally.reasons(),
+        by_status: tally.by_status,
+        median_seconds: median,
+        left_seconds,
+        running: found.alive,
+        dead: found.dead.len(),
+        unreadable,
+    })
+}
+
+#[derive(Default)]
+struct Tally {
+    by_status: BTreeMap<Status, usize>,
+    untried: usize,
+    attempts: usize,
+    durations: Vec<f64>,
+    reasons: BTreeMap<String, usize>,
+}
+
+impl Tally {
+    fn add(&mut self, attempts: Vec<AttemptHead>) {
+        self.attempts += attempts.len();
+        self.durations.extend(attempts.iter().filter_map(seconds));
+        let complete = attempts.iter().find(|head| head.outcome == Outcome::Complete);
+        let Some(counts) = complete.or(attempts.last()) else {
+            self.untried += 1;
+            return;
+        };
+        *self.by_status.entry(counts.outcome.status()).or_default() += 1;
+        for reason in counts.outcome.reasons() {
+            *self.reasons.entry(reason).or_default() += 1;
+        }
+    }
+
+    fn reasons(&self) -> Vec<(String, usize)> {
+        let mut all: Vec<_> = self.reasons.iter().map(|(reason, count)| (reason.clone(), *count)).collect();
+        all.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        all
+    }
+}
+
+/// Duration of a complete attempt.
+fn seconds(head: &AttemptHead) -> Option<f64> {
+    let nanoseconds = u64::try_from(head.finished_ns?.checked_sub(head.started_ns)?).ok()?;
+    (head.outcome == Outcome::Complete).then(|| Duration::from_nanos(nanoseconds).as_secs_f64())
+}
+
+fn median(values: &mut [f64]) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(values[middle]),
+        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Stage;
+
+    fn head(outcome: Outcome, seconds: i64) -> AttemptHead {
+        AttemptHead { outcome, started_ns: 5, finished_ns: Some(5 + seconds * 1_000_000_000) }
+    }
+
+    #[test]
+    fn an_iteration_counts_by_its_complete_attempt_or_its_last() {
+        let failed = || Outcome::Failed { stage: Stage::Launch, error: "x".to_owned() };
+        let mut tally = Tally::default();
+        tally.add(vec![head(failed(), 1), head(Outcome::Complete, 3), head(Outcome::TimedOut { stage: Stage::Verify }, 9)]);
+        tally.add(vec![head(Outcome::Invalid(vec!["y".to_owned()]), 1), head(failed(), 2)]);
+        tally.add(Vec::new());
+        assert_eq!(tally.by_status, BTreeMap::from([(Status::Complete, 1), (Status::Failed, 1)]));
+        assert_eq!((tally.untried, tally.attempts), (1, 5));
+        assert_eq!(tally.reasons(), [("launch: x".to_owned(), 1)]);
+        assert_eq!(tally.durations, [3.0]);
+    }
+
+    #[test]
+    fn the_median_of_nothing_is_not_zero() {
+        assert_eq!(median(&mut []), None);
+        assert_eq!(median(&mut [3.0, 1.0]), Some(2.0));
+        assert_eq!(median(&mut [3.0, 1.0, 9.0]), Some(3.0));
+    }
+}

@@ -1,0 +1,79 @@
+//! Are the programs there that the iterations to be run will start?
+
+use std::time::Duration;
+
+use super::campaign::CampaignError;
+use super::load;
+use crate::ids::IterationNumber;
+use crate::host::cage::{Cage, Job};
+use crate::instrument::facts;
+use crate::node::{Command, Process as _, Stream};
+use crate::plan::Plan;
+use crate::record::Environment;
+use crate::testbed;
+use crate::workload::{self, Tool, check_tools};
+
+/// How long a program may take to print its version.
+const VERSION_LIMIT: Duration = Duration::from_secs(5);
+
+/// Refuses a run for which a program is missing, naming all that are, each with its package.
+pub(super) fn check(tools: &[Tool]) -> Result<(), CampaignError> {
+    let missing = check_tools(tools);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    Err(CampaignError::Missing(lines.join("; ")))
+}
+
+/// What the programs say of their versions: the first line of what they print, for the environment table. A program that
+/// does not say has no entry.
+pub(super) async fn versions(tools: &[Tool]) -> Vec<Environment> {
+    let mut found = Vec::new();
+    let Ok(mut cage) = Cage::open_or_groups() else { return found };
+    for tool in tools {
+        let Some(arguments) = tool.version else { continue };
+        let argv = [tool.program.as_str()].iter().chain(arguments).map(|&word| word.to_owned()).collect();
+        if let Some(version) = first_line(&cage, argv).await {
+            let name = format!("{}.version", tool.program);
+            found.push(Environment { host: facts::host_name(), name, value: version });
+        }
+    }
+    if let Err(error) = cage.close().await {
+        tracing::warn!("cannot end the programs that were asked for their versions: {error}");
+    }
+    found
+}
+
+async fn first_line(cage: &Cage, argv: Vec<String>) -> Option<String> {
+    let command = Command { argv, ..Command::default() };
+    let mut child = cage.spawn(Job { command, directory: "/".into(), namespace: None }).await.ok()?;
+    tokio::time::timeout(VERSION_LIMIT, child.wait()).await.ok()?.ok()?;
+    let said = [Stream::Out, Stream::Err].map(|stream| child.output(stream).bytes);
+    let text = said.iter().find(|bytes| !bytes.is_empty())?;
+    String::from_utf8_lossy(text).lines().next().map(|line| line.trim().to_owned())
+}
+
+/// Programs for these iterations, each once.
+pub(super) fn needed(plan: &Plan, to_do: &[IterationNumber]) -> Result<Vec<Tool>, CampaignError> {
+    let mut tuples = vec![false; plan.tuples.len()];
+    for number in to_do {
+        let index = usize::try_from(number.0).ok().and_then(|n| n.checked_sub(1));
+        if let Some(slot) = index.and_then(|index| plan.iterations.get(index)) {
+            tuples[slot.tuple as usize] = true;
+        }
+    }
+    let mut tools = Vec::new();
+    for (planned, _) in plan.tuples.iter().zip(tuples).filter(|(_, wanted)| *wanted) {
+        let testbed = testbed::by_name(planned.tuple.testbed(), &plan.spec.testbed)?;
+        let mut these = workload::from_spec(&plan.spec.workload).tools();
+        these.extend(load::wanted(&planned.tuple).then(load::tool));
+        these.retain(|tool| !testbed.provides(&tool.program));
+        for tool in these {
+            if !tools.contains(&tool) {
+                tools.push(tool);
+            }
+        }
+    }
+    Ok(tools)
+}

@@ -1,0 +1,521 @@
+//! What is accepted, and what is said about what is not.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::units::{ByteSize, format_duration};
+
+/// The least a spec can be.
+const LEAST: &str = "name = \"t\"\nworkload = \"ab\"\n";
+
+fn parse(text: &str) -> Spec {
+    Spec::parse(text).unwrap_or_else(|found| panic!("refused:\n{}", found.render("t.toml", false)))
+}
+
+/// Everything said about a text, errors or warnings.
+fn said(text: &str) -> String {
+    match Spec::parse_with_warnings(text) {
+        Ok((_, warnings)) if warnings.is_empty() => "(nothing)\n".to_owned(),
+        Ok((_, found)) | Err(found) => found.render("params.toml", false),
+    }
+}
+
+/// All cases of a group with what is said about them, as one snapshot.
+fn snapshot(name: &str, cases: &[&str]) {
+    let mut text = String::new();
+    for case in cases {
+        text.push_str(&said(case));
+        text.push('\n');
+    }
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!(name, text);
+    });
+}
+
+#[test]
+fn the_least_spec_has_documented_defaults() {
+    let spec = parse(LEAST);
+    assert_eq!((spec.name.as_str(), spec.repetitions, spec.seed, spec.order), ("t", 10, 1, Order::Blocked));
+    assert_eq!(format_duration(spec.timeout), "10 min");
+    assert_eq!(spec.factors, []);
+    assert_eq!(spec.capture.vantage, [Vantage::Guest]);
+    assert_eq!((spec.capture.snaplen, spec.capture.keep, spec.capture.ring), (96, false, None));
+    assert_eq!(
+        spec.workload,
+        WorkloadSpec::Ab { server: HttpServer::Builtin, keepalive: false, arguments: Vec::new() }
+    );
+    assert_eq!(spec.verify, VerifySpec::default());
+}
+
+/// The example of the reference, with every section.
+const FULL: &str = r#"
+name        = "contention"
+repetitions = 10
+seed        = 18446744073709551615
+order       = "shuffled"
+timeout     = "360 s"
+
+[factors]
+testbed    = ["netns", "qemu"]
+pairs      = [1, 2, 4]
+driver     = ["e1000", "virtio-net-pci"]
+vcpus      = 1
+memory     = "512 MiB"
+offload    = ["on", false]
+rate       = ["1000 Mbit/s", "none"]
+workers    = [1, 10]
+request    = [ { url = "/", count = 100_000 }, { url = "/image.png?size=16MB", count = 1000 } ]
+instrument = [true, false]
+hops       = [[], ["A", "B"]]
+mtu        = 9000
+pinning    = [true, false]
+tunnel     = ["none", "gre"]
+stress_cpu = 2
+window     = [0.5, 1.50]
+
+[factors.custom]
+paris = ["x", "y"]
+
+[[exclude]]
+pinning = true
+tunnel  = "gre"
+testbed = "qemu"
+
+[[exclude]]
+count = 1000
+pairs = [1, 2]
+
+[workload]
+preset = "ab"
+server = "nginx"
+keepalive = true
+arguments = ["-X", "{window}{paris}{request.count}{server}", "{{literal}}"]
+
+[capture]
+snaplen = 200
+vantage = ["guest", "host"]
+keep    = true
+filter  = "tcp"
+ring    = "64 MiB"
+
+[[testbed.fake.fault]]
+stage = "launch"
+kind  = "kill"
+iterations = [1, 2]
+attempts = 1
+
+[verify]
+client_cpu = "90 %"
+steal      = "off"
+swap       = "off"
+
+[analysis]
+baseline = { testbed = "netns" }
+margin   = { rps = "5 %", default = "2.5%" }
+"#;
+
+#[test]
+fn every_section_is_read() {
+    let spec = parse(FULL);
+    let values = |name: &str| {
+        let factor = spec.factors.iter().find(|f| f.name == name).unwrap();
+        factor.values.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(spec.seed, u64::MAX);
+    assert_eq!(values("offload"), ["true", "false"]);
+    assert_eq!(values("rate"), ["1 Gbit/s", "none"]);
+    assert_eq!(values("hops"), ["direct", "A>B"]);
+    assert_eq!(values("tunnel"), ["none", "gre"]);
+    assert_eq!(values("window"), ["0.5", "1.5"]);
+    assert_eq!(values("request"), ["count=100000 url=/", "count=1000 url=/image.png?size=16MB"]);
+    assert_eq!(spec.factors[4].values, [Value::Size(ByteSize(512 << 20))]);
+    assert_eq!(spec.factors.last().unwrap().name, "paris");
+    assert_eq!(spec.exclude.len(), 2);
+    assert_eq!(spec.exclude[1].conditions[1], ("pairs".to_owned(), vec![Value::Integer(1), Value::Integer(2)]));
+    assert_eq!(spec.capture.ring, Some(64 << 20));
+    assert_eq!(
+        spec.testbed.fake.faults,
+        [Fault { stage: Stage::Launch, kind: FaultKind::Kill, iterations: vec![1, 2], attempts: Some(1) }]
+    );
+    assert_eq!((spec.verify.client_cpu, spec.verify.steal, spec.verify.swap), (Some(Percent::new(90.0)), None, false));
+    assert_eq!(spec.analysis.baseline, Some(("testbed".to_owned(), Value::Text("netns".to_owned()))));
+    assert_eq!(spec.analysis.margins.len(), 2);
+}
+
+#[test]
+fn a_list_of_router_names_is_one_value() {
+    let hops = |text: &str| parse(&format!("{LEAST}[factors]\nhops = {text}\n")).factors[0].values.len();
+    assert_eq!(hops("[]"), 1);
+    assert_eq!(hops("[\"A\", \"B\"]"), 1);
+    assert_eq!(hops("[[\"A\"], [\"A\", \"B\"], []]"), 3);
+}
+
+#[test]
+fn commands_and_metrics_are_read() {
+    let spec = parse(
+        r#"
+name = "own"
+[factors]
+size = [1, 2]
+[workload]
+preset = "command"
+server = ["serve", "--port", "80"]
+client = ["load", "{server}", "--size={size}"]
+ready  = { tcp = 80 }
+time_limit = "1 min"
+[[workload.metric]]
+name = "throughput"
+unit = "bit/s"
+better = "higher"
+level = "network"
+json = "/end/sum/bits_per_second"
+[[workload.metric]]
+name = "errors"
+unit = "1"
+from = "server"
+regex = "errors: ([0-9]+)"
+required = false
+"#,
+    );
+    let WorkloadSpec::Command { server, client, ready, ready_timeout, time_limit, metrics } = spec.workload else {
+        panic!("another workload");
+    };
+    assert_eq!(server.unwrap(), ["serve", "--port", "80"]);
+    assert_eq!(client, ["load", "{server}", "--size={size}"]);
+    assert_eq!((ready, ready_timeout), (Some(Ready::Tcp(80)), DEFAULT_READY_TIMEOUT));
+    assert_eq!(time_limit, Some(Duration::from_secs(60)));
+    assert_eq!(metrics[0].pattern, MetricPattern::Json("/end/sum/bits_per_second".to_owned()));
+    assert_eq!((metrics[1].from, metrics[1].required, metrics[1].better), (Source::Server, false, None));
+}
+
+#[test]
+fn the_default_vantage_is_the_nodes_own_interface() {
+    let vantage = |testbed: &str| parse(&format!("{LEAST}[factors]\ntestbed = {testbed}\n")).capture.vantage;
+    assert_eq!(vantage("\"netns\""), [Vantage::Guest]);
+    assert_eq!(vantage("\"physical\""), [Vantage::Endpoint]);
+    assert_eq!(vantage("[\"netns\", \"physical\"]"), [Vantage::Guest, Vantage::Endpoint]);
+}
+
+#[test]
+fn several_mistakes_are_all_shown() {
+    snapshot(
+        "several_mistakes",
+        &[r#"nmae = "contention"
+repetitions = 0
+timeout = "6 minutes"
+
+[factors]
+testbed = ["netns", "qmeu"]
+ofload  = ["on", "off"]
+rate    = "100 MBps"
+pairs   = [1, 2.5, 2000]
+
+[workload]
+preset = "ba"
+
+[capture]
+snap = 200
+"#],
+    );
+}
+
+#[test]
+fn broken_files() {
+    snapshot(
+        "broken_files",
+        &[
+            "",
+            "name = ",
+            "name = \"t\"\nname = \"u\"\nworkload = \"ab\"",
+            "name = \"t\nworkload = \"ab\"\n",
+            "[factors\npairs = 1",
+        ],
+    );
+}
+
+#[test]
+fn top_level() {
+    snapshot(
+        "top_level",
+        &[
+            "name = \"a b\"\nworkload = \"ab\"",
+            "name = 7\nworkload = \"ab\"",
+            "workload = \"ab\"",
+            "name = \"t\"",
+            "name = \"t\"\nworkload = \"command\"",
+            "name = \"t\"\nworkload = \"ab\"\nrepetitions = 99999999999999999999",
+            "name = \"t\"\nworkload = \"ab\"\nrepetitions = 1.5",
+            "name = \"t\"\nworkload = \"ab\"\nseed = -1",
+            "name = \"t\"\nworkload = \"ab\"\norder = \"random\"",
+            "name = \"t\"\nworkload = \"ab\"\norder = \"block\"",
+            "name = \"t\"\nworkload = \"ab\"\ntimeout = 360",
+            "name = \"t\"\nworkload = \"ab\"\ntimeout = \"-5 s\"",
+            "name = \"t\"\nworkload = \"ab\"\ntimeout = \"0 s\"",
+            "name = \"t\"\nworkload = \"ab\"\ntestbed = \"netns\"",
+            "name = \"t\"\nworkload = \"ab\"\ncapture = 5",
+            "name = \"t\"\nworkload = \"ab\"\nexclude = { pairs = 1 }",
+        ],
+    );
+}
+
+fn with_factors(lines: &[&str]) -> Vec<String> {
+    lines.iter().map(|line| format!("{LEAST}[factors]\n{line}\n")).collect()
+}
+
+fn snapshot_of(name: &str, cases: &[String]) {
+    snapshot(name, &cases.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn factors_and_values() {
+    snapshot_of(
+        "factors_and_values",
+        &with_factors(&[
+            "pairs = []",
+            "pairs = \"two\"",
+            "pairs = 9223372036854775808",
+            "pairs = [1, 2, 1]",
+            "rate = [\"1 Gbit/s\", \"1000 Mbit/s\"]",
+            "rate = 1000",
+            "rate = \"1000\"",
+            "rate = \"0 bit/s\"",
+            "memory = \"1 kB\"\ntestbed = \"qemu\"",
+            "mtu = 20",
+            "offload = \"yes\"",
+            "offload = [true, \"on\"]",
+            "hops = \"A\"",
+            "hops = [\"A\", \"A\"]",
+            "hops = [\"A\", [\"B\"]]",
+            "hops = [\"A>B\"]",
+            "tunnel = \"vxlan\"\ntestbed = \"minimega-kvm\"",
+            "request = { ulr = \"/\" }",
+            "request = { url = \"index.html\" }",
+            "request = [ {}, { url = \"/\" } ]",
+            "request = { url = \"/\" }\nurl = \"/\"",
+            "workers = 10\ncount = 5",
+            "driver = \"e1000 x\"\ntestbed = \"qemu\"",
+            "pair = 3",
+            "2fast = 1",
+            "server = \"x\"",
+            "block = 1",
+            "mine = 1979-05-27",
+            "mine = [[1]]",
+            "mine = nan",
+            "mine = [1, \"1\"]",
+            "mine = \"\"",
+            "mine = [ { a = 1 }, { b = 2 } ]",
+            "mine = {}",
+            "custom = { pairs = 1 }",
+            "driver = \"e1000\"",
+            "mine = [1, 2]",
+            "testbed = [\"netns\", \"moon\"]",
+        ]),
+    );
+}
+
+#[test]
+fn exclusions() {
+    snapshot_of(
+        "exclusions",
+        &with_factors(&[
+            "pairs = [1, 2]\n[[exclude]]\npiars = 1",
+            "pairs = [1, 2]\n[[exclude]]\npairs = 3",
+            "pairs = [1, 2]\n[[exclude]]",
+            "pairs = [1, 2]\n[[exclude]]\npairs = [1, 2]",
+            "testbed = [\"netns\", \"qemu\"]\ndriver = [\"e1000\", \"rtl8139\"]\n[[exclude]]\ntestbed = \"netns\"\ndriver = \"e1000\"",
+            "request = [{ count = 5 }, { count = 6 }]\n[[exclude]]\ncount = 7",
+        ]),
+    );
+}
+
+#[test]
+fn too_many_iterations() {
+    snapshot_of(
+        "too_many_iterations",
+        &with_factors(&[
+            &format!("a = {0:?}\nb = {0:?}\nc = {0:?}\nd = {0:?}", (0..1000).collect::<Vec<_>>()),
+            &format!("a = {0:?}\nb = {0:?}\ndriver = [\"x\", \"y\"]", (0..1001).collect::<Vec<_>>()),
+        ])
+        .iter()
+        // The unused factors are not the point here.
+        .map(|text| text.replace("workload = \"ab\"", "workload = { preset = \"ab\", arguments = [\"{a}{b}\"] }"))
+        .collect::<Vec<_>>(),
+    );
+}
+
+#[test]
+fn workloads() {
+    let cases = [
+        "preset = \"iperf\"",
+        "keepalive = true",
+        "preset = \"ab\"\nserver = \"apache\"",
+        "preset = \"ab\"\nduration = \"5 s\"",
+        "preset = \"ab\"\narguments = \"-k\"",
+        "preset = \"ab\"\narguments = [\"-H\", \"{wrokers}\"]",
+        "preset = \"iperf3\"\nduration = \"1500 ms\"",
+        "preset = \"iperf3\"\nprotocol = \"sctp\"",
+        "preset = \"iperf3\"\nstreams = 0",
+        "preset = \"command\"",
+        "preset = \"command\"\nclient = \"ping {server}\"",
+        "preset = \"command\"\nclient = []",
+        "preset = \"command\"\nclient = [\"x\"]\nready = { tcp = 80 }",
+        "preset = \"command\"\nclient = [\"x\"]\nserver = [\"y\"]\nready = { tcp = 70000 }",
+        "preset = \"command\"\nclient = [\"x\"]\nserver = [\"y\"]\nready = { tcp = 80, file = \"/x\" }",
+        "preset = \"command\"\nclient = [\"x\"]\nserver = [\"y\"]\nready = { output = \"(\" }",
+        "preset = \"command\"\nclient = [\"x\"]\n[[workload.metric]]\nname = \"m\"\nunit = \"s\"",
+        "preset = \"command\"\nclient = [\"x\"]\n[[workload.metric]]\nname = \"m\"\nunit = \"s\"\nregex = \"a\"\njson = \"/a\"",
+        "preset = \"command\"\nclient = [\"x\"]\n[[workload.metric]]\nname = \"m\"\nunit = \"s\"\nregex = \"[0-9\"",
+        "preset = \"command\"\nclient = [\"x\"]\n[[workload.metric]]\nname = \"m\"\nunit = \"s\"\nregex = \"[0-9]+\"",
+        "preset = \"command\"\nclient = [\"x\"]\n[[workload.metric]]\nname = \"m\"\nunit = \"s\"\njson = \"end.rate\"",
+        "preset = \"command\"\nclient = [\"x\"]\n[[workload.metric]]\nname = \"m\"\nunit = \"s\"\nfrom = \"server\"\njson = \"/a\"",
+        "preset = \"command\"\nclient = [\"x\"]\n[[workload.metric]]\nname = \"m\"\nunit = \"s\"\njson = \"/a\"\n[[workload.metric]]\nname = \"m\"\nunit = \"s\"\njson = \"/b\"",
+    ];
+    let cases: Vec<String> = cases.iter().map(|case| format!("name = \"t\"\n[workload]\n{case}\n")).collect();
+    snapshot_of("workloads", &cases);
+}
+
+#[test]
+fn other_sections() {
+    let cases = [
+        "[capture]\nsnaplen = 20",
+        "[capture]\nvantage = [\"guest\", \"guest\"]",
+        "[capture]\nvantage = \"gues\"",
+        "[capture]\nvantage = \"switch\"",
+        "[capture]\nvantage = []\nkeep = true",
+        "[capture]\nring = \"1 kB\"",
+        "[capture]\nfilter = \" \"",
+        "[testbed.fake]\nfaults = 1",
+        "[testbed.netns]\nx = 1",
+        "[[testbed.fake.fault]]\nstage = \"lunch\"\nkind = \"error\"",
+        "[[testbed.fake.fault]]\nstage = \"launch\"\niterations = [0]",
+        "[verify]\nsteal = \"none\"",
+        "[verify]\nswop = true",
+        "[verify]\nclient_cpu = 95",
+        "[analysis]\nmargin = { rps = 5 }",
+        "[analysis]\nmargin = { rps = \"-5 %\" }",
+        "[analysis]\nbaseline = { testbed = \"netns\" }",
+        "[factors]\npairs = [1, 2]\n[analysis]\nbaseline = { pairs = 4 }",
+        "[factors]\npairs = [1, 2]\n[analysis]\nbaseline = { pairs = [1, 2] }",
+        "[factors]\npairs = [1, 2]\n[analysis]\nbaseline = {}",
+        "[factors]\ntestbed = [\"netns\", \"qemu\"]\ndriver = \"e1000\"\n[workload]\npreset = \"ab\"\narguments = [\"{driver}\"]",
+        "[factors]\ntestbed = [\"netns\", \"physical\"]\n[capture]\nvantage = \"guest\"",
+    ];
+    let case = |case: &&str| match case.contains("[workload]") {
+        true => format!("name = \"t\"\n{case}\n"),
+        false => format!("{LEAST}{case}\n"),
+    };
+    snapshot_of("other_sections", &cases.iter().map(case).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_file_that_is_not_utf8_says_where() {
+    let error = Spec::parse_bytes(b"name = \"t\"\nworkload = \"a\xffb\"\n").unwrap_err();
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!("not_utf8", error.render("params.toml", false));
+    });
+    assert!(Spec::parse_bytes(b"\xff").is_err());
+}
+
+#[test]
+fn windows_line_ends_and_a_byte_order_mark_do_no_harm() {
+    assert_eq!(parse(&LEAST.replace('\n', "\r\n")), parse(LEAST));
+    assert_eq!(parse(&format!("\u{feff}{LEAST}")), parse(LEAST));
+}
+
+#[test]
+fn colour_adds_nothing_but_escapes() {
+    let error = Spec::parse("name = 1").unwrap_err();
+    let coloured = error.render("t", true);
+    assert!(coloured.contains("\u{1b}["));
+    assert!(!error.render("t", false).contains('\u{1b}'));
+}
+
+#[test]
+fn display_gives_one_line_for_each() {
+    let error = Spec::parse("name = 1\n\nrepetitions = 0\nworkload = \"ab\"").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "line 1, column 8: `name` cannot be `1`\nline 3, column 15: `repetitions` cannot be `0`"
+    );
+}
+
+/// Lines that mean something, to be put together wildly.
+const FRAGMENTS: &[&str] = &[
+    "name = \"t\"",
+    "workload = \"ab\"",
+    "[factors]",
+    "[workload]",
+    "[capture]",
+    "[verify]",
+    "[analysis]",
+    "[[exclude]]",
+    "[[workload.metric]]",
+    "[[testbed.fake.fault]]",
+    "[factors.custom]",
+    "pairs = [1, 2]",
+    "pairs = []",
+    "hops = [[]]",
+    "hops = [1]",
+    "rate = \"none\"",
+    "request = { url = 1 }",
+    "request = [{}]",
+    "testbed = []",
+    "testbed = \"qemu\"",
+    "x = { a = 1 }",
+    "preset = \"command\"",
+    "client = [\"{x}\"]",
+    "server = []",
+    "vantage = 1",
+    "margin = \"5 %\"",
+    "baseline = { pairs = 1 }",
+    "repetitions = 4294967296",
+    "json = \"/a\"",
+    "name = \"é\"",
+    "ready = {}",
+    "\u{0}",
+    "é",
+];
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC{0,200}") {
+        let _ = said(&text);
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        if let Err(found) = Spec::parse_bytes(&bytes) {
+            let _ = found.render("x", true);
+        }
+    }
+
+    #[test]
+    fn no_mixture_of_lines_makes_it_panic(lines in proptest::collection::vec(proptest::sample::select(FRAGMENTS), 0..20)) {
+        let _ = said(&lines.join("\n"));
+    }
+
+    #[test]
+    fn no_cut_of_a_spec_makes_it_panic(cut in 0..FULL.len(), drop in 0usize..40) {
+        let text: String = FULL.chars().take(cut).chain(FULL.chars().skip(cut + drop)).collect();
+        let _ = said(&text);
+    }
+}
+
+/// The sweeps that come with vptest, each with its number of iterations and its limit.
+#[test]
+fn sweeps_that_come_along_are_clean_and_have_their_size() {
+    let quickstart = include_str!("../../sweeps/quickstart.toml");
+    let contention = include_str!("../../sweeps/contention.toml");
+    let physical = include_str!("../../sweeps/physical.toml");
+    for (text, iterations, seconds) in [(quickstart, 40, 30), (contention, 960, 360), (physical, 240, 180)] {
+        assert_eq!(said(text), "(nothing)\n");
+        let spec = parse(text);
+        assert_eq!(spec.timeout, Duration::from_secs(seconds), "{}", spec.name);
+        let plan = crate::plan::Plan::expand(spec, text).unwrap();
+        assert_eq!(plan.iterations.len(), iterations, "{}", plan.spec.name);
+        assert_eq!(plan.counts.excluded, 0);
+        assert_eq!(plan.counts.combinations, Some(plan.counts.distinct));
+    }
+    let spec = parse(quickstart);
+    assert!(spec.factors.iter().filter(|factor| factor.values.len() > 1).count() >= 2 && spec.repetitions >= 5);
+}

@@ -1,0 +1,281 @@
+//! Records out of a database file, each checked against its SHA-256.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use rusqlite::types::ValueRef;
+
+use super::check::{self, MAX_ROWS};
+use super::decode::{self, IterationRow};
+use super::error::StoreError;
+use super::raw::{Cursor, FileHeader, HEADER_BYTES, Pages, RawError, Row, SchemaEntry};
+use super::rows;
+use super::schema::{APPLICATION_ID, SCHEMA_VERSION, TABLES, TableId};
+use crate::record::IterationRecord;
+
+/// A vptest database opened for reading: header, version and schema are right.
+pub struct RecordFile {
+    path: PathBuf,
+    pages: Pages,
+    roots: [u32; TABLES.len()],
+    triggers: Vec<String>,
+}
+
+/// A record and the hash of its content.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verified {
+    /// What was stored.
+    pub record: IterationRecord,
+    /// SHA-256 of its canonical form, as in `iteration.sha256`.
+    pub sha256: [u8; 32],
+}
+
+impl RecordFile {
+    /// Opens an iteration file or a merged file.
+    ///
+    /// # Errors
+    /// [`StoreError::Foreign`], [`StoreError::Version`] and [`StoreError::Corrupt`] say that this file is no input;
+    /// [`StoreError::Io`] that it could not be read.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let io = |error| StoreError::io("read", path, error);
+        let file = File::open(path).map_err(io)?;
+        if !file.metadata().map_err(io)?.is_file() {
+            return Err(foreign(path, "it is not a regular file"));
+        }
+        let header = check_header(path, &file)?;
+        let pages = Pages::open(file, header).map_err(|error| raw(path, error))?;
+        let entries = super::raw::schema(&pages).map_err(|error| raw(path, error))?;
+        let roots = roots(path, &entries)?;
+        let triggers = entries.into_iter().filter(|e| e.kind == "trigger").map(|e| e.name).collect();
+        Ok(Self { path: path.to_owned(), pages, roots, triggers })
+    }
+
+    /// Triggers would run when the file is written to; vptest makes none.
+    pub(super) fn refuse_triggers(&self) -> Result<(), StoreError> {
+        match self.triggers.first() {
+            Some(name) => Err(StoreError::corrupt(&self.path, format!("trigger {name} is not vptest's; remove it"))),
+            None => Ok(()),
+        }
+    }
+
+    /// All records in the order of `iteration.id`.
+    pub fn records(&self) -> Result<Records<'_>, StoreError> {
+        let mut cursors = Vec::with_capacity(TABLES.len());
+        for id in TableId::ALL {
+            cursors.push(TableCursor::new(self, id)?);
+        }
+        Ok(Records { file: self, cursors, failed: false })
+    }
+
+    /// Header rows only; content is not verified.
+    pub(super) fn headers(&self) -> Result<Vec<IterationRow>, StoreError> {
+        let mut table = TableCursor::new(self, TableId::Iteration)?;
+        let mut rows = Vec::new();
+        while table.current.is_some() {
+            rows.push(table.decode(decode::iteration)?);
+            table.advance()?;
+        }
+        Ok(rows)
+    }
+
+    fn raw(&self, error: RawError) -> StoreError {
+        raw(&self.path, error)
+    }
+}
+
+fn raw(path: &Path, error: RawError) -> StoreError {
+    match error {
+        RawError::Io(error) => StoreError::io("read", path, error),
+        RawError::Format(what) => StoreError::corrupt(path, what),
+    }
+}
+
+fn foreign(path: &Path, found: impl Into<String>) -> StoreError {
+    StoreError::Foreign { path: path.to_owned(), found: found.into() }
+}
+
+/// Refuses what is no SQLite database, not ours, of another version, or not at rest.
+fn check_header(path: &Path, file: &File) -> Result<FileHeader, StoreError> {
+    let mut head = [0; HEADER_BYTES];
+    if let Err(error) = file.read_exact_at(&mut head, 0) {
+        return Err(match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => foreign(path, "it is too short for an SQLite database"),
+            _ => StoreError::io("read", path, error),
+        });
+    }
+    let header = FileHeader::parse(&head).ok_or_else(|| foreign(path, "it is no SQLite database"))?;
+    if header.application_id != APPLICATION_ID {
+        let found = header.application_id;
+        return Err(foreign(path, format!("application_id is {found:#010x}, expected {APPLICATION_ID:#010x}")));
+    }
+    if header.user_version != SCHEMA_VERSION {
+        return Err(StoreError::Version {
+            path: path.to_owned(),
+            found: header.user_version,
+            expected: SCHEMA_VERSION,
+        });
+    }
+    if header.wal {
+        return Err(StoreError::corrupt(path, "it is in WAL mode; run `PRAGMA journal_mode=DELETE` on it first"));
+    }
+    if !header.utf8 {
+        return Err(StoreError::corrupt(path, "its text is not UTF-8"));
+    }
+    let mut journal = path.as_os_str().to_owned();
+    journal.push("-journal");
+    if Path::new(&journal).exists() {
+        return Err(StoreError::corrupt(path, "another program was changing it (there is a -journal file beside it)"));
+    }
+    Ok(header)
+}
+
+/// Root pages of our tables; further tables, views and indices of the user's are left alone.
+fn roots(path: &Path, entries: &[SchemaEntry]) -> Result<[u32; TABLES.len()], StoreError> {
+    let mut roots = [0; TABLES.len()];
+    for (root, table) in roots.iter_mut().zip(&TABLES) {
+        let entry = entries
+            .iter()
+            .find(|entry| entry.kind == "table" && entry.name == table.name)
+            .ok_or_else(|| StoreError::corrupt(path, format!("table {} is missing", table.name)))?;
+        if entry.sql != table.sql {
+            let what = format!("table {} is not defined as in schema version {SCHEMA_VERSION}", table.name);
+            return Err(StoreError::corrupt(path, what));
+        }
+        *root = entry.root;
+    }
+    Ok(roots)
+}
+
+/// A cursor with one row of lookahead.
+struct TableCursor<'a> {
+    file: &'a RecordFile,
+    id: TableId,
+    cursor: Cursor<'a>,
+    /// Iteration the current row belongs to; `None` after the last row.
+    current: Option<i64>,
+}
+
+impl<'a> TableCursor<'a> {
+    fn new(file: &'a RecordFile, id: TableId) -> Result<Self, StoreError> {
+        let cursor = Cursor::new(&file.pages, file.roots[id as usize]).map_err(|error| file.raw(error))?;
+        let mut table = Self { file, id, cursor, current: None };
+        table.advance()?;
+        Ok(table)
+    }
+
+    fn advance(&mut self) -> Result<(), StoreError> {
+        self.current = None;
+        if !self.cursor.advance().map_err(|error| self.file.raw(error))? {
+            return Ok(());
+        }
+        let row = self.cursor.row();
+        if row.len() != self.id.table().columns.len() {
+            return Err(self.corrupt(format!("a row has {} columns", row.len())));
+        }
+        self.current = match (row.rowid(), row.get(0)) {
+            (Some(rowid), _) => Some(rowid),
+            (None, Some(ValueRef::Integer(iteration))) => Some(iteration),
+            _ => return Err(self.corrupt("a row belongs to no iteration")),
+        };
+        Ok(())
+    }
+
+    fn corrupt(&self, what: impl std::fmt::Display) -> StoreError {
+        StoreError::corrupt(&self.file.path, format!("table {}: {what}", self.id.table().name))
+    }
+
+    fn decode<T>(&self, decode: fn(&Row<'_>) -> Result<T, String>) -> Result<T, StoreError> {
+        decode(&self.cursor.row()).map_err(|what| self.corrupt(what))
+    }
+
+    /// All rows of `iteration`; the cursor is at the first of them.
+    fn collect<T>(
+        &mut self,
+        iteration: i64,
+        decode: fn(&Row<'_>) -> Result<T, String>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut items = Vec::new();
+        while self.current == Some(iteration) {
+            if items.len() == MAX_ROWS {
+                return Err(self.corrupt(format!("iteration {iteration} has more than {MAX_ROWS} rows")));
+            }
+            items.push(self.decode(decode)?);
+            self.advance()?;
+        }
+        Ok(items)
+    }
+}
+
+/// Iterator over the records of a file; ends after the first error.
+pub struct Records<'a> {
+    file: &'a RecordFile,
+    cursors: Vec<TableCursor<'a>>,
+    failed: bool,
+}
+
+impl<'a> Records<'a> {
+    fn table(&mut self, id: TableId) -> &mut TableCursor<'a> {
+        &mut self.cursors[id as usize]
+    }
+
+    fn read(&mut self) -> Result<Option<Verified>, StoreError> {
+        let iterations = self.table(TableId::Iteration);
+        let Some(id) = iterations.current else {
+            return self.check_end().map(|()| None);
+        };
+        let IterationRow { header, outcome, sha256 } = iterations.decode(decode::iteration)?;
+        iterations.advance()?;
+        let mut record = IterationRecord {
+            header,
+            outcome,
+            factors: self.table(TableId::Factor).collect(id, decode::factor)?,
+            settings: self.table(TableId::Setting).collect(id, decode::setting)?,
+            metrics: self.table(TableId::Metric).collect(id, decode::metric)?,
+            quantiles: self.table(TableId::Quantile).collect(id, decode::quantile)?,
+            captures: self.table(TableId::Capture).collect(id, decode::capture)?,
+            events: self.table(TableId::Event).collect(id, decode::event)?,
+            stages: self.table(TableId::Stage).collect(id, decode::stage)?,
+            environment: self.table(TableId::Environment).collect(id, decode::environment)?,
+        };
+        let sizes = self.table(TableId::CaptureSize);
+        for (capture, bin) in sizes.collect(id, decode::capture_size)? {
+            match record.captures.get_mut(capture) {
+                Some(capture) => capture.sizes.push(bin),
+                None => return Err(sizes.corrupt(format!("capture {capture} does not exist"))),
+            }
+        }
+        self.verify(&record, sha256)?;
+        Ok(Some(Verified { record, sha256 }))
+    }
+
+    fn verify(&self, record: &IterationRecord, sha256: [u8; 32]) -> Result<(), StoreError> {
+        let name = || format!("iteration {} ({})", record.header.number, record.header.identity);
+        check::check(record).map_err(|bad| StoreError::corrupt(&self.file.path, format!("{}: {bad}", name())))?;
+        if rows::digest(record) == sha256 {
+            return Ok(());
+        }
+        Err(StoreError::corrupt(&self.file.path, format!("{}: its content does not match its SHA-256", name())))
+    }
+
+    /// Rows that are left belong to no iteration.
+    fn check_end(&self) -> Result<(), StoreError> {
+        match self.cursors.iter().find(|table| table.current.is_some()) {
+            Some(table) => Err(table.corrupt("rows belong to no iteration")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Iterator for Records<'_> {
+    type Item = Result<Verified, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let item = self.read().transpose();
+        self.failed = !matches!(item, Some(Ok(_)));
+        item
+    }
+}

@@ -1,0 +1,289 @@
+//! The schema, shared by iteration files and merged files. Every column is explained in `docs/schema.md`.
+
+use rusqlite::Connection;
+
+/// `PRAGMA application_id` of every vptest database: `vpts` in ASCII.
+pub const APPLICATION_ID: u32 = u32::from_be_bytes(*b"vpts");
+
+/// `PRAGMA user_version`: version of the schema. Other versions are refused.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Page size of iteration files: small, because a dozen tables need a page each.
+pub(super) const ITERATION_PAGE_BYTES: u32 = 1024;
+
+/// Page size of merged files.
+pub(super) const MERGED_PAGE_BYTES: u32 = 8192;
+
+/// A table: its name, its SQL, and what its columns hold.
+///
+/// The SQL is compared literally when a database is read, so that a table which merely looks like ours (a view, a
+/// column computed by an expression) is refused.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) name: &'static str,
+    pub(super) sql: &'static str,
+    pub(super) columns: &'static [Kind],
+}
+
+/// What a column holds besides NULL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Int,
+    Real,
+    Text,
+    Blob,
+}
+
+use Kind::{Blob, Int, Real, Text};
+
+/// Tables in the order in which their rows are written and hashed.
+pub(super) const TABLES: [Table; 10] = [
+    Table {
+        name: "iteration",
+        sql: "CREATE TABLE iteration(\
+              id INTEGER PRIMARY KEY, \
+              identity TEXT NOT NULL CHECK(length(identity)=12), \
+              number INTEGER NOT NULL CHECK(number>0), \
+              tuple TEXT NOT NULL CHECK(length(tuple)=12), \
+              repetition INTEGER NOT NULL CHECK(repetition>0), \
+              block INTEGER CHECK(block>0), \
+              attempt INTEGER NOT NULL CHECK(attempt>0), \
+              testbed TEXT NOT NULL, \
+              host TEXT NOT NULL, \
+              status TEXT NOT NULL \
+              CHECK(status IN('complete','suspect','invalid','failed','timed_out','interrupted')), \
+              reasons TEXT NOT NULL CHECK(json_type(reasons)='array' AND (status='complete')=(reasons='[]')), \
+              started_ns INTEGER NOT NULL, \
+              finished_ns INTEGER, \
+              spec_hash TEXT NOT NULL CHECK(length(spec_hash)=12), \
+              vptest_version TEXT NOT NULL, \
+              sha256 BLOB NOT NULL CHECK(length(sha256)=32), \
+              UNIQUE(identity, attempt, host, started_ns)) STRICT",
+        columns: &[Int, Text, Int, Text, Int, Int, Int, Text, Text, Text, Text, Int, Int, Text, Text, Blob],
+    },
+    Table {
+        name: "factor",
+        sql: "CREATE TABLE factor(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              name TEXT NOT NULL, \
+              value TEXT NOT NULL, \
+              PRIMARY KEY(iteration, name)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Text, Text],
+    },
+    Table {
+        name: "setting",
+        sql: "CREATE TABLE setting(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              position INTEGER NOT NULL, \
+              node TEXT, \
+              name TEXT NOT NULL, \
+              requested TEXT, \
+              observed TEXT, \
+              ok INTEGER CHECK(ok IN(0,1)), \
+              when_read TEXT NOT NULL CHECK(when_read IN('before','after')), \
+              PRIMARY KEY(iteration, position)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Text, Text, Text, Text, Int, Text],
+    },
+    Table {
+        name: "metric",
+        sql: "CREATE TABLE metric(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              position INTEGER NOT NULL, \
+              pair INTEGER CHECK(pair>0), \
+              node TEXT, \
+              level TEXT NOT NULL CHECK(level IN('application','os','network')), \
+              name TEXT NOT NULL, \
+              unit TEXT NOT NULL, \
+              value REAL CHECK(abs(value)<=1.7976931348623157e308), \
+              better TEXT CHECK(better IN('higher','lower')), \
+              PRIMARY KEY(iteration, position)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Int, Text, Text, Text, Text, Real, Text],
+    },
+    Table {
+        name: "quantile",
+        sql: "CREATE TABLE quantile(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              position INTEGER NOT NULL, \
+              pair INTEGER CHECK(pair>0), \
+              node TEXT, \
+              name TEXT NOT NULL, \
+              unit TEXT NOT NULL, \
+              q REAL NOT NULL CHECK(q BETWEEN 0 AND 1), \
+              value REAL CHECK(abs(value)<=1.7976931348623157e308), \
+              PRIMARY KEY(iteration, position)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Int, Text, Text, Text, Real, Real],
+    },
+    Table {
+        name: "capture",
+        sql: "CREATE TABLE capture(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              position INTEGER NOT NULL, \
+              node TEXT NOT NULL, \
+              vantage TEXT NOT NULL CHECK(vantage IN('guest','host','endpoint','switch')), \
+              interface TEXT NOT NULL, \
+              snaplen INTEGER NOT NULL CHECK(snaplen>=0), \
+              packets INTEGER NOT NULL CHECK(packets>=0), \
+              bytes INTEGER NOT NULL CHECK(bytes>=0), \
+              dropped_kernel INTEGER CHECK(dropped_kernel>=0), \
+              dropped_interface INTEGER CHECK(dropped_interface>=0), \
+              ring_bytes INTEGER NOT NULL CHECK(ring_bytes>=0), \
+              file TEXT, \
+              PRIMARY KEY(iteration, position)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Text, Text, Text, Int, Int, Int, Int, Int, Int, Text],
+    },
+    Table {
+        name: "capture_size",
+        sql: "CREATE TABLE capture_size(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              capture INTEGER NOT NULL, \
+              from_bytes INTEGER NOT NULL CHECK(from_bytes>=0), \
+              to_bytes INTEGER CHECK(to_bytes>from_bytes), \
+              packets INTEGER NOT NULL CHECK(packets>=0), \
+              PRIMARY KEY(iteration, capture, from_bytes)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Int, Int, Int],
+    },
+    Table {
+        name: "event",
+        sql: "CREATE TABLE event(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              position INTEGER NOT NULL, \
+              at_ns INTEGER NOT NULL, \
+              stage TEXT NOT NULL, \
+              level TEXT NOT NULL CHECK(level IN('info','warn','error')), \
+              text TEXT NOT NULL, \
+              PRIMARY KEY(iteration, position)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Int, Text, Text, Text],
+    },
+    Table {
+        name: "stage",
+        sql: "CREATE TABLE stage(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              position INTEGER NOT NULL, \
+              name TEXT NOT NULL, \
+              started_ns INTEGER NOT NULL, \
+              duration_ns INTEGER CHECK(duration_ns>=0), \
+              PRIMARY KEY(iteration, position)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Text, Int, Int],
+    },
+    Table {
+        name: "environment",
+        sql: "CREATE TABLE environment(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              position INTEGER NOT NULL, \
+              host TEXT NOT NULL, \
+              name TEXT NOT NULL, \
+              value TEXT NOT NULL, \
+              PRIMARY KEY(iteration, position)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Text, Text, Text],
+    },
+];
+
+/// Index of a table in [`TABLES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(usize)]
+pub(super) enum TableId {
+    Iteration,
+    Factor,
+    Setting,
+    Metric,
+    Quantile,
+    Capture,
+    CaptureSize,
+    Event,
+    Stage,
+    Environment,
+}
+
+impl TableId {
+    /// All tables, in the order of [`TABLES`].
+    pub(super) const ALL: [Self; TABLES.len()] = [
+        Self::Iteration,
+        Self::Factor,
+        Self::Setting,
+        Self::Metric,
+        Self::Quantile,
+        Self::Capture,
+        Self::CaptureSize,
+        Self::Event,
+        Self::Stage,
+        Self::Environment,
+    ];
+
+    pub(super) const fn table(self) -> &'static Table {
+        &TABLES[self as usize]
+    }
+}
+
+/// Makes the tables of our schema in `connection`, which has no tables yet; the page size is the caller's to set.
+///
+/// The caller decides about journal and synchronisation; foreign keys are declared for readers, and not enforced row
+/// by row: the writer inserts whole records only.
+pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+    connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    for table in &TABLES {
+        connection.execute_batch(table.sql)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_agree_with_the_sql() {
+        let connection = Connection::open_in_memory().unwrap();
+        create(&connection).unwrap();
+        for id in TableId::ALL {
+            let table = id.table();
+            let mut statement =
+                connection.prepare("SELECT type FROM pragma_table_info(?1) ORDER BY cid").unwrap();
+            let types: Vec<String> =
+                statement.query_map([table.name], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+            let ours: Vec<&str> = table
+                .columns
+                .iter()
+                .map(|kind| match kind {
+                    Int => "INTEGER",
+                    Real => "REAL",
+                    Text => "TEXT",
+                    Blob => "BLOB",
+                })
+                .collect();
+            assert_eq!(types, ours, "{}", table.name);
+            let sql: String = connection
+                .query_row("SELECT sql FROM sqlite_schema WHERE name = ?1", [table.name], |row| row.get(0))
+                .unwrap();
+            assert_eq!(sql, table.sql);
+        }
+    }
+
+    #[test]
+    fn wrong_rows_are_refused_by_the_database_itself() {
+        let connection = Connection::open_in_memory().unwrap();
+        create(&connection).unwrap();
+        let iteration = |status: &str, reasons: &str| {
+            format!(
+                "INSERT INTO iteration VALUES(NULL,'0123456789ab',1,'0123456789ab',1,NULL,1,'netns','h',\
+                 '{status}','{reasons}',0,NULL,'0123456789ab','0',zeroblob(32))"
+            )
+        };
+        connection.execute_batch(&iteration("complete", "[]")).unwrap();
+        for (bad, why) in [
+            (iteration("complete", "[]"), "the same attempt twice"),
+            (iteration("done", "[]"), "unknown status"),
+            (iteration("complete", "[\"why\"]"), "complete with a reason"),
+            (iteration("failed", "[]"), "failed without a reason"),
+            (iteration("failed", "why"), "reasons that are no array"),
+            ("INSERT INTO metric VALUES(1,0,1,'client1','network','rps','1/s',9e999,NULL)".into(), "infinite"),
+            ("INSERT INTO metric VALUES(1,0,1,'client1','network','rps','1/s','fast',NULL)".into(), "text"),
+            ("INSERT INTO metric VALUES(1,0,0,'client1','network','rps','1/s',1,NULL)".into(), "pair 0"),
+            ("INSERT INTO metric VALUES(1,0,1,'client1','hardware','rps','1/s',1,NULL)".into(), "level"),
+            ("INSERT INTO quantile VALUES(1,0,1,NULL,'latency','s',1.5,1)".into(), "q above 1"),
+            ("INSERT INTO capture_size VALUES(1,0,64,64,1)".into(), "empty bin"),
+        ] {
+            assert!(connection.execute_batch(&bad).is_err(), "accepted: {why}");
+        }
+    }
+}

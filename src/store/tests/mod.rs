@@ -1,0 +1,8 @@
+//! The store as a whole: what is written is read back, and nothing else is.
+
+mod damage;
+mod hostile;
+mod merging;
+mod queries;
+mod records;
+mod round_trip;

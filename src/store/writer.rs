@@ -1,0 +1,97 @@
+//! One finished attempt becomes one file: absent or whole, and never in the place of another.
+
+use std::fs::{File, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+use super::campaign::AttemptName;
+use super::error::StoreError;
+use super::insert::Inserter;
+use super::{check, rows, schema};
+use crate::record::IterationRecord;
+
+/// Writes `record` into `dir` as `NNNNNN-HASH.db` and returns the path.
+///
+/// The file is built beside its place under a name that begins with a dot, synced, and given its name only if nothing
+/// has that name yet; then the directory is synced. When this fails, or the process dies, no file of that name exists
+/// (a file that [`super::stale_temps`] finds may).
+///
+/// # Errors
+/// [`StoreError::AlreadyExists`] when this attempt was stored before, [`StoreError::NoSpace`] when the disk is full,
+/// [`StoreError::Record`] when the record breaks a rule of the schema: a number that is not finite, the same metric
+/// twice.
+pub fn write_iteration(dir: &Path, record: &IterationRecord) -> Result<PathBuf, StoreError> {
+    let path = dir.join(AttemptName::of(&record.header).to_string());
+    let bytes = serialize(&path, record)?;
+    publish(&path, &bytes)?;
+    Ok(path)
+}
+
+/// The whole database of one record.
+fn serialize(path: &Path, record: &IterationRecord) -> Result<Vec<u8>, StoreError> {
+    check::check(record)?;
+    let sha256 = rows::digest(record);
+    let sql = |source| StoreError::sql("write", path, source);
+    let mut connection = Connection::open_in_memory().map_err(sql)?;
+    fill(&connection, record, &sha256).map_err(sql)?;
+    let data = connection.serialize("main").map_err(sql)?;
+    Ok(data.to_vec())
+}
+
+fn fill(connection: &Connection, record: &IterationRecord, sha256: &[u8; 32]) -> rusqlite::Result<()> {
+    connection.execute_batch("PRAGMA journal_mode=OFF; PRAGMA foreign_keys=OFF")?;
+    connection.pragma_update(None, "page_size", schema::ITERATION_PAGE_BYTES)?;
+    connection.execute_batch("BEGIN")?;
+    schema::create(connection)?;
+    Inserter::new(connection)?.insert(record, sha256)?;
+    connection.execute_batch("COMMIT")
+}
+
+/// Gives `bytes` the name `path`, if nothing has it.
+fn publish(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let dir = parent(path);
+    let mut temp = temp_beside(path)?;
+    let io = |error| StoreError::io("write", path, error);
+    temp.write_all(bytes).map_err(io)?;
+    temp.as_file().sync_all().map_err(io)?;
+    match temp.persist_noclobber(path) {
+        Ok(_) => sync_dir(dir),
+        Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {
+            Err(StoreError::AlreadyExists { path: path.to_owned() })
+        }
+        Err(error) => Err(StoreError::io("write", path, error.error)),
+    }
+}
+
+/// An empty, locked file `.NAME.PID-RANDOM.tmp` beside `path`; dropping it removes it.
+///
+/// The lock tells [`super::stale_temps`] that somebody is at work, also somebody in another PID namespace.
+pub(super) fn temp_beside(path: &Path) -> Result<tempfile::NamedTempFile, StoreError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!(".{name}.{}-", std::process::id());
+    let temp = tempfile::Builder::new()
+        .prefix(&prefix)
+        .suffix(".tmp")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(parent(path))
+        .map_err(|error| StoreError::io("write", path, error))?;
+    // File systems without locks exist; the PID in the name then has to do.
+    let _ = temp.as_file().try_lock();
+    Ok(temp)
+}
+
+/// The directory `path` is in.
+pub(super) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if dir != Path::new("") => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes the names in `dir` durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| StoreError::io("sync", dir, error))
+}

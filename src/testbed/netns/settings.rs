@@ -1,0 +1,142 @@
+//! Reading back what is in force, from the kernel and nowhere else.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::build::{Network, Stack};
+use super::topology::{HostPort, LinkRate, NodePlan, NodePort, Topology};
+use crate::host::ethtool::{self, Offload};
+use crate::host::link::{self, Interface};
+use crate::host::qdisc::{self, RootQdisc};
+use crate::ids::NodeId;
+use crate::record::Setting;
+use crate::testbed::TestbedError;
+use crate::units::Rate;
+
+/// Queueing disciplines that let everything pass at once: the kernel's own choices.
+const UNLIMITED: [&str; 5] = ["noqueue", "pfifo_fast", "fq_codel", "fq", "mq"];
+
+/// What is asked of every interface alike.
+struct Wanted {
+    offload: Option<String>,
+    mtu: Option<String>,
+    rate: Option<String>,
+}
+
+/// Reads every setting of every interface.
+pub(super) fn read(network: &Network, topology: &Topology) -> Result<Vec<Setting>, TestbedError> {
+    let wanted = Wanted {
+        offload: topology.offload.map(|on| switch(on).to_owned()),
+        mtu: topology.mtu.map(|mtu| mtu.to_string()),
+        rate: match topology.rate {
+            LinkRate::Unnamed => None,
+            LinkRate::Unlimited => Some("none".to_owned()),
+            LinkRate::Limit(rate) => Some(rate.to_string()),
+        },
+    };
+    let host = Listed::of(&network.host)?;
+    let roots: BTreeMap<u32, RootQdisc> =
+        qdisc::read_roots(&mut network.host.netlink())?.into_iter().map(|root| (root.index, root)).collect();
+    let mut settings = Vec::new();
+    for (plan, stack) in network.nodes.values() {
+        let node = Listed::of(stack)?;
+        for port in &plan.ports {
+            settings.extend(of_interface(&wanted, &node, plan, port.index, port.name, &prefix(port, "")));
+            let Some(its_host) = &port.host else { continue };
+            let prefix = prefix(port, "host.");
+            settings.extend(of_interface(&wanted, &host, plan, its_host.index, &its_host.name, &prefix));
+            settings.extend(of_queue(&wanted, plan, its_host, &roots, &prefix));
+            settings.extend(of_bridge(&wanted, plan, its_host, &host));
+        }
+    }
+    Ok(settings)
+}
+
+/// The interfaces of one namespace, with the way to ask further.
+struct Listed<'a> {
+    stack: &'a Stack,
+    interfaces: BTreeMap<u32, Interface>,
+}
+
+impl<'a> Listed<'a> {
+    fn of(stack: &'a Stack) -> Result<Self, TestbedError> {
+        let listed = link::read_interfaces(&mut stack.netlink())?;
+        Ok(Self { stack, interfaces: listed.into_iter().map(|interface| (interface.index, interface)).collect() })
+    }
+}
+
+/// `eth0` is what the workload uses and goes without a name; a router's `eth1` needs one.
+fn prefix(port: &NodePort, side: &str) -> String {
+    if port.name == "eth0" { side.to_owned() } else { format!("{side}{}.", port.name) }
+}
+
+fn of_interface(
+    wanted: &Wanted,
+    listed: &Listed<'_>,
+    plan: &NodePlan,
+    index: u32,
+    name: &str,
+    prefix: &str,
+) -> Vec<Setting> {
+    let node = Some(plan.id);
+    let netlink = listed.stack.netlink();
+    let interface = listed.interfaces.get(&index).filter(|interface| interface.name == name);
+    let named = |setting: &str| format!("{prefix}{setting}");
+    let offloads = readable(plan.id, name, ethtool::offloads(&netlink, name));
+    let mut settings: Vec<Setting> = Offload::ALL
+        .into_iter()
+        .map(|offload| {
+            let observed = offloads.map(|offloads| switch(offloads.is_on(offload)).to_owned());
+            Setting::compare(node, &named(offload.as_str()), wanted.offload.clone(), observed)
+        })
+        .collect();
+    let mtu = interface.and_then(|interface| interface.mtu).map(|mtu| mtu.to_string());
+    settings.push(Setting::compare(node, &named("mtu"), wanted.mtu.clone(), mtu));
+    let driver = readable(plan.id, name, ethtool::driver(&netlink, name));
+    settings.push(Setting::compare(node, &named("link_driver"), None, driver));
+    let state = interface.and_then(Interface::state_text);
+    settings.push(Setting::compare(node, &named("operstate"), None, state));
+    settings
+}
+
+/// Only the ports towards client and server carry the limit.
+fn of_queue(
+    wanted: &Wanted,
+    plan: &NodePlan,
+    port: &HostPort,
+    roots: &BTreeMap<u32, RootQdisc>,
+    prefix: &str,
+) -> Option<Setting> {
+    if !port.shaped {
+        return None;
+    }
+    let observed = roots.get(&port.index).and_then(rate_of);
+    Some(Setting::compare(Some(plan.id), &format!("{prefix}rate"), wanted.rate.clone(), observed))
+}
+
+/// `None` for a rate that cannot be expressed.
+fn rate_of(root: &RootQdisc) -> Option<String> {
+    match root.rate {
+        Some(bytes) => Some(Rate::from_bits_per_second(bytes.checked_mul(8)?)?.to_string()),
+        None if UNLIMITED.contains(&root.kind.as_str()) => Some("none".to_owned()),
+        None => Some(root.kind.clone()),
+    }
+}
+
+/// A bridge with a smaller MTU than its ports drops what is larger. It is read with the end node it serves.
+fn of_bridge(wanted: &Wanted, plan: &NodePlan, port: &HostPort, host: &Listed<'_>) -> Option<Setting> {
+    if !port.shaped {
+        return None;
+    }
+    let mtu = host.interfaces.get(&port.bridge.index).and_then(|bridge| bridge.mtu).map(|mtu| mtu.to_string());
+    Some(Setting::compare(Some(plan.id), "bridge.mtu", wanted.mtu.clone(), mtu))
+}
+
+/// What cannot be read is stored as missing, and the reason logged.
+fn readable<T>(node: NodeId, interface: &str, read: io::Result<T>) -> Option<T> {
+    read.inspect_err(|error| tracing::warn!("{node}: cannot read a setting of {interface}: {error}")).ok()
+}
+
+const fn switch(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
