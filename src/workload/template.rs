@@ -1,8 +1,8 @@
 //! Argument vectors with the values of a pair put in.
 
 use super::{PairContext, WorkloadError};
-use crate::spec::placeholder::{UnknownPlaceholder, expand};
-use crate::spec::{PLACEHOLDERS, Value};
+use crate::spec::placeholder::{PLACEHOLDERS, UnknownPlaceholder, expand};
+use crate::spec::Value;
 
 /// Which node a text is for: `{scratch}` differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
