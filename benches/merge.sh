@@ -12,8 +12,8 @@ metrics=${2:-40}
 work=$(mktemp -d "${3:-/dev/shm}/vptest-merge.XXXXXX")
 trap 'rm -rf "$work"' EXIT INT TERM
 
-cargo build --quiet --release --example store_bench
-bench=target/release/examples/store_bench
+cargo build --quiet --release --bench store
+bench=target/release/store
 mkdir "$work/out"
 "$bench" generate "$work/out" "$files" "$metrics"
 echo "$files files of $(stat -c %s "$(find "$work/out" -name '*.db' | head -n 1)") bytes, $metrics metrics each; $(nproc) CPUs"

@@ -351,6 +351,9 @@ pub struct StageTiming {
     pub duration_ns: Option<i64>,
 }
 
+/// Name of the environment row that holds the text of the spec, so that a result says by itself how it came about.
+pub const SPEC: &str = "spec";
+
 /// One fact about a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Environment {

@@ -16,7 +16,7 @@ use crate::host::host_name;
 use crate::ids::{IterationNumber, ShortHash};
 use crate::instrument::facts::facts;
 use crate::plan::{Iteration, Plan};
-use crate::record::{Environment, Header, Outcome, Status};
+use crate::record::{Environment, Header, Outcome, SPEC, Status};
 use crate::store::{self, Attempts, StoreError};
 use crate::testbed::{self, Testbed, TestbedError};
 use crate::workload::{self, Workload};
@@ -116,7 +116,7 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
     let campaign = Campaign {
         options,
         attempts,
-        environment: facts(&host, &tools::versions(&tools).await),
+        environment: environment(options.plan, &host, &tools::versions(&tools).await),
         host,
         testbeds: testbeds(options.plan, &to_do)?,
         workload: workload::from_spec(&options.plan.spec.workload),
@@ -213,6 +213,14 @@ impl Campaign<'_> {
         options.observer.notice(&Progress::End { record: &record, file: &file, wall: begun.elapsed(), again });
         Ok(again)
     }
+}
+
+/// Facts about the host, versions of programs, and the spec itself.
+fn environment(plan: &Plan, host: &str, versions: &[(String, String)]) -> Vec<Environment> {
+    let mut all = facts(host, versions);
+    let (host, name) = (host.to_owned(), SPEC.to_owned());
+    all.push(Environment { host, name, value: plan.spec_text.clone() });
+    all
 }
 
 /// The testbeds of these iterations, by name.

@@ -1,13 +1,16 @@
-//! What has been observed of an iteration so far; each stage adds to it.
+//! What has been observed of an iteration so far, and what the checks say of it.
 
+use crate::host::clock::now_ns;
+use crate::ids::Stage;
 use crate::instrument::capture::Stopped;
 use crate::instrument::host::{Snapshot, metrics};
 use crate::record::{Capture, Environment, Event, Metric, Moment, Quantile, Setting};
-use crate::spec::VerifySpec;
+use crate::spec::{CaptureSpec, VerifySpec};
 use crate::testbed::Path;
-use crate::verify::Verdict;
+use crate::verify::{self, Traffic, Verdict};
 use crate::workload::drive::Driven;
 
+/// Each stage adds to it.
 #[derive(Default)]
 pub(super) struct Gathered {
     pub(super) settings: Vec<Setting>,
@@ -18,31 +21,62 @@ pub(super) struct Gathered {
     pub(super) verdict: Verdict,
 }
 
+/// What the collect stage has in its hands.
+pub(super) struct Collected {
+    pub(super) driven: Driven,
+    /// `None` when nothing was to be captured.
+    pub(super) captures: Option<Stopped>,
+    /// Capture points there were.
+    pub(super) points: usize,
+    /// Read after the workload.
+    pub(super) settings: Vec<Setting>,
+    /// The host before and after the clients ran.
+    pub(super) host: [Snapshot; 2],
+}
+
 impl Gathered {
-    pub(super) fn verified(&mut self, _spec: &VerifySpec, settings: Vec<Setting>, _paths: &[Path]) -> Vec<Event> {
+    /// Settings and paths before the workload.
+    pub(super) fn verified(&mut self, spec: &VerifySpec, settings: Vec<Setting>, paths: &[Path]) -> Vec<Event> {
+        let mut verdict = verify::settings(&settings);
+        verdict.add(verify::paths(paths, spec.path));
         self.settings = settings;
-        Vec::new()
+        self.judge(Stage::Verify, verdict)
     }
 
-    pub(super) fn collected(
-        &mut self,
-        _spec: &VerifySpec,
-        driven: Driven,
-        stopped: Option<Stopped>,
-        settings: Vec<Setting>,
-        host: &[Snapshot; 2],
-    ) -> Vec<Event> {
-        let [before, after] = host;
-        self.settings.extend(settings.into_iter().map(|setting| Setting { when: Moment::After, ..setting }));
-        self.settings.extend(driven.settings);
-        self.metrics.extend(driven.metrics);
-        self.metrics.extend(metrics(&before.until(after)));
+    /// Everything after the workload.
+    pub(super) fn collected(&mut self, spec: &VerifySpec, capture: &CaptureSpec, collected: Collected) -> Vec<Event> {
+        let Collected { driven, captures, points, settings, host: [before, after] } = collected;
+        let mut events = driven.events;
+        let mut verdict = Verdict::new();
+        verdict.add_workload(driven.invalid, driven.suspect);
+        verdict.add(verify::client_cpu(&driven.clients, spec.client_cpu));
+        verdict.add(verify::start_skew(&driven.clients));
+        self.metrics = driven.metrics;
         self.quantiles = driven.quantiles;
-        if let Some(stopped) = stopped {
+
+        self.settings.extend(driven.settings);
+        self.settings.extend(settings.into_iter().map(|setting| Setting { when: Moment::After, ..setting }));
+        // What was off before has been said before.
+        let asked_before = Verdict { events: Vec::new(), ..verify::settings(&self.settings) };
+        verdict.add(asked_before);
+
+        if let Some(stopped) = captures {
+            let traffic = if capture.filter.is_some() { Traffic::Filtered } else { Traffic::Expected };
+            verdict.add_problems(stopped.problems);
+            verdict.add(verify::captures(&stopped.captures, points, traffic));
+            verdict.add(verify::vantages(&stopped.captures, &self.settings, spec.vantage_difference));
             self.captures = stopped.captures;
         }
-        self.verdict.invalid.extend(driven.invalid);
-        self.verdict.suspect.extend(driven.suspect);
-        driven.events
+        let used = before.until(&after);
+        verdict.add(verify::host(&used, spec));
+        self.metrics.extend(metrics(&used));
+        events.extend(self.judge(Stage::Collect, verdict));
+        events
+    }
+
+    fn judge(&mut self, stage: Stage, verdict: Verdict) -> Vec<Event> {
+        let events = verdict.events_at(stage, now_ns());
+        self.verdict.add(verdict);
+        events
     }
 }

@@ -8,17 +8,17 @@ use anyhow::Context as _;
 
 use super::campaign::{CampaignError, header};
 use super::cancel::Cancel;
-use super::gathered::Gathered;
+use super::gathered::{Collected, Gathered};
 use super::life::{Life, Stop};
 use super::load;
 use super::observer::Observer;
 use super::running::Claim;
 use crate::host::clock::now_ns;
 use crate::ids::Stage;
-use crate::instrument::capture::Captures;
+use crate::instrument::capture::{Captures, Stopped};
 use crate::instrument::host::Snapshot;
 use crate::plan::{Iteration, Plan};
-use crate::record::{Environment, EventLevel, IterationRecord, Outcome};
+use crate::record::{Environment, EventLevel, IterationRecord, Outcome, Setting};
 use crate::spec::{Tuple, Value};
 use crate::store::AttemptName;
 use crate::testbed::{Instance, Request, Testbed};
@@ -71,7 +71,7 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
     let mut instance = None;
     let stages = Stages { setup, request: &request, artifacts: &artifacts };
     let outcome = match stages.run(&mut life, &mut instance, &mut gathered).await {
-        Ok(()) => Ok(gathered.verdict.outcome()),
+        Ok(()) => Ok(gathered.verdict.clone().outcome()),
         Err(Stop::Outcome(outcome)) => Ok(outcome),
         Err(Stop::Unsupported(error)) => Err(error),
     };
@@ -143,9 +143,13 @@ impl Stages<'_> {
         let instance = slot.insert(up.await?);
         gathered.environment.extend(instance.environment());
         self.verify(life, instance, gathered).await?;
-        let captures = self.instrument(life, instance).await?;
-        let (driven, before, after) = self.workload(life, instance).await?;
-        self.collect(life, instance, gathered, captures, driven, [before, after]).await
+        let running = self.instrument(life, instance).await?;
+        let (driven, host) = self.workload(life, instance).await?;
+        let (captures, settings, points) = self.collect(life, instance, running).await?;
+        let spec = &self.setup.plan.spec;
+        let collected = Collected { driven, captures, points, settings, host };
+        life.add(gathered.collected(&spec.verify, &spec.capture, collected));
+        Ok(())
     }
 
     /// Reads settings and walks paths; an iteration whose settings are not in force goes no further.
@@ -160,10 +164,15 @@ impl Stages<'_> {
         let (settings, paths) = result.await?;
         let events = gathered.verified(spec, settings, &paths);
         life.add(events);
-        if gathered.verdict.invalid.is_empty() { Ok(()) } else { Err(Stop::Outcome(gathered.verdict.outcome())) }
+        if gathered.verdict.invalid.is_empty() {
+            Ok(())
+        } else {
+            Err(Stop::Outcome(gathered.verdict.clone().outcome()))
+        }
     }
 
-    async fn instrument(&self, life: &mut Life<'_>, instance: &mut Up) -> Result<Option<Captures>, Stop> {
+    /// Captures that run, and at how many points; `None` when there is nothing to capture.
+    async fn instrument(&self, life: &mut Life<'_>, instance: &mut Up) -> Result<Option<(Captures, usize)>, Stop> {
         let spec = &self.setup.plan.spec.capture;
         life.stage(Stage::Instrument, async {
             self.setup.testbed.enter(Stage::Instrument, self.request).await?;
@@ -177,13 +186,15 @@ impl Stages<'_> {
                 std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
             }
             let spec = spec.clone();
+            let count = points.len();
             let start = move || Captures::start(&points, &spec, keep_in.as_deref());
-            Ok(Some(tokio::task::spawn_blocking(start).await??))
+            Ok(Some((tokio::task::spawn_blocking(start).await??, count)))
         })
         .await
     }
 
-    async fn workload(&self, life: &mut Life<'_>, instance: &mut Up) -> Result<(Driven, Snapshot, Snapshot), Stop> {
+    /// Runs the workload, with the host's counters before and after the clients.
+    async fn workload(&self, life: &mut Life<'_>, instance: &mut Up) -> Result<(Driven, [Snapshot; 2]), Stop> {
         life.stage(Stage::Workload, async {
             self.setup.testbed.enter(Stage::Workload, self.request).await?;
             let tuple = &self.request.tuple;
@@ -198,32 +209,27 @@ impl Stages<'_> {
             if let Some(load) = load {
                 driven.invalid.extend(load.stop().await?);
             }
-            Ok((driven, before, after))
+            Ok((driven, [before, after]))
         })
         .await
     }
 
+    /// Stops the captures and reads the settings again.
     async fn collect(
         &self,
         life: &mut Life<'_>,
         instance: &mut Up,
-        gathered: &mut Gathered,
-        captures: Option<Captures>,
-        driven: Driven,
-        host: [Snapshot; 2],
-    ) -> Result<(), Stop> {
-        let result = life.stage(Stage::Collect, async {
+        running: Option<(Captures, usize)>,
+    ) -> Result<(Option<Stopped>, Vec<Setting>, usize), Stop> {
+        life.stage(Stage::Collect, async {
             self.setup.testbed.enter(Stage::Collect, self.request).await?;
-            let stopped = match captures {
-                Some(captures) => Some(tokio::task::spawn_blocking(move || captures.stop()).await?),
-                None => None,
+            let (stopped, points) = match running {
+                Some((captures, points)) => (Some(tokio::task::spawn_blocking(move || captures.stop()).await?), points),
+                None => (None, 0),
             };
-            Ok((stopped, instance.settings().await?))
-        });
-        let (stopped, settings) = result.await?;
-        let events = gathered.collected(&self.setup.plan.spec.verify, driven, stopped, settings, &host);
-        life.add(events);
-        Ok(())
+            Ok((stopped, instance.settings().await?, points))
+        })
+        .await
     }
 
     /// Leaves the testbed up, if it can be.

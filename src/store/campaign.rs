@@ -155,9 +155,12 @@ pub fn head(dir: &Path, name: AttemptName) -> Result<AttemptHead, StoreError> {
     }
 }
 
+/// An iteration file and its head, or why that cannot be read.
+pub type NamedHead = (AttemptName, Result<AttemptHead, StoreError>);
+
 /// Reads the head of every iteration file in `dir`, in the order of [`Attempts::iter`]. A file that cannot be read is an
 /// entry, not an error.
-pub fn heads(dir: &Path) -> Result<Vec<(AttemptName, Result<AttemptHead, StoreError>)>, StoreError> {
+pub fn heads(dir: &Path) -> Result<Vec<NamedHead>, StoreError> {
     Ok(scan(dir)?.iter().map(|&name| (name, head(dir, name))).collect())
 }
 

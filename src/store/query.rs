@@ -4,7 +4,7 @@
 //! nobody notices.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
 use super::reader::RecordFile;
@@ -13,6 +13,7 @@ use crate::record::{IterationRecord, Metric, Status};
 
 /// A merged file, or an iteration file, to ask questions of.
 pub struct Database {
+    path: PathBuf,
     file: RecordFile,
 }
 
@@ -137,7 +138,7 @@ impl Database {
     /// # Errors
     /// As [`RecordFile::open`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { file: RecordFile::open(path)? })
+        Ok(Self { path: path.to_owned(), file: RecordFile::open(path)? })
     }
 
     /// All metrics by name, level, role and unit.
@@ -166,6 +167,19 @@ impl Database {
             }
         }
         Ok(found.into_values().collect())
+    }
+
+    /// Texts of the specs that were run, each once (environment row [`crate::record::SPEC`]).
+    ///
+    /// # Errors
+    /// [`StoreError::Sql`] when the table cannot be read.
+    pub fn specs(&self) -> Result<Vec<String>, StoreError> {
+        let sql = |error| StoreError::sql("read", &self.path, error);
+        let connection = super::open_read_only(&self.path)?;
+        let mut statement =
+            connection.prepare("SELECT DISTINCT value FROM environment WHERE name = ?1 ORDER BY value").map_err(sql)?;
+        let rows = statement.query_map([crate::record::SPEC], |row| row.get(0)).map_err(sql)?;
+        rows.collect::<Result<_, _>>().map_err(sql)
     }
 
     /// One value for each iteration whose status is among `statuses`; usually [`Status::Complete`] alone.

@@ -12,7 +12,7 @@ mod settings;
 
 pub use captures::{Traffic, captures, vantages};
 pub use host::host;
-pub use nodes::{ClientRun, Pinned, client_cpu, paths, pinning, start_skew};
+pub use nodes::{ClientRun, client_cpu, paths, start_skew};
 pub use settings::settings;
 
 use crate::ids::Stage;

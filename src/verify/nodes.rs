@@ -105,40 +105,6 @@ pub fn start_skew(clients: &[ClientRun]) -> Verdict {
     verdict
 }
 
-/// A process that was to be pinned.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pinned {
-    /// Where it runs.
-    pub node: NodeId,
-    /// Its program.
-    pub program: String,
-    /// CPUs it was to run on, ascending.
-    pub asked: Vec<usize>,
-    /// CPUs the kernel lets it run on, ascending; `None` when that could not be read.
-    pub observed: Option<Vec<usize>>,
-}
-
-/// Are pinned processes where they should be? Elsewhere: invalid. Not readable: suspect.
-pub fn pinning(processes: &[Pinned]) -> Verdict {
-    let mut verdict = Verdict::new();
-    for process in processes {
-        let what = format!("pinning of {} on {}: asked CPU {}", process.program, process.node, list(&process.asked));
-        match &process.observed {
-            None => verdict.suspect(format!("{what}, could not be read back")),
-            Some(observed) if *observed != process.asked => {
-                verdict.invalid(format!("{what}, may run on {}", list(observed)));
-            }
-            Some(_) => verdict.passed(what),
-        }
-    }
-    verdict
-}
-
-fn list(cpus: &[usize]) -> String {
-    let cpus: Vec<_> = cpus.iter().map(usize::to_string).collect();
-    if cpus.is_empty() { "none".to_owned() } else { cpus.join(",") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,19 +184,5 @@ mod tests {
         assert_eq!(start_skew(&[]), Verdict::new());
         let unknown = pair(251, 1).map(|client| ClientRun { exit: None, ..client });
         assert_eq!(start_skew(&unknown).events[0].level, EventLevel::Warn);
-    }
-
-    #[test]
-    fn pinned_processes_are_where_they_should_be() {
-        let pinned = |observed: Option<&[usize]>| Pinned {
-            node: NodeId::server(1),
-            program: "nginx".to_owned(),
-            asked: vec![1],
-            observed: observed.map(<[usize]>::to_vec),
-        };
-        let prefix = "pinning of nginx on server1: asked CPU 1";
-        assert!(pinning(&[pinned(Some(&[1]))]).invalid.is_empty());
-        assert_eq!(pinning(&[pinned(Some(&[0, 1]))]).invalid, [format!("{prefix}, may run on 0,1")]);
-        assert_eq!(pinning(&[pinned(None)]).suspect, [format!("{prefix}, could not be read back")]);
     }
 }

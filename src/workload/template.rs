@@ -1,8 +1,8 @@
 //! Argument vectors with the values of a pair put in.
 
 use super::{PairContext, WorkloadError};
-use crate::spec::placeholder::{PLACEHOLDERS, UnknownPlaceholder, expand};
 use crate::spec::Value;
+use crate::spec::placeholder::{PLACEHOLDERS, UnknownPlaceholder, expand};
 
 /// Which node a text is for: `{scratch}` differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -165,7 +165,7 @@ async fn several_pairs_run_at_once_and_are_told_apart() {
         assert!(cpu.level == Level::Os && cpu.value.is_some_and(|share| share > 0.0 && share < 2.0), "{cpu:?}");
         assert!(value(&driven, pair, "server_cpu_time") > 0.0);
     }
-    assert_eq!(driven.client_cpu.iter().map(|(pair, _)| *pair).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(driven.clients.iter().map(|run| run.node.pair).collect::<Vec<_>>(), [1, 2, 3]);
     let skew = driven.metrics.iter().find(|metric| metric.name == "start_skew").unwrap();
     assert!(skew.value.is_some_and(|skew| skew > 0.0), "three clients do not start at the same instant");
     assert!(driven.clients_started_ns < driven.clients_ended_ns);
@@ -291,7 +291,7 @@ async fn a_client_over_its_time_limit_is_no_result() {
         let mut bed = bed(&[]).await;
         let driven = bed.drive(&spec).await.unwrap();
         assert_eq!(driven.invalid, ["pair 1: sh did not finish within its time limit"]);
-        assert_eq!(driven.client_cpu, [(1, None)]);
+        assert!(driven.clients[0].exit.is_none());
         assert_eq!(bed.instance.teardown().await, Teardown::default());
     }
 }

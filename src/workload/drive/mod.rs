@@ -23,6 +23,7 @@ use crate::node::{Exit, Stream};
 use crate::record::{Event, EventLevel, Metric, Quantile, Setting};
 use crate::spec::Tuple;
 use crate::testbed::Pair;
+use crate::verify::ClientRun;
 
 /// Bytes of a fetched file that are read.
 const FETCH_LIMIT: u64 = 64 << 20;
@@ -66,9 +67,8 @@ pub struct Driven {
     pub settings: Vec<Setting>,
     /// What happened, in order.
     pub events: Vec<Event>,
-    /// CPU use of each pair's client, as a share of one CPU; `None` when the node cannot say, or when the client had to
-    /// be killed.
-    pub client_cpu: Vec<(u32, Option<f64>)>,
+    /// When each pair's client started and how it ended.
+    pub clients: Vec<ClientRun>,
     /// Wall clock when the first client was about to start, nanoseconds since 1970-01-01 UTC.
     pub clients_started_ns: i64,
     /// Wall clock when the last client had ended.
@@ -122,7 +122,7 @@ impl<'a> Drive<'a> {
             return Err(error);
         }
         let servers = sessions.iter().filter(|session| session.server.is_some()).count();
-        let text = format!("{servers} servers ready after {:.1} ms", begun.elapsed().as_secs_f64() * 1e3);
+        let text = format!("servers ready: {servers}, after {:.1} ms", begun.elapsed().as_secs_f64() * 1e3);
         Ok(Prepared { drive: self, sessions, events: vec![event(EventLevel::Info, text)] })
     }
 
@@ -195,9 +195,7 @@ impl Prepared<'_> {
 
     async fn run_clients(&mut self) -> Result<Driven, DriveError> {
         let clients_started_ns = now_ns();
-        let (mut clients, skew) = self.start_clients().await?;
-        let text = format!("{} clients started within {:.1} ms", clients.len(), skew.as_secs_f64() * 1e3);
-        self.events.push(event(EventLevel::Info, text));
+        let (mut clients, starts) = self.start_clients().await?;
         let exits = try_join_all(self.sessions.iter_mut().zip(&mut clients).map(|(s, client)| s.watch(client))).await;
         let clients_ended_ns = now_ns();
         let exits = exits.inspect_err(|_| clients.iter_mut().for_each(Running::kill))?;
@@ -207,31 +205,32 @@ impl Prepared<'_> {
         let ends = self.sessions.iter_mut().zip(&clients).zip(exits);
         let finished = try_join_all(ends.map(|((s, client), exit)| s.finish(drive, client, exit))).await?;
         let mut driven = Driven {
-            metrics: vec![start_skew(skew)],
+            metrics: vec![start_skew(&starts)],
             quantiles: Vec::new(),
             invalid: Vec::new(),
             suspect: Vec::new(),
             settings,
             events: std::mem::take(&mut self.events),
-            client_cpu: Vec::new(),
+            clients: Vec::new(),
             clients_started_ns,
             clients_ended_ns,
         };
-        for (pair, finished) in drive.pairs.iter().zip(finished) {
+        for ((pair, finished), started) in drive.pairs.iter().zip(finished).zip(starts) {
+            driven.clients.push(ClientRun { node: pair.client.id(), started, exit: finished.client_exit });
             driven.add(pair.number, finished);
         }
         Ok(driven)
     }
 
-    /// Starts the clients as close together as the nodes allow; the skew is the time between the first and the last
-    /// start.
-    async fn start_clients(&mut self) -> Result<(Vec<Running>, Duration), DriveError> {
+    /// Starts the clients as close together as the nodes allow; each with the time since the first was about to start.
+    async fn start_clients(&mut self) -> Result<(Vec<Running>, Vec<Duration>), DriveError> {
+        let begun = Instant::now();
         for (index, session) in self.sessions.iter_mut().enumerate() {
             session.client.command.cpus = self.drive.cpus(index).map(|cpus| vec![cpus.client]);
         }
         let starts = self.sessions.iter().map(|session| async {
             let client = Running::start(session.pair.client.as_ref(), &session.client.command).await?;
-            Ok::<_, DriveError>((client, Instant::now()))
+            Ok::<_, DriveError>((client, begun.elapsed()))
         });
         let (mut clients, mut times, mut failed) = (Vec::new(), Vec::new(), None);
         for start in join_all(starts).await {
@@ -247,8 +246,7 @@ impl Prepared<'_> {
             clients.iter_mut().for_each(Running::kill);
             return Err(error);
         }
-        let skew = times.iter().max().zip(times.iter().min()).map(|(last, first)| *last - *first);
-        Ok((clients, skew.unwrap_or_default()))
+        Ok((clients, times))
     }
 }
 
@@ -352,7 +350,6 @@ impl Driven {
         self.suspect.extend(suspect);
         self.events.extend(finished.events);
         let cpu = finished.client_exit.and_then(cpu_share);
-        self.client_cpu.push((pair, cpu));
         self.metrics.push(os_metric(NodeId::client(pair), "client_cpu", "1", cpu));
         let server_time = finished.server_exit.and_then(cpu_time).map(|time| time.as_secs_f64());
         self.metrics.push(os_metric(NodeId::server(pair), "server_cpu_time", "s", server_time));
@@ -374,9 +371,11 @@ fn os_metric(node: NodeId, name: &str, unit: &str, value: Option<f64>) -> Metric
     Metric { pair: Some(node.pair), node: Some(node), level: Level::Os, name, unit, value, better: None }
 }
 
-fn start_skew(skew: Duration) -> Metric {
+/// Time between the first and the last start.
+fn start_skew(starts: &[Duration]) -> Metric {
     let (name, unit) = ("start_skew".to_owned(), "s".to_owned());
-    Metric { pair: None, node: None, level: Level::Os, name, unit, value: Some(skew.as_secs_f64()), better: None }
+    let value = starts.iter().max().zip(starts.iter().min()).map(|(last, first)| (*last - *first).as_secs_f64());
+    Metric { pair: None, node: None, level: Level::Os, name, unit, value, better: None }
 }
 
 fn event(level: EventLevel, text: String) -> Event {
