@@ -46,8 +46,8 @@ fn status(dir: &Path) -> anyhow::Result<()> {
     let names = store::scan(dir)?.len();
     println!("scan: {names} names in {:?}", start.elapsed());
     let start = Instant::now();
-    let statuses = store::statuses(dir)?;
-    println!("statuses: {} in {:?}", statuses.len(), start.elapsed());
+    let heads = store::heads(dir)?;
+    println!("heads: {} in {:?}", heads.len(), start.elapsed());
     Ok(())
 }
 

@@ -154,6 +154,6 @@ fn finish(report: &Report, verbosity: Verbosity) -> Result<Exit, Failure> {
         eprintln!("interrupted by {by}: `vptest run` goes on with what is left");
         return Ok(Exit::Interrupted);
     }
-    let bad = [Status::Suspect, Status::Invalid, Status::Failed, Status::TimedOut, Status::Interrupted];
+    let bad = [Status::Invalid, Status::Failed, Status::TimedOut, Status::Interrupted];
     Ok(if bad.into_iter().all(|status| count(status) == 0) { Exit::Done } else { Exit::SomeFailed })
 }

@@ -18,7 +18,9 @@ mod rows;
 mod schema;
 mod writer;
 
-pub use campaign::{AttemptHead, AttemptName, Attempts, BadAttemptName, NamedHead, head, heads, next_attempt, scan, stale_temps};
+pub use campaign::{
+    AttemptHead, AttemptName, Attempts, BadAttemptName, NamedHead, head, heads, next_attempt, scan, stale_temps,
+};
 pub use error::{BadRecord, StoreError};
 pub use merge::{Conflict, MergeProgress, MergeReport, merge};
 pub use query::{Database, LeftOut, MetricError, MetricInfo, Observation, Observations};

@@ -4,6 +4,10 @@ use super::{Verdict, percent, reaches};
 use crate::record::HostUse;
 use crate::spec::VerifySpec;
 
+/// CPU time that cannot be told from the kernel's counting in ticks of 10 ms: over a very short workload one tick would
+/// look like a large share.
+const RESOLUTION_SECONDS: f64 = 0.05;
+
 /// Load of others, stolen time, swapping and throttling; any of them makes the iteration suspect.
 pub fn host(used: &HostUse, thresholds: &VerifySpec) -> Verdict {
     let mut verdict = Verdict::new();
@@ -37,8 +41,9 @@ fn none(enabled: bool, name: &str, count: Option<u64>, what: &str, verdict: &mut
 
 fn foreign(used: &HostUse, thresholds: &VerifySpec, verdict: &mut Verdict) {
     let Some(threshold) = thresholds.foreign_cpu else { return verdict.off("foreign CPU") };
-    let share = used.foreign.as_ref().and_then(|foreign| Some((used.cpus(foreign.seconds)?, &foreign.top)));
-    let Some((share, top)) = share else {
+    let share =
+        used.foreign.as_ref().and_then(|foreign| Some((foreign.seconds, used.cpus(foreign.seconds)?, &foreign.top)));
+    let Some((seconds, share, top)) = share else {
         return verdict.unknown("foreign CPU: other processes could not be read");
     };
     let most = top.as_ref().and_then(|top| {
@@ -49,15 +54,25 @@ fn foreign(used: &HostUse, thresholds: &VerifySpec, verdict: &mut Verdict) {
         percent(share),
         most.unwrap_or_default()
     );
-    if reaches(share, threshold) { verdict.suspect(text) } else { verdict.passed(text) }
+    if seconds >= RESOLUTION_SECONDS && reaches(share, threshold) {
+        verdict.suspect(text);
+    } else {
+        verdict.passed(text);
+    }
 }
 
 fn steal(used: &HostUse, thresholds: &VerifySpec, verdict: &mut Verdict) {
     let Some(threshold) = thresholds.steal else { return verdict.off("steal") };
-    let share = used.cpu.filter(|cpu| cpu.total() > 0.0).map(|cpu| cpu.steal / cpu.total());
-    let Some(share) = share else { return verdict.unknown("steal: CPU time could not be read") };
+    let Some(cpu) = used.cpu.filter(|cpu| cpu.total() > 0.0) else {
+        return verdict.unknown("steal: CPU time could not be read");
+    };
+    let share = cpu.steal / cpu.total();
     let text = format!("host: the hypervisor took {} of the CPU time (threshold {threshold})", percent(share));
-    if reaches(share, threshold) { verdict.suspect(text) } else { verdict.passed(text) }
+    if cpu.steal >= RESOLUTION_SECONDS && reaches(share, threshold) {
+        verdict.suspect(text);
+    } else {
+        verdict.passed(text);
+    }
 }
 
 #[cfg(test)]
@@ -106,6 +121,17 @@ mod tests {
         check(&foreign(1.99), &[]);
         let text = "host: other processes used 20.0 % of a CPU (threshold 20 %); most by make (process 7) with 10.0 %";
         check(&foreign(2.0), &[text]);
+    }
+
+    #[test]
+    fn a_tick_or_two_in_a_short_workload_is_no_load() {
+        let foreign = |seconds| HostUse {
+            wall: Duration::from_millis(20),
+            foreign: Some(ForeignUse { seconds, top: None }),
+            ..quiet()
+        };
+        check(&foreign(0.04), &[]);
+        check(&foreign(0.05), &["host: other processes used 250.0 % of a CPU (threshold 20 %)"]);
     }
 
     #[test]

@@ -132,6 +132,11 @@ workers = [1, 10]
 preset = "command"
 client = ["sample", "rps", "1000", "10"]
 
+# Other tests run at the same time.
+[verify]
+foreign_cpu = "off"
+steal       = "off"
+
 [[workload.metric]]
 name   = "rps"
 unit   = "1/s"
