@@ -4,7 +4,7 @@
 #   benches/merge.sh [FILES [METRICS [DIRECTORY]]]      default: 10000 40 /dev/shm
 #
 # Every peer merges the same files into the same schema, in one transaction, without journal and without syncing. Prints
-# for each its best of three, the ratio to vptest's best, and its peak memory. Needs GNU time, sqlite3 and python3.
+# for each its best of three, the ratio to vptest's best, the least CPU time and the largest peak memory. Needs GNU time, sqlite3 and python3.
 set -eu
 cd "$(dirname "$0")/.."
 files=${1:-10000}
@@ -109,12 +109,13 @@ run() {
     shift 2
     for _ in 1 2 3; do
         rm -f "$output"
-        /usr/bin/time -a -o "$work/$name.log" -f '%e %M' "$@" > "$work/$name.out" 2> "$work/$name.err" || {
+        /usr/bin/time -a -o "$work/$name.log" -f '%e %M %U %S' "$@" > "$work/$name.out" 2> "$work/$name.err" || {
             cat "$work/$name.err"
             exit 1
         }
     done
     sort -n "$work/$name.log" | head -n 1 | cut -d' ' -f1 > "$work/$name.time"
+    awk '{ print $3 + $4 }' "$work/$name.log" | sort -n | head -n 1 > "$work/$name.cpu"
     sort -n -k2 "$work/$name.log" | tail -n 1 | cut -d' ' -f2 > "$work/$name.kb"
 }
 run vptest "$work/vptest.db" "$bench" merge "$work/vptest.db" "$work/out"
@@ -125,7 +126,7 @@ run copy "$work/copy.db" python3 "$work/copy.py" "$work" "$pragmas"
 for name in vptest shell attach copy; do
     rows=$(sqlite3 "$work/$name.db" 'SELECT (SELECT count(*) FROM iteration) || ":" || (SELECT count(*) FROM metric)')
     awk -v name="$name" -v rows="$rows" -v time="$(cat "$work/$name.time")" -v ours="$(cat "$work/vptest.time")" \
-        -v kb="$(cat "$work/$name.kb")" \
-        'BEGIN { printf "%-8s %7.2f s  %6.2f x vptest  %7d KiB peak  (iterations:metrics %s)\n", name, time, time / ours, kb, rows }'
+        -v kb="$(cat "$work/$name.kb")" -v cpu="$(cat "$work/$name.cpu")" \
+        'BEGIN { printf "%-8s %7.2f s  %6.2f x vptest  %6.2f s CPU  %7d KiB peak  (iterations:metrics %s)\n", name, time, time / ours, cpu, kb, rows }'
 done
 "$bench" merge "$work/vptest.db" "$work/out"

@@ -13,7 +13,10 @@ fn main() -> anyhow::Result<()> {
         ["generate", dir, count, metrics] => generate(Path::new(dir), count.parse()?, metrics.parse()?),
         ["merge", output, dir] => merge(Path::new(output), Path::new(dir)),
         ["status", dir] => status(Path::new(dir)),
-        _ => anyhow::bail!("usage: store_bench generate DIR COUNT METRICS | merge OUTPUT DIR | status DIR"),
+        ["values", file, metric] => values(Path::new(file), metric),
+        _ => anyhow::bail!(
+            "usage: store_bench generate DIR COUNT METRICS | merge OUTPUT DIR | status DIR | values FILE METRIC"
+        ),
     }
 }
 
@@ -48,6 +51,13 @@ fn status(dir: &Path) -> anyhow::Result<()> {
     let start = Instant::now();
     let heads = store::heads(dir)?;
     println!("heads: {} in {:?}", heads.len(), start.elapsed());
+    Ok(())
+}
+
+fn values(file: &Path, metric: &str) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let found = store::Database::open(file)?.values(metric, &[vptest::record::Status::Complete])?;
+    println!("values: {} in {:?}", found.values.len(), start.elapsed());
     Ok(())
 }
 

@@ -179,4 +179,35 @@ mod tests {
         let (ci_a, ci_b) = (a.hedges_g_ci95.unwrap(), b.hedges_g_ci95.unwrap());
         assert!((ci_a.low + ci_b.high).abs() < 1e-9, "{ci_a:?} {ci_b:?}");
     }
+
+    fn sample() -> impl proptest::strategy::Strategy<Value = Vec<f64>> {
+        proptest::collection::vec(10.0..1000.0, 2..12)
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { cases: 64, ..Default::default() })]
+
+        #[test]
+        fn intervals_hold_what_they_are_about(group in sample(), baseline in sample(), unit in 1e-6..1e6) {
+            let result = of(&group, &baseline);
+            let holds = |value: Option<f64>, ci: Option<Interval>| match (value, ci) {
+                (Some(x), Some(ci)) => ci.low <= x && x <= ci.high,
+                (_, ci) => ci.is_none(),
+            };
+            assert!(holds(Some(result.difference), result.difference_ci95), "{result:?}");
+            assert!(holds(result.percent, result.percent_ci95), "{result:?}");
+            assert!(result.welch.is_none_or(|w| (0.0..=1.0).contains(&w.p)), "{result:?}");
+
+            // Another unit changes the difference and nothing else.
+            let scaled = |values: &[f64]| values.iter().map(|x| x * unit).collect::<Vec<_>>();
+            let other = of(&scaled(&group), &scaled(&baseline));
+            let same = |a: Option<f64>, b: Option<f64>| match (a, b) {
+                (Some(a), Some(b)) => (a - b).abs() <= 1e-7 * (1.0 + a.abs()),
+                (a, b) => a == b,
+            };
+            assert!(same(result.percent, other.percent), "{result:?} {other:?}");
+            assert!(same(result.hedges_g, other.hedges_g), "{result:?} {other:?}");
+            assert!(same(result.welch.map(|w| w.p), other.welch.map(|w| w.p)), "{result:?} {other:?}");
+        }
+    }
 }

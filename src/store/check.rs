@@ -4,7 +4,10 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::hash::Hash;
 
+use rusqlite::types::ValueRef;
+
 use super::error::BadRecord;
+use super::schema::TABLES;
 use crate::record::{Capture, IterationRecord, Metric, Outcome, Quantile};
 
 /// Longest text of one cell in bytes; a hostile file cannot make a merge hold more than a few of these.
@@ -12,6 +15,9 @@ pub(super) const MAX_TEXT_BYTES: usize = 1 << 22;
 
 /// Most rows of one table in one iteration.
 pub(super) const MAX_ROWS: usize = 1 << 20;
+
+/// Most bytes of one table in one iteration.
+pub(super) const MAX_RECORD_BYTES: usize = 64 << 20;
 
 /// Says what is wrong with `record`, if anything.
 pub(super) fn check(record: &IterationRecord) -> Result<(), BadRecord> {
@@ -128,17 +134,21 @@ fn check_sizes(record: &IterationRecord) -> Result<(), BadRecord> {
     if rows.iter().any(|&n| n > MAX_ROWS) {
         return bad(format!("a list has more than {MAX_ROWS} entries"));
     }
-    let mut longest = 0;
-    let done: Result<(), std::convert::Infallible> = super::rows::emit(record, |_, row| {
+    let mut bytes = [0_usize; TABLES.len()];
+    super::rows::emit(record, |table, row| {
         for cell in row {
-            if let rusqlite::types::ValueRef::Text(text) = cell {
-                longest = longest.max(text.len());
+            let length = if let ValueRef::Text(text) = cell { text.len() } else { 0 };
+            if length > MAX_TEXT_BYTES {
+                return bad(format!("a text has {length} bytes, more than {MAX_TEXT_BYTES}"));
             }
+            // A cell and its part of the row's header take at most 18 bytes besides its text.
+            bytes[table as usize] += length + 18;
+        }
+        // Iteration number and the header's own length.
+        bytes[table as usize] += 32;
+        if bytes[table as usize] > MAX_RECORD_BYTES {
+            return bad(format!("table {} would have more than {MAX_RECORD_BYTES} bytes", table.table().name));
         }
         Ok(())
-    });
-    match done {
-        Ok(()) if longest > MAX_TEXT_BYTES => bad(format!("a text has {longest} bytes, more than {MAX_TEXT_BYTES}")),
-        Ok(()) => Ok(()),
-    }
+    })
 }

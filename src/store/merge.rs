@@ -389,7 +389,8 @@ impl Output {
 ///
 /// No journal and no syncing: when anything fails, the file is thrown away.
 fn open_temp(path: &Path, empty: bool) -> rusqlite::Result<Connection> {
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let connection =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.execute_batch(&format!(
         "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA foreign_keys=OFF; PRAGMA locking_mode=EXCLUSIVE; \
          PRAGMA cache_size=-{CACHE_KIB};"

@@ -413,6 +413,11 @@ impl<'a> Row<'a> {
         self.cells.len()
     }
 
+    /// Bytes it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.payload.len()
+    }
+
     /// The rowid; `None` in a table without.
     pub(super) fn rowid(&self) -> Option<i64> {
         self.rowid

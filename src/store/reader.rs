@@ -1,12 +1,12 @@
 //! Records out of a database file, each checked against its SHA-256.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::ValueRef;
 
-use super::check::{self, MAX_ROWS};
+use super::check::{self, MAX_RECORD_BYTES, MAX_ROWS};
 use super::decode::{self, IterationRow};
 use super::error::StoreError;
 use super::raw::{Cursor, FileHeader, HEADER_BYTES, Pages, RawError, Row, SchemaEntry};
@@ -39,7 +39,8 @@ impl RecordFile {
     /// [`StoreError::Io`] that it could not be read.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let io = |error| StoreError::io("read", path, error);
-        let file = File::open(path).map_err(io)?;
+        // Opening a named pipe would otherwise wait for somebody to write into it.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(io)?;
         if !file.metadata().map_err(io)?.is_file() {
             return Err(foreign(path, "it is not a regular file"));
         }
@@ -154,12 +155,14 @@ struct TableCursor<'a> {
     cursor: Cursor<'a>,
     /// Iteration the current row belongs to; `None` after the last row.
     current: Option<i64>,
+    /// Bytes of rows of one iteration; a hostile file must not fill the memory before its hash is found wrong.
+    bytes: usize,
 }
 
 impl<'a> TableCursor<'a> {
     fn new(file: &'a RecordFile, id: TableId) -> Result<Self, StoreError> {
         let cursor = Cursor::new(&file.pages, file.roots[id as usize]).map_err(|error| file.raw(error))?;
-        let mut table = Self { file, id, cursor, current: None };
+        let mut table = Self { file, id, cursor, current: None, bytes: 0 };
         table.advance()?;
         Ok(table)
     }
@@ -192,9 +195,12 @@ impl<'a> TableCursor<'a> {
     /// All rows of `iteration`; the cursor is at the first of them.
     fn collect<T>(&mut self, iteration: i64, decode: fn(&Row<'_>) -> Result<T, String>) -> Result<Vec<T>, StoreError> {
         let mut items = Vec::new();
+        self.bytes = 0;
         while self.current == Some(iteration) {
-            if items.len() == MAX_ROWS {
-                return Err(self.corrupt(format!("iteration {iteration} has more than {MAX_ROWS} rows")));
+            self.bytes += self.cursor.row().bytes();
+            if items.len() == MAX_ROWS || self.bytes > MAX_RECORD_BYTES {
+                let limits = format!("{MAX_ROWS} rows or {MAX_RECORD_BYTES} bytes");
+                return Err(self.corrupt(format!("iteration {iteration} has more than {limits}")));
             }
             items.push(self.decode(decode)?);
             self.advance()?;

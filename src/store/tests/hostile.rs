@@ -107,7 +107,9 @@ fn foreign_and_other_versions_are_refused_by_name() {
     std::fs::copy(&good, &wal).unwrap();
     Connection::open(&wal).unwrap().execute_batch("PRAGMA journal_mode=WAL; CREATE VIEW v AS SELECT 1").unwrap();
     let absent = dir.path().join("absent.db");
-    let bad = [foreign, newer, text, wal, absent, dir.path().to_owned()];
+    let pipe = dir.path().join("pipe.db");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let bad = [foreign, newer, text, wal, absent, pipe, dir.path().to_owned()];
     let inputs: Vec<_> = bad.iter().cloned().chain([good]).collect();
     let report = merge(&inputs, &dir.path().join("merged.db"), &mut |_| ()).unwrap();
     assert_eq!(report.refused.len(), bad.len());

@@ -134,7 +134,7 @@ fn a_link_stays_a_link() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     /// Parts of 12 files, with overlaps and in any order, merged and merged again, are all 12 merged.
     #[test]

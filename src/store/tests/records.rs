@@ -107,7 +107,7 @@ fn number() -> impl Strategy<Value = f64> {
         any::<i32>().prop_map(f64::from),
         Just(f64::MAX),
         Just(9_007_199_254_740_993.0),
-        Just(-9.223_372_036_854_775_8e18),
+        Just(-9_223_372_036_854_775_808.0),
     ]
 }
 
