@@ -1,6 +1,7 @@
 #!/bin/sh
 # The built-in HTTP server against nginx (one process), under ab over loopback, in alternating rounds.
-# Usage: benches/http_server.sh [VPTEST [ROUNDS]]. Prints requests/s of each round's two servers and the median ratio.
+# Usage: benches/http_server.sh [VPTEST [ROUNDS]]. Prints the median requests/s of both
+# servers, the median of the rounds' ratios with its range, and how much CPU time the built-in server used per nginx's.
 set -eu
 vptest=${1:-target/release/vptest}
 rounds=${2:-7}
@@ -36,20 +37,23 @@ nginx=$!
 until curl -so "$dir/body" http://127.0.0.1:18191/ 2>/dev/null; do sleep 0.01; done
 
 rps() { taskset -c 0 ab -q "$@" | awk '/^Failed requests/ && $3 != 0 || /^Non-2xx/ { exit 1 } /^Requests per second/ { print $4 }'; }
+# User and system time of a process in clock ticks.
+ticks() { awk '{ print $14 + $15 }' "/proc/$1/stat"; }
 compare() { # name, nginx's path, our URL, ab's options
     name=$1 theirs=$2 ours=$3
     shift 3
     for round in $(seq "$rounds"); do
+        t0=$(ticks $server) u0=$(ticks $nginx)
         a=$(rps "$@" "http://127.0.0.1:18190$ours")
         b=$(rps "$@" "http://127.0.0.1:18191$theirs")
-        echo "$a $b"
-    done | awk -v name="$name" '{ a[NR] = $1; b[NR] = $2; r[NR] = $1 / $2 }
+        echo "$a $b $(($(ticks $server) - t0)) $(($(ticks $nginx) - u0))"
+    done | awk -v name="$name" '{ a[NR] = $1; b[NR] = $2; r[NR] = $1 / $2; t += $3; u += $4 }
         function median(x, n,   i, j, t) {
             for (i = 1; i <= n; i++) for (j = i + 1; j <= n; j++) if (x[j] < x[i]) { t = x[i]; x[i] = x[j]; x[j] = t }
             return x[int((n + 1) / 2)]
         }
         END { lo = 1e9; for (i in r) { if (r[i] < lo) lo = r[i]; if (r[i] > hi) hi = r[i] }
-              printf "%-18s built-in %9.1f/s  nginx %9.1f/s  ratio %.3f (%.3f to %.3f)\n", name, median(a, NR), median(b, NR), median(r, NR), lo, hi }'
+              printf "%-18s built-in %9.1f/s  nginx %9.1f/s  ratio %.3f (%.3f to %.3f)  CPU %.2f\n", name, median(a, NR), median(b, NR), median(r, NR), lo, hi, u ? t / u : 0 }'
 }
 compare "/"             / /                         -c 10 -n 10000
 compare "/ -k"          / /                         -c 10 -k -n 40000

@@ -208,7 +208,7 @@ async fn a_custom_workload_gives_its_metrics() {
     };
     let spec = WorkloadSpec::Command {
         server: Some(shell("echo up at 7; echo '{pair}' > '{scratch}/up'; exec sleep 600")),
-        client: shell("echo '{{\"speed\": {speed}}}'"),
+        client: shell("echo '{\"speed\": {speed}}'"),
         ready: Some(Ready::File("{scratch}/up".to_owned())),
         ready_timeout: Duration::from_secs(10),
         time_limit: None,

@@ -157,6 +157,9 @@ fn check(asked: &Asked, report: &report::Report, readings: &mut Readings) {
     if report.write_errors != 0 {
         readings.invalid(format!("{} write errors", report.write_errors));
     }
+    if let Some(kept) = report.keepalive_requests.filter(|&kept| kept < report.complete) {
+        readings.suspect(format!("only {kept} of {} requests were answered with keep-alive", report.complete));
+    }
     let size = match asked.page {
         Page::Root => page::ROOT.len() as u64,
         Page::Image(size) => size.0,

@@ -18,7 +18,8 @@ pub(super) struct Report {
     pub(super) write_errors: u64,
     pub(super) concurrency: u64,
     pub(super) document_length: u64,
-    keepalive_requests: Option<u64>,
+    /// `None` without `-k`.
+    pub(super) keepalive_requests: Option<u64>,
     total_transferred: u64,
     html_transferred: u64,
     seconds: f64,

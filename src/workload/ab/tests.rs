@@ -73,6 +73,10 @@ fn variants_of_a_good_run_are_read() {
     let keepalive = parse_as(true, &asked(10, 2000), 0, data!("keepalive.out"), "", Some(data!("keepalive.csv")));
     assert_eq!(keepalive.invalid, [LENGTH]);
     assert_eq!(value(&keepalive, "keepalive_requests"), Some(2000.0));
+    assert!(keepalive.suspect.is_empty());
+    let some = data!("keepalive.out").replace("Keep-Alive requests:    2000", "Keep-Alive requests:    1990");
+    let some = parse_as(true, &asked(10, 2000), 0, &some, "", Some(data!("keepalive.csv")));
+    assert_eq!(some.suspect, ["pair 1: only 1990 of 2000 requests were answered with keep-alive"]);
     let one = parse_as(false, &asked(1, 1), 0, data!("one.out"), "", Some(data!("one.csv")));
     assert_eq!(one.invalid, [LENGTH]);
     assert_eq!(value(&one, "latency_p90"), None, "ab reads past its array here");
