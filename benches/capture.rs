@@ -2,8 +2,12 @@
 //!
 //! `cargo bench --bench capture -- MODE [REPETITIONS [REQUESTS]]`, as root, with nginx, ab, iperf3, tcpdump and ip.
 //! Modes: `requests` (ab against nginx over one veth pair, variants interleaved), `gigabit` (iperf3 at 1 Gbit/s:
-//! what is dropped), `open` (what starting and stopping costs). Without a mode it does nothing, so that `cargo bench`
-//! stays usable without root.
+//! what is dropped), `open` (what starting and stopping costs), `snapshot` (what reading the host's counters costs).
+//! Without a mode it does nothing, so that `cargo bench` stays usable without root.
+//!
+//! Requests per second need a quiet machine. CPU time per request, which the kernel counts in nanoseconds and which
+//! includes the soft interrupts run on behalf of ab and nginx, can be compared on a busy one too; on two saturated
+//! CPUs the two ratios are the same.
 
 use std::error::Error;
 use std::fs;
@@ -19,6 +23,7 @@ use nix::unistd::Pid;
 use vptest::host::namespace::Namespace;
 use vptest::ids::{NodeId, Vantage};
 use vptest::instrument::capture::{Captures, available_memory, ring_bytes};
+use vptest::instrument::host::Snapshot;
 use vptest::spec::CaptureSpec;
 use vptest::testbed::{CapturePoint, CaptureSource};
 
@@ -31,8 +36,9 @@ fn main() -> Result<()> {
         Some("requests") => requests(number(1, 7)?, number(2, 100_000)?),
         Some("gigabit") => gigabit(number(1, 3)?),
         Some("open") => open(number(1, 5)?),
+        Some("snapshot") => snapshot(number(1, 20)?),
         _ => {
-            eprintln!("usage: cargo bench --bench capture -- requests|gigabit|open [REPETITIONS [REQUESTS]]");
+            eprintln!("usage: cargo bench --bench capture -- requests|gigabit|open|snapshot [REPETITIONS [REQUESTS]]");
             Ok(())
         }
     }
@@ -105,7 +111,7 @@ impl Drop for Ended {
 fn nginx(link: &Link, directory: &Path) -> Result<Ended> {
     let at = directory.display();
     let config = format!(
-        "daemon off; worker_processes 1; pid {at}/pid; error_log {at}/error.log;\nevents {{ worker_connections 1024; }}\n\
+        "daemon off; master_process off; worker_processes 1; pid {at}/pid; error_log {at}/error.log;\nevents {{ worker_connections 1024; }}\n\
          http {{ access_log off; client_body_temp_path {at}/b; proxy_temp_path {at}/p; fastcgi_temp_path {at}/f;\n\
          uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\nserver {{ listen 80; location / {{ return 200 \"hello\\n\"; }} }} }}\n"
     );
@@ -127,8 +133,15 @@ fn requests_per_second(link: &Link, count: u32) -> Result<f64> {
     Ok(line.split_ascii_whitespace().next().ok_or("no rate from ab")?.parse()?)
 }
 
-fn cpu_seconds() -> Result<f64> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+/// Seconds a process has run.
+fn run_time(child: &Child) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{}/schedstat", child.id()))?;
+    let nanoseconds: u64 = text.split(' ').next().ok_or("empty schedstat")?.parse()?;
+    Ok(nanoseconds as f64 / 1e9)
+}
+
+fn cpu_seconds(who: UsageWho) -> Result<f64> {
+    let usage = getrusage(who)?;
     let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
     Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
 }
@@ -140,40 +153,72 @@ fn spec() -> CaptureSpec {
 #[derive(Clone, Copy)]
 enum Variant {
     Off,
-    Ours { points: usize, keep: bool },
+    Ours { points: usize, keep: bool, ring: Option<u64> },
     Tcpdump { points: usize, snap: bool },
 }
 
-const VARIANTS: [(&str, Variant); 7] = [
+const VARIANTS: [(&str, Variant); 9] = [
     ("off", Variant::Off),
-    ("vptest, 1 point", Variant::Ours { points: 1, keep: false }),
+    ("vptest, 1 point", Variant::Ours { points: 1, keep: false, ring: None }),
     ("tcpdump -s 96 -w, 1 point", Variant::Tcpdump { points: 1, snap: true }),
     ("tcpdump -w, 1 point", Variant::Tcpdump { points: 1, snap: false }),
-    ("vptest, 2 points", Variant::Ours { points: 2, keep: false }),
+    ("vptest, 2 points", Variant::Ours { points: 2, keep: false, ring: None }),
     ("tcpdump -s 96 -w, 2 points", Variant::Tcpdump { points: 2, snap: true }),
-    ("vptest, 1 point, kept", Variant::Ours { points: 1, keep: true }),
+    ("vptest, 1 point, kept", Variant::Ours { points: 1, keep: true, ring: None }),
+    ("vptest, 1 point, 4 MiB", Variant::Ours { points: 1, keep: false, ring: Some(4 << 20) }),
+    ("vptest, 1 point, 16 MiB", Variant::Ours { points: 1, keep: false, ring: Some(16 << 20) }),
 ];
 
-/// Requests per second, CPU seconds of this process, packets and drops.
-fn measure(link: &Link, variant: Variant, count: u32, directory: &Path) -> Result<(f64, String)> {
+/// What one run of ab came to.
+struct Run {
+    /// Requests per second.
+    rate: f64,
+    /// CPU seconds of ab and nginx.
+    workload: f64,
+    /// CPU seconds of whoever captured.
+    capture: f64,
+    note: String,
+}
+
+impl Run {
+    fn cpu(&self) -> f64 {
+        self.workload + self.capture
+    }
+}
+
+/// Rate, and CPU seconds of ab and nginx.
+fn workload(link: &Link, server: &Ended, count: u32) -> Result<(f64, f64)> {
+    let used = || Ok::<_, Box<dyn Error>>(cpu_seconds(UsageWho::RUSAGE_CHILDREN)? + run_time(&server.0)?);
+    let before = used()?;
+    let rate = requests_per_second(link, count)?;
+    Ok((rate, used()? - before))
+}
+
+fn measure(link: &Link, server: &Ended, variant: Variant, count: u32, directory: &Path) -> Result<Run> {
     match variant {
-        Variant::Off => Ok((requests_per_second(link, count)?, String::new())),
-        Variant::Ours { points, keep } => {
-            let spec = CaptureSpec { keep, ..spec() };
+        Variant::Off => {
+            let (rate, workload) = workload(link, server, count)?;
+            Ok(Run { rate, workload, capture: 0.0, note: String::new() })
+        }
+        Variant::Ours { points, keep, ring } => {
+            let spec = CaptureSpec { keep, ring, ..spec() };
             let captures = Captures::start(&link.points()[..points], &spec, Some(directory))?;
-            let before = cpu_seconds()?;
-            let rate = requests_per_second(link, count)?;
+            let before = cpu_seconds(UsageWho::RUSAGE_SELF)?;
+            let (rate, workload) = workload(link, server, count)?;
             let stopped = captures.stop();
-            let cpu = cpu_seconds()? - before;
+            let capture = cpu_seconds(UsageWho::RUSAGE_SELF)? - before;
             let packets: Vec<_> = stopped.captures.iter().map(|c| (c.packets, c.dropped_kernel)).collect();
-            Ok((rate, format!("reader CPU {cpu:.3} s, (packets, drops) {packets:?} {:?}", stopped.problems)))
+            Ok(Run { rate, workload, capture, note: format!("(packets, drops) {packets:?} {:?}", stopped.problems) })
         }
         Variant::Tcpdump { points, snap } => {
             let mut running = Vec::new();
             for point in &link.points()[..points] {
                 running.push(tcpdump(link, point, snap, directory)?);
             }
-            let rate = requests_per_second(link, count)?;
+            let capture = |all: &[Ended]| all.iter().map(|child| run_time(&child.0)).sum::<Result<f64>>();
+            let before = capture(&running)?;
+            let (rate, workload) = workload(link, server, count)?;
+            let capture = capture(&running)? - before;
             let mut note = String::new();
             for child in &mut running {
                 child.end(Signal::SIGINT);
@@ -183,7 +228,7 @@ fn measure(link: &Link, variant: Variant, count: u32, directory: &Path) -> Resul
                 }
                 note += &text.lines().filter(|line| !line.contains("listening")).collect::<Vec<_>>().join(", ");
             }
-            Ok((rate, note))
+            Ok(Run { rate, workload, capture, note })
         }
     }
 }
@@ -209,23 +254,32 @@ fn requests(repetitions: u32, count: u32) -> Result<()> {
     let directory = tempfile::tempdir()?;
     fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
     let link = Link::new()?;
-    let _server = nginx(&link, directory.path())?;
+    let server = nginx(&link, directory.path())?;
     requests_per_second(&link, count)?;
-    let mut rates = vec![Vec::new(); VARIANTS.len()];
+    let mut runs: Vec<Vec<Run>> = VARIANTS.iter().map(|_| Vec::new()).collect();
     for repetition in 1..=repetitions {
         for (index, (name, variant)) in VARIANTS.iter().enumerate() {
             let files = tempfile::tempdir_in(directory.path())?;
             // tcpdump gives up root and writes as its own user.
             fs::set_permissions(files.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
-            let (rate, note) = measure(&link, *variant, count, files.path())?;
-            rates[index].push(rate);
-            println!("{repetition} {name:28} {rate:9.0}/s  {note}");
+            let run = measure(&link, &server, *variant, count, files.path())?;
+            let (cpu, capture) = (run.cpu() * 1e6 / f64::from(count), run.capture);
+            println!(
+                "{repetition} {name:28} {:7.0}/s {cpu:6.1} µs CPU each, capture {capture:.3} s {}",
+                run.rate, run.note
+            );
+            runs[index].push(run);
         }
     }
     println!("\nmedian of {repetitions}, ab -n {count} -c 10:");
-    for (rates_of, (name, _)) in rates.iter().zip(VARIANTS) {
-        let ratios = rates_of.iter().zip(&rates[0]).map(|(on, off)| on / off).collect();
-        println!("{name:28} {:9.0}/s  on ÷ off {:.3}", median(rates_of.clone()), median(ratios));
+    for (on, (name, _)) in runs.iter().zip(VARIANTS) {
+        let pairs = || on.iter().zip(&runs[0]);
+        let rate = median(pairs().map(|(on, off)| on.rate / off.rate).collect());
+        let cpu = median(pairs().map(|(on, off)| off.cpu() / on.cpu()).collect());
+        let workload = median(on.iter().map(|run| run.workload * 1e6 / f64::from(count)).collect());
+        println!(
+            "{name:28} requests/s on ÷ off {rate:.3}, CPU per request off ÷ on {cpu:.3} ({workload:.1} µs ab and nginx)"
+        );
     }
     Ok(())
 }
@@ -249,10 +303,10 @@ fn gigabit(repetitions: u32) -> Result<()> {
                 let _server = Ended(spawn(&link.server, &["iperf3", "-s", "-1", "--forceflush"])?);
                 while !run(&link.server, &["ss", "-ltnH", "sport", "=", "5201"])?.contains("5201") {}
                 let captures = Captures::start(&link.points(), &spec(), None)?;
-                let before = cpu_seconds()?;
+                let before = cpu_seconds(UsageWho::RUSAGE_SELF)?;
                 run(&link.client, &[["iperf3", "-c", "10.9.0.2", "-t", "3"].as_slice(), options].concat())?;
                 let stopped = captures.stop();
-                let cpu = cpu_seconds()? - before;
+                let cpu = cpu_seconds(UsageWho::RUSAGE_SELF)? - before;
                 let counts: Vec<_> = stopped.captures.iter().map(|c| (c.packets, c.bytes, c.dropped_kernel)).collect();
                 println!(
                     "{shape} {options:?}: (packets, bytes, drops) {counts:?} CPU {cpu:.3} s {:?}",
@@ -281,5 +335,17 @@ fn open(repetitions: u32) -> Result<()> {
             println!("{count} points of {bytes} bytes: start {started:?}, stop {ended:?} {:?}", stopped.problems);
         }
     }
+    Ok(())
+}
+
+fn snapshot(repetitions: u32) -> Result<()> {
+    let mut times = Vec::new();
+    for _ in 0..repetitions {
+        let begin = Instant::now();
+        let snapshot = Snapshot::take();
+        times.push(begin.elapsed().as_secs_f64() * 1e3);
+        drop(snapshot);
+    }
+    println!("snapshot of the host: median {:.3} ms of {repetitions}", median(times));
     Ok(())
 }

@@ -143,7 +143,6 @@ fn compare(what: &str, guest: &Sum, host: &Sum, threshold: Percent, verdict: &mu
 }
 
 /// As a share of the larger one.
-#[expect(clippy::cast_precision_loss, reason = "a share needs no more than 15 digits")]
 fn difference(a: u64, b: u64) -> f64 {
     let larger = a.max(b);
     if larger == 0 { 0.0 } else { a.abs_diff(b) as f64 / larger as f64 }
