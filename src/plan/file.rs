@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::num::NonZeroU32;
-use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
@@ -14,7 +13,7 @@ use super::canonical::TupleHasher;
 use super::expand::{Plane, planes};
 use super::{Counts, Plan, PlannedTuple, Slot};
 use crate::ids::ShortHash;
-use crate::spec::{Columns, Diagnostics, Order, Space, Spec, Value, json_string};
+use crate::spec::{Columns, Diagnostics, Order, PerColumns, Space, Spec, Value, json_string};
 
 /// What the member `format` of a plan file says.
 pub const FORMAT: &str = "vptest-plan";
@@ -64,12 +63,13 @@ impl Plan {
     /// One row for each tuple: id, then the index of each factor's value or null.
     fn write_tuples(&self, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "\"tuples\":[")?;
-        let mut rows = Rows { spec: &self.spec, known: HashMap::new() };
+        let mut translations = PerColumns::new();
         let mut line = Vec::new();
         for (i, planned) in self.tuples.iter().enumerate() {
             line.clear();
             write!(line, "[\"{}\"", planned.id)?;
-            rows.push_indices(planned, &mut line)?;
+            let translation = translations.of(&planned.tuple, |columns| translate(&self.spec, columns))?;
+            push_indices(translation, planned, &mut line);
             line.extend_from_slice(if i + 1 < self.tuples.len() { b"],\n" } else { b"]\n" });
             out.write_all(&line)?;
         }
@@ -96,32 +96,16 @@ impl Plan {
     }
 }
 
-/// Translates the indices of tuples into those of the spec's factors.
-struct Rows<'p> {
-    spec: &'p Spec,
-    /// For each set of columns: for each factor its column, with the spec's index of each of the column's values.
-    known: HashMap<*const Columns, Translation>,
-}
-
+/// For each factor of the spec its column, with the spec's index of each of the column's values.
 type Translation = Vec<Option<(usize, Vec<u32>)>>;
 
-impl Rows<'_> {
-    fn push_indices(&mut self, planned: &PlannedTuple, line: &mut Vec<u8>) -> io::Result<()> {
-        let columns = planned.tuple.columns();
-        let key = Arc::as_ptr(columns);
-        if !self.known.contains_key(&key) {
-            self.known.insert(key, translate(self.spec, columns)?);
+fn push_indices(translation: &Translation, planned: &PlannedTuple, line: &mut Vec<u8>) {
+    for factor in translation {
+        line.push(b',');
+        match factor {
+            None => line.extend_from_slice(b"null"),
+            Some((column, indices)) => push_number(line, indices[planned.tuple.indices()[*column] as usize]),
         }
-        for factor in &self.known[&key] {
-            line.push(b',');
-            match factor {
-                None => line.extend_from_slice(b"null"),
-                Some((column, indices)) => {
-                    push_number(line, indices[planned.tuple.indices()[*column] as usize]);
-                }
-            }
-        }
-        Ok(())
     }
 }
 

@@ -257,10 +257,11 @@ pub(super) fn is_identifier(name: &str) -> bool {
 
 /// A known factor that `name` is probably a misspelling of.
 ///
-/// One edit for names of up to four letters, two for longer ones; a swap of neighbours counts as one edit.
+/// One edit for names of up to seven letters, two for longer ones; a swap of neighbours counts as one edit. More would
+/// take `round` for `count`.
 pub(super) fn misspelt(name: &str) -> Option<&'static str> {
     let lower = name.to_lowercase();
-    let allowed = if lower.len() <= 4 { 1 } else { 2 };
+    let allowed = if lower.len() < 8 { 1 } else { 2 };
     let near = KNOWN.iter().map(|known| (strsim::damerau_levenshtein(&lower, known.name), known.name));
     near.filter(|(distance, known)| *distance <= allowed && *distance * 2 < known.len()).min().map(|(_, known)| known)
 }
@@ -296,7 +297,21 @@ mod tests {
         {
             assert_eq!(misspelt(name), Some(known), "{name}");
         }
-        for own in ["loss", "tool", "congestion", "size", "n", "cc", "delay", "buffer", "streams", "duration"] {
+        for own in [
+            "loss",
+            "tool",
+            "congestion",
+            "size",
+            "n",
+            "cc",
+            "delay",
+            "buffer",
+            "streams",
+            "duration",
+            "round",
+            "ratio",
+            "mss",
+        ] {
             assert_eq!(misspelt(own), None, "{own}");
         }
     }

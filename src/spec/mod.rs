@@ -23,7 +23,7 @@ pub use parse::{DEFAULT_REPETITIONS, DEFAULT_SEED, DEFAULT_SNAPLEN, DEFAULT_TIME
 pub use parse_workload::{DEFAULT_IPERF3_DURATION, DEFAULT_READY_TIMEOUT};
 pub use placeholder::PLACEHOLDERS;
 pub(crate) use space::Space;
-pub(crate) use value::{Columns, json_string};
+pub(crate) use value::{Columns, PerColumns, json_string};
 pub use value::{Tuple, Value};
 
 use crate::ids::{Better, Level, Stage, Vantage};

@@ -1,7 +1,8 @@
 //! Factor values and tuples: what an iteration is asked to be.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -103,6 +104,28 @@ pub(crate) struct Columns {
     pub(crate) values: Vec<Arc<[Value]>>,
 }
 
+/// Something computed once for all tuples that share their columns.
+pub(crate) struct PerColumns<T> {
+    known: HashMap<*const Columns, T>,
+}
+
+impl<T> PerColumns<T> {
+    pub(crate) fn new() -> Self {
+        Self { known: HashMap::new() }
+    }
+
+    /// What belongs to the columns of `tuple`; `make` computes it the first time.
+    ///
+    /// All tuples that are asked for must outlive this, as those of a plan do: the columns are told apart by address.
+    pub(crate) fn of<E>(&mut self, tuple: &Tuple, make: impl FnOnce(&Columns) -> Result<T, E>) -> Result<&T, E> {
+        let columns = tuple.columns.as_ref();
+        match self.known.entry(std::ptr::from_ref(columns)) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(place) => Ok(place.insert(make(columns)?)),
+        }
+    }
+}
+
 impl Tuple {
     /// A tuple of these values.
     pub fn new(values: BTreeMap<String, Value>) -> Self {
@@ -115,11 +138,6 @@ impl Tuple {
     pub(crate) fn shared(columns: Arc<Columns>, indices: Box<[u32]>) -> Self {
         debug_assert_eq!(columns.names.len(), indices.len());
         Self { columns, indices }
-    }
-
-    /// The names and values its indices point into.
-    pub(crate) const fn columns(&self) -> &Arc<Columns> {
-        &self.columns
     }
 
     /// Index of the value of each column.

@@ -5,30 +5,50 @@ use std::path::Path;
 
 use super::Estimate;
 use crate::plan::{Counts, Iteration, Plan};
-use crate::spec::{Factor, Tuple, Value, json_string};
+use crate::spec::{Columns, Factor, PerColumns, Value, json_string};
 
 /// One row for each iteration: number, identity, tuple, repetition, block, then the factors in the order of the spec.
 ///
 /// A group has a column for each member, `request.url`. A factor that means nothing on the row's testbed is empty, as
 /// is the block of an order without blocks. RFC 4180 quoting, lines end with a line feed. The writer should be buffered.
 pub fn write_csv(plan: &Plan, mut out: impl Write) -> io::Result<()> {
-    let columns: Vec<String> = plan.spec.factors.iter().flat_map(columns).collect();
+    let names: Vec<String> = plan.spec.factors.iter().flat_map(columns).collect();
     write!(out, "number,identity,tuple,repetition,block")?;
-    for column in &columns {
-        write!(out, ",{}", csv_field(column))?;
+    for name in &names {
+        write!(out, ",{}", csv_field(name))?;
     }
     writeln!(out)?;
+    let mut texts = PerColumns::new();
     for iteration in plan.iter() {
-        let Iteration { number, identity, tuple_id, repetition, .. } = iteration;
-        let block = iteration.block.map(|block| block.to_string()).unwrap_or_default();
-        write!(out, "{number},{identity},{tuple_id},{repetition},{block}")?;
-        for column in &columns {
-            let value = iteration.tuple.get(column).map(Value::to_string).unwrap_or_default();
-            write!(out, ",{}", csv_field(&value))?;
+        let Iteration { number, identity, tuple_id, tuple, repetition, .. } = iteration;
+        write!(out, "{number},{identity},{tuple_id},{repetition},")?;
+        if let Some(block) = iteration.block {
+            write!(out, "{block}")?;
+        }
+        for cell in texts.of(tuple, |columns| io::Result::Ok(csv_cells(&names, columns)))? {
+            out.write_all(b",")?;
+            if let Some((column, texts)) = cell {
+                out.write_all(texts[tuple.indices()[*column] as usize].as_bytes())?;
+            }
         }
         writeln!(out)?;
     }
     Ok(())
+}
+
+/// For each column of the table the factor it comes from, with the text of each value; `None` where it is dropped.
+fn csv_cells(names: &[String], columns: &Columns) -> Vec<Option<(usize, Vec<String>)>> {
+    let cell = |name: &String| {
+        let (factor, member) =
+            name.split_once('.').map_or((name.as_str(), None), |(group, member)| (group, Some(member)));
+        let column = columns.names.iter().position(|other| other == factor)?;
+        let text = |value: &Value| match (value, member) {
+            (Value::Group(members), Some(member)) => members.get(member).map(Value::to_string).unwrap_or_default(),
+            _ => value.to_string(),
+        };
+        Some((column, columns.values[column].iter().map(|value| csv_field(&text(value)).into_owned()).collect()))
+    };
+    names.iter().map(cell).collect()
 }
 
 /// The factor's name, or `group.member` for each member of a group.
@@ -60,9 +80,11 @@ pub fn write_json(plan: &Plan, estimate: &Estimate, mut out: impl Write) -> io::
     writeln!(out, "\"factors\":[{}],", factors.join(","))?;
     writeln!(out, "\"iterations\":[")?;
     let last = plan.iterations.len();
+    let mut members = PerColumns::new();
     for (i, iteration) in plan.iter().enumerate() {
-        let comma = if i + 1 < last { "," } else { "" };
-        writeln!(out, "{}{comma}", iteration_json(&iteration))?;
+        let members = members.of(iteration.tuple, |columns| io::Result::Ok(json_members(columns)))?;
+        write_iteration(&mut out, &iteration, members)?;
+        out.write_all(if i + 1 < last { b",\n" } else { b"\n" })?;
     }
     writeln!(out, "]}}")
 }
@@ -89,20 +111,31 @@ fn factor_json(factor: &Factor) -> String {
     format!("{{\"name\":{},\"values\":[{}]}}", json_string(&factor.name), values.join(","))
 }
 
-fn iteration_json(iteration: &Iteration<'_>) -> String {
-    let Iteration { number, identity, tuple_id, repetition, .. } = iteration;
-    let block = or_null(iteration.block.map(|block| block.to_string()));
-    format!(
-        "{{\"number\":{number},\"identity\":\"{identity}\",\"tuple\":\"{tuple_id}\",\"repetition\":{repetition},\
-         \"block\":{block},\"factors\":{}}}",
-        tuple_json(iteration.tuple)
-    )
+fn write_iteration(out: &mut impl Write, iteration: &Iteration<'_>, members: &[Vec<String>]) -> io::Result<()> {
+    let Iteration { number, identity, tuple_id, tuple, repetition, .. } = iteration;
+    write!(
+        out,
+        "{{\"number\":{number},\"identity\":\"{identity}\",\"tuple\":\"{tuple_id}\",\"repetition\":{repetition},\"block\":"
+    )?;
+    match iteration.block {
+        Some(block) => write!(out, "{block}")?,
+        None => write!(out, "null")?,
+    }
+    out.write_all(b",\"factors\":{")?;
+    for (i, (values, &index)) in members.iter().zip(tuple.indices()).enumerate() {
+        if i > 0 {
+            out.write_all(b",")?;
+        }
+        out.write_all(values[index as usize].as_bytes())?;
+    }
+    out.write_all(b"}}")
 }
 
-fn tuple_json(tuple: &Tuple) -> String {
-    let members: Vec<String> =
-        tuple.iter().map(|(name, value)| format!("{}:{}", json_string(name), value.canonical_json())).collect();
-    format!("{{{}}}", members.join(","))
+/// `"name":value` of each factor and value.
+fn json_members(columns: &Columns) -> Vec<Vec<String>> {
+    let member = |name: &str, value: &Value| format!("{}:{}", json_string(name), value.canonical_json());
+    let all = columns.names.iter().zip(&columns.values);
+    all.map(|(name, values)| values.iter().map(|value| member(name, value)).collect()).collect()
 }
 
 fn or_null(json: Option<String>) -> String {
