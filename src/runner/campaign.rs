@@ -197,6 +197,9 @@ impl Campaign<'_> {
             cancel: options.cancel.clone(),
         };
         let Ended { record, kept, leftovers } = iteration::run(&setup, &mut claim).await?;
+        if let Err(error) = claim.clear_scratch() {
+            report.leftovers.push(format!("{error:#}"));
+        }
         let file = store::write_iteration(options.out, &record)?;
         report.leftovers.extend(leftovers);
         report.kept.extend(kept);

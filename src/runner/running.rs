@@ -116,6 +116,11 @@ impl Claim {
         write(&mut self.file, &self.state)
     }
 
+    /// Removes the scratch files, so that their room is free for what is to be stored.
+    pub(super) fn clear_scratch(&self) -> anyhow::Result<()> {
+        remove_directory(&self.scratch)
+    }
+
     /// Removes scratch files and mark, and reports what could not be removed.
     pub(super) fn release(self) -> anyhow::Result<()> {
         remove_directory(&self.scratch)?;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::page::{self, Page, ROOT};
+use super::page::{Chunks, Page, ROOT};
 use super::{PairContext, Server, WorkloadError};
 use crate::node::Command;
 use crate::spec::Ready;
@@ -25,7 +25,7 @@ pub(super) fn server(pair: &PairContext<'_>, page: Page, workers: u64) -> Result
             let why = format!("nginx serves images up to {IMAGE_LIMIT} bytes; use server = \"builtin\"");
             return Err(WorkloadError::Unusable { value: size.to_string(), why });
         }
-        files.push((format!("{scratch}/nginx-image.png"), page::image(size)));
+        files.push((format!("{scratch}/nginx-image.png"), Chunks::of(size).flatten().collect()));
     }
     let argv = ["nginx", "-p", scratch, "-c", &format!("{scratch}/nginx.conf")].map(str::to_owned).to_vec();
     Ok(Server {

@@ -5,6 +5,7 @@ mod capture;
 mod faults;
 mod need;
 mod netns;
+mod real;
 mod signals;
 mod store;
 mod workload;
