@@ -18,6 +18,9 @@ use vptest::units::Rate;
 /// Set-up and tear-down of one round.
 type Taken = (Duration, Duration);
 
+/// One way to do it; `None` when that failed.
+type Way<'a> = Box<dyn Fn() -> Option<Taken> + 'a>;
+
 const NAMES: [&str; 3] = ["vpbench-h", "vpbench-c", "vpbench-s"];
 const TBF: &str = "root tbf rate 1gbit burst 250000 limit 3375000";
 
@@ -31,7 +34,7 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let ours = |pairs| runtime.block_on(ours(pairs));
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/mininet_pair.py");
-    let mut ways: Vec<(&str, Box<dyn Fn() -> Option<Taken> + '_>)> = vec![
+    let mut ways: Vec<(&str, Way<'_>)> = vec![
         ("vptest", Box::new(|| Some(ours(1)))),
         ("ip -batch", Box::new(|| Some(batch()))),
         ("ip, tc, ethtool", Box::new(|| Some(one_by_one()))),
