@@ -18,11 +18,11 @@ use vptest::units::Rate;
 /// Set-up and tear-down of one round.
 type Taken = (Duration, Duration);
 
+/// One way to do it; `None` when that failed.
+type Way<'a> = Box<dyn Fn() -> Option<Taken> + 'a>;
+
 const NAMES: [&str; 3] = ["vpbench-h", "vpbench-c", "vpbench-s"];
 const TBF: &str = "root tbf rate 1gbit burst 250000 limit 3375000";
-
-/// A peer's name, and one set-up and take-down; `None` when it could not do it.
-type Way<'a> = (&'static str, Box<dyn Fn() -> Option<Taken> + 'a>);
 
 fn main() {
     if !nix::unistd::geteuid().is_root() {
@@ -34,7 +34,7 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let ours = |pairs| runtime.block_on(ours(pairs));
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/mininet_pair.py");
-    let mut ways: Vec<Way<'_>> = vec![
+    let mut ways: Vec<(&str, Way<'_>)> = vec![
         ("vptest", Box::new(|| Some(ours(1)))),
         ("ip -batch", Box::new(|| Some(batch()))),
         ("ip, tc, ethtool", Box::new(|| Some(one_by_one()))),
@@ -78,21 +78,34 @@ fn main() {
 /// N in a row, with the kernel's own removal, which goes on in the background, included.
 fn in_a_row(name: &str, count: usize, round: impl Fn() -> Taken) {
     await_quiet();
+    let held = holdings();
     let begun = Instant::now();
     let times: Vec<Taken> = (0..count).map(|_| round()).collect();
     let issued = begun.elapsed();
     let waited = await_quiet();
     println!(
-        "{name}, {count} in a row: median {:.2} ms, p95 {:.2} ms; {:.2} ms each until the kernel had removed the last ({} ms after it was dropped)",
+        "{name}, {count} in a row: median {:.2} ms, p95 {:.2} ms, worst {:.2} ms; {:.2} ms each until the kernel had removed the last ({} ms after it was dropped)",
         quantile(&times, 0.5, |(up, down)| up + down),
         quantile(&times, 0.95, |(up, down)| up + down),
+        quantile(&times, 1.0, |(up, down)| up + down),
         (issued + waited).as_secs_f64() * 1e3 / f64::from(u32::try_from(count).unwrap_or(u32::MAX)),
         waited.as_millis(),
     );
+    println!("    descriptors and children before: {held:?}, after: {:?}", holdings());
+}
+
+/// Open descriptors, and children that nobody waited for.
+fn holdings() -> (usize, usize) {
+    let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let of_thread = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+    let children = std::fs::read_dir("/proc/self/task")
+        .map_or(0, |tasks| tasks.flatten().map(|task| of_thread(task).split_whitespace().count()).sum());
+    (descriptors, children)
 }
 
 async fn ours(pairs: i64) -> Taken {
-    let scratch = tempfile::tempdir().expect("a directory");
+    // In memory, so that a slow disk does not show.
+    let scratch = tempfile::tempdir_in("/dev/shm").expect("a directory");
     let rate = Rate::from_bits_per_second(1_000_000_000).expect("not zero");
     let values = [("pairs", Value::Integer(pairs)), ("rate", Value::Rate(rate)), ("offload", Value::Bool(false))];
     let tuple =
