@@ -17,7 +17,8 @@ pub struct TwoSample {
     /// The difference in percent of the baseline's mean; `None` when that mean is not positive, or so uncertain that its
     /// own interval reaches zero.
     pub percent: Option<f64>,
-    /// 95 % interval of `percent`: Fieller's, for unequal variances (see [`fieller`]).
+    /// 95 % interval of `percent`: Fieller's, for unequal variances, with degrees of freedom at the
+    /// estimated ratio. Source: Fieller 1954, *J. R. Stat. Soc. B* 16; Tamhane & Logan 2004, *Biometrical Journal* 46.
     pub percent_ci95: Option<Interval>,
     /// Hedges' g: the difference in pooled standard deviations, without the bias of small samples; `None` when either side
     /// has fewer than two values or neither has spread.

@@ -1,7 +1,7 @@
 //! SQLite: schema, iteration writer, merge, queries. The only SQL.
 //!
 //! One schema serves the small file that every attempt at an iteration leaves and the merged file that analysis reads
-//! (see `docs/schema.md`). [`write_iteration`] makes the former, [`merge`] the latter.
+//! (see `docs/schema.md`). [`write_iteration`] makes the former, [`merge()`] the latter.
 //! Inputs of a merge are read by a reader of our own ([`RecordFile`]) and believed only when the stored SHA-256 of their
 //! content agrees; SQLite itself writes, and answers queries on the merged file.
 
