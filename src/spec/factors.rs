@@ -89,7 +89,7 @@ impl Kind {
             Self::Integer(min, max) => {
                 text.parse().ok().filter(|n| (min..=max).contains(n)).map(Value::Integer).ok_or_else(bad)
             }
-            Self::Switch => switch(text).map(Value::Bool).ok_or_else(bad),
+            Self::Switch => switch(text).map(Value::Switch).ok_or_else(bad),
             Self::Word => is_word(text).then(|| Value::Text(text.to_owned())).ok_or_else(bad),
             Self::Url => is_url(text).then(|| Value::Text(text.to_owned())).ok_or_else(bad),
             Self::Rate if text == "none" => Ok(Value::None),
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn command_line_values_get_their_canonical_text() {
         let text = |factor, value| canonical_text(factor, value);
-        assert_eq!(text("offload", "on"), Ok("true".to_owned()));
+        assert_eq!(text("offload", "true"), Ok("on".to_owned()));
         assert_eq!(text("rate", "1000Mbps"), Ok("1 Gbit/s".to_owned()));
         assert_eq!(text("hops", "A>B"), Ok("A>B".to_owned()));
         assert_eq!(text("hops", "direct"), Ok("direct".to_owned()));

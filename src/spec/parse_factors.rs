@@ -251,7 +251,7 @@ fn read_values(kind: Option<Kind>, entry: &Entry<'_>, sink: &mut Sink<'_>) -> Ve
 fn read_known(kind: Kind, entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<Value> {
     let value = match (kind, entry.value) {
         (Kind::Integer(min, max), _) => return entry.integer(sink, min, max).map(Value::Integer),
-        (Kind::Switch, _) => return entry.switch(sink).map(Value::Bool),
+        (Kind::Switch, _) => return entry.switch(sink).map(Value::Switch),
         (Kind::Request, DeValue::Table(_)) => return read_request(entry, sink),
         (Kind::Rate, DeValue::String(text)) if text != "none" => {
             return entry.quantity(sink, &kind.accepted()).map(Value::Rate);

@@ -122,7 +122,7 @@ fn every_section_is_read() {
         factor.values.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(spec.seed, u64::MAX);
-    assert_eq!(values("offload"), ["true", "false"]);
+    assert_eq!(values("offload"), ["on", "off"]);
     assert_eq!(values("rate"), ["1 Gbit/s", "none"]);
     assert_eq!(values("hops"), ["direct", "A>B"]);
     assert_eq!(values("tunnel"), ["none", "gre"]);

@@ -12,8 +12,10 @@ use crate::units::{ByteSize, Rate};
 /// One value of a factor, already checked and brought to its canonical form.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Value {
-    /// `true` and `false`; `on` and `off` are read as such where the factor is a switch.
+    /// `true` and `false` of a user-defined factor.
     Bool(bool),
+    /// A switch of the testbed, `on` or `off`; a spec may also say `true` and `false`.
+    Switch(bool),
     /// A whole number.
     Integer(i64),
     /// Text, also of user-defined factors whose values are neither numbers nor booleans.
@@ -35,6 +37,7 @@ impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bool(value) => write!(f, "{value}"),
+            Self::Switch(value) => f.write_str(if *value { "on" } else { "off" }),
             Self::Integer(value) => write!(f, "{value}"),
             Self::Text(value) => f.write_str(value),
             Self::Rate(value) => write!(f, "{value}"),
@@ -59,7 +62,7 @@ impl Value {
     /// form, lists are arrays and groups are objects with sorted keys.
     pub fn canonical_json(&self) -> String {
         match self {
-            Self::Bool(value) => value.to_string(),
+            Self::Bool(value) | Self::Switch(value) => value.to_string(),
             Self::Integer(value) => value.to_string(),
             Self::None => "null".to_owned(),
             Self::Text(text) => json_string(text),
@@ -234,7 +237,7 @@ impl Tuple {
     /// A boolean factor or group member.
     pub fn flag(&self, name: &str) -> Option<bool> {
         match self.get(name) {
-            Some(Value::Bool(flag)) => Some(*flag),
+            Some(Value::Bool(flag) | Value::Switch(flag)) => Some(*flag),
             _ => None,
         }
     }

@@ -144,7 +144,7 @@ async fn settings_are_in_force_and_read_back() {
     }
     for on in [true, false] {
         let values = [
-            ("offload", Value::Bool(on)),
+            ("offload", Value::Switch(on)),
             ("mtu", Value::Integer(if on { 9000 } else { 1400 })),
             ("rate", if on { rate(40_000_000_000) } else { rate(1_500_000) }),
             ("hops", hops(&["A"])),
@@ -193,7 +193,7 @@ async fn the_tools_agree_with_what_is_read_back() {
         return;
     }
     let mut up =
-        launch(&[("rate", rate(100_000_000)), ("offload", Value::Bool(false)), ("mtu", Value::Integer(1400))]).await;
+        launch(&[("rate", rate(100_000_000)), ("offload", Value::Switch(false)), ("mtu", Value::Integer(1400))]).await;
     let (host, port) = namespace_of(&*up.instance, NodeId::server(1), Vantage::Host);
     let tool = |namespace: &Namespace, argv: &[&str]| {
         let output = namespace.run(|| std::process::Command::new(argv[0]).args(&argv[1..]).output()).unwrap();
@@ -226,7 +226,7 @@ async fn changes_behind_the_back_are_noticed() {
     if !need::root() {
         return;
     }
-    let values = [("rate", rate(10_000_000)), ("offload", Value::Bool(true)), ("mtu", Value::Integer(1500))];
+    let values = [("rate", rate(10_000_000)), ("offload", Value::Switch(true)), ("mtu", Value::Integer(1500))];
     let mut up = launch(&values).await;
     let (host, port) = namespace_of(&*up.instance, NodeId::client(1), Vantage::Host);
     let index: u32 = host

@@ -73,8 +73,6 @@ fn values(factor: &Factor) -> String {
 /// As in a spec where that is shorter to read.
 fn value_text(value: &Value) -> String {
     match value {
-        Value::Bool(true) => "on".to_owned(),
-        Value::Bool(false) => "off".to_owned(),
         Value::Group(_) => format!("{{{value}}}"),
         other => other.to_string(),
     }
