@@ -9,6 +9,7 @@
 //! a thread of its own that starts every process.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
@@ -232,6 +233,7 @@ impl Warden {
         command
             .args(arguments)
             .env("LC_ALL", "C")
+            .env("PATH", search_path())
             .envs(job.command.env.iter().map(|(name, value)| (name, value)))
             .current_dir(job.command.directory.as_ref().map_or_else(|| job.directory.clone(), PathBuf::from))
             .stdin(Stdio::null())
@@ -348,6 +350,13 @@ fn enter(command: &mut std::process::Command, namespace: &Arc<Namespace>) {
     unsafe {
         command.pre_exec(move || Ok(setns(namespace.as_ref(), CloneFlags::CLONE_NEWNET)?));
     }
+}
+
+/// `PATH` with the directories of servers, which an ordinary user's often lacks.
+fn search_path() -> OsString {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/local/sbin:/usr/sbin:/sbin");
+    path
 }
 
 fn cpu_set(cpus: &[usize]) -> io::Result<CpuSet> {

@@ -172,7 +172,7 @@ impl<S: PacketSink> Captures<S> {
 
     /// Ends all captures and collects them. Nothing that was captured before the call is lost.
     ///
-    /// Blocks for about 30 ms, and longer where a file is written.
+    /// Blocks for about 50 ms, and longer where a file is written.
     pub fn stop(mut self) -> Stopped<S> {
         let mut stopped = Stopped { captures: Vec::new(), problems: Vec::new(), sinks: Vec::new() };
         stopped.problems.extend(self.clock_step());
