@@ -181,11 +181,10 @@ mod tests {
             tally.add(vec![suspect(reason)]);
         }
         let counts: Vec<_> = tally.reasons().iter().map(|reasons| (reasons.count, reasons.example.clone())).collect();
-        assert_eq!(counts, [
-            (2, "load 20.5 %; by a".to_owned()),
-            (1, "load 7 %".to_owned()),
-            (1, "load 20.5 % more".to_owned())
-        ]);
+        assert_eq!(
+            counts,
+            [(2, "load 20.5 %; by a".to_owned()), (1, "load 7 %".to_owned()), (1, "load 20.5 % more".to_owned())]
+        );
     }
 
     #[test]
