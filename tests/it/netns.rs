@@ -327,9 +327,10 @@ async fn the_rate_is_respected_in_both_directions() {
                 // Of 1514 bytes that count, Ethernet, IP and TCP with a timestamp leave 1448.
                 reached / (f64::from(u32::try_from(bits).unwrap()) * 1448.0 / 1514.0)
             };
-            let shares: Vec<f64> = std::iter::repeat_with(share).take(3).collect();
-            let best = shares.iter().copied().fold(0.0, f64::max);
-            assert!((slowest..=1.05).contains(&best), "{shares:?} of what {bits} bit/s carry, back: {back}");
+            // A busy machine may slow it down now and then.
+            let tries = std::iter::repeat_with(share).take(3);
+            let share = tries.reduce(|best, next| if best < slowest { best.max(next) } else { best }).unwrap();
+            assert!((slowest..=1.05).contains(&share), "{share:.3} of what {bits} bit/s carry, back: {back}");
         }
     }
 }
