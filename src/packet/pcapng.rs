@@ -47,6 +47,8 @@ struct Interface {
 pub(super) struct Pcapng {
     order: Order,
     interfaces: Vec<Interface>,
+    /// Snap length of the file's first interface, which libpcap takes for the whole file's.
+    first_snaplen: Option<u32>,
 }
 
 impl Pcapng {
@@ -56,7 +58,7 @@ impl Pcapng {
 
     /// Reads the first section header.
     pub(super) fn open<R: Read>(window: &mut Window<R>) -> Result<Self, OpenError> {
-        let mut new = Self { order: Order::Little, interfaces: Vec::new() };
+        let mut new = Self { order: Order::Little, interfaces: Vec::new(), first_snaplen: None };
         new.first_section(window).map_err(OpenError::Section)?;
         Ok(new)
     }
@@ -172,6 +174,7 @@ impl Pcapng {
         if self.interfaces.len() == MAX_INTERFACES {
             return Err(End::Bad { offset, reason: BadRecord::Interfaces(MAX_INTERFACES) });
         }
+        self.first_snaplen.get_or_insert(interface.snaplen);
         self.interfaces.push(interface);
         window.take(length as usize);
         Ok(())
@@ -230,7 +233,7 @@ impl Pcapng {
             let units = u64::from(order.u32(block, 12)) << 32 | u64::from(order.u32(block, 16));
             (28, order.u32(block, 20), order.u32(block, 24), interface.time(units))
         };
-        let limit = interface.snaplen.min(MAX_CAPTURED);
+        let limit = interface.snaplen.max(self.first_snaplen.unwrap_or(0)).min(MAX_CAPTURED);
         if captured > limit {
             return Err(BadRecord::CapturedLength { length: captured, limit });
         }

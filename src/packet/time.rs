@@ -44,6 +44,16 @@ impl Time {
         self.micros
     }
 
+    /// Microseconds and the nanoseconds within the microsecond, for storing.
+    pub(crate) const fn parts(self) -> (i64, u16) {
+        (self.micros, self.nanos)
+    }
+
+    /// The inverse of [`Self::parts`].
+    pub(crate) const fn from_stored(micros: i64, nanos: u16) -> Self {
+        Self { micros, nanos }
+    }
+
     /// Nanoseconds since 1970-01-01 UTC; `None` outside the years 1677 to 2262.
     pub fn nanos(self) -> Option<i64> {
         self.micros.checked_mul(1000)?.checked_add(i64::from(self.nanos))
