@@ -91,14 +91,19 @@ impl Ledger {
         if quarter(last) == quarter(seq) {
             return self.near.insert(seq, last, now, stats);
         }
-        self.insert_across(seq, last, now, stats)
+        self.insert_across(seq, low_bits, now, stats)
     }
 
+    /// The octets reach into another quarter. A malformed length, negative or enormous, gives the strange ranges that
+    /// tcptrace makes of it: what is left goes to the list after the current one, numbered from the beginning of the
+    /// quarter the last octet should be in.
     #[cold]
-    fn insert_across(&mut self, seq: u32, last: u32, now: i64, stats: &mut Direction) -> Inserted {
-        let first = self.near.insert(seq, seq | 0x3fff_ffff, now, stats);
-        let far = self.far.get_or_insert_default();
-        let rest = far.after.insert(last & 0xc000_0000, last, now, stats);
+    fn insert_across(&mut self, seq: u32, length: u32, now: i64, stats: &mut Direction) -> Inserted {
+        let end = seq | 0x3fff_ffff;
+        let first = self.near.insert(seq, end, now, stats);
+        let begin = seq.wrapping_add(length).wrapping_sub(1) & 0xc000_0000;
+        let left = length.wrapping_sub(end - seq + 1);
+        let rest = self.far.get_or_insert_default().after.insert(begin, begin.wrapping_add(left).wrapping_sub(1), now, stats);
         Inserted {
             resent: first.resent.wrapping_add(rest.resent),
             out_of_order: first.out_of_order | rest.out_of_order,

@@ -248,13 +248,14 @@ impl List {
     /// Covers all of the front and at least one range behind it.
     #[inline]
     fn acknowledge_new(&mut self, ack: Ack, newest: i64, stats: &mut Direction) -> Option<u64> {
-        if let Raised::One(lo) = self.raised
-            && lo < ack.number
-        {
-            self.lower(lo);
-            self.raised = Raised::None;
-        }
         let from = self.acked;
+        if let Raised::One(lo) = self.raised {
+            // Behind the front it may be the very one this acknowledgement ends at.
+            self.raised = if lo < self.ranges[from].lo { Raised::None } else { Raised::Many };
+            if self.raised == Raised::None {
+                self.lower(lo);
+            }
+        }
         let mut newest = newest.max(self.newest);
         let mut rtt = None;
         for range in self.ranges.range_mut(from..) {

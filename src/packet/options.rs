@@ -55,7 +55,7 @@ impl TcpOptions {
                 continue;
             }
             // A length byte after the captured end is unknown, and so is the rest.
-            let length = if at < last { packet.get(at + 1).map_or(0, |&l| usize::from(l)) } else { 0 };
+            let length = packet.get(at + 1).map_or(0, |&l| usize::from(l));
             if length == 0 || at + length - 1 > last {
                 break;
             }
