@@ -58,10 +58,10 @@ pub struct Totals {
     pub connections: u64,
     /// Connections ended early because there were too many live ones.
     pub ended_early: u64,
-    /// Time of the first record.
-    pub first: Option<Time>,
-    /// Time of the last record.
-    pub last: Option<Time>,
+    /// Time of the first record; the epoch without any.
+    pub first: Time,
+    /// Time of the last record; the epoch without any.
+    pub last: Time,
 }
 
 /// Takes finished connections.
@@ -76,15 +76,13 @@ impl<F: FnMut(&Connection)> Sink for F {
     }
 }
 
-/// A TCP packet within its connection, as [`Engine::packet`] found it.
-#[derive(Debug, Clone, Copy)]
+/// A TCP packet's place in its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traced {
     /// Number of the connection, from 1.
     pub connection: u64,
     /// Which way it goes.
     pub way: Way,
-    /// The segment.
-    pub segment: Segment,
     /// When the connection's previous packet was captured, whichever way it went; `None` for the first.
     pub previous: Option<Time>,
     /// Were octets sent and not acknowledged before this packet, in either direction?
@@ -131,19 +129,34 @@ impl<S: Sink> Engine<S> {
     }
 
     /// Takes one captured frame: when it was captured, its bytes on the wire, the bytes kept and what they begin with.
-    /// Gives what it is if it is a TCP packet.
     #[inline]
-    pub fn packet(&mut self, at: Time, wire_len: u32, data: &[u8], link: LinkType) -> Option<Traced> {
+    pub fn packet(&mut self, at: Time, wire_len: u32, data: &[u8], link: LinkType) {
+        let mut segment = Segment::default();
+        self.observe(at, wire_len, data, link, &mut segment);
+    }
+
+    /// As [`Self::packet`]; a TCP packet is also decoded into `segment`, and its place in its connection given.
+    #[inline]
+    pub fn observe(
+        &mut self,
+        at: Time,
+        wire_len: u32,
+        data: &[u8],
+        link: LinkType,
+        segment: &mut Segment,
+    ) -> Option<Traced> {
         self.totals.records += 1;
         self.totals.wire_bytes += u64::from(wire_len);
-        self.totals.last = Some(at);
-        self.totals.first.get_or_insert(at);
+        self.totals.last = at;
+        if self.totals.records == 1 {
+            self.totals.first = at;
+        }
         let data = &data[..data.len().min(MAX_FRAME)];
         let Some(ip) = self.link.ip(link, data) else {
             self.note_unsupported(link);
             return None;
         };
-        let segment = Segment::decode(ip)?;
+        segment.read(ip)?;
         self.totals.tcp_packets += 1;
         Some(self.segment(at, segment))
     }
@@ -157,24 +170,25 @@ impl<S: Sink> Engine<S> {
     }
 
     #[inline]
-    fn segment(&mut self, at: Time, segment: Segment) -> Traced {
+    fn segment(&mut self, at: Time, segment: &Segment) -> Traced {
         let now = at.micros();
-        let hash = self.table.hash(&segment);
-        let found = self.table.find(hash, &segment);
+        let hash = self.table.hash(segment);
+        let found = self.table.find(hash, segment);
         let (slot, way) = match found {
-            Some((slot, way)) if !self.starts_anew(slot, way, now, &segment) => (slot, way),
-            other => (self.begin(hash, other.map(|(slot, _)| slot), at, &segment), Way::AToB),
+            Some((slot, way)) if !self.starts_anew(slot, way, now, segment) => (slot, way),
+            other => (self.begin(hash, other.map(|(slot, _)| slot), at, segment), Way::AToB),
         };
         let live = self.table.get_mut(slot);
-        let previous = (live.sides[0].stats.packets > 0 || live.sides[1].stats.packets > 0).then_some(live.last);
+        let previous = (live.sides[0].stats.packets | live.sides[1].stats.packets > 0).then_some(live.last);
         if live.first.micros() == 0 {
             live.first = at;
         }
         live.last = at;
+        let connection = live.number;
         let (side, peer) = live.sides_mut(way);
-        let outstanding = side.has_outstanding(peer) || peer.has_outstanding(side);
-        side.send(peer, now, &segment);
-        Traced { connection: live.number, way, segment, previous, outstanding }
+        let outstanding = side.has_outstanding(peer) | peer.has_outstanding(side);
+        side.send(peer, now, segment);
+        Traced { connection, way, previous, outstanding }
     }
 
     #[inline]
@@ -263,7 +277,7 @@ impl<S: Sink> Engine<S> {
 
     /// The capture is over: hands out every connection not handed out before, and gives the sink back.
     pub fn finish(mut self) -> (Totals, S) {
-        let last = self.totals.last.unwrap_or_default();
+        let last = self.totals.last;
         let mut live: Vec<(u64, Slot)> = self.table.slots().map(|(slot, live)| (live.number, slot)).collect();
         live.sort_unstable_by_key(|&(number, _)| number);
         let mut live = live.into_iter().peekable();

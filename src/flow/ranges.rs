@@ -4,7 +4,7 @@
 //! time for the usual packet: acknowledged ranges gather at the front ([`List::acked`]), where nothing but the last one can be
 //! affected by an acknowledgement, so only their latest time of transmission needs to be known.
 
-use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
 
 use super::direction::Direction;
 use super::ledger::{Ack, Inserted, gap};
@@ -34,10 +34,88 @@ enum Raised {
     Many,
 }
 
+/// A vector whose front can be given up cheaply.
+#[derive(Debug, Default)]
+struct Queue {
+    items: Vec<Range>,
+    /// So many items at the front are no more.
+    head: usize,
+}
+
+impl Deref for Queue {
+    type Target = [Range];
+
+    #[inline]
+    fn deref(&self) -> &[Range] {
+        &self.items[self.head..]
+    }
+}
+
+impl DerefMut for Queue {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [Range] {
+        &mut self.items[self.head..]
+    }
+}
+
+impl Queue {
+    #[inline]
+    fn push(&mut self, range: Range) {
+        if self.items.len() == self.items.capacity() {
+            self.make_room();
+        }
+        self.items.push(range);
+    }
+
+    /// Moves the items to the front if that wins half of the space, and grows otherwise; from nothing to two.
+    #[cold]
+    fn make_room(&mut self) {
+        if self.head > 0 && self.head * 2 >= self.items.len() {
+            self.items.drain(..self.head);
+            self.head = 0;
+        } else if self.items.capacity() == 0 {
+            self.items.reserve_exact(2);
+        }
+    }
+
+    fn insert(&mut self, at: usize, range: Range) {
+        if at == 0 && self.head > 0 {
+            self.head -= 1;
+            self.items[self.head] = range;
+        } else {
+            self.items.insert(self.head + at, range);
+        }
+    }
+
+    /// Takes out `from..to`, whichever way moves less.
+    #[inline]
+    fn remove(&mut self, from: usize, to: usize) {
+        if from == to {
+            return;
+        }
+        if to == self.len() {
+            self.items.truncate(self.head + from);
+        } else if from < self.len() - to {
+            self.copy_within(..from, to - from);
+            self.head += to - from;
+        } else {
+            self.items.drain(self.head + from..self.head + to);
+        }
+    }
+
+    fn shrink(&mut self) {
+        if self.items.capacity() > self.len() {
+            self.items.drain(..self.head);
+            self.head = 0;
+            self.items.shrink_to_fit();
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct List {
-    ranges: VecDeque<Range>,
+    ranges: Queue,
     /// So many ranges at the front are acknowledged; no two of them adjoin.
     acked: usize,
     /// Latest time of transmission among these, at least 0.
@@ -56,8 +134,8 @@ impl List {
     }
 
     pub(super) fn shrink(&mut self) {
-        if self.ranges.len() <= 1 && self.ranges.capacity() > 1 {
-            self.ranges.shrink_to_fit();
+        if self.ranges.len() <= 1 {
+            self.ranges.shrink();
         }
     }
 
@@ -65,7 +143,7 @@ impl List {
     #[inline]
     pub(super) fn insert(&mut self, lo: u32, hi: u32, now: i64, stats: &mut Direction) -> Inserted {
         self.unordered |= hi < lo;
-        if self.ranges.back().is_none_or(|last| lo > last.hi) {
+        if self.ranges.last().is_none_or(|last| lo > last.hi) {
             self.append(Range { lo, hi, time: now, acks: 0, resent: 0 });
             return Inserted::default();
         }
@@ -77,15 +155,12 @@ impl List {
         if self.ranges.len() >= MAX_RANGES {
             self.forget_older_half();
         }
-        if self.ranges.capacity() == 0 {
-            self.ranges.reserve_exact(2);
-        }
-        self.ranges.push_back(range);
+        self.ranges.push(range);
     }
 
     #[cold]
     fn forget_older_half(&mut self) {
-        self.ranges.drain(..MAX_RANGES / 2);
+        self.ranges.remove(0, MAX_RANGES / 2);
         self.acked = self.ranges.iter().take_while(|range| range.acks > 0).count();
         self.raised = Raised::Many;
         self.renew_newest();
@@ -137,7 +212,7 @@ impl List {
 
     #[cold]
     fn forget_newer_half(&mut self) {
-        self.ranges.truncate(MAX_RANGES / 2);
+        self.ranges.remove(MAX_RANGES / 2, self.ranges.len());
         self.acked = self.acked.min(self.ranges.len());
         self.raised = Raised::Many;
         self.renew_newest();
@@ -174,7 +249,7 @@ impl List {
         let from = if self.unordered { 0 } else { self.acked };
         let mut newest = 0;
         let mut changed = false;
-        for range in self.ranges.range_mut(from..) {
+        for range in &mut self.ranges[from..] {
             if range.acks == 0 {
                 range.acks = 1;
                 stats.cumulative_acks += 1;
@@ -258,7 +333,7 @@ impl List {
         }
         let mut newest = newest.max(self.newest);
         let mut rtt = None;
-        for range in self.ranges.range_mut(from..) {
+        for range in &mut self.ranges[from..] {
             if ack.number <= range.lo {
                 break;
             }
@@ -289,7 +364,7 @@ impl List {
     fn acknowledge_walking(&mut self, ack: Ack, newest: i64, stats: &mut Direction) -> Option<u64> {
         let (mut newest, mut changed, mut raised) = (newest, false, 0);
         let mut rtt = None;
-        for range in &mut self.ranges {
+        for range in self.ranges.iter_mut() {
             if ack.number <= range.lo {
                 raised += usize::from(range.acks > 1);
                 if self.unordered {
@@ -355,25 +430,7 @@ impl List {
         }
         self.newest = self.newest.max(self.ranges[from].time);
         self.acked = kept + 1;
-        self.remove(kept + 1, next);
-    }
-
-    /// Takes out the ranges `from..to`, whichever way moves less.
-    #[inline]
-    fn remove(&mut self, from: usize, to: usize) {
-        if from == to {
-            return;
-        }
-        if from > self.ranges.len() - to {
-            self.ranges.drain(from..to);
-            return;
-        }
-        for at in (0..from).rev() {
-            self.ranges[at + to - from] = self.ranges[at];
-        }
-        for _ in from..to {
-            self.ranges.pop_front();
-        }
+        self.ranges.remove(kept + 1, next);
     }
 
     /// Acknowledgements of the first range that ends just below `seq`.

@@ -25,15 +25,12 @@ impl Live {
     /// Which way `segment` goes in this connection; `None` if it is of another.
     #[inline]
     fn way(&self, segment: &Segment) -> Option<Way> {
-        if self.v6 != segment.v6 {
-            None
-        } else if self.a == segment.source && self.b == segment.destination {
-            Some(Way::AToB)
-        } else if self.a == segment.destination && self.b == segment.source {
-            Some(Way::BToA)
-        } else {
-            None
+        let forth = (self.a == segment.source) & (self.b == segment.destination);
+        let back = (self.a == segment.destination) & (self.b == segment.source);
+        if self.v6 != segment.v6 || !(forth | back) {
+            return None;
         }
+        Some(if forth { Way::AToB } else { Way::BToA })
     }
 
     /// The side that sends `way`, and its peer.
@@ -151,12 +148,12 @@ impl Table {
 fn hash(seeds: [u64; 2], source: Endpoint, destination: Endpoint) -> u32 {
     let end = |end: Endpoint| {
         let (high, low, port) = end.words();
-        let low = low ^ u64::from(port) << 48 ^ u64::from(port) << 32;
-        if high == 0 { fold(low ^ seeds[0], seeds[1] | 1) } else { fold(fold(high ^ seeds[1], low ^ seeds[0]), seeds[1] | 1) }
+        let port = u64::from(port);
+        if high == 0 { low << 16 | port } else { fold(high ^ seeds[1], low ^ seeds[0]) ^ port << 48 }
     };
-    let both = end(source).wrapping_add(end(destination));
-    let mixed = fold(both ^ seeds[1], seeds[0] | 1);
-    low((mixed >> 32) ^ mixed)
+    let (source, destination) = (end(source), end(destination));
+    let mixed = fold(source.min(destination) ^ seeds[0], source.max(destination) ^ seeds[1]);
+    low(mixed >> 32 ^ mixed)
 }
 
 /// Both halves of the 128-bit product.
@@ -177,7 +174,8 @@ struct Index {
     shift: u32,
 }
 
-const SMALLEST_INDEX: usize = 64;
+/// Few connections hardly ever meet in so many places.
+const SMALLEST_INDEX: usize = 1024;
 
 impl Index {
     fn new() -> Self {

@@ -37,16 +37,18 @@ impl TcpOptions {
     /// Lengths are trusted as far as the option begins and ends within `last`: kind 0 does not end the scan and
     /// an option may run on into the payload.
     #[inline]
-    pub(super) fn read(packet: &[u8], from: usize, to: usize, last: usize) -> Self {
-        let usual = to == from + 12 && from + 11 <= last && packet[from..].starts_with(&ONLY_TIMESTAMP);
-        if usual || to <= from {
-            return Self { timestamp: usual, ..Self::default() };
+    pub(super) fn read(&mut self, packet: &[u8], from: usize, to: usize, last: usize) {
+        *self = Self::default();
+        if to <= from {
+            return;
         }
-        Self::scan(packet, from, to, last)
+        self.timestamp = to == from + 12 && from + 11 <= last && packet[from..].starts_with(&ONLY_TIMESTAMP);
+        if !self.timestamp {
+            self.scan(packet, from, to, last);
+        }
     }
 
-    fn scan(packet: &[u8], from: usize, to: usize, last: usize) -> Self {
-        let mut options = Self::default();
+    fn scan(&mut self, packet: &[u8], from: usize, to: usize, last: usize) {
         let mut at = from;
         while at < to && at <= last {
             let Some(&kind) = packet.get(at) else { break };
@@ -59,10 +61,9 @@ impl TcpOptions {
             if length == 0 || at + length - 1 > last {
                 break;
             }
-            options.take(packet, kind, at, length, last);
+            self.take(packet, kind, at, length, last);
             at += length;
         }
-        options
     }
 
     fn take(&mut self, packet: &[u8], kind: u8, at: usize, length: usize, last: usize) {
@@ -106,7 +107,8 @@ mod tests {
     use super::*;
 
     fn check(bytes: &[u8], expected: TcpOptions) {
-        let found = TcpOptions::read(bytes, 0, bytes.len(), bytes.len() - 1);
+        let mut found = TcpOptions::default();
+        found.read(bytes, 0, bytes.len(), bytes.len() - 1);
         assert_eq!(found, expected, "{bytes:02x?}");
     }
 

@@ -7,11 +7,20 @@ use super::options::TcpOptions;
 
 /// One end of a connection: address and port. IPv4 addresses are stored in the low 32 bits; which family it is, the
 /// connection knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, Eq, Hash, Default)]
 pub struct Endpoint {
     high: u64,
     low: u64,
     port: u16,
+}
+
+/// Without branches: which of its two ends a packet comes from is as good as random.
+#[expect(clippy::derived_hash_with_manual_eq, reason = "the same equality as the derived one")]
+impl PartialEq for Endpoint {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        (self.high ^ other.high) | (self.low ^ other.low) | u64::from(self.port ^ other.port) == 0
+    }
 }
 
 impl Endpoint {
@@ -99,7 +108,7 @@ impl fmt::Debug for Flags {
 }
 
 /// What the connection engine needs of one TCP segment.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Segment {
     /// Is it IPv6?
     pub v6: bool,
@@ -141,8 +150,15 @@ const TCP_HEADER: usize = 20;
 impl Segment {
     /// Decodes a packet from its IP header on; `None` unless it is TCP, not a later fragment, and all 20 bytes of the
     /// TCP header were captured. Neither checksums nor the data offset are verified.
-    #[inline]
     pub fn decode(ip: &[u8]) -> Option<Self> {
+        let mut segment = Self::default();
+        segment.read(ip)?;
+        Some(segment)
+    }
+
+    /// As [`Self::decode`], into a segment that is there already: moving one costs as much as decoding it.
+    #[inline]
+    pub(crate) fn read(&mut self, ip: &[u8]) -> Option<()> {
         let network = match ip.first()? >> 4 {
             4 => ipv4(ip)?,
             6 => ipv6(ip)?,
@@ -156,22 +172,16 @@ impl Segment {
         let header = usize::from(tcp[12] >> 4) * 4;
         let short = |at: usize| u16::from_be_bytes([tcp[at], tcp[at + 1]]);
         let long = |at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
-        let (source, destination) = endpoints(ip, v6, short(0), short(2))?;
-        let as_i32 = |n: usize| i32::try_from(n).expect("packets are at most 65535 bytes");
-        Some(Self {
-            v6,
-            source,
-            destination,
-            ip_id: if v6 { None } else { Some(u16::from_be_bytes([ip[4], ip[5]])) },
-            seq: long(4),
-            ack: long(8),
-            flags: Flags(tcp[13]),
-            window: short(14),
-            urgent: short(18),
-            payload: payload - as_i32(header),
-            missing: as_i32(tcp_at) + payload - as_i32(last + 1),
-            options: TcpOptions::read(ip, tcp_at + TCP_HEADER, tcp_at + header, last),
-        })
+        (self.source, self.destination) = endpoints(ip, v6, short(0), short(2))?;
+        let as_i32 = |n: usize| i32::try_from(n & 0xff_ffff).expect("24 bits");
+        self.v6 = v6;
+        self.ip_id = if v6 { None } else { Some(u16::from_be_bytes([ip[4], ip[5]])) };
+        (self.seq, self.ack) = (long(4), long(8));
+        (self.flags, self.window, self.urgent) = (Flags(tcp[13]), short(14), short(18));
+        self.payload = payload - as_i32(header);
+        self.missing = as_i32(tcp_at) + payload - as_i32(last + 1);
+        self.options.read(ip, tcp_at + TCP_HEADER, tcp_at + header, last);
+        Some(())
     }
 }
 
