@@ -12,16 +12,22 @@
 //! direction   the numbers of one direction
 //! connection  both, as handed out
 //! compat      tcptrace's CSV
+//! exact       the statistics as values
+//! sketch      mergeable distributions
+//! summary     every statistic over all connections
 //! ```
 
 mod compat;
 mod connection;
 mod direction;
 mod engine;
+mod exact;
 mod ledger;
 mod ranges;
 mod samples;
 mod side;
+mod sketch;
+mod summary;
 mod table;
 mod visit;
 
@@ -29,4 +35,7 @@ pub use compat::{write_header, write_row};
 pub use connection::{Connection, Way};
 pub use direction::{Direction, Rare};
 pub use engine::{Engine, Options, Order, Sink, Totals, Traced};
+pub use exact::{STATISTICS, Statistic, Value};
 pub use samples::Samples;
+pub use sketch::{EXACT, Sketch, SketchError};
+pub use summary::{Entry, QUANTILES, Summary};
