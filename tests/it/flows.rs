@@ -49,8 +49,7 @@ fn wild_captures_come_out_as_tcptrace_has_them() {
         return;
     }
     let directory = tempfile::tempdir().expect("a temporary directory");
-    for seed in 0..120 {
-        let kind = Kind::ALL[seed as usize % Kind::ALL.len()];
+    for (seed, kind) in (0..120).zip(Kind::ALL.into_iter().cycle()) {
         let bytes = capture(seed, kind, 400);
         let path = directory.path().join("wild.pcap");
         std::fs::write(&path, &bytes).expect("the capture is written");
@@ -153,7 +152,9 @@ fn json_has_the_rows_and_the_summary_counts_them() {
     assert_eq!((entry["statistic"].as_str(), entry["direction"].as_str()), (Some("total_packets"), Some("a2b")));
     let most = packets.iter().copied().fold(f64::MIN, f64::max);
     assert_eq!(entry["max"].as_f64(), Some(most));
-    assert!((entry["mean"].as_f64().expect("a number") - packets.iter().sum::<f64>() / packets.len() as f64).abs() < 1e-9);
+    assert!(
+        (entry["mean"].as_f64().expect("a number") - packets.iter().sum::<f64>() / packets.len() as f64).abs() < 1e-9
+    );
 }
 
 #[test]
