@@ -5,6 +5,7 @@ mod campaign;
 mod capture;
 mod faults;
 mod flows;
+mod flows_real;
 mod need;
 mod netns;
 mod real;
