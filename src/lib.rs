@@ -28,10 +28,12 @@
 
 pub mod analysis;
 pub mod cli;
+pub mod flow;
 pub mod host;
 pub mod ids;
 pub mod instrument;
 pub mod node;
+pub mod packet;
 pub mod plan;
 pub mod record;
 pub mod report;

@@ -1,0 +1,288 @@
+//! Live connections and the index that finds them by their two endpoints.
+
+use std::hash::{BuildHasher, RandomState};
+
+use crate::packet::{Endpoint, Segment, Time};
+
+use super::connection::{Connection, Way};
+use super::ledger::low;
+use super::side::Side;
+
+/// A connection that may still see packets.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    /// 0 in a slot that is free.
+    pub(super) number: u64,
+    pub(super) v6: bool,
+    pub(super) a: Endpoint,
+    pub(super) b: Endpoint,
+    pub(super) first: Time,
+    pub(super) last: Time,
+    pub(super) sides: [Side; 2],
+}
+
+impl Live {
+    /// Which way `segment` goes in this connection; `None` if it is of another.
+    #[inline]
+    fn way(&self, segment: &Segment) -> Option<Way> {
+        let forth = (self.a == segment.source) & (self.b == segment.destination);
+        let back = (self.a == segment.destination) & (self.b == segment.source);
+        if self.v6 != segment.v6 || !(forth | back) {
+            return None;
+        }
+        Some(if forth { Way::AToB } else { Way::BToA })
+    }
+
+    /// The side that sends `way`, and its peer.
+    #[inline]
+    pub(super) fn sides_mut(&mut self, way: Way) -> (&mut Side, &mut Side) {
+        let [a, b] = &mut self.sides;
+        match way {
+            Way::AToB => (a, b),
+            Way::BToA => (b, a),
+        }
+    }
+
+    /// Its record, leaving the slot empty.
+    fn take(&mut self) -> Connection {
+        let Self { number, v6, a, b, first, last, sides: [ab, ba] } = std::mem::take(self);
+        Connection { number, v6, a, b, first, last, directions: [ab.stats, ba.stats] }
+    }
+}
+
+/// Place of a live connection in its [`Table`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot(u32);
+
+/// Connections live in chunks, so that growing never copies them.
+const CHUNK: usize = 256;
+
+/// All live connections.
+#[derive(Debug)]
+pub(super) struct Table {
+    chunks: Vec<Vec<Live>>,
+    free: Vec<u32>,
+    live: usize,
+    index: Index,
+    seeds: [u64; 2],
+}
+
+impl Table {
+    pub(super) fn new() -> Self {
+        let random = RandomState::new();
+        let seeds = [random.hash_one(1_u8), random.hash_one(2_u8)];
+        Self { chunks: Vec::new(), free: Vec::new(), live: 0, index: Index::new(), seeds }
+    }
+
+    /// Number of live connections.
+    pub(super) const fn len(&self) -> usize {
+        self.live
+    }
+
+    #[inline]
+    pub(super) fn hash(&self, segment: &Segment) -> u32 {
+        hash(self.seeds, segment.source, segment.destination)
+    }
+
+    /// The live connection `segment` belongs to, and which way it goes there.
+    #[inline]
+    pub(super) fn find(&self, hash: u32, segment: &Segment) -> Option<(Slot, Way)> {
+        self.index.find(hash, |slot| Some((Slot(slot), self.at(slot).way(segment)?)))
+    }
+
+    #[inline]
+    fn at(&self, slot: u32) -> &Live {
+        &self.chunks[slot as usize / CHUNK][slot as usize % CHUNK]
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, Slot(slot): Slot) -> &mut Live {
+        &mut self.chunks[slot as usize / CHUNK][slot as usize % CHUNK]
+    }
+
+    #[inline]
+    pub(super) fn get(&self, Slot(slot): Slot) -> &Live {
+        self.at(slot)
+    }
+
+    /// Makes room for a new connection between the ends of `segment`.
+    pub(super) fn insert(&mut self, hash: u32, number: u64, segment: &Segment) -> Slot {
+        let slot = self.free.pop().unwrap_or_else(|| self.grow());
+        self.index.insert(hash, slot);
+        self.live += 1;
+        let live = self.get_mut(Slot(slot));
+        (live.number, live.v6) = (number, segment.v6);
+        (live.a, live.b) = (segment.source, segment.destination);
+        Slot(slot)
+    }
+
+    fn grow(&mut self) -> u32 {
+        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+            self.chunks.push(Vec::with_capacity(CHUNK));
+        }
+        let before = (self.chunks.len() - 1) * CHUNK;
+        let chunk = self.chunks.last_mut().expect("one was just made sure of");
+        chunk.push(Live::default());
+        u32::try_from(before + chunk.len() - 1).expect("the limit on live connections is below 2^32")
+    }
+
+    /// Takes a connection out.
+    pub(super) fn remove(&mut self, slot: Slot) -> Connection {
+        let live = self.at(slot.0);
+        let hash = hash(self.seeds, live.a, live.b);
+        self.index.remove(hash, slot.0);
+        self.live -= 1;
+        self.free.push(slot.0);
+        self.get_mut(slot).take()
+    }
+
+    /// All live connections.
+    pub(super) fn slots(&self) -> impl Iterator<Item = (Slot, &Live)> {
+        let all = self.chunks.iter().flatten().zip(0..);
+        all.filter(|(live, _)| live.number != 0).map(|(live, slot)| (Slot(slot), live))
+    }
+}
+
+/// The same for both directions; seeded, so that nobody can choose endpoints that collide.
+#[inline]
+fn hash(seeds: [u64; 2], source: Endpoint, destination: Endpoint) -> u32 {
+    let end = |end: Endpoint| {
+        let (high, low, port) = end.words();
+        let port = u64::from(port);
+        if high == 0 { low << 16 | port } else { fold(high ^ seeds[1], low ^ seeds[0]) ^ port << 48 }
+    };
+    let (source, destination) = (end(source), end(destination));
+    let mixed = fold(source.min(destination) ^ seeds[0], source.max(destination) ^ seeds[1]);
+    low(mixed >> 32 ^ mixed)
+}
+
+/// Both halves of the 128-bit product.
+#[inline]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    #[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
+    let folded = (product as u64) ^ (product >> 64) as u64;
+    folded
+}
+
+/// Open addressing with linear probing: each entry is a hash and a slot number plus one, 0 when empty. The upper bits of
+/// the hash choose the place.
+#[derive(Debug)]
+struct Index {
+    entries: Vec<(u32, u32)>,
+    used: usize,
+    shift: u32,
+}
+
+/// Few connections hardly ever meet in so many places.
+const SMALLEST_INDEX: usize = 1024;
+
+impl Index {
+    fn new() -> Self {
+        Self { entries: vec![(0, 0); SMALLEST_INDEX], used: 0, shift: 32 - SMALLEST_INDEX.ilog2() }
+    }
+
+    #[inline]
+    fn home(&self, hash: u32) -> usize {
+        (hash >> self.shift) as usize
+    }
+
+    #[inline]
+    fn next(&self, at: usize) -> usize {
+        (at + 1) & (self.entries.len() - 1)
+    }
+
+    #[inline]
+    fn find<T>(&self, hash: u32, check: impl Fn(u32) -> Option<T>) -> Option<T> {
+        let mut at = self.home(hash);
+        loop {
+            let (tag, slot) = self.entries[at];
+            if slot == 0 {
+                return None;
+            }
+            if tag == hash
+                && let Some(found) = check(slot - 1)
+            {
+                return Some(found);
+            }
+            at = self.next(at);
+        }
+    }
+
+    fn insert(&mut self, hash: u32, slot: u32) {
+        if self.used * 2 >= self.entries.len() {
+            self.double();
+        }
+        self.place(hash, slot + 1);
+        self.used += 1;
+    }
+
+    fn place(&mut self, hash: u32, stored: u32) {
+        let mut at = self.home(hash);
+        while self.entries[at].1 != 0 {
+            at = self.next(at);
+        }
+        self.entries[at] = (hash, stored);
+    }
+
+    fn double(&mut self) {
+        let doubled = vec![(0, 0); self.entries.len() * 2];
+        self.shift -= 1;
+        for (hash, stored) in std::mem::replace(&mut self.entries, doubled) {
+            if stored != 0 {
+                self.place(hash, stored);
+            }
+        }
+    }
+
+    /// Takes an entry out and closes the gap, so that no search ends early.
+    fn remove(&mut self, hash: u32, slot: u32) {
+        let mut gap = self.home(hash);
+        while self.entries[gap] != (hash, slot + 1) {
+            gap = self.next(gap);
+        }
+        self.used -= 1;
+        let mut at = self.next(gap);
+        while self.entries[at].1 != 0 {
+            let home = self.home(self.entries[at].0);
+            let mask = self.entries.len() - 1;
+            if at.wrapping_sub(home) & mask >= at.wrapping_sub(gap) & mask {
+                self.entries[gap] = self.entries[at];
+                gap = at;
+            }
+            at = self.next(at);
+        }
+        self.entries[gap] = (0, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_index_is_a_map(steps in prop::collection::vec((any::<bool>(), 0_u32..200), 0..2000)) {
+            let (mut index, mut model) = (Index::new(), HashMap::new());
+            for (add, key) in steps {
+                // Few distinct upper bits: long runs of neighbours.
+                let hash = key.wrapping_mul(0x9e37_79b9) & 0xf000_00ff;
+                if add && !model.contains_key(&key) {
+                    index.insert(hash, key);
+                    model.insert(key, hash);
+                } else if let Some(hash) = model.remove(&key) {
+                    index.remove(hash, key);
+                }
+                for key in 0..200 {
+                    let hash = key.wrapping_mul(0x9e37_79b9) & 0xf000_00ff;
+                    let found = index.find(hash, |slot| (slot == key).then_some(()));
+                    prop_assert_eq!(found.is_some(), model.contains_key(&key));
+                }
+            }
+        }
+    }
+}
