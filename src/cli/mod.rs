@@ -4,6 +4,8 @@ mod analyze;
 mod clean;
 mod doctor;
 mod exit;
+mod flows;
+mod flows_text;
 mod merge;
 mod plan_file;
 mod progress;
@@ -57,6 +59,7 @@ enum Command {
     Status(status::Args),
     Merge(merge::Args),
     Analyze(analyze::Args),
+    Flows(flows::Args),
     Doctor(doctor::Args),
     Clean(clean::Args),
     #[command(hide = true)]
@@ -84,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Merge(args) => merge::run(&args, cli.verbosity),
         Command::Analyze(args) => analyze::run(&args),
+        Command::Flows(args) => flows::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Clean(args) => clean::run(&args),
         Command::ServeHttp(args) => serve_http::run(&args),

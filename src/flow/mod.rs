@@ -13,16 +13,20 @@
 //! connection  both, as handed out
 //! compat      tcptrace's CSV
 //! exact       the statistics as values
+//! beyond      what tcptrace does not have: sizes, packetization, throughput over time, stalls
+//! matching    the packets of two vantages of one path
 //! sketch      mergeable distributions
 //! summary     every statistic over all connections
 //! ```
 
+mod beyond;
 mod compat;
 mod connection;
 mod direction;
 mod engine;
 mod exact;
 mod ledger;
+mod matching;
 mod ranges;
 mod samples;
 mod side;
@@ -31,11 +35,13 @@ mod summary;
 mod table;
 mod visit;
 
+pub use beyond::{Beyond, BeyondOptions, Bin, Packetization, SIZE_BOUNDS, Stall, Stalls};
 pub use compat::{write_header, write_row};
 pub use connection::{Connection, Way};
 pub use direction::{Direction, Rare};
 pub use engine::{Engine, Options, Order, Sink, Totals, Traced};
 pub use exact::{STATISTICS, Statistic, Value};
+pub use matching::{Matched, Matcher, Point};
 pub use samples::Samples;
 pub use sketch::{EXACT, Sketch, SketchError};
 pub use summary::{Entry, QUANTILES, Summary};

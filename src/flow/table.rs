@@ -277,7 +277,7 @@ mod tests {
                 } else if let Some(hash) = model.remove(&key) {
                     index.remove(hash, key);
                 }
-                for key in 0..200 {
+                for key in 0_u32..200 {
                     let hash = key.wrapping_mul(0x9e37_79b9) & 0xf000_00ff;
                     let found = index.find(hash, |slot| (slot == key).then_some(()));
                     prop_assert_eq!(found.is_some(), model.contains_key(&key));

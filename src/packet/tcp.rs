@@ -131,6 +131,8 @@ pub struct Segment {
     /// Payload octets by the IP header's account: IPv6 extension headers count as payload, and a malformed packet can
     /// make it negative (tcptrace's definition).
     pub payload: i32,
+    /// Length of the IP packet by its header's account, IP header included.
+    pub ip_len: u32,
     /// Octets between the end of the captured bytes and the end of the payload; negative when there is padding.
     pub missing: i32,
     /// Options.
@@ -179,6 +181,8 @@ impl Segment {
         (self.seq, self.ack) = (long(4), long(8));
         (self.flags, self.window, self.urgent) = (Flags(tcp[13]), short(14), short(18));
         self.payload = payload - as_i32(header);
+        let length = u32::from(u16::from_be_bytes(if v6 { [ip[4], ip[5]] } else { [ip[2], ip[3]] }));
+        self.ip_len = if v6 { length + 40 } else { length };
         self.missing = as_i32(tcp_at) + payload - as_i32(last + 1);
         self.options.read(ip, tcp_at + TCP_HEADER, tcp_at + header, last);
         Some(())

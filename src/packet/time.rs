@@ -56,7 +56,7 @@ impl Time {
 
     /// Nanoseconds since 1970-01-01 UTC; `None` outside the years 1677 to 2262.
     pub fn nanos(self) -> Option<i64> {
-        self.micros.checked_mul(1000)?.checked_add(i64::from(self.nanos))
+        i64::try_from(i128::from(self.micros) * 1000 + i128::from(self.nanos)).ok()
     }
 
     /// Nanoseconds from `earlier` to here, negative when the clock ran backwards; clamped at ±292 years.

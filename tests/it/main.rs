@@ -3,9 +3,11 @@
 mod campaign;
 mod capture;
 mod faults;
+mod flows;
 mod need;
 mod netns;
 mod real;
 mod signals;
 mod store;
+mod wild;
 mod workload;

@@ -4,35 +4,35 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 /// A seeded source of choices.
-pub struct Dice(ChaCha8Rng);
+pub(crate) struct Dice(ChaCha8Rng);
 
 impl Dice {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(ChaCha8Rng::seed_from_u64(seed))
     }
 
     /// In `0..bound`.
-    pub fn below(&mut self, bound: u32) -> u32 {
+    pub(crate) fn below(&mut self, bound: u32) -> u32 {
         (u64::from(self.0.next_u32()) * u64::from(bound) >> 32) as u32
     }
 
     /// True once in `n` times.
-    pub fn once_in(&mut self, n: u32) -> bool {
+    pub(crate) fn once_in(&mut self, n: u32) -> bool {
         self.below(n) == 0
     }
 
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u32) as usize]
     }
 
-    pub fn bits(&mut self) -> u32 {
+    pub(crate) fn bits(&mut self) -> u32 {
         self.0.next_u32()
     }
 }
 
 /// What a capture is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Conversations that make sense, with loss, reordering and repeats.
     Conversation,
     /// Any flags, numbers near the edges of everything.
@@ -48,7 +48,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 6] =
+    pub(crate) const ALL: [Self; 6] =
         [Self::Conversation, Self::Wild, Self::Acks, Self::Wrap, Self::Lengths, Self::Options];
 }
 
@@ -75,7 +75,7 @@ struct Maker {
 const LINKS: [u32; 14] = [1, 1, 1, 1, 1, 1, 0, 101, 113, 104, 105, 119, 8, 12];
 
 /// One pcap file of about `packets` packets.
-pub fn capture(seed: u64, kind: Kind, packets: u32) -> Vec<u8> {
+pub(crate) fn capture(seed: u64, kind: Kind, packets: u32) -> Vec<u8> {
     let mut dice = Dice::new(seed);
     let v6 = dice.once_in(4) && kind != Kind::Options;
     let (link, nanos, big) = (dice.pick(&LINKS), dice.once_in(4), dice.once_in(4));
