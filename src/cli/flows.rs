@@ -216,12 +216,7 @@ fn rows(args: &Args, capture: &Path, mut rows: impl Rows) -> Result<(Totals, End
     Ok((totals, end))
 }
 
-fn trace(
-    args: &Args,
-    capture: &Path,
-    order: Order,
-    sink: impl FnMut(&Connection),
-) -> Result<(Totals, End), Failure> {
+fn trace(args: &Args, capture: &Path, order: Order, sink: impl FnMut(&Connection)) -> Result<(Totals, End), Failure> {
     let mut reader = open(capture)?;
     if let Some(link) = reader.link().filter(|link| !link.is_supported()) {
         return Err(unreadable(capture, format!("{link} is not supported")));

@@ -6,9 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value as Json, json};
 
 use super::Format;
-use crate::flow::{
-    Connection, Entry, QUANTILES, STATISTICS, Summary, Totals, Value, Way, write_header, write_row,
-};
+use crate::flow::{Connection, Entry, QUANTILES, STATISTICS, Summary, Totals, Value, Way, write_header, write_row};
 use crate::packet::End;
 
 /// Rows are collected into blocks of this size.

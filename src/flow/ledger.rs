@@ -103,7 +103,8 @@ impl Ledger {
         let first = self.near.insert(seq, end, now, stats);
         let begin = seq.wrapping_add(length).wrapping_sub(1) & 0xc000_0000;
         let left = length.wrapping_sub(end - seq + 1);
-        let rest = self.far.get_or_insert_default().after.insert(begin, begin.wrapping_add(left).wrapping_sub(1), now, stats);
+        let rest =
+            self.far.get_or_insert_default().after.insert(begin, begin.wrapping_add(left).wrapping_sub(1), now, stats);
         Inserted {
             resent: first.resent.wrapping_add(rest.resent),
             out_of_order: first.out_of_order | rest.out_of_order,

@@ -90,8 +90,7 @@ impl Side {
         }
         let over = |stats: &Direction| stats.fins > 0 || stats.resets > 0;
         let outside = segment.seq > peer.edge || segment.seq < self.stats.isn;
-        (over(&self.stats) || over(&peer.stats)) && outside
-            || self.stats.syns >= 2 && segment.seq != self.stats.isn
+        (over(&self.stats) || over(&peer.stats)) && outside || self.stats.syns >= 2 && segment.seq != self.stats.isn
     }
 
     /// One packet from `self` to `peer`.

@@ -67,8 +67,7 @@ impl Sketch {
     }
 
     fn extremes(&mut self, min: f64, max: f64) {
-        (self.min, self.max) =
-            if self.count == 0 { (min, max) } else { (self.min.min(min), self.max.max(max)) };
+        (self.min, self.max) = if self.count == 0 { (min, max) } else { (self.min.min(min), self.max.max(max)) };
     }
 
     fn spill(&mut self) {
@@ -180,7 +179,8 @@ impl Sketch {
             return Err(SketchError::Version(version));
         }
         let count = take_number(&mut rest)?;
-        let [mean, spread, min, max] = [take_real(&mut rest)?, take_real(&mut rest)?, take_real(&mut rest)?, take_real(&mut rest)?];
+        let [mean, spread, min, max] =
+            [take_real(&mut rest)?, take_real(&mut rest)?, take_real(&mut rest)?, take_real(&mut rest)?];
         let exact = take_number(&mut rest)?;
         if exact > EXACT as u64 {
             return Err(SketchError::Contradiction);

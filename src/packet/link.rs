@@ -51,17 +51,17 @@ impl Kind {
         Some(match link.0 {
             0 => Self::Fixed(4), // BSD loopback; the family is told by the version nibble
             1 => Self::Ethernet,
-            6 => Self::TypeAt12(14),         // token ring
-            8 => Self::Fixed(16),            // SLIP
+            6 => Self::TypeAt12(14), // token ring
+            8 => Self::Fixed(16),    // SLIP
             9 => Self::Ppp,
             10 => Self::Fddi,
-            11 | 100 => Self::Fixed(8),      // ATM, LLC encapsulated
+            11 | 100 => Self::Fixed(8),             // ATM, LLC encapsulated
             12 | 101 | 228 | 229 => Self::Fixed(0), // raw IP; IPv4, IPv6
-            104 | 108 => Self::Fixed(4),     // Cisco HDLC; OpenBSD loopback
-            105 => Self::Fixed(32),          // 802.11
-            113 => Self::Fixed(16),          // Linux cooked
-            119 => Self::Fixed(176),         // Prism
-            127 => Self::TypeAt12(88),       // Radiotap
+            104 | 108 => Self::Fixed(4),            // Cisco HDLC; OpenBSD loopback
+            105 => Self::Fixed(32),                 // 802.11
+            113 => Self::Fixed(16),                 // Linux cooked
+            119 => Self::Fixed(176),                // Prism
+            127 => Self::TypeAt12(88),              // Radiotap
             276 => Self::LinuxSll2,
             _ => return None,
         })

@@ -121,7 +121,10 @@ mod tests {
             TcpOptions { mss: Some(1460), sack_permitted: true, timestamp: true, window_scale: Some(7), ..none },
         );
         let blocks = [SackBlock { left: 5, right: 9 }, SackBlock::default()];
-        check(&[1, 1, 5, 10, 0, 0, 0, 5, 0, 0, 0, 9], TcpOptions { sack_blocks: Some(1), first_blocks: blocks, ..none });
+        check(
+            &[1, 1, 5, 10, 0, 0, 0, 5, 0, 0, 0, 9],
+            TcpOptions { sack_blocks: Some(1), first_blocks: blocks, ..none },
+        );
     }
 
     #[test]

@@ -153,7 +153,9 @@ fn json_has_the_rows_and_the_summary_counts_them() {
     assert_eq!((entry["statistic"].as_str(), entry["direction"].as_str()), (Some("total_packets"), Some("a2b")));
     let most = packets.iter().copied().fold(f64::MIN, f64::max);
     assert_eq!(entry["max"].as_f64(), Some(most));
-    assert!((entry["mean"].as_f64().expect("a number") - packets.iter().sum::<f64>() / packets.len() as f64).abs() < 1e-9);
+    assert!(
+        (entry["mean"].as_f64().expect("a number") - packets.iter().sum::<f64>() / packets.len() as f64).abs() < 1e-9
+    );
 }
 
 #[test]

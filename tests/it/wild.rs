@@ -80,8 +80,7 @@ pub(crate) fn capture(seed: u64, kind: Kind, packets: u32) -> Vec<u8> {
     let v6 = dice.once_in(4) && kind != Kind::Options;
     let (link, nanos, big) = (dice.pick(&LINKS), dice.once_in(4), dice.once_in(4));
     let snaplen = if dice.once_in(5) { 60 + dice.below(60) + if v6 { 20 } else { 0 } } else { 65535 };
-    let mut maker =
-        Maker { micros: start(&mut dice), dice, kind, v6, link, file: Vec::new(), snaplen, nanos, big };
+    let mut maker = Maker { micros: start(&mut dice), dice, kind, v6, link, file: Vec::new(), snaplen, nanos, big };
     maker.header();
     maker.packets(packets);
     maker.file
@@ -140,8 +139,7 @@ impl Maker {
     }
 
     fn number(&mut self) -> u32 {
-        const EDGES: [u32; 8] =
-            [0, 1, 0x3fff_ff00, 0x4000_0000, 0x7fff_fff0, 0x8000_0000, 0xbfff_ff80, 0xffff_f000];
+        const EDGES: [u32; 8] = [0, 1, 0x3fff_ff00, 0x4000_0000, 0x7fff_fff0, 0x8000_0000, 0xbfff_ff80, 0xffff_f000];
         if self.dice.once_in(2) { self.dice.pick(&EDGES) } else { self.dice.bits() }
     }
 
@@ -212,7 +210,11 @@ impl Maker {
                 _ => 0x10,
             };
         }
-        if self.dice.once_in(3) { self.dice.bits() as u8 & 0x3f } else { self.dice.pick(&[0x10, 0x10, 0x18, 0x02, 0x11]) }
+        if self.dice.once_in(3) {
+            self.dice.bits() as u8 & 0x3f
+        } else {
+            self.dice.pick(&[0x10, 0x10, 0x18, 0x02, 0x11])
+        }
     }
 
     fn payload(&mut self) -> u32 {
@@ -336,14 +338,17 @@ impl Maker {
 
     fn record(&mut self, ip: &[u8]) {
         let kind: [u8; 2] = if self.v6 { [0x86, 0xdd] } else { [8, 0] };
-        let mut frame = vec![0_u8; match self.link {
-            0 | 104 => 4,
-            1 => 14,
-            105 => 32,
-            113 | 8 => 16,
-            119 => 176,
-            _ => 0,
-        }];
+        let mut frame = vec![
+            0_u8;
+            match self.link {
+                0 | 104 => 4,
+                1 => 14,
+                105 => 32,
+                113 | 8 => 16,
+                119 => 176,
+                _ => 0,
+            }
+        ];
         if self.link == 1 {
             frame[12..14].copy_from_slice(&kind);
             if self.dice.once_in(30) {
