@@ -178,9 +178,9 @@ impl<'a> TableCursor<'a> {
         if row.len() != self.id.table().columns.len() {
             return Err(self.corrupt(format!("a row has {} columns", row.len())));
         }
-        self.current = match (row.rowid(), row.get(0)) {
-            (Some(rowid), _) => Some(rowid),
-            (None, Some(ValueRef::Integer(iteration))) => Some(iteration),
+        self.current = match (self.id, row.rowid(), row.get(0)) {
+            (TableId::Iteration, Some(rowid), _) => Some(rowid),
+            (_, _, Some(ValueRef::Integer(iteration))) => Some(iteration),
             _ => return Err(self.corrupt("a row belongs to no iteration")),
         };
         Ok(())

@@ -189,6 +189,8 @@ pub(super) const TABLES: [Table; 17] = [
               PRIMARY KEY(iteration, capture, direction)) STRICT, WITHOUT ROWID",
         columns: &[Int, Int, Text, Int, Int, Int, Int, Int, Int, Int, Int],
     },
+    // Without a key, as connection_direction: pages of tables with one hold a quarter of a page of each row, and the rest of it
+    // takes pages of its own.
     Table {
         name: "connection_statistic",
         sql: "CREATE TABLE connection_statistic(\
@@ -201,8 +203,7 @@ pub(super) const TABLES: [Table; 17] = [
               count INTEGER NOT NULL CHECK(count>=0), \
               sum REAL, mean REAL, sd REAL, min REAL, p5 REAL, p25 REAL, median REAL, p75 REAL, p95 REAL, p99 REAL, \
               max REAL, \
-              sketch BLOB, \
-              PRIMARY KEY(iteration, capture, position)) STRICT, WITHOUT ROWID",
+              sketch BLOB) STRICT",
         columns: &[
             Int, Int, Int, Text, Text, Text, Int, Real, Real, Real, Real, Real, Real, Real, Real, Real, Real, Real,
             Blob,
@@ -273,8 +274,7 @@ pub(super) const TABLES: [Table; 17] = [
               \"post-loss_acks\" REAL, ambiguous_acks REAL, \"RTT_min_(last)\" REAL, \"RTT_max_(last)\" REAL, \
               \"RTT_avg_(last)\" REAL, \"RTT_sdv_(last)\" REAL, segs_cum_acked REAL, duplicate_acks REAL, \
               triple_dupacks REAL, \"max_#_retrans\" REAL, min_retr_time REAL, max_retr_time REAL, \
-              avg_retr_time REAL, sdv_retr_time REAL, \
-              PRIMARY KEY(iteration, capture, connection, direction)) STRICT, WITHOUT ROWID",
+              avg_retr_time REAL, sdv_retr_time REAL) STRICT",
         columns: &PER_DIRECTION,
     },
     Table {

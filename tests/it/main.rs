@@ -4,6 +4,7 @@ mod campaign;
 mod capture;
 mod faults;
 mod flows;
+mod live;
 mod need;
 mod netns;
 mod real;

@@ -103,7 +103,7 @@ impl Flows {
         }
         let rows = options.connections.then(|| options.share(ROWS));
         let engine = Options { order: Order::Final, max_live: options.max_live(), ..Options::default() };
-        let mtu = options.mtu.map_or(BeyondOptions::default().mtu, |mtu| mtu);
+        let mtu = options.mtu.unwrap_or(BeyondOptions::default().mtu);
         let running = Running {
             engine: Engine::new(engine, Collected::new(rows)),
             beyond: Beyond::new(BeyondOptions { mtu, ..BeyondOptions::default() }),
@@ -145,12 +145,14 @@ impl PacketSink for Flows {
     }
 
     fn end(&mut self) {
-        let State::Running(running) = std::mem::replace(&mut self.state, State::Off) else { return };
-        let options = self.options;
-        match catch_unwind(AssertUnwindSafe(|| finish(*running, &options))) {
-            Ok(ended) => self.state = ended,
-            Err(panic) => self.fail(panic.as_ref()),
-        }
+        self.state = match std::mem::replace(&mut self.state, State::Off) {
+            State::Running(running) => {
+                let options = self.options;
+                catch_unwind(AssertUnwindSafe(|| finish(*running, &options)))
+                    .unwrap_or_else(|panic| State::Failed(thread::panic_text(panic.as_ref())))
+            }
+            other => other,
+        };
     }
 }
 
