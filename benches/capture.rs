@@ -147,7 +147,15 @@ fn cpu_seconds(who: UsageWho) -> Result<f64> {
 }
 
 fn spec() -> CaptureSpec {
-    CaptureSpec { snaplen: 96, vantage: vec![Vantage::Guest], keep: false, filter: None, ring: None }
+    CaptureSpec {
+        snaplen: 96,
+        vantage: vec![Vantage::Guest],
+        statistics: true,
+        connections: false,
+        keep: false,
+        filter: None,
+        ring: None,
+    }
 }
 
 #[derive(Clone, Copy)]

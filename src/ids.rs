@@ -122,6 +122,16 @@ named_enum! {
 }
 
 named_enum! {
+    /// Direction of a TCP connection; `a` sent its first packet.
+    Direction {
+        /// From `a` to `b`.
+        AToB = "a2b",
+        /// From `b` to `a`.
+        BToA = "b2a",
+    }
+}
+
+named_enum! {
     /// What a metric describes.
     Level {
         /// What the workload reports.

@@ -8,8 +8,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 mod host;
+mod tcp;
 
 pub use host::{CpuTime, ForeignUse, HostUse, TopProcess};
+pub use tcp::{Connection, ConnectionStatistic, SeriesBin, Stall, Tcp, TcpDirection};
 
 use crate::ids::{Better, IterationNumber, Level, NodeId, ShortHash, Stage, Vantage};
 
@@ -250,7 +252,7 @@ impl Moment {
 }
 
 /// What one capture point saw.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Capture {
     /// Node whose traffic it is.
     pub node: NodeId,
@@ -274,6 +276,8 @@ pub struct Capture {
     pub sizes: Vec<SizeBin>,
     /// Path of the kept file below the campaign directory; `None` when none was kept.
     pub file: Option<String>,
+    /// What it says about TCP; `None` when nothing looked, or the analysis failed.
+    pub tcp: Option<Tcp>,
 }
 
 /// One bin of a packet-size histogram.

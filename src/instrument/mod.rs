@@ -3,3 +3,4 @@
 pub mod capture;
 pub mod facts;
 pub mod host;
+pub mod network;

@@ -68,7 +68,15 @@ fn capture(capture: &CaptureSpec, testbed: &str) -> String {
     let offered = factors::testbed(testbed).map_or(&[][..], |testbed| testbed.vantages);
     let mut vantages: Vec<Vantage> = capture.vantage.iter().copied().filter(|v| offered.contains(v)).collect();
     vantages.sort_unstable();
-    Object::default()
+    // What is only stored on demand, or left out on demand, changes nothing for those who ask for neither.
+    let mut object = Object::default();
+    if capture.connections {
+        object = object.with("connections", "true");
+    }
+    if !capture.statistics {
+        object = object.with("statistics", "false");
+    }
+    object
         .with("filter", or_null(capture.filter.as_deref().map(json_string)))
         .with("keep", capture.keep.to_string())
         .with("ring", or_null(capture.ring.map(|bytes| bytes.to_string())))

@@ -60,7 +60,7 @@ fn canonical_texts_are_pinned() {
     let spec = small().spec;
     assert_eq!(
         canonical::meaning(&spec, "netns"),
-        r#"{"capture":{"filter":null,"keep":false,"ring":null,"snaplen":96,"vantage":["guest"]},"testbed":{},"workload":{"arguments":["-X"],"keepalive":false,"preset":"ab","server":"builtin"}}"#
+        r#"{"capture":{"filter":null,"keep":false,"ring":null,"snaplen":128,"vantage":["guest"]},"testbed":{},"workload":{"arguments":["-X"],"keepalive":false,"preset":"ab","server":"builtin"}}"#
     );
     assert_eq!(canonical::meaning(&spec, "netns"), canonical::meaning(&spec, "qemu"));
     assert_eq!(canonical::prefix("{}"), "vptest tuple 1\n44136fa355b3\n");
@@ -131,7 +131,7 @@ fn a_grown_or_reordered_spec_keeps_identities() {
         ("pairs = [1, 2]", "pairs = [3, 2, 1]"),
         ("name = \"a\"", "name = \"b\"\nseed = 9\norder = \"shuffled\"\ntimeout = \"1 h\""),
         ("workers = 1\n", "workers = 1\n[verify]\nsteal = \"off\"\n[analysis]\nbaseline = { pairs = 1 }\n"),
-        ("workers = 1\n", "workers = 1\n[capture]\nsnaplen = 96\n"),
+        ("workers = 1\n", "workers = 1\n[capture]\nsnaplen = 128\nstatistics = true\nconnections = false\n"),
         ("workers = 1\n", "workers = 1\n[[testbed.fake.fault]]\nstage = \"launch\"\nkind = \"error\"\n"),
         ("pairs = [1, 2]\nworkers = 1", "workers = 1\npairs = [1, 2]"),
     ] {
@@ -152,6 +152,8 @@ fn another_meaning_gives_other_identities() {
         ("\"ab\"", "\"ab\", keepalive = true"),
         ("\"ab\"", "\"ab\", arguments = [\"-r\"]"),
         ("[factors]", "[capture]\nsnaplen = 97\n[factors]"),
+        ("[factors]", "[capture]\nconnections = true\n[factors]"),
+        ("[factors]", "[capture]\nstatistics = false\n[factors]"),
         ("pairs = [1, 2]", "pairs = [1, 2]\nworkers = 1"),
         ("pairs = [1, 2]", "pairs = [3, 4]"),
     ] {

@@ -127,8 +127,15 @@ fn captures() -> Check {
             interface: "lo".to_owned(),
             source: CaptureSource::Live { namespace: Some(std::sync::Arc::new(namespace)) },
         };
-        let spec =
-            CaptureSpec { snaplen: 96, vantage: vec![Vantage::Guest], keep: false, filter: None, ring: Some(1 << 20) };
+        let spec = CaptureSpec {
+            snaplen: 96,
+            vantage: vec![Vantage::Guest],
+            statistics: false,
+            connections: false,
+            keep: false,
+            filter: None,
+            ring: Some(1 << 20),
+        };
         Ok(Captures::start(&[point], &spec, None)?.stop())
     });
     match result {

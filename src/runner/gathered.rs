@@ -2,8 +2,9 @@
 
 use crate::host::clock::now_ns;
 use crate::ids::Stage;
-use crate::instrument::capture::Stopped;
+use crate::instrument::capture::{Flows, Stopped};
 use crate::instrument::host::{Snapshot, metrics};
+use crate::instrument::network;
 use crate::record::{Capture, Environment, Event, Metric, Moment, Quantile, Setting};
 use crate::spec::{CaptureSpec, VerifySpec};
 use crate::testbed::Path;
@@ -25,7 +26,7 @@ pub(super) struct Gathered {
 pub(super) struct Collected {
     pub(super) driven: Driven,
     /// `None` when nothing was to be captured.
-    pub(super) captures: Option<Stopped>,
+    pub(super) captures: Option<Stopped<Flows>>,
     /// Capture points there were.
     pub(super) points: usize,
     /// Read after the workload.
@@ -62,10 +63,12 @@ impl Gathered {
 
         if let Some(stopped) = captures {
             let traffic = if capture.filter.is_some() { Traffic::Filtered } else { Traffic::Expected };
-            verdict.add_problems(stopped.problems);
-            verdict.add(verify::captures(&stopped.captures, points, traffic));
-            verdict.add(verify::vantages(&stopped.captures, &self.settings, spec.vantage_difference));
-            self.captures = stopped.captures;
+            let (captures, problems) = stopped.with_tcp();
+            verdict.add_problems(problems);
+            verdict.add(verify::captures(&captures, points, traffic));
+            verdict.add(verify::vantages(&captures, &self.settings, spec.vantage_difference));
+            self.metrics.extend(network::metrics(&captures));
+            self.captures = captures;
         }
         let used = before.until(&after);
         verdict.add(verify::host(&used, spec));

@@ -14,14 +14,14 @@ use super::load;
 use super::observer::Observer;
 use super::running::Claim;
 use crate::host::clock::now_ns;
-use crate::ids::Stage;
-use crate::instrument::capture::{Captures, Stopped};
+use crate::ids::{Stage, Vantage};
+use crate::instrument::capture::{Captures, FlowOptions, Flows, Stopped, available_memory};
 use crate::instrument::host::Snapshot;
 use crate::plan::{Iteration, Plan};
 use crate::record::{Environment, EventLevel, IterationRecord, Outcome, Setting};
 use crate::spec::{Tuple, Value};
 use crate::store::AttemptName;
-use crate::testbed::{Instance, Request, Testbed};
+use crate::testbed::{CapturePoint, Instance, Request, Testbed};
 use crate::workload::drive::{Drive, Driven};
 use crate::workload::{Workload, assign_cpus};
 
@@ -127,6 +127,16 @@ struct Stages<'a> {
 
 type Up = Box<dyn Instance>;
 
+/// Captures that run, and at how many points.
+type Capturing = (Captures<Flows>, usize);
+
+/// The MTU of the link a point is on, as it was read back; `None` when it was not.
+fn mtu(settings: &[Setting], point: &CapturePoint) -> Option<u32> {
+    let name = if point.vantage == Vantage::Host { "host.mtu" } else { "mtu" };
+    let read = settings.iter().find(|setting| setting.node == Some(point.node) && setting.name == name)?;
+    read.observed.as_ref()?.parse().ok()
+}
+
 impl Stages<'_> {
     /// Everything up to collect.
     async fn run(&self, life: &mut Life<'_>, slot: &mut Option<Up>, gathered: &mut Gathered) -> Result<(), Stop> {
@@ -143,7 +153,7 @@ impl Stages<'_> {
         let instance = slot.insert(up.await?);
         gathered.environment.extend(instance.environment());
         self.verify(life, instance, gathered).await?;
-        let running = self.instrument(life, instance).await?;
+        let running = self.instrument(life, instance, &gathered.settings).await?;
         let (driven, host) = self.workload(life, instance).await?;
         let (captures, settings, points) = self.collect(life, instance, running).await?;
         let spec = &self.setup.plan.spec;
@@ -171,8 +181,13 @@ impl Stages<'_> {
         }
     }
 
-    /// Captures that run, and at how many points; `None` when there is nothing to capture.
-    async fn instrument(&self, life: &mut Life<'_>, instance: &mut Up) -> Result<Option<(Captures, usize)>, Stop> {
+    /// Starts the captures; `None` when there is nothing to capture.
+    async fn instrument(
+        &self,
+        life: &mut Life<'_>,
+        instance: &mut Up,
+        settings: &[Setting],
+    ) -> Result<Option<Capturing>, Stop> {
         let spec = &self.setup.plan.spec.capture;
         life.stage(Stage::Instrument, async {
             self.setup.testbed.enter(Stage::Instrument, self.request).await?;
@@ -187,7 +202,21 @@ impl Stages<'_> {
             }
             let spec = spec.clone();
             let count = points.len();
-            let start = move || Captures::start(&points, &spec, keep_in.as_deref());
+            let flows = FlowOptions {
+                statistics: spec.statistics,
+                connections: spec.connections,
+                mtu: None,
+                points: count,
+                available: available_memory(),
+            };
+            let mtus: Vec<_> = points.iter().map(|point| mtu(settings, point)).collect();
+            let start = move || {
+                let mut mtus = mtus.into_iter();
+                let sink = |point: &CapturePoint, link| {
+                    Flows::new(point, link, FlowOptions { mtu: mtus.next().flatten(), ..flows })
+                };
+                Captures::start_with(&points, &spec, keep_in.as_deref(), sink)
+            };
             Ok(Some((tokio::task::spawn_blocking(start).await??, count)))
         })
         .await
@@ -219,8 +248,8 @@ impl Stages<'_> {
         &self,
         life: &mut Life<'_>,
         instance: &mut Up,
-        running: Option<(Captures, usize)>,
-    ) -> Result<(Option<Stopped>, Vec<Setting>, usize), Stop> {
+        running: Option<Capturing>,
+    ) -> Result<(Option<Stopped<Flows>>, Vec<Setting>, usize), Stop> {
         life.stage(Stage::Collect, async {
             self.setup.testbed.enter(Stage::Collect, self.request).await?;
             let (stopped, points) = match running {

@@ -220,10 +220,14 @@ pub enum MetricPattern {
 /// `[capture]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaptureSpec {
-    /// Bytes kept of each packet. Default 96.
+    /// Bytes kept of each packet. Default [`DEFAULT_SNAPLEN`].
     pub snaplen: u32,
     /// Where to capture; empty for no capture. Default `["guest"]`.
     pub vantage: Vec<Vantage>,
+    /// Compute TCP statistics while packets arrive. Default `true`.
+    pub statistics: bool,
+    /// Store a row for each TCP connection, not their distributions alone. Default `false`.
+    pub connections: bool,
     /// Keep pcap files. Default `false`.
     pub keep: bool,
     /// pcap filter expression.

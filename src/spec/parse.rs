@@ -20,7 +20,7 @@ pub const DEFAULT_SEED: u64 = 1;
 /// Limit for an iteration of a spec that does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 /// Bytes kept of each packet by a spec that does not say.
-pub const DEFAULT_SNAPLEN: u32 = 96;
+pub const DEFAULT_SNAPLEN: u32 = 128;
 
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(30 * 86_400);
 
@@ -130,6 +130,8 @@ fn read_capture(entry: Option<Entry<'_>>, factors: &parse_factors::Table, sink: 
     let mut capture = CaptureSpec {
         snaplen: DEFAULT_SNAPLEN,
         vantage: default_vantage(&factors.testbeds()),
+        statistics: true,
+        connections: false,
         keep: false,
         filter: None,
         ring: None,
@@ -154,10 +156,28 @@ fn read_capture(entry: Option<Entry<'_>>, factors: &parse_factors::Table, sink: 
             sink.push(error.help("name a vantage, or leave `keep` out"));
         }
     }
+    read_statistics(&mut section, &mut capture, sink);
     capture.filter = section.take("filter").and_then(|e| e.filled(sink)).map(str::to_owned);
     capture.ring = section.take("ring").and_then(|e| read_ring(&e, sink));
     section.finish(sink);
     capture
+}
+
+fn read_statistics(section: &mut Section<'_>, capture: &mut CaptureSpec, sink: &mut Sink<'_>) {
+    let statistics = section.take("statistics");
+    if let Some(entry) = &statistics {
+        capture.statistics = entry.switch(sink).unwrap_or(true);
+    }
+    let Some(entry) = section.take("connections") else { return };
+    capture.connections = entry.switch(sink).unwrap_or(false);
+    if capture.connections && (capture.vantage.is_empty() || !capture.statistics) {
+        let message = "`capture.connections` asks for a row for each connection, but nothing looks at them";
+        let mut error = Diagnostic::error(entry.span.clone(), message);
+        if let Some(statistics) = statistics.filter(|_| !capture.statistics) {
+            error = error.related(statistics.span, "switched off");
+        }
+        sink.push(error.help("switch `statistics` on and name a vantage, or leave `connections` out"));
+    }
 }
 
 /// The nodes' own interfaces: `guest` on virtual testbeds, `endpoint` on the physical one.

@@ -39,7 +39,8 @@ fn the_least_spec_has_documented_defaults() {
     assert_eq!(format_duration(spec.timeout), "10 min");
     assert_eq!(spec.factors, []);
     assert_eq!(spec.capture.vantage, [Vantage::Guest]);
-    assert_eq!((spec.capture.snaplen, spec.capture.keep, spec.capture.ring), (96, false, None));
+    assert_eq!((spec.capture.statistics, spec.capture.connections), (true, false));
+    assert_eq!((spec.capture.snaplen, spec.capture.keep, spec.capture.ring), (128, false, None));
     assert_eq!(
         spec.workload,
         WorkloadSpec::Ab { server: HttpServer::Builtin, keepalive: false, arguments: Vec::new() }

@@ -6,6 +6,7 @@ use std::hash::Hash;
 
 use rusqlite::types::ValueRef;
 
+use super::check_tcp;
 use super::error::BadRecord;
 use super::schema::TABLES;
 use crate::record::{Capture, IterationRecord, Metric, Outcome, Quantile};
@@ -16,8 +17,11 @@ pub(super) const MAX_TEXT_BYTES: usize = 1 << 22;
 /// Most rows of one table in one iteration.
 pub(super) const MAX_ROWS: usize = 1 << 20;
 
+/// Most single connections in one iteration.
+pub(super) const MAX_CONNECTIONS: usize = 1 << 17;
+
 /// Most bytes of one table in one iteration.
-pub(super) const MAX_RECORD_BYTES: usize = 64 << 20;
+pub(super) const MAX_RECORD_BYTES: usize = 192 << 20;
 
 /// Says what is wrong with `record`, if anything.
 pub(super) fn check(record: &IterationRecord) -> Result<(), BadRecord> {
@@ -28,13 +32,14 @@ pub(super) fn check(record: &IterationRecord) -> Result<(), BadRecord> {
     record.metrics.iter().try_for_each(check_metric)?;
     record.quantiles.iter().try_for_each(check_quantile)?;
     record.captures.iter().try_for_each(check_capture)?;
+    record.captures.iter().try_for_each(check_tcp::check)?;
     if let Some(stage) = record.stages.iter().find(|s| s.duration_ns.is_some_and(|d| d < 0)) {
         return bad(format!("stage {} lasted less than nothing", stage.stage));
     }
     check_sizes(record)
 }
 
-fn bad<T>(what: String) -> Result<T, BadRecord> {
+pub(super) fn bad<T>(what: String) -> Result<T, BadRecord> {
     Err(BadRecord(what))
 }
 
@@ -127,22 +132,31 @@ fn check_sizes(record: &IterationRecord) -> Result<(), BadRecord> {
         record.metrics.len(),
         record.quantiles.len(),
         record.captures.iter().map(|c| c.sizes.len() + 1).sum(),
+        record.captures.iter().map(check_tcp::rows).sum(),
         record.events.len(),
         record.stages.len(),
         record.environment.len(),
     ];
+    let connections = |c: &Capture| c.tcp.as_ref().map_or(0, |tcp| tcp.rows.len());
+    if record.captures.iter().map(connections).sum::<usize>() > MAX_CONNECTIONS {
+        return bad(format!("there are more than {MAX_CONNECTIONS} single connections"));
+    }
     if rows.iter().any(|&n| n > MAX_ROWS) {
         return bad(format!("a list has more than {MAX_ROWS} entries"));
     }
     let mut bytes = [0_usize; TABLES.len()];
     super::rows::emit(record, |table, row| {
         for cell in row {
-            let length = if let ValueRef::Text(text) = cell { text.len() } else { 0 };
+            let length = if let ValueRef::Text(bytes) | ValueRef::Blob(bytes) = cell { bytes.len() } else { 0 };
             if length > MAX_TEXT_BYTES {
-                return bad(format!("a text has {length} bytes, more than {MAX_TEXT_BYTES}"));
+                return bad(format!("a text or blob has {length} bytes, more than {MAX_TEXT_BYTES}"));
             }
-            // A cell and its part of the row's header take at most 18 bytes besides its text.
-            bytes[table as usize] += length + 18;
+            // What a cell and its part of the row's header take at most, besides its text.
+            bytes[table as usize] += match cell {
+                ValueRef::Null => 1,
+                ValueRef::Integer(_) | ValueRef::Real(_) => 9,
+                ValueRef::Text(_) | ValueRef::Blob(_) => length + 9,
+            };
         }
         // Iteration number and the header's own length.
         bytes[table as usize] += 32;

@@ -17,7 +17,7 @@ pub(super) struct Columns<'a> {
     next: usize,
 }
 
-type Decoded<T> = Result<T, String>;
+pub(super) type Decoded<T> = Result<T, String>;
 
 impl<'a> Columns<'a> {
     /// Starts at column `first`.
@@ -30,11 +30,11 @@ impl<'a> Columns<'a> {
         self.row.get(self.next - 1).ok_or_else(|| format!("column {} is missing", self.next))
     }
 
-    fn wrong<T>(&self, expected: &str) -> Decoded<T> {
+    pub(super) fn wrong<T>(&self, expected: &str) -> Decoded<T> {
         Err(format!("column {} holds no {expected}", self.next))
     }
 
-    fn opt_int<T: TryFrom<i64>>(&mut self) -> Decoded<Option<T>> {
+    pub(super) fn opt_int<T: TryFrom<i64>>(&mut self) -> Decoded<Option<T>> {
         match self.take()? {
             ValueRef::Null => Ok(None),
             ValueRef::Integer(n) => T::try_from(n).map(Some).or_else(|_| self.wrong("number in its range")),
@@ -42,18 +42,26 @@ impl<'a> Columns<'a> {
         }
     }
 
-    fn int<T: TryFrom<i64>>(&mut self) -> Decoded<T> {
+    pub(super) fn int<T: TryFrom<i64>>(&mut self) -> Decoded<T> {
         self.opt_int()?.map_or_else(|| self.wrong("integer"), Ok)
     }
 
     /// SQLite keeps whole numbers of a REAL column as integers.
-    fn opt_real(&mut self) -> Decoded<Option<f64>> {
+    pub(super) fn opt_real(&mut self) -> Decoded<Option<f64>> {
         match self.take()? {
             ValueRef::Null => Ok(None),
             ValueRef::Real(x) => Ok(Some(x)),
             #[expect(clippy::cast_precision_loss, reason = "SQLite stores a real as an integer only when it is exact")]
             ValueRef::Integer(n) => Ok(Some(n as f64)),
             _ => self.wrong("number"),
+        }
+    }
+
+    pub(super) fn opt_blob(&mut self) -> Decoded<Option<Vec<u8>>> {
+        match self.take()? {
+            ValueRef::Null => Ok(None),
+            ValueRef::Blob(bytes) => Ok(Some(bytes.to_vec())),
+            _ => self.wrong("bytes"),
         }
     }
 
@@ -69,7 +77,7 @@ impl<'a> Columns<'a> {
         self.opt_str()?.map_or_else(|| self.wrong("text"), Ok)
     }
 
-    fn string(&mut self) -> Decoded<String> {
+    pub(super) fn string(&mut self) -> Decoded<String> {
         self.str().map(str::to_owned)
     }
 
@@ -77,11 +85,11 @@ impl<'a> Columns<'a> {
         Ok(self.opt_str()?.map(str::to_owned))
     }
 
-    fn parsed<T: FromStr>(&mut self, expected: &str) -> Decoded<T> {
+    pub(super) fn parsed<T: FromStr>(&mut self, expected: &str) -> Decoded<T> {
         self.str()?.parse().or_else(|_| self.wrong(expected))
     }
 
-    fn named<T>(&mut self, expected: &str, from_name: fn(&str) -> Option<T>) -> Decoded<T> {
+    pub(super) fn named<T>(&mut self, expected: &str, from_name: fn(&str) -> Option<T>) -> Decoded<T> {
         from_name(self.str()?).map_or_else(|| self.wrong(expected), Ok)
     }
 
@@ -222,6 +230,7 @@ pub(super) fn capture(row: &Row<'_>) -> Decoded<Capture> {
         ring_bytes: c.int()?,
         sizes: Vec::new(),
         file: c.opt_string()?,
+        tcp: None,
     })
 }
 

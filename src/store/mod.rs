@@ -7,7 +7,9 @@
 
 mod campaign;
 mod check;
+mod check_tcp;
 mod decode;
+mod decode_tcp;
 mod error;
 mod insert;
 mod merge;
@@ -15,6 +17,7 @@ mod query;
 mod raw;
 mod reader;
 mod rows;
+mod rows_tcp;
 mod schema;
 mod writer;
 

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::types::ValueRef;
 
-use super::check::{self, MAX_RECORD_BYTES, MAX_ROWS};
+use super::check::{self, MAX_RECORD_BYTES};
 use super::decode::{self, IterationRow};
+use super::decode_tcp;
 use super::error::StoreError;
 use super::raw::{Cursor, FileHeader, HEADER_BYTES, Pages, RawError, Row, SchemaEntry};
 use super::rows;
 use super::schema::{APPLICATION_ID, SCHEMA_VERSION, TABLES, TableId};
-use crate::record::IterationRecord;
+use crate::ids::Direction;
+use crate::record::{Capture, IterationRecord, Tcp};
 
 /// A vptest database opened for reading: header, version and schema are right.
 pub struct RecordFile {
@@ -176,9 +178,9 @@ impl<'a> TableCursor<'a> {
         if row.len() != self.id.table().columns.len() {
             return Err(self.corrupt(format!("a row has {} columns", row.len())));
         }
-        self.current = match (row.rowid(), row.get(0)) {
-            (Some(rowid), _) => Some(rowid),
-            (None, Some(ValueRef::Integer(iteration))) => Some(iteration),
+        self.current = match (self.id, row.rowid(), row.get(0)) {
+            (TableId::Iteration, Some(rowid), _) => Some(rowid),
+            (_, _, Some(ValueRef::Integer(iteration))) => Some(iteration),
             _ => return Err(self.corrupt("a row belongs to no iteration")),
         };
         Ok(())
@@ -198,8 +200,8 @@ impl<'a> TableCursor<'a> {
         self.bytes = 0;
         while self.current == Some(iteration) {
             self.bytes += self.cursor.row().bytes();
-            if items.len() == MAX_ROWS || self.bytes > MAX_RECORD_BYTES {
-                let limits = format!("{MAX_ROWS} rows or {MAX_RECORD_BYTES} bytes");
+            if items.len() == self.id.most_rows() || self.bytes > MAX_RECORD_BYTES {
+                let limits = format!("{} rows or {MAX_RECORD_BYTES} bytes", self.id.most_rows());
                 return Err(self.corrupt(format!("iteration {iteration} has more than {limits}")));
             }
             items.push(self.decode(decode)?);
@@ -247,8 +249,55 @@ impl<'a> Records<'a> {
                 None => return Err(sizes.corrupt(format!("capture {capture} does not exist"))),
             }
         }
+        self.read_tcp(id, &mut record.captures)?;
         self.verify(&record, sha256)?;
         Ok(Some(Verified { record, sha256 }))
+    }
+
+    /// Adds what the captures say about TCP.
+    fn read_tcp(&mut self, id: i64, captures: &mut [Capture]) -> Result<(), StoreError> {
+        self.each(TableId::Tcp, id, decode_tcp::tcp, |capture, tcp| {
+            captures.get_mut(capture)?.tcp.replace(tcp).is_none().then_some(())
+        })?;
+        self.each(TableId::TcpDirection, id, decode_tcp::direction, |capture, (direction, numbers)| {
+            of(captures, capture)?.directions[index(direction)] = numbers;
+            Some(())
+        })?;
+        self.each(TableId::ConnectionStatistic, id, decode_tcp::statistic, |capture, statistic| {
+            of(captures, capture).map(|tcp| tcp.statistics.push(statistic))
+        })?;
+        self.each(TableId::TcpSeries, id, decode_tcp::series, |capture, bin| {
+            of(captures, capture).map(|tcp| tcp.series.push(bin))
+        })?;
+        self.each(TableId::TcpStall, id, decode_tcp::stall, |capture, stall| {
+            of(captures, capture).map(|tcp| tcp.first_stalls.push(stall))
+        })?;
+        self.each(TableId::Connection, id, decode_tcp::connection, |capture, connection| {
+            of(captures, capture).map(|tcp| tcp.rows.push(connection))
+        })?;
+        self.each(TableId::ConnectionDirection, id, decode_tcp::values, |capture, (number, direction, values)| {
+            let rows = &mut of(captures, capture)?.rows;
+            let at = rows.binary_search_by_key(&number, |connection| connection.number).ok()?;
+            rows[at].values[index(direction)] = values;
+            Some(())
+        })
+    }
+
+    /// Puts each row of a table where it belongs; `put` says `None` when there is no such place.
+    fn each<T>(
+        &mut self,
+        table: TableId,
+        id: i64,
+        decode: fn(&Row<'_>) -> Result<(usize, T), String>,
+        mut put: impl FnMut(usize, T) -> Option<()>,
+    ) -> Result<(), StoreError> {
+        let table = self.table(table);
+        for (capture, item) in table.collect(id, decode)? {
+            if put(capture, item).is_none() {
+                return Err(table.corrupt(format!("a row of iteration {id} belongs to nothing")));
+            }
+        }
+        Ok(())
     }
 
     fn verify(&self, record: &IterationRecord, sha256: [u8; 32]) -> Result<(), StoreError> {
@@ -266,6 +315,17 @@ impl<'a> Records<'a> {
             Some(table) => Err(table.corrupt("rows belong to no iteration")),
             None => Ok(()),
         }
+    }
+}
+
+fn of(captures: &mut [Capture], index: usize) -> Option<&mut Tcp> {
+    captures.get_mut(index)?.tcp.as_mut()
+}
+
+const fn index(direction: Direction) -> usize {
+    match direction {
+        Direction::AToB => 0,
+        Direction::BToA => 1,
     }
 }
 

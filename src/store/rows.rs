@@ -133,13 +133,13 @@ fn emit_captures<E>(
             sink(TableId::CaptureSize, &row)?;
         }
     }
-    Ok(())
+    super::rows_tcp::emit(captures, sink)
 }
 
 /// SHA-256 over every row of the record, stored in `iteration.sha256`.
 ///
 /// Each row is the table's place in [`TableId::ALL`] and the number of cells, one byte each, then its cells: a tag
-/// byte (0 NULL, 1 integer, 2 real, 3 text) and 8 bytes of number, or 8 bytes of length and the bytes; all
+/// byte (0 NULL, 1 integer, 2 real, 3 text, 4 blob) and 8 bytes of number, or 8 bytes of length and the bytes; all
 /// little-endian.
 pub(super) fn digest(record: &IterationRecord) -> [u8; 32] {
     let mut bytes = Vec::with_capacity(16 * 1024);
@@ -160,7 +160,8 @@ fn hash_cell(cell: ValueRef<'_>, out: &mut Vec<u8>) {
         ValueRef::Null => return out.push(0),
         ValueRef::Integer(n) => (1, n.to_le_bytes(), &[]),
         ValueRef::Real(x) => (2, x.to_le_bytes(), &[]),
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => (3, (bytes.len() as u64).to_le_bytes(), bytes),
+        ValueRef::Text(bytes) => (3, (bytes.len() as u64).to_le_bytes(), bytes),
+        ValueRef::Blob(bytes) => (4, (bytes.len() as u64).to_le_bytes(), bytes),
     };
     out.push(tag);
     out.extend_from_slice(&number);
@@ -171,7 +172,7 @@ fn name_of(node: Option<NodeId>) -> Option<String> {
     node.map(|node| node.to_string())
 }
 
-fn text(text: &str) -> ValueRef<'_> {
+pub(super) fn text(text: &str) -> ValueRef<'_> {
     ValueRef::Text(text.as_bytes())
 }
 
@@ -179,19 +180,19 @@ fn opt_text(value: Option<&str>) -> ValueRef<'_> {
     value.map_or(ValueRef::Null, text)
 }
 
-fn opt_int(value: Option<i64>) -> ValueRef<'static> {
+pub(super) fn opt_int(value: Option<i64>) -> ValueRef<'static> {
     value.map_or(ValueRef::Null, ValueRef::Integer)
 }
 
 /// Minus zero becomes zero, as it would in an SQLite file.
-fn opt_real(value: Option<f64>) -> ValueRef<'static> {
+pub(super) fn opt_real(value: Option<f64>) -> ValueRef<'static> {
     value.map_or(ValueRef::Null, |x| ValueRef::Real(if x == 0.0 { 0.0 } else { x }))
 }
 
-fn count(value: u64) -> ValueRef<'static> {
+pub(super) fn count(value: u64) -> ValueRef<'static> {
     ValueRef::Integer(i64::try_from(value).expect("checked: counters fit SQLite's integers"))
 }
 
-fn position(index: usize) -> ValueRef<'static> {
+pub(super) fn position(index: usize) -> ValueRef<'static> {
     ValueRef::Integer(i64::try_from(index).expect("a list in memory is shorter than 2^63"))
 }

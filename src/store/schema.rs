@@ -2,6 +2,9 @@
 
 use rusqlite::Connection;
 
+use super::check::{MAX_CONNECTIONS, MAX_ROWS};
+use crate::flow::STATISTICS;
+
 /// `PRAGMA application_id` of every vptest database: `vpts` in ASCII.
 pub const APPLICATION_ID: u32 = u32::from_be_bytes(*b"vpts");
 
@@ -36,8 +39,15 @@ pub(super) enum Kind {
 
 use Kind::{Blob, Int, Real, Text};
 
+/// Columns of `connection_direction`: place, direction and one for each of [`crate::flow::STATISTICS`].
+const PER_DIRECTION: [Kind; 4 + STATISTICS.len()] = {
+    let mut kinds = [Real; 4 + STATISTICS.len()];
+    (kinds[0], kinds[1], kinds[2], kinds[3]) = (Int, Int, Int, Text);
+    kinds
+};
+
 /// Tables in the order in which their rows are written and hashed.
-pub(super) const TABLES: [Table; 10] = [
+pub(super) const TABLES: [Table; 17] = [
     Table {
         name: "iteration",
         sql: "CREATE TABLE iteration(\
@@ -143,6 +153,131 @@ pub(super) const TABLES: [Table; 10] = [
         columns: &[Int, Int, Int, Int, Int],
     },
     Table {
+        name: "tcp",
+        sql: "CREATE TABLE tcp(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              capture INTEGER NOT NULL, \
+              connections INTEGER NOT NULL CHECK(connections>=0), \
+              complete INTEGER NOT NULL CHECK(complete BETWEEN 0 AND connections), \
+              reset INTEGER NOT NULL CHECK(reset BETWEEN 0 AND connections), \
+              ended_early INTEGER NOT NULL CHECK(ended_early>=0), \
+              duration_ns INTEGER NOT NULL CHECK(duration_ns>=0), \
+              packets INTEGER NOT NULL CHECK(packets>=0), \
+              first_ns INTEGER, \
+              mtu INTEGER CHECK(mtu>0), \
+              bin_ms INTEGER NOT NULL CHECK(bin_ms>0), \
+              stalls INTEGER NOT NULL CHECK(stalls>=0), \
+              stalled_ns INTEGER NOT NULL CHECK(stalled_ns>=0), \
+              longest_stall_ns INTEGER CHECK(longest_stall_ns>=0), \
+              PRIMARY KEY(iteration, capture)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Int, Int, Int, Int, Int, Int, Int, Int, Int, Int, Int, Int],
+    },
+    Table {
+        name: "tcp_direction",
+        sql: "CREATE TABLE tcp_direction(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              capture INTEGER NOT NULL, \
+              direction TEXT NOT NULL CHECK(direction IN('a2b','b2a')), \
+              packets INTEGER NOT NULL CHECK(packets>=0), \
+              data_packets INTEGER NOT NULL CHECK(data_packets>=0), \
+              data_bytes INTEGER NOT NULL CHECK(data_bytes>=0), \
+              longest INTEGER CHECK(longest>=0), \
+              super_segments INTEGER CHECK(super_segments>=0), \
+              super_bytes INTEGER CHECK(super_bytes>=0), \
+              super_on_wire INTEGER CHECK(super_on_wire>=0), \
+              unbinned INTEGER NOT NULL CHECK(unbinned>=0), \
+              PRIMARY KEY(iteration, capture, direction)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Text, Int, Int, Int, Int, Int, Int, Int, Int],
+    },
+    // Without a key, as connection_direction: pages of tables with one hold a quarter of a page of each row, and the rest of it
+    // takes pages of its own.
+    Table {
+        name: "connection_statistic",
+        sql: "CREATE TABLE connection_statistic(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              capture INTEGER NOT NULL, \
+              position INTEGER NOT NULL, \
+              direction TEXT NOT NULL CHECK(direction IN('a2b','b2a')), \
+              name TEXT NOT NULL, \
+              unit TEXT NOT NULL, \
+              count INTEGER NOT NULL CHECK(count>=0), \
+              sum REAL, mean REAL, sd REAL, min REAL, p5 REAL, p25 REAL, median REAL, p75 REAL, p95 REAL, p99 REAL, \
+              max REAL, \
+              sketch BLOB) STRICT",
+        columns: &[
+            Int, Int, Int, Text, Text, Text, Int, Real, Real, Real, Real, Real, Real, Real, Real, Real, Real, Real,
+            Blob,
+        ],
+    },
+    Table {
+        name: "tcp_series",
+        sql: "CREATE TABLE tcp_series(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              capture INTEGER NOT NULL, \
+              direction TEXT NOT NULL CHECK(direction IN('a2b','b2a')), \
+              at_ms INTEGER NOT NULL, \
+              packets INTEGER NOT NULL CHECK(packets>=0), \
+              bytes INTEGER NOT NULL CHECK(bytes>=0), \
+              PRIMARY KEY(iteration, capture, direction, at_ms)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Text, Int, Int, Int],
+    },
+    Table {
+        name: "tcp_stall",
+        sql: "CREATE TABLE tcp_stall(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              capture INTEGER NOT NULL, \
+              position INTEGER NOT NULL, \
+              connection INTEGER NOT NULL CHECK(connection>0), \
+              from_ns INTEGER, \
+              duration_ns INTEGER NOT NULL CHECK(duration_ns>=0), \
+              ended_by TEXT NOT NULL CHECK(ended_by IN('a2b','b2a')), \
+              PRIMARY KEY(iteration, capture, position)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Int, Int, Int, Int, Text],
+    },
+    Table {
+        name: "connection",
+        sql: "CREATE TABLE connection(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              capture INTEGER NOT NULL, \
+              number INTEGER NOT NULL CHECK(number>0), \
+              a_address TEXT NOT NULL, \
+              a_port INTEGER NOT NULL, \
+              b_address TEXT NOT NULL, \
+              b_port INTEGER NOT NULL, \
+              first_ns INTEGER, \
+              last_ns INTEGER, \
+              complete INTEGER NOT NULL CHECK(complete IN(0,1)), \
+              reset INTEGER NOT NULL CHECK(reset IN(0,1)), \
+              PRIMARY KEY(iteration, capture, number)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Int, Text, Int, Text, Int, Int, Int, Int, Int],
+    },
+    Table {
+        name: "connection_direction",
+        sql: "CREATE TABLE connection_direction(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              capture INTEGER NOT NULL, \
+              connection INTEGER NOT NULL, \
+              direction TEXT NOT NULL CHECK(direction IN('a2b','b2a')), \
+              total_packets REAL, resets_sent REAL, ack_pkts_sent REAL, pure_acks_sent REAL, sack_pkts_sent REAL, \
+              dsack_pkts_sent REAL, \"max_sack_blks/ack\" REAL, unique_bytes_sent REAL, actual_data_pkts REAL, \
+              actual_data_bytes REAL, rexmt_data_pkts REAL, rexmt_data_bytes REAL, zwnd_probe_pkts REAL, \
+              zwnd_probe_bytes REAL, outoforder_pkts REAL, pushed_data_pkts REAL, SYN_pkts_sent REAL, \
+              FIN_pkts_sent REAL, req_1323_ws REAL, req_1323_ts REAL, adv_wind_scale REAL, req_sack REAL, \
+              sacks_sent REAL, urgent_data_pkts REAL, urgent_data_bytes REAL, mss_requested REAL, \
+              max_segm_size REAL, min_segm_size REAL, avg_segm_size REAL, max_win_adv REAL, min_win_adv REAL, \
+              zero_win_adv REAL, avg_win_adv REAL, max_owin REAL, \"min_non-zero_owin\" REAL, avg_owin REAL, \
+              wavg_owin REAL, initial_window_bytes REAL, initial_window_pkts REAL, ttl_stream_length REAL, \
+              missed_data REAL, truncated_data REAL, truncated_packets REAL, data_xmit_time REAL, \
+              idletime_max REAL, hardware_dups REAL, throughput REAL, RTT_samples REAL, RTT_min REAL, \
+              RTT_max REAL, RTT_avg REAL, RTT_stdev REAL, RTT_from_3WHS REAL, RTT_full_sz_smpls REAL, \
+              RTT_full_sz_min REAL, RTT_full_sz_max REAL, RTT_full_sz_avg REAL, RTT_full_sz_stdev REAL, \
+              \"post-loss_acks\" REAL, ambiguous_acks REAL, \"RTT_min_(last)\" REAL, \"RTT_max_(last)\" REAL, \
+              \"RTT_avg_(last)\" REAL, \"RTT_sdv_(last)\" REAL, segs_cum_acked REAL, duplicate_acks REAL, \
+              triple_dupacks REAL, \"max_#_retrans\" REAL, min_retr_time REAL, max_retr_time REAL, \
+              avg_retr_time REAL, sdv_retr_time REAL) STRICT",
+        columns: &PER_DIRECTION,
+    },
+    Table {
         name: "event",
         sql: "CREATE TABLE event(\
               iteration INTEGER NOT NULL REFERENCES iteration, \
@@ -189,6 +324,13 @@ pub(super) enum TableId {
     Quantile,
     Capture,
     CaptureSize,
+    Tcp,
+    TcpDirection,
+    ConnectionStatistic,
+    TcpSeries,
+    TcpStall,
+    Connection,
+    ConnectionDirection,
     Event,
     Stage,
     Environment,
@@ -204,10 +346,26 @@ impl TableId {
         Self::Quantile,
         Self::Capture,
         Self::CaptureSize,
+        Self::Tcp,
+        Self::TcpDirection,
+        Self::ConnectionStatistic,
+        Self::TcpSeries,
+        Self::TcpStall,
+        Self::Connection,
+        Self::ConnectionDirection,
         Self::Event,
         Self::Stage,
         Self::Environment,
     ];
+
+    /// Most rows of one iteration.
+    pub(super) const fn most_rows(self) -> usize {
+        match self {
+            // In memory its columns take far more room than in a file.
+            Self::ConnectionDirection => 2 * MAX_CONNECTIONS,
+            _ => MAX_ROWS,
+        }
+    }
 
     pub(super) const fn table(self) -> &'static Table {
         &TABLES[self as usize]
@@ -256,6 +414,16 @@ mod tests {
                 .unwrap();
             assert_eq!(sql, table.sql);
         }
+    }
+
+    #[test]
+    fn a_connection_has_a_column_for_each_statistic() {
+        let connection = Connection::open_in_memory().unwrap();
+        create(&connection).unwrap();
+        let sql = "SELECT name FROM pragma_table_info('connection_direction') WHERE cid >= 4 ORDER BY cid";
+        let mut statement = connection.prepare(sql).unwrap();
+        let columns: Vec<String> = statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        assert_eq!(columns, STATISTICS.iter().map(|statistic| statistic.name).collect::<Vec<_>>());
     }
 
     #[test]

@@ -166,6 +166,7 @@ mod tests {
             ring_bytes: 1,
             sizes: Vec::new(),
             file: None,
+            tcp: None,
         }
     }
 

@@ -69,7 +69,15 @@ fn both_ends(namespace: &Arc<Namespace>) -> [CapturePoint; 2] {
 }
 
 fn spec() -> CaptureSpec {
-    CaptureSpec { snaplen: 96, vantage: vec![Vantage::Guest], keep: false, filter: None, ring: None }
+    CaptureSpec {
+        snaplen: 96,
+        vantage: vec![Vantage::Guest],
+        statistics: true,
+        connections: false,
+        keep: false,
+        filter: None,
+        ring: None,
+    }
 }
 
 fn clean<S>(stopped: &Stopped<S>) {

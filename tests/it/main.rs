@@ -6,6 +6,7 @@ mod capture;
 mod faults;
 mod flows;
 mod flows_real;
+mod live;
 mod need;
 mod netns;
 mod real;

@@ -5,6 +5,7 @@
 //! packets as the kernel says it has captured. What was lost is in [`record::Capture`], what went wrong in
 //! [`Stopped::problems`].
 
+mod flows;
 mod interface;
 mod kept;
 mod open;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+pub use flows::{FlowOptions, Flows};
 pub use open::LinkType;
 pub use ring::{available_memory, ring_bytes};
 pub use tally::{SIZE_EDGES, Tally};
@@ -44,6 +46,9 @@ pub trait PacketSink: Send + 'static {
     /// A packet captured at `at_ns` (nanoseconds since 1970-01-01 UTC), of `wire_len` bytes on the wire of which `data`
     /// holds the first, link-layer header included.
     fn packet(&mut self, at_ns: i64, wire_len: u32, data: &[u8]);
+
+    /// There are no more packets. Called once, on the same thread; never where the capture was dropped or is synthetic.
+    fn end(&mut self) {}
 }
 
 /// Takes no notice of packets.
@@ -294,6 +299,7 @@ fn synthetic(point: &CapturePoint, spec: &CaptureSpec) -> record::Capture {
         ring_bytes: 0,
         sizes: Vec::new(),
         file: None,
+        tcp: None,
     }
 }
 

@@ -83,7 +83,7 @@ impl<S> Drop for Thread<S> {
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panicked".to_owned())
 }
@@ -115,9 +115,12 @@ impl Job {
             discard(opened);
             return None;
         };
-        let seen = read(opened, sink, &self.stop, &self.window, self.point.interface == "lo");
+        let mut seen = read(opened, sink, &self.stop, &self.window, self.point.interface == "lo");
         let drops_after = inside(&self.point, || Ok(receive_drops(&self.point.interface))).ok().flatten();
         let dropped = drops_before.zip(drops_after).and_then(|(before, after)| after.checked_sub(before));
+        if !self.window.abandoned.load(Ordering::Relaxed) {
+            seen.sink.end();
+        }
         Some(self.finish(seen, dropped))
     }
 
@@ -152,6 +155,7 @@ impl Job {
             ring_bytes: self.settings.ring_bytes,
             sizes: seen.tally.sizes(),
             file: file.map(|path| below_campaign(&path)),
+            tcp: None,
         };
         Finished { capture, problems, sink: seen.sink }
     }

@@ -5,4 +5,5 @@ mod hostile;
 mod merging;
 mod queries;
 mod records;
+mod records_tcp;
 mod round_trip;

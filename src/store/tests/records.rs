@@ -73,6 +73,7 @@ pub(super) fn sample(n: u32) -> IterationRecord {
                 SizeBin { from: 1024, to: None, packets: 1000 },
             ],
             file: None,
+            tcp: Some(super::records_tcp::sample()),
         }],
         events: vec![Event {
             at_ns: 1_700_000_000_000_000_000,
@@ -85,7 +86,7 @@ pub(super) fn sample(n: u32) -> IterationRecord {
     }
 }
 
-fn text() -> impl Strategy<Value = String> {
+pub(super) fn text() -> impl Strategy<Value = String> {
     prop_oneof![4 => "[a-z_.]{0,12}", 2 => any::<String>(), 1 => "[a-zä\u{0}'\"]{900,3000}"]
 }
 
@@ -101,7 +102,7 @@ fn node() -> impl Strategy<Value = NodeId> {
     ]
 }
 
-fn number() -> impl Strategy<Value = f64> {
+pub(super) fn number() -> impl Strategy<Value = f64> {
     prop_oneof![
         proptest::num::f64::NORMAL | proptest::num::f64::SUBNORMAL | proptest::num::f64::ZERO,
         any::<i32>().prop_map(f64::from),
@@ -201,8 +202,8 @@ fn capture() -> impl Strategy<Value = Capture> {
     });
     let counters = (count(), count(), option::of(count()), option::of(count()), count());
     let place = (node(), proptest::sample::select(Vantage::ALL), text(), any::<u32>());
-    (place, counters, sizes, option::of(text())).prop_map(
-        |((node, vantage, interface, snaplen), counters, sizes, file)| Capture {
+    (place, counters, sizes, option::of(text()), option::of(super::records_tcp::tcp())).prop_map(
+        |((node, vantage, interface, snaplen), counters, sizes, file, tcp)| Capture {
             node,
             vantage,
             interface,
@@ -214,6 +215,7 @@ fn capture() -> impl Strategy<Value = Capture> {
             ring_bytes: counters.4,
             sizes,
             file,
+            tcp,
         },
     )
 }
