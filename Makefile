@@ -9,7 +9,7 @@ NEEDS      := root netns ab nginx iperf3 stress-ng tcpdump shared
 .PHONY: help demo test check lint unit build install bench clean
 
 help:
-	@echo "make demo     run a real sweep on this machine, about three minutes after the build"
+	@echo "make demo     run a real sweep on this machine, two minutes after the build"
 	@echo "make test     formatting, lints, documentation and all tests"
 	@echo "make build    target/release/vptest"
 	@echo "make install  put vptest into ~/.cargo/bin"

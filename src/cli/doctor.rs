@@ -6,7 +6,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 
-use super::Format;
+use super::PageFormat;
 use super::exit::{Exit, Failure};
 use crate::host::userns;
 use crate::runner::checks::{self, Check, State};
@@ -23,8 +23,8 @@ Examples:
   vptest doctor --format json")]
 pub(super) struct Args {
     /// How to print it
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = PageFormat::Table)]
+    format: PageFormat,
 }
 
 #[derive(Serialize)]
@@ -40,12 +40,12 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let usable = checks.iter().all(|check| check.state != State::Missing);
     let mut out = std::io::stdout().lock();
     match args.format {
-        Format::Json => writeln!(
+        PageFormat::Json => writeln!(
             out,
             "{}",
             serde_json::to_string_pretty(&Report { usable, checks: &checks }).map_err(anyhow::Error::from)?
         )?,
-        Format::Table | Format::Csv => print(&mut out, &checks, usable)?,
+        PageFormat::Table => print(&mut out, &checks, usable)?,
     }
     Ok(if usable { Exit::Done } else { Exit::Unsupported })
 }

@@ -103,6 +103,15 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// How something is printed that is no table of numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum PageFormat {
+    /// For people
+    Table,
+    /// One JSON document; docs/json.md describes it
+    Json,
+}
+
 /// The known name that is most like the one asked for; `None` when none is much like it.
 fn nearest<'a>(asked: &str, known: &'a [String]) -> Option<&'a str> {
     let alike = known.iter().map(|name| (strsim::jaro_winkler(asked, name), name.as_str()));

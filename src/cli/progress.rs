@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::Verbosity;
 use crate::ids::IterationNumber;
 use crate::plan::{Plan, Slot};
-use crate::record::{EventLevel, IterationRecord, Status};
+use crate::record::{IterationRecord, Status};
 use crate::runner::{Observer, Progress};
 use crate::spec::Tuple;
 
@@ -75,7 +75,7 @@ impl Observer for Display {
             }
             Progress::Stage { .. } => {}
             Progress::Event { number, level, text } => {
-                if self.verbosity.verbose > 0 || (*level == EventLevel::Error && !self.verbosity.quiet) {
+                if self.verbosity.verbose > 0 {
                     state.line(&format!("iteration {number}: {}: {text}", level.as_str()));
                 }
             }
@@ -112,11 +112,15 @@ impl Display {
         for reason in record.outcome.reasons() {
             line.push_str(&format!("\n    iteration {number}: {reason}"));
         }
-        if status != Status::Complete || state.bar.is_none() {
+        let failed = !matches!(status, Status::Complete | Status::Suspect) && !again;
+        if failed && self.verbosity.quiet {
+            state.line(&line);
+        } else if status != Status::Complete || state.bar.is_none() {
             self.line(state, &line);
         }
         state.advance();
-        if state.bar.is_none() && state.estimated.elapsed() > ESTIMATE_EVERY && !self.verbosity.quiet {
+        let due = state.estimated.elapsed() > ESTIMATE_EVERY && state.ended < state.to_do;
+        if state.bar.is_none() && due && !self.verbosity.quiet {
             state.estimated = Instant::now();
             let text = state.estimate();
             state.line(&text);

@@ -47,7 +47,10 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
     let selection = selection.transpose().map_err(|error| Failure::new(Exit::Usage, error))?;
     // Must come before any thread starts: only a process of one thread can change its user namespace.
     if plan.tuples.iter().any(|planned| planned.tuple.testbed() == "netns") {
-        userns::enter_if_unprivileged().map_err(|error| Failure::new(Exit::Unsupported, error).hint(DOCTOR))?;
+        userns::enter_if_unprivileged().map_err(|error| {
+            let hint = error.hint();
+            Failure::new(Exit::Unsupported, error).hint(hint)
+        })?;
     }
     let vptest = std::env::current_exe().map_err(|error| {
         Failure::new(Exit::Unsupported, anyhow::Error::new(error).context("cannot find the running program"))
@@ -84,12 +87,15 @@ fn failure(error: CampaignError) -> Failure {
             let hint = error.hint().map_or_else(|| DOCTOR.to_owned(), str::to_owned);
             Failure::new(Exit::Unsupported, error).hint(hint)
         }
+        CampaignError::Infeasible(_) => {
+            Failure::new(Exit::Usage, error).hint("mend the spec and run `vptest sweep` again")
+        }
         CampaignError::Missing(_) => Failure::new(Exit::Unsupported, error).hint(DOCTOR),
         CampaignError::Space(_) => {
             Failure::new(Exit::Unsupported, error).hint("free some room, or plan into another directory with -o")
         }
         CampaignError::Locked { .. } => {
-            Failure::new(Exit::Usage, error).hint("wait for it, or run single iterations beside others with --iter")
+            Failure::new(Exit::Usage, error).hint("wait for it, or run named iterations beside it with --iter")
         }
         CampaignError::Store(_) | CampaignError::Other(_) => Failure::new(Exit::Unsupported, error),
     }

@@ -1,6 +1,6 @@
 //! `vptest sweep`
 
-use std::io::{BufWriter, Write as _};
+use std::io::{BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -9,7 +9,13 @@ use super::exit::{Exit, Failure};
 use super::{Verbosity, colour, plan_file};
 use crate::plan::Plan;
 use crate::report::plan::{Estimate, write_commands, write_csv, write_json, write_summary};
+use crate::runner::feasible;
 use crate::spec::{Diagnostics, Spec};
+
+/// Most bytes of a spec.
+const MOST_BYTES: u64 = 16 << 20;
+/// Tuples that are tried out when a plan is written; `vptest run` tries those it runs.
+const TRIED_TUPLES: usize = 10_000;
 
 /// Check a sweep spec, expand it and write its plan
 #[derive(Debug, clap::Args)]
@@ -72,13 +78,26 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
 
 /// The plan of a spec file, and what is odd about it.
 fn plan(path: &Path) -> Result<(Plan, Diagnostics), Failure> {
-    let bytes = std::fs::read(path)
-        .with_context(|| format!("cannot read the spec {}", path.display()))
-        .map_err(|error| Failure::new(Exit::Usage, error))?;
+    let bytes = read(path).map_err(|error| Failure::new(Exit::Usage, error))?;
     let wrong = |found: Diagnostics| Failure::laid_out(Exit::Usage, found.render(&path.to_string_lossy(), colour()));
     let (spec, text, warnings) = Spec::parse_bytes(&bytes).map_err(wrong)?;
     let plan = Plan::expand(spec, text).map_err(|error| Failure::new(Exit::Usage, error))?;
+    feasible::check_tuples(&plan, TRIED_TUPLES)
+        .map_err(|why| Failure::text(Exit::Usage, format!("{}: {why}", path.display())))?;
     Ok((plan, warnings))
+}
+
+/// A file that is too large for a spec is none: it might have no end.
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let name = || format!("cannot read the spec {}", path.display());
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).with_context(name)?.take(MOST_BYTES + 1).read_to_end(&mut bytes).with_context(name)?;
+    anyhow::ensure!(
+        bytes.len() as u64 <= MOST_BYTES,
+        "{} is no spec: it has more than {MOST_BYTES} bytes",
+        path.display()
+    );
+    Ok(bytes)
 }
 
 /// Two sweeps in one directory would be merged together.

@@ -16,3 +16,14 @@ pub mod userns;
 pub fn host_name() -> String {
     nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "unnamed".to_owned())
 }
+
+/// Number of children that a process has now; `None` when `/proc` cannot be read.
+pub fn children(pid: u32) -> Option<usize> {
+    let parent = |entry: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        // The name may hold spaces and parentheses; the last closing one ends it. Then come state and parent.
+        text.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<u32>().ok()
+    };
+    let entries = std::fs::read_dir("/proc").ok()?;
+    Some(entries.flatten().filter_map(parent).filter(|&parent| parent == pid).count())
+}

@@ -11,7 +11,7 @@ use super::iteration::{self, Ended, Setup};
 use super::observer::{Observer, Progress};
 use super::recover::{Recovered, recover};
 use super::running::{CampaignLock, Claim, Claimed};
-use super::{space, tools};
+use super::{feasible, space, tools};
 use crate::host::host_name;
 use crate::ids::{IterationNumber, ShortHash};
 use crate::instrument::facts::facts;
@@ -65,6 +65,9 @@ pub struct Report {
 /// A campaign could not be run, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum CampaignError {
+    /// Tuples ask for what cannot be.
+    #[error("{0}")]
+    Infeasible(String),
     /// This host cannot run it.
     #[error(transparent)]
     Unsupported(#[from] TestbedError),
@@ -104,6 +107,7 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
     }
     let attempts = store::scan(options.out)?;
     let (to_do, complete_before) = to_do(options, &attempts)?;
+    feasible::check(options.plan, to_do.iter().copied()).map_err(CampaignError::Infeasible)?;
     let tools = tools::needed(options.plan, &to_do)?;
     tools::check(&tools)?;
     space::check(options.out, options.plan, to_do.len())?;
@@ -115,7 +119,6 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
     let host = host_name();
     let campaign = Campaign {
         options,
-        attempts,
         environment: environment(options.plan, &host, &tools::versions(&tools).await),
         host,
         testbeds: testbeds(options.plan, &to_do)?,
@@ -127,8 +130,6 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
 /// What all iterations of a run share.
 struct Campaign<'a> {
     options: &'a Options<'a>,
-    /// Attempts stored before it.
-    attempts: Attempts,
     host: String,
     /// Facts about the host, and versions of the programs that are used.
     environment: Vec<Environment>,
@@ -153,9 +154,8 @@ impl Campaign<'_> {
     async fn run_one(&self, number: IterationNumber, report: &mut Report) -> Result<(), CampaignError> {
         let options = self.options;
         let iteration = options.plan.get(number).context("the plan lost an iteration")?;
-        let first = self.attempts.next(iteration.identity);
         for retry in 0..=options.retries {
-            let claim = match Claim::take(options.out, iteration.identity, number, first + retry, &self.host)? {
+            let mut claim = match Claim::take(options.out, iteration.identity, number, &self.host)? {
                 Claimed::Mine(claim) => claim,
                 Claimed::Theirs(by) => {
                     options.observer.notice(&Progress::Elsewhere { number, by: &by });
@@ -163,6 +163,13 @@ impl Campaign<'_> {
                     return Ok(());
                 }
             };
+            // Another process may have run it since this one looked.
+            let attempts = store::scan(options.out)?;
+            if !options.again && is_complete(options.out, &attempts, iteration.identity) {
+                report.complete_before += 1;
+                break;
+            }
+            claim.begin(attempts.next(iteration.identity)).context("cannot note the attempt")?;
             if !self.attempt(&iteration, claim, retry < options.retries, report).await? {
                 break;
             }
@@ -238,12 +245,14 @@ fn testbeds(plan: &Plan, to_do: &[IterationNumber]) -> Result<BTreeMap<String, B
     Ok(all)
 }
 
-fn lock(options: &Options<'_>) -> Result<CampaignLock, CampaignError> {
-    let taken = match options.selection {
-        Some(_) => CampaignLock::shared(options.out)?,
-        None => CampaignLock::exclusive(options.out)?,
-    };
-    taken.map_err(|by| CampaignError::Locked { out: options.out.display().to_string(), by })
+/// A run that chooses iterations by itself is alone in doing so. One of named iterations needs no such lock: each
+/// iteration is claimed.
+fn lock(options: &Options<'_>) -> Result<Option<CampaignLock>, CampaignError> {
+    if options.selection.is_some() {
+        return Ok(None);
+    }
+    let taken = CampaignLock::take(options.out)?;
+    taken.map(Some).map_err(|by| CampaignError::Locked { out: options.out.display().to_string(), by })
 }
 
 pub(super) fn header(plan: &Plan, iteration: &Iteration<'_>, attempt: u32, started_ns: i64, host: &str) -> Header {

@@ -6,7 +6,7 @@ use crate::instrument::capture::{Flows, Stopped};
 use crate::instrument::host::{Snapshot, metrics};
 use crate::instrument::network;
 use crate::record::{Capture, Environment, Event, Metric, Moment, Quantile, Setting};
-use crate::spec::{CaptureSpec, VerifySpec};
+use crate::spec::{Spec, VerifySpec, WorkloadSpec};
 use crate::testbed::Path;
 use crate::verify::{self, Traffic, Verdict};
 use crate::workload::drive::Driven;
@@ -45,8 +45,10 @@ impl Gathered {
     }
 
     /// Everything after the workload.
-    pub(super) fn collected(&mut self, spec: &VerifySpec, capture: &CaptureSpec, collected: Collected) -> Vec<Event> {
+    pub(super) fn collected(&mut self, spec: &Spec, collected: Collected) -> Vec<Event> {
         let Collected { driven, captures, points, settings, host: [before, after] } = collected;
+        let traffic = traffic(spec, &driven);
+        let spec = &spec.verify;
         let mut events = driven.events;
         let mut verdict = Verdict::new();
         verdict.add_workload(driven.invalid, driven.suspect);
@@ -55,14 +57,13 @@ impl Gathered {
         self.metrics = driven.metrics;
         self.quantiles = driven.quantiles;
 
-        self.settings.extend(driven.settings);
-        self.settings.extend(settings.into_iter().map(|setting| Setting { when: Moment::After, ..setting }));
-        // What was off before has been said before.
-        let asked_before = Verdict { events: Vec::new(), ..verify::settings(&self.settings) };
-        verdict.add(asked_before);
+        let mut read_since = driven.settings;
+        read_since.extend(settings.into_iter().map(|setting| Setting { when: Moment::After, ..setting }));
+        verdict.add(verify::settings(&read_since));
+        self.settings.extend(read_since);
+        verdict.add(verify::changes(&self.settings));
 
         if let Some(stopped) = captures {
-            let traffic = if capture.filter.is_some() { Traffic::Filtered } else { Traffic::Expected };
             let (captures, problems) = stopped.with_tcp();
             verdict.add_problems(problems);
             verdict.add(verify::captures(&captures, points, traffic));
@@ -81,5 +82,17 @@ impl Gathered {
         let events = verdict.events_at(stage, now_ns());
         self.verdict.add(verdict);
         events
+    }
+}
+
+/// What the captures should have seen. A user's own commands may need no network, and a workload that failed may not have
+/// come so far.
+fn traffic(spec: &Spec, driven: &Driven) -> Traffic {
+    if spec.capture.filter.is_some() {
+        Traffic::Filtered
+    } else if matches!(spec.workload, WorkloadSpec::Command { .. }) || !driven.invalid.is_empty() {
+        Traffic::Unknown
+    } else {
+        Traffic::Expected
     }
 }

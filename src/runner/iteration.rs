@@ -18,7 +18,7 @@ use crate::ids::{Stage, Vantage};
 use crate::instrument::capture::{Captures, FlowOptions, Flows, Stopped, available_memory};
 use crate::instrument::host::Snapshot;
 use crate::plan::{Iteration, Plan};
-use crate::record::{Environment, EventLevel, IterationRecord, Outcome, Setting};
+use crate::record::{Environment, EventLevel, IterationRecord, Moment, Outcome, Setting};
 use crate::spec::{Tuple, Value};
 use crate::store::AttemptName;
 use crate::testbed::{CapturePoint, Instance, Request, Testbed};
@@ -71,14 +71,18 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
     let mut instance = None;
     let stages = Stages { setup, request: &request, artifacts: &artifacts };
     let outcome = match stages.run(&mut life, &mut instance, &mut gathered).await {
-        Ok(()) => Ok(gathered.verdict.clone().outcome()),
-        Err(Stop::Outcome(outcome)) => Ok(outcome),
-        Err(Stop::Unsupported(error)) => Err(error),
+        Ok(()) => gathered.verdict.clone().outcome(),
+        Err(Stop::Outcome(outcome)) => outcome,
+        // Before anything is up, this host cannot run it at all; later it is the iteration that failed.
+        Err(Stop::Unsupported(error)) if instance.is_none() => return Err(error.into()),
+        Err(Stop::Unsupported(error)) => {
+            Outcome::Failed { stage: life.current(), error: format!("{:#}", anyhow::Error::from(error)) }
+        }
     };
-    let keep = setup.keep_failed
-        && matches!(&outcome, Ok(Outcome::Failed { .. } | Outcome::TimedOut { .. } | Outcome::Invalid(_)));
+    let keep =
+        setup.keep_failed && matches!(outcome, Outcome::Failed { .. } | Outcome::TimedOut { .. } | Outcome::Invalid(_));
     let kept = if keep { stages.keep(&mut life, &mut instance).await } else { None };
-    let (outcome, leftovers) = stages.take_down(&mut life, instance, outcome?).await;
+    let (outcome, leftovers) = stages.take_down(&mut life, instance, outcome).await;
     let outcome = stages.before_store(&mut life, outcome).await;
     let mut header = header;
     header.finished_ns = Some(now_ns());
@@ -158,7 +162,7 @@ impl Stages<'_> {
         let (captures, settings, points) = self.collect(life, instance, running).await?;
         let spec = &self.setup.plan.spec;
         let collected = Collected { driven, captures, points, settings, host };
-        life.add(gathered.collected(&spec.verify, &spec.capture, collected));
+        life.add(gathered.collected(spec, collected));
         Ok(())
     }
 
@@ -232,13 +236,16 @@ impl Stages<'_> {
             let cpus = tuple.pinning().then(|| assign_cpus(pairs.len(), &crate::host::cpus::usable()?)).flatten();
             let drive = Drive { workload: self.setup.workload, tuple, pairs, cpus: cpus.as_deref() };
             let prepared = drive.prepare().await?;
+            let loaded = load.as_ref().map(load::Load::setting);
             let before = Snapshot::take();
-            let mut driven = prepared.run().await?;
-            let after = Snapshot::take();
+            let mut after = None;
+            let mut driven = prepared.run(|| after = Some(Snapshot::take())).await?;
+            driven.settings.extend(loaded);
             if let Some(load) = load {
+                driven.settings.push(Setting { when: Moment::After, ..load.setting() });
                 driven.invalid.extend(load.stop().await?);
             }
-            Ok((driven, [before, after]))
+            Ok((driven, [before, after.context("the workload has ended without its clients")?]))
         })
         .await
     }

@@ -51,6 +51,11 @@ impl<'a> Life<'a> {
         }
     }
 
+    /// The stage that began last.
+    pub(super) fn current(&self) -> Stage {
+        self.current
+    }
+
     /// Adds what others have recorded.
     pub(super) fn add(&mut self, events: Vec<Event>) {
         for event in &events {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use crate::node::{Command, Process, Stream};
+use crate::record::Setting;
 use crate::spec::Tuple;
 use crate::testbed::Instance;
 use crate::workload::Tool;
@@ -20,6 +21,8 @@ const POLL: Duration = Duration::from_millis(5);
 /// Load that is running.
 pub(super) struct Load {
     process: Box<dyn Process>,
+    /// How many were asked for.
+    workers: i64,
 }
 
 /// Does the tuple ask for load?
@@ -49,18 +52,23 @@ pub(super) async fn start(tuple: &Tuple, instance: &mut dyn Instance) -> anyhow:
     // No limit of its own: it ends with the workload, at the latest with the testbed.
     let argv = ["stress-ng".to_owned(), "--timeout".to_owned(), "0".to_owned()].into_iter().chain(options).collect();
     let process = instance.spawn_on_host(&Command { argv, ..Command::default() }).await.context("cannot start load")?;
-    let mut load = Load { process };
-    tokio::time::timeout(START_LIMIT, load.dispatched())
+    let mut load = Load { process, workers: workers(tuple) };
+    tokio::time::timeout(START_LIMIT, load.started())
         .await
         .with_context(|| format!("stress-ng did not start its workers within {} s", START_LIMIT.as_secs()))??;
     Ok(Some(load))
 }
 
+/// Workers of all kinds together.
+fn workers(tuple: &Tuple) -> i64 {
+    STRESSORS.iter().filter_map(|(factor, _)| tuple.integer(factor)).sum()
+}
+
 impl Load {
-    /// Waits until stress-ng says that it has started its workers.
-    async fn dispatched(&mut self) -> anyhow::Result<()> {
+    /// Waits until all workers run: stress-ng has a child for each.
+    async fn started(&mut self) -> anyhow::Result<()> {
         loop {
-            if self.says("dispatching hogs") {
+            if self.running().is_some_and(|running| running >= self.workers) {
                 return Ok(());
             }
             if let Ok(ended) = tokio::time::timeout(POLL, self.process.wait()).await {
@@ -69,11 +77,15 @@ impl Load {
         }
     }
 
-    fn says(&self, text: &str) -> bool {
-        [Stream::Out, Stream::Err].iter().any(|&stream| {
-            let output = self.process.output(stream).bytes;
-            output.windows(text.len()).any(|window| window == text.as_bytes())
-        })
+    /// Workers that run now; `None` when that cannot be read.
+    fn running(&self) -> Option<i64> {
+        i64::try_from(crate::host::children(self.process.pid()?)?).ok()
+    }
+
+    /// The number of workers, asked for and running.
+    pub(super) fn setting(&self) -> Setting {
+        let observed = self.running().map(|running| running.to_string());
+        Setting::compare(None, "stress_workers", Some(self.workers.to_string()), observed)
     }
 
     fn last_words(&self) -> String {

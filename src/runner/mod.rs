@@ -3,6 +3,7 @@
 mod campaign;
 mod cancel;
 pub mod checks;
+pub mod feasible;
 mod gathered;
 mod iteration;
 mod life;

@@ -65,7 +65,8 @@ fn bury(plan: Option<&Plan>, out: &Path, dead: &Dead) -> anyhow::Result<Vec<Reco
 /// The record of an attempt that could not write its own; `None` when it is not known well enough: it died before it
 /// could say what it was, or the plan has changed.
 fn obituary(plan: &Plan, dead: &Dead) -> Option<IterationRecord> {
-    let running = dead.running.as_ref()?;
+    // One that died before its attempt began has left no attempt.
+    let running = dead.running.as_ref().filter(|running| running.attempt > 0)?;
     let iteration = plan.get(running.number).filter(|it| it.identity == running.identity)?;
     let by = format!("vptest ({}) ended without finishing: it was killed or it crashed", running.who());
     let header = header(plan, &iteration, running.attempt, running.started_ns, &running.host);

@@ -18,6 +18,10 @@ use crate::ids::{IterationNumber, ShortHash, Stage};
 /// Name of the directory below a campaign's.
 const DIRECTORY: &str = ".running";
 
+/// How long, and how often, a mark that names nobody is looked at again.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(1);
+const LOOKS: u32 = 20;
+
 /// Who runs an iteration, and how far it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
@@ -29,7 +33,7 @@ pub struct Running {
     pub identity: ShortHash,
     /// Its number in the plan it is run for.
     pub number: IterationNumber,
-    /// From 1.
+    /// From 1; 0 before the attempt has begun.
     pub attempt: u32,
     /// Wall clock, nanoseconds since 1970-01-01 UTC.
     pub started_ns: i64,
@@ -68,14 +72,13 @@ impl Claim {
         out: &Path,
         identity: ShortHash,
         number: IterationNumber,
-        attempt: u32,
         host: &str,
     ) -> anyhow::Result<Claimed> {
         let directory = out.join(DIRECTORY);
         std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let path = directory.join(format!("{identity}.json"));
         let name = || format!("cannot claim {}", path.display());
-        let Some(mut file) = lock(&path, true).with_context(name)? else {
+        let Some(mut file) = lock_patiently(&path).with_context(name)? else {
             let who = read(&path).map_or_else(|| "another process".to_owned(), |running| running.who());
             return Ok(Claimed::Theirs(who));
         };
@@ -84,7 +87,7 @@ impl Claim {
             host: host.to_owned(),
             identity,
             number,
-            attempt,
+            attempt: 0,
             started_ns: now_ns(),
             stage: Stage::Preflight,
         };
@@ -93,6 +96,13 @@ impl Claim {
         remove_directory(&scratch)?;
         std::fs::create_dir(&scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
         Ok(Claimed::Mine(Self { state, file, path, scratch }))
+    }
+
+    /// The attempt that begins now; until then the claim is for none.
+    pub(super) fn begin(&mut self, attempt: u32) -> io::Result<()> {
+        self.state.attempt = attempt;
+        self.state.started_ns = now_ns();
+        write(&mut self.file, &self.state)
     }
 
     /// Directory for the iteration's files.
@@ -192,31 +202,21 @@ pub(super) fn find(out: &Path) -> anyhow::Result<Found> {
     Ok(found)
 }
 
-/// Holds a whole campaign, or one's part in it; released when dropped or when the process ends.
+/// Holds a whole campaign; released when dropped or when the process ends.
 #[derive(Debug)]
 pub(super) struct CampaignLock {
     _file: File,
 }
 
 impl CampaignLock {
-    /// For a run that chooses iterations by itself: nobody else may run anything in this directory.
-    /// `Err` names the process that does.
-    pub(super) fn exclusive(out: &Path) -> anyhow::Result<Result<Self, String>> {
-        Self::take(out, File::try_lock)
-    }
-
-    /// For a run of named iterations: others may run other ones.
-    pub(super) fn shared(out: &Path) -> anyhow::Result<Result<Self, String>> {
-        Self::take(out, File::try_lock_shared)
-    }
-
-    fn take(out: &Path, try_lock: impl Fn(&File) -> Result<(), TryLockError>) -> anyhow::Result<Result<Self, String>> {
+    /// For a run that chooses iterations by itself. `Err` names the process that does so already.
+    pub(super) fn take(out: &Path) -> anyhow::Result<Result<Self, String>> {
         let directory = out.join(DIRECTORY);
         std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let path = directory.join("campaign.lock");
         let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.with_context(|| format!("cannot open {}", path.display()))?;
-        match try_lock(&file) {
+        match file.try_lock() {
             Ok(()) => {
                 let text = format!("process {}", std::process::id());
                 file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).context("cannot write the lock")?;
@@ -230,6 +230,19 @@ impl CampaignLock {
             Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
     }
+}
+
+/// Locks a mark, making it if need be. Somebody who is only looking holds the lock for a moment, and the mark then names
+/// nobody: that is waited for.
+fn lock_patiently(path: &Path) -> io::Result<Option<File>> {
+    for _ in 0..LOOKS {
+        let locked = lock(path, true)?;
+        if locked.is_some() || read(path).is_some_and(|running| running.pid != std::process::id()) {
+            return Ok(locked);
+        }
+        std::thread::sleep(LOOK);
+    }
+    lock(path, true)
 }
 
 /// Opens and locks a file; `None` when a living process holds it or (without `create`) when it is gone.
@@ -279,7 +292,7 @@ mod tests {
     use super::*;
 
     fn take(out: &Path) -> Claimed {
-        Claim::take(out, ShortHash::of(b"x"), IterationNumber(3), 2, "here").unwrap()
+        Claim::take(out, ShortHash::of(b"x"), IterationNumber(3), "here").unwrap()
     }
 
     fn mine(claimed: Claimed) -> Claim {
@@ -308,6 +321,7 @@ mod tests {
     fn a_dead_run_says_how_far_it_came_and_leaves_nothing_once_removed() {
         let out = tempfile::tempdir().unwrap();
         let mut claim = mine(take(out.path()));
+        claim.begin(2).unwrap();
         claim.enter(Stage::Workload).unwrap();
         std::fs::write(claim.scratch().join("file"), "x").unwrap();
         // What a kill leaves: the files, without the lock.
@@ -333,15 +347,12 @@ mod tests {
     }
 
     #[test]
-    fn a_campaign_is_chosen_from_by_one_process_or_shared_by_many() {
+    fn a_campaign_is_chosen_from_by_one_process() {
         let out = tempfile::tempdir().unwrap();
-        let first = CampaignLock::shared(out.path()).unwrap().unwrap();
-        let second = CampaignLock::shared(out.path()).unwrap().unwrap();
-        let refused = CampaignLock::exclusive(out.path()).unwrap().unwrap_err();
+        let first = CampaignLock::take(out.path()).unwrap().unwrap();
+        let refused = CampaignLock::take(out.path()).unwrap().unwrap_err();
         assert_eq!(refused, format!("process {}", std::process::id()));
-        drop((first, second));
-        let all = CampaignLock::exclusive(out.path()).unwrap().unwrap();
-        assert!(CampaignLock::shared(out.path()).unwrap().is_err());
-        drop(all);
+        drop(first);
+        drop(CampaignLock::take(out.path()).unwrap().unwrap());
     }
 }

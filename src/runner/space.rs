@@ -7,6 +7,8 @@ use nix::sys::statvfs::statvfs;
 
 use super::campaign::CampaignError;
 use crate::plan::Plan;
+use crate::report::plan::Estimate;
+use crate::store::AttemptName;
 
 /// Bytes of an iteration file before any has been written, for one pair; each further pair adds half of it.
 const FILE_BYTES: u64 = 64 << 10;
@@ -33,9 +35,14 @@ pub(super) fn check(out: &Path, plan: &Plan, to_do: usize) -> Result<(), Campaig
     Ok(())
 }
 
+/// As `vptest sweep` shows it; where that cannot be foreseen, iteration files alone.
 fn estimate(plan: &Plan) -> u64 {
-    let pairs = plan.tuples.iter().map(|planned| u64::from(planned.tuple.pairs())).max().unwrap_or(1);
-    FILE_BYTES + (pairs - 1) * FILE_BYTES / 2
+    let iterations = plan.iterations.len() as u64;
+    let foreseen = Estimate::of(plan).bytes.and_then(|bytes| bytes.checked_div(iterations));
+    foreseen.unwrap_or_else(|| {
+        let pairs = plan.tuples.iter().map(|planned| u64::from(planned.tuple.pairs())).max().unwrap_or(1);
+        FILE_BYTES + (pairs - 1) * FILE_BYTES / 2
+    })
 }
 
 /// Mean size of the iterations in a directory; `None` when there is none.
@@ -45,13 +52,10 @@ fn mean_size(out: &Path) -> io::Result<Option<u64>> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with('.') {
-            continue;
-        }
-        if name.ends_with(".db") {
+        if name.parse::<AttemptName>().is_ok() {
             files += 1;
             bytes += entry.metadata()?.len();
-        } else if name.ends_with(".d") && entry.file_type()?.is_dir() {
+        } else if name.ends_with(".d") && !name.starts_with('.') && entry.file_type()?.is_dir() {
             for file in std::fs::read_dir(entry.path())? {
                 bytes += file?.metadata()?.len();
             }
@@ -88,11 +92,11 @@ mod tests {
     fn the_mean_counts_files_and_their_artifacts() {
         let out = tempfile::tempdir().unwrap();
         assert_eq!(mean_size(out.path()).unwrap(), None);
-        std::fs::write(out.path().join("000001-a.db"), [0; 100]).unwrap();
-        std::fs::write(out.path().join("000002-b.db"), [0; 300]).unwrap();
-        std::fs::write(out.path().join(".000003-c.db.1.tmp"), [0; 900]).unwrap();
-        std::fs::create_dir(out.path().join("000001-a.d")).unwrap();
-        std::fs::write(out.path().join("000001-a.d/x.pcapng"), [0; 200]).unwrap();
+        std::fs::write(out.path().join("000001-0123456789ab01.db"), [0; 100]).unwrap();
+        std::fs::write(out.path().join("000002-0123456789ac01.db"), [0; 300]).unwrap();
+        std::fs::write(out.path().join("merged.db"), [0; 900]).unwrap();
+        std::fs::create_dir(out.path().join("000001-0123456789ab01.d")).unwrap();
+        std::fs::write(out.path().join("000001-0123456789ab01.d/x.pcapng"), [0; 200]).unwrap();
         assert_eq!(mean_size(out.path()).unwrap(), Some(300));
     }
 }

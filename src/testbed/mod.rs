@@ -61,6 +61,11 @@ pub trait Testbed: Send + Sync {
         Ok(())
     }
 
+    /// Can the testbed provide such a tuple on any host? Looks at nothing but the tuple.
+    fn accepts(&self, _tuple: &Tuple) -> Result<(), TestbedError> {
+        Ok(())
+    }
+
     /// Can this host provide what is asked? Changes nothing.
     async fn preflight(&self, request: &Request) -> Result<(), TestbedError>;
 

@@ -13,7 +13,7 @@ mod settings;
 pub use captures::{Traffic, captures, vantages};
 pub use host::host;
 pub use nodes::{ClientRun, client_cpu, paths, start_skew};
-pub use settings::settings;
+pub use settings::{changes, settings};
 
 use crate::ids::Stage;
 use crate::record::{Event, EventLevel, Outcome, Problem, Weight};

@@ -3,10 +3,9 @@
 use super::Verdict;
 use crate::record::{Moment, Setting};
 
-/// Compares each setting with what was asked, and its two readings with each other.
+/// Compares each reading with what was asked.
 ///
-/// Not in force: invalid. Asked but not readable: suspect. Changed in between: invalid if it was asked, otherwise
-/// suspect. Settings whose `ok` the testbed has decided are taken as it says; where it is `None` and both texts are
+/// Not in force: invalid. Asked but not readable: suspect. Settings whose `ok` the testbed has decided are taken as it says; where it is `None` and both texts are
 /// there, equal texts agree.
 pub fn settings(settings: &[Setting]) -> Verdict {
     let mut verdict = Verdict::new();
@@ -24,15 +23,15 @@ pub fn settings(settings: &[Setting]) -> Verdict {
             (None, _) => {}
         }
     }
-    changes(settings, &mut verdict);
     if verdict == Verdict::new() {
         verdict.passed(format!("settings: {agreed} readings as asked, {} in all", settings.len()));
     }
     verdict
 }
 
-/// Readings that differ between before and after.
-fn changes(settings: &[Setting], verdict: &mut Verdict) {
+/// Readings that differ between before and after: invalid if the setting was asked for, otherwise suspect.
+pub fn changes(settings: &[Setting]) -> Verdict {
+    let mut verdict = Verdict::new();
     let before = settings.iter().filter(|setting| setting.when == Moment::Before);
     for first in before {
         let same =
@@ -51,6 +50,7 @@ fn changes(settings: &[Setting], verdict: &mut Verdict) {
             if first.requested.is_some() { verdict.invalid(text) } else { verdict.suspect(text) }
         }
     }
+    verdict
 }
 
 /// `setting tso on client1`
@@ -85,7 +85,8 @@ mod tests {
     }
 
     fn check(all: &[Setting], invalid: &[&str], suspect: &[&str]) {
-        let verdict = settings(all);
+        let mut verdict = settings(all);
+        verdict.add(changes(all));
         assert_eq!(verdict.invalid, invalid);
         assert_eq!(verdict.suspect, suspect);
         assert!(!verdict.events.is_empty());

@@ -51,6 +51,21 @@ fn a_trillion_tuples_are_refused_with_their_number() {
 }
 
 #[test]
+fn what_cannot_be_run_is_refused_when_the_plan_is_made() {
+    let spec = |factors: &str, workload: &str| {
+        format!("name = \"x\"\n[factors]\ntestbed = \"netns\"\n{factors}\n[workload]\npreset = \"ab\"\n{workload}\n")
+    };
+    refused(spec("", "arguments = [\"-n\", \"5\"]"), &["-n", "count"]);
+    refused(spec("url = \"/nope\"", ""), &["/nope"]);
+    refused(spec("pairs = [1, 300]", ""), &["300", "255", "pairs = 300"]);
+    refused(spec("rate = \"12345677 bit/s\"", ""), &["12345677 bit/s"]);
+    refused(spec("", "[capture]\nfilter = \"tcp porrt\""), &["tcp porrt"]);
+    // What only another testbed cannot do is no mistake here.
+    let campaign = Campaign::new(&spec("pairs = 300", "").replace("netns", "physical"));
+    campaign.expect(0, &["sweep", "params.toml"]);
+}
+
+#[test]
 fn a_spec_that_is_not_there_is_named() {
     let campaign = Campaign::new("");
     let said = campaign.expect(2, &["sweep", "nothing.toml"]);

@@ -210,6 +210,19 @@ fn chosen_iterations_are_run_and_complete_ones_only_on_request() {
 }
 
 #[test]
+fn lists_that_overlap_run_each_iteration_once() {
+    let campaign = Campaign::planned(FAKE);
+    let start = |_| campaign.command(&["run", "--iter", "1-6"]).stderr(Stdio::piped()).spawn().unwrap();
+    let children: Vec<_> = (0..3).map(start).collect();
+    for child in children {
+        let said = said(child.wait_with_output().unwrap());
+        assert_eq!(said.code, Some(0), "{}", said.err);
+    }
+    assert_eq!(campaign.statuses(), ["complete"; 6]);
+    campaign.assert_clean();
+}
+
+#[test]
 fn without_a_plan_or_with_a_wrong_one_nothing_runs() {
     let campaign = Campaign::new(FAKE);
     let said = campaign.expect(2, &["run"]);

@@ -103,6 +103,11 @@ impl CaptureError {
     }
 }
 
+/// Does libpcap understand this filter, on an Ethernet interface? The error is libpcap's.
+pub fn check_filter(expression: &str) -> Result<(), pcap::Error> {
+    pcap::Capture::dead(pcap::Linktype::ETHERNET)?.compile(expression, true).map(drop)
+}
+
 /// Captures that are running. Dropping them ends them and removes the files they were to keep.
 #[derive(Debug)]
 pub struct Captures<S = NoSink> {

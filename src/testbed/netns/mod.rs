@@ -40,6 +40,7 @@ use crate::ids::{NodeId, Role, Vantage};
 use crate::node::local::{self, LocalNode, Processes, blocking};
 use crate::node::{Command, Node, NodeError, Process};
 use crate::record::{Environment, Setting};
+use crate::spec::Tuple;
 
 /// Name of this testbed in specs.
 const NAME: &str = "netns";
@@ -56,6 +57,10 @@ impl Testbed for Netns {
         NAME
     }
 
+    fn accepts(&self, tuple: &Tuple) -> Result<(), TestbedError> {
+        Topology::of(tuple).map(drop)
+    }
+
     async fn preflight(&self, request: &Request) -> Result<(), TestbedError> {
         let topology = Topology::of(&request.tuple)?;
         self.tried.check(&topology).await
@@ -63,13 +68,9 @@ impl Testbed for Netns {
 
     async fn launch(&self, request: &Request) -> Result<Box<dyn Instance>, TestbedError> {
         let topology = Topology::of(&request.tuple)?;
-        let request = request.clone();
-        let launched = tokio::task::spawn_blocking(move || Up::launch(topology, &request)).await;
-        match launched {
-            Ok(up) => Ok(Box::new(up?)),
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(error) => Err(TestbedError::Io { what: "bring up namespaces".to_owned(), source: error.into() }),
-        }
+        // Not on a thread of its own: a launch that nobody waits for any more would go on there, and come up while the
+        // iteration's files are being removed. It takes some milliseconds for each pair.
+        Ok(Box::new(Up::launch(topology, request)?))
     }
 }
 

@@ -101,7 +101,7 @@ struct Finished {
 impl<'a> Drive<'a> {
     /// Does everything: [`Drive::prepare`], then [`Prepared::run`].
     pub async fn run(self) -> Result<Driven, DriveError> {
-        self.prepare().await?.run().await
+        self.prepare().await?.run(|| ()).await
     }
 
     /// Writes the servers' files, starts the servers and waits until all of them are ready.
@@ -185,19 +185,21 @@ impl Prepared<'_> {
     ///
     /// A client that ended badly or was cut off by its time limit is a reason in [`Driven::invalid`]. A server that ended
     /// too early is an error, and so is anything a node could not do.
-    pub async fn run(mut self) -> Result<Driven, DriveError> {
-        let result = self.run_clients().await;
+    /// `clients_ended` is called at the moment when the last client has ended, before anything else is stopped.
+    pub async fn run(mut self, clients_ended: impl FnOnce() + Send) -> Result<Driven, DriveError> {
+        let result = self.run_clients(clients_ended).await;
         if result.is_err() {
             self.sessions.iter_mut().for_each(Session::kill_server);
         }
         result
     }
 
-    async fn run_clients(&mut self) -> Result<Driven, DriveError> {
+    async fn run_clients(&mut self, clients_ended: impl FnOnce() + Send) -> Result<Driven, DriveError> {
         let clients_started_ns = now_ns();
         let (mut clients, starts) = self.start_clients().await?;
         let exits = try_join_all(self.sessions.iter_mut().zip(&mut clients).map(|(s, client)| s.watch(client))).await;
         let clients_ended_ns = now_ns();
+        clients_ended();
         let exits = exits.inspect_err(|_| clients.iter_mut().for_each(Running::kill))?;
         let mut settings: Vec<Setting> = clients.iter().map(Running::affinity).collect();
         settings.extend(self.sessions.iter().filter_map(|s| s.server.as_ref()).map(|s| s.running.affinity()));
