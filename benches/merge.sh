@@ -12,8 +12,8 @@ metrics=${2:-40}
 work=$(mktemp -d "${3:-/dev/shm}/vptest-merge.XXXXXX")
 trap 'rm -rf "$work"' EXIT INT TERM
 
-cargo build --quiet --release --bench store
-bench=target/release/store
+bench=$(cargo build --quiet --release --bench store --message-format=json |
+    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
 mkdir "$work/out"
 "$bench" generate "$work/out" "$files" "$metrics"
 echo "$files files of $(stat -c %s "$(find "$work/out" -name '*.db' | head -n 1)") bytes, $metrics metrics each; $(nproc) CPUs"

@@ -11,8 +11,8 @@ use tempfile::SpooledTempFile;
 use super::Format;
 use super::exit::{Exit, Failure};
 use super::flows_text::{self, CsvRows, JsonRows, Rows, TableRows};
-use crate::flow::{Connection, Engine, Options, Order, Summary, Totals};
-use crate::packet::{End, LinkType, Reader, Record, decoded};
+use crate::flow::{Beyond, BeyondOptions, Connection, Engine, Options, Order, Summary, Totals};
+use crate::packet::{End, LinkType, Reader, Record, Segment, decoded};
 
 /// Show the statistics of every TCP connection in captures
 #[derive(Debug, clap::Args)]
@@ -42,6 +42,10 @@ pub(super) struct Args {
     /// Look only at packets that match, in pcap filter syntax; lengths in it are captured lengths
     #[arg(long, value_name = "EXPR")]
     filter: Option<String>,
+    /// Largest IP packet the link carries, in bytes; longer ones in a capture were not yet cut, or joined again (TSO, GRO).
+    /// Matters to --summary only
+    #[arg(long, value_name = "N", default_value_t = 1500, value_parser = clap::value_parser!(u32).range(68..=65535))]
+    mtu: u32,
     /// Most connections to follow at a time; beyond it the ones silent for longest end early
     #[arg(long, value_name = "N", default_value_t = 2_000_000, value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: u32,
@@ -74,6 +78,7 @@ struct Done {
     totals: Totals,
     end: End,
     summary: Summary,
+    beyond: Option<Beyond>,
 }
 
 /// Prints the results of all captures, in the order of the arguments.
@@ -111,7 +116,7 @@ impl<W: Write> Report<'_, W> {
                 }
                 warn(capture, &done);
                 self.summary.merge(&done.summary);
-                self.infos.push(flows_text::info(capture, &done.totals, &done.end));
+                self.infos.push(flows_text::info_beyond(capture, &done.totals, &done.end, done.beyond.as_ref()));
             }
             Err(failure) if failure.is_closed_pipe() => return Err(failure),
             Err(failure) => {
@@ -194,20 +199,22 @@ fn read_rows(args: &Args, capture: &Path, out: &mut impl Write) -> Result<Done, 
     let single = args.captures.len() == 1;
     if args.summary {
         let mut summary = Summary::default();
-        let (totals, end) = trace(args, capture, Order::Final, |connection| summary.add(connection))?;
-        return Ok(Done { totals, end, summary });
+        let mut beyond = Beyond::new(BeyondOptions { mtu: args.mtu, ..BeyondOptions::default() });
+        let sink = |connection: &Connection| summary.add(connection);
+        let (totals, end) = trace(args, capture, Order::Final, Some(&mut beyond), sink)?;
+        return Ok(Done { totals, end, summary, beyond: Some(beyond) });
     }
     let (totals, end) = match args.format {
         Format::Csv => rows(args, capture, CsvRows::new(out, single))?,
         Format::Json => rows(args, capture, JsonRows::new(out))?,
         Format::Table => rows(args, capture, TableRows::new(out))?,
     };
-    Ok(Done { totals, end, summary: Summary::default() })
+    Ok(Done { totals, end, summary: Summary::default(), beyond: None })
 }
 
 fn rows(args: &Args, capture: &Path, mut rows: impl Rows) -> Result<(Totals, End), Failure> {
     let mut result = Ok(());
-    let (totals, end) = trace(args, capture, Order::Creation, |connection| {
+    let (totals, end) = trace(args, capture, Order::Creation, None, |connection| {
         if result.is_ok() {
             result = rows.row(connection);
         }
@@ -216,7 +223,13 @@ fn rows(args: &Args, capture: &Path, mut rows: impl Rows) -> Result<(Totals, End
     Ok((totals, end))
 }
 
-fn trace(args: &Args, capture: &Path, order: Order, sink: impl FnMut(&Connection)) -> Result<(Totals, End), Failure> {
+fn trace(
+    args: &Args,
+    capture: &Path,
+    order: Order,
+    mut beyond: Option<&mut Beyond>,
+    sink: impl FnMut(&Connection),
+) -> Result<(Totals, End), Failure> {
     let mut reader = open(capture)?;
     if let Some(link) = reader.link().filter(|link| !link.is_supported()) {
         return Err(unreadable(capture, format!("{link} is not supported")));
@@ -225,8 +238,17 @@ fn trace(args: &Args, capture: &Path, order: Order, sink: impl FnMut(&Connection
     let mut engine = Engine::new(Options { order, max_live, ..Options::default() }, sink);
     let mut filter = args.filter.as_deref().map(Filter::new);
     while let Some(record) = reader.next() {
-        if filter.as_mut().is_none_or(|filter| filter.matches(&record)) {
-            engine.packet(record.time, record.wire_len, record.data, record.link);
+        if !filter.as_mut().is_none_or(|filter| filter.matches(&record)) {
+            continue;
+        }
+        let Record { time, wire_len, data, link, .. } = record;
+        if let Some(beyond) = &mut beyond {
+            let mut segment = Segment::default();
+            if let Some(traced) = engine.observe(time, wire_len, data, link, &mut segment) {
+                beyond.packet(time, wire_len, &segment, &traced);
+            }
+        } else {
+            engine.packet(time, wire_len, data, link);
         }
     }
     let end = reader.end().cloned().expect("there is no next record");

@@ -6,8 +6,10 @@ use std::path::Path;
 use serde_json::{Map, Value as Json, json};
 
 use super::Format;
-use crate::flow::{Connection, Entry, QUANTILES, STATISTICS, Summary, Totals, Value, Way, write_header, write_row};
-use crate::packet::End;
+use crate::flow::{
+    Beyond, Connection, Entry, QUANTILES, STATISTICS, Stalls, Summary, Totals, Value, Way, write_header, write_row,
+};
+use crate::packet::{End, Time};
 
 /// Rows are collected into blocks of this size.
 const BLOCK: usize = 64 << 10;
@@ -133,6 +135,51 @@ pub(super) fn info(capture: &Path, totals: &Totals, end: &End) -> Json {
     })
 }
 
+/// The same with what [`Beyond`] found.
+pub(super) fn info_beyond(capture: &Path, totals: &Totals, end: &End, beyond: Option<&Beyond>) -> Json {
+    let mut info = info(capture, totals, end);
+    let Some(beyond) = beyond else { return info };
+    for way in Way::ALL {
+        info[way.as_str()] = way_json(beyond, way);
+    }
+    info["stalls"] = stalls_json(beyond.stalls());
+    info["start_ns"] = beyond.start().and_then(Time::nanos).into();
+    info
+}
+
+fn stalls_json(stalls: &Stalls) -> Json {
+    let first = stalls.first.iter().map(|stall| {
+        json!({
+            "connection": stall.connection,
+            "from_ns": stall.from.nanos(),
+            "duration_ns": stall.nanos,
+            "ended_by": stall.ended_by.as_str(),
+        })
+    });
+    json!({
+        "count": stalls.count,
+        "total_ns": stalls.nanos,
+        "longest_ns": stalls.longest_nanos,
+        "first": first.collect::<Vec<_>>(),
+    })
+}
+
+fn way_json(beyond: &Beyond, way: Way) -> Json {
+    let cut = beyond.packetization(way);
+    let bins = beyond.throughput(way).map(|(at, bin)| json!([at / 1_000_000, bin.packets, bin.bytes]));
+    json!({
+        "sizes": beyond.sizes(way).map(|(from, packets)| json!([from, packets])).collect::<Vec<_>>(),
+        "packets": cut.packets,
+        "data_packets": cut.data_packets,
+        "mean_payload_bytes": cut.mean_payload(),
+        "super_segments": cut.super_segments,
+        "super_segment_bytes": cut.super_bytes,
+        "super_segments_on_wire": cut.super_on_wire,
+        "longest_ip_packet_bytes": cut.longest,
+        "throughput_ms_packets_bytes": bins.collect::<Vec<_>>(),
+    })
+}
+
 /// A few columns for people.
 pub(super) struct TableRows<'a, W> {
     out: &'a mut W,
@@ -194,7 +241,7 @@ pub(super) fn summary(out: &mut impl Write, format: Format, summary: &Summary, i
     match format {
         Format::Json => summary_json(out, summary, infos),
         Format::Csv => summary_csv(out, summary),
-        Format::Table => summary_table(out, summary),
+        Format::Table => summary_table(out, summary, infos),
     }
 }
 
@@ -237,7 +284,7 @@ fn summary_csv(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
     Ok(())
 }
 
-fn summary_table(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
+fn summary_table(out: &mut impl Write, summary: &Summary, infos: &[Json]) -> io::Result<()> {
     writeln!(out, "{} connections", summary.connections())?;
     write!(out, "{:<24}{:>10}", "statistic", "count")?;
     for name in ["mean", "sd", "min"].into_iter().chain(QUANTILES.map(|(name, _)| name)) {
@@ -253,7 +300,24 @@ fn summary_table(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
         }
         writeln!(out, "  {unit}")?;
     }
-    Ok(())
+    infos.iter().try_for_each(|info| beyond_table(out, info))
+}
+
+/// Packetization and stalls of one capture, in a few lines.
+fn beyond_table(out: &mut impl Write, info: &Json) -> io::Result<()> {
+    writeln!(out, "\n{}", info["file"].as_str().unwrap_or_default())?;
+    for way in Way::ALL.map(Way::as_str) {
+        let cut = &info[way];
+        let payload = cut["mean_payload_bytes"].as_f64().map_or_else(|| "-".into(), short);
+        writeln!(
+            out,
+            "{way}: {} packets, {} with payload, mean {payload} B; {} longer than the MTU, longest {} B",
+            cut["packets"], cut["data_packets"], cut["super_segments"], cut["longest_ip_packet_bytes"]
+        )?;
+    }
+    let stalls = &info["stalls"];
+    let longest = stalls["longest_ns"].as_i64().map(|nanos| format!(", longest {} ms", nanos / 1_000_000));
+    writeln!(out, "stalls: {}{}", stalls["count"], longest.unwrap_or_default())
 }
 
 /// At most three decimals, none for whole numbers.

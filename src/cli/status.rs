@@ -85,12 +85,13 @@ fn print(out: &mut impl std::io::Write, overview: &Overview) -> std::io::Result<
     }
     if !overview.reasons.is_empty() {
         writeln!(out, "why not complete:")?;
-        for (reason, count) in overview.reasons.iter().take(SHOWN_REASONS) {
-            writeln!(out, "  {count:>6} × {reason}")?;
+        for reasons in overview.reasons.iter().take(SHOWN_REASONS) {
+            let like = if reasons.count > 1 { "such as " } else { "" };
+            writeln!(out, "  {:>6} × {like}{}", reasons.count, reasons.example)?;
         }
         let more = overview.reasons.len().saturating_sub(SHOWN_REASONS);
         if more > 0 {
-            writeln!(out, "  and {more} other reasons (--format json has them all)")?;
+            writeln!(out, "  and {more} other kinds (--format json has them all)")?;
         }
     }
     for (name, error) in &overview.unreadable {

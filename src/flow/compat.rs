@@ -159,7 +159,7 @@ fn host_v6(address: Ipv6Addr, out: &mut Vec<u8>) {
     let end = if begin + length == 8 && length > 1 { 7 } else { begin + length };
     for (at, group) in groups.into_iter().enumerate() {
         if (begin..end).contains(&at) {
-            if at == begin && (begin > 0 || end < 8) && end < 8 {
+            if at == begin && end < 8 {
                 out.push(b':');
             }
             continue;
@@ -194,7 +194,6 @@ const DIGITS: &[u8; 200] =
 fn digits(mut number: u64, buffer: &mut [u8; 24]) -> usize {
     let mut at = buffer.len();
     while number >= 100 {
-        #[expect(clippy::cast_possible_truncation, reason = "below 100")]
         let pair = (number % 100) as usize * 2;
         number /= 100;
         at -= 2;
@@ -475,5 +474,61 @@ impl Direction {
     /// Microseconds from the first to the last packet with payload; 0 without any.
     pub fn data_micros(&self) -> u64 {
         super::ledger::gap(self.first_data, self.last_data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(address: &str) -> String {
+        let mut out = Vec::new();
+        host_v6(address.parse().expect("an address"), &mut out);
+        String::from_utf8(out).expect("ASCII")
+    }
+
+    #[test]
+    fn ipv6_hosts_have_tcptraces_colons() {
+        assert_eq!(host("::1"), ":0001");
+        assert_eq!(host("::"), ":0000");
+        assert_eq!(host("2001:db8::"), "2001:0db8::0000");
+        assert_eq!(host("2001:db8::5:0:0:1"), "2001:0db8::0005:0000:0000:0001");
+        assert_eq!(host("1:2:0:4:5:6:7:8"), "0001:0002::0004:0005:0006:0007:0008");
+        assert_eq!(host("1:2:3:4:5:6:7:0"), "0001:0002:0003:0004:0005:0006:0007");
+        assert_eq!(host("1:2:3:4:5:6:7:8"), "0001:0002:0003:0004:0005:0006:0007:0008");
+    }
+
+    fn cell(write: impl FnOnce(&mut Cells<'_>)) -> String {
+        let mut out = Vec::new();
+        write(&mut Cells { out: &mut out });
+        String::from_utf8(out).expect("ASCII").trim_start().to_owned()
+    }
+
+    #[test]
+    fn decimals_round_from_the_exact_value_of_the_double() {
+        for micros in (0..200_000).chain([1 << 40, (1 << 40) + 1, u64::MAX]) {
+            let expected = format!("{:.1},", as_f64(micros) / 1000.0);
+            assert_eq!(cell(|cells| cells.millis(micros)), expected, "{micros}");
+            assert_eq!(cell(|cells| cells.millis_f64(as_f64(micros))), expected, "{micros}");
+        }
+        assert_eq!(cell(|cells| cells.millis_f64(f64::NAN)), "NA,");
+    }
+
+    #[test]
+    fn numbers_of_any_width_are_whole() {
+        for number in [0, 7, 10, 99, 100, 123_456, u64::MAX] {
+            assert_eq!(cell(|cells| cells.number(number)), format!("{number},"));
+        }
+        let mut out = Vec::new();
+        Cells { out: &mut out }.number(42);
+        assert_eq!(out, b"             42,");
+    }
+
+    #[test]
+    fn times_are_not_padded() {
+        let mut out = Vec::new();
+        time(1_700_000_000_000_005, &mut out);
+        time(-1, &mut out);
+        assert_eq!(out, b"1700000000.5-1.999999");
     }
 }

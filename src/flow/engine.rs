@@ -297,3 +297,155 @@ impl<S: Sink> Engine<S> {
         (self.totals, self.sink)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::flow::{Direction, STATISTICS, Value};
+    use crate::packet::{Endpoint, Flags};
+
+    const S: u8 = 0x02;
+    const A: u8 = 0x10;
+    const SA: u8 = 0x12;
+    const PA: u8 = 0x18;
+    const FA: u8 = 0x11;
+    const R: u8 = 0x04;
+
+    /// Time in ms, direction, flags, sequence number, acknowledgement number, payload.
+    type Line = (i64, Way, u8, u32, u32, i32);
+
+    fn segment(&(_, way, flags, seq, ack, payload): &Line) -> Segment {
+        let end = |n, port| Endpoint::v4(Ipv4Addr::new(10, 0, 0, n), port);
+        let (a, b) = (end(1, 40000), end(2, 80));
+        let (source, destination) = if way == AToB { (a, b) } else { (b, a) };
+        let flags = Flags(flags);
+        Segment { source, destination, seq, ack, flags, payload, window: 8192, ip_id: Some(0), ..Segment::default() }
+    }
+
+    fn run_with(options: Options, script: &[Line]) -> (Totals, Vec<Connection>) {
+        let mut ended = Vec::new();
+        let mut engine = Engine::new(options, |connection: &Connection| ended.push(connection.clone()));
+        for line in script {
+            let at = Time::from_micros(1_700_000_000_000_000 + line.0 * 1000);
+            engine.totals.tcp_packets += 1;
+            engine.totals.last = at;
+            engine.segment(at, &segment(line));
+        }
+        let (totals, _sink) = engine.finish();
+        (totals, ended)
+    }
+
+    fn run(script: &[Line]) -> Vec<Connection> {
+        run_with(Options::default(), script).1
+    }
+
+    use Way::{AToB, BToA};
+
+    const HANDSHAKE: [Line; 3] =
+        [(0, AToB, S, 1000, 0, 0), (20, BToA, SA, 5000, 1001, 0), (21, AToB, A, 1001, 5001, 0)];
+
+    fn after_handshake(more: &[Line]) -> Vec<Connection> {
+        run(&[&HANDSHAKE, more].concat())
+    }
+
+    fn a2b(connections: &[Connection]) -> &Direction {
+        connections[0].direction(AToB)
+    }
+
+    fn value(connection: &Connection, way: Way, name: &str) -> Option<Value> {
+        STATISTICS.iter().find(|s| s.name == name).expect("a statistic").value(connection, way)
+    }
+
+    #[test]
+    fn an_acknowledged_segment_is_an_rtt_sample() {
+        let found = after_handshake(&[(30, AToB, PA, 1001, 5001, 100), (45, BToA, A, 5001, 1101, 0)]);
+        assert_eq!((a2b(&found).rtt.count, a2b(&found).rtt.max, a2b(&found).rtt.min), (2, 20_000, 15_000));
+        assert_eq!(a2b(&found).handshake_rtt, 20_000);
+        assert_eq!(value(&found[0], AToB, "RTT_avg"), Some(Value::Real(17.5)));
+        assert_eq!(value(&found[0], BToA, "RTT_stdev"), None, "one sample only");
+    }
+
+    #[test]
+    fn a_resent_segment_counts_once_and_gives_no_sample() {
+        let found = after_handshake(&[
+            (30, AToB, PA, 1001, 5001, 100),
+            (230, AToB, PA, 1001, 5001, 100),
+            (240, BToA, A, 5001, 1101, 0),
+        ]);
+        let (all, rare) = (a2b(&found), a2b(&found).rare());
+        assert_eq!((all.unique_bytes, all.data_bytes, rare.rexmit_packets, rare.rexmit_bytes), (100, 200, 1, 100));
+        assert_eq!((all.rtt.count, rare.last_rtt.count, rare.last_rtt.max), (1, 1, 10_000));
+        assert_eq!((rare.resend_max, rare.resend.max), (1, 200_000));
+    }
+
+    #[test]
+    fn the_third_repeated_ack_is_a_triple() {
+        let mut script = vec![(30, AToB, PA, 1001, 5001, 100), (40, BToA, A, 5001, 1101, 0)];
+        script.extend((1..=3).map(|n| (31 + n, AToB, PA, 1201 + 100 * u32::try_from(n).expect("small"), 5001, 100)));
+        script.extend((1..=3).map(|n| (50 + n, BToA, A, 5001, 1101, 0)));
+        let found = after_handshake(&script);
+        assert_eq!((a2b(&found).duplicate_acks, a2b(&found).rare().triple_duplicates), (3, 1));
+    }
+
+    #[test]
+    fn a_late_segment_in_a_gap_is_out_of_order() {
+        let found = after_handshake(&[(30, AToB, PA, 1101, 5001, 100), (31, AToB, PA, 1001, 5001, 100)]);
+        assert_eq!((a2b(&found).rare().out_of_order, a2b(&found).rare().rexmit_packets), (1, 0));
+        assert_eq!(a2b(&found).unique_bytes, 200);
+    }
+
+    #[test]
+    fn the_stream_is_measured_from_syn_to_fin() {
+        let found = after_handshake(&[
+            (30, AToB, PA, 1001, 5001, 100),
+            (31, AToB, FA, 1151, 5001, 0),
+            (40, BToA, FA, 5001, 1152, 0),
+            (41, AToB, A, 1152, 5002, 0),
+        ]);
+        assert!(found[0].is_complete());
+        assert_eq!(a2b(&found).stream_length(), Some(150));
+        assert_eq!(value(&found[0], AToB, "missed_data"), Some(Value::Difference(50)));
+    }
+
+    #[test]
+    fn silence_over_240_seconds_or_a_new_syn_begins_anew() {
+        let at = |millis| [HANDSHAKE[2], (millis, AToB, A, 1001, 5001, 0)];
+        assert_eq!(run(&at(240_021)).len(), 1);
+        assert_eq!(run(&at(240_022)).len(), 2);
+        assert_eq!(run(&[HANDSHAKE[0], (5, BToA, R, 0, 0, 0), (9, AToB, S, 999, 0, 0)]).len(), 2);
+        assert_eq!(run(&[HANDSHAKE[0], (9, AToB, S, 999, 0, 0)]).len(), 1);
+    }
+
+    #[test]
+    fn idle_time_runs_on_to_the_end_of_an_open_connection_only() {
+        let other: Line = (90_000, AToB, A, 1, 1, 0);
+        let mut engine = Engine::new(Options::default(), |connection: &Connection| {
+            assert_eq!(connection.direction(AToB).idle, 90_000_000);
+        });
+        engine.segment(Time::from_micros(1_000_000), &segment(&HANDSHAKE[0]));
+        engine.packet(Time::from_micros(1_000_000 + other.0 * 1000), 60, &[0; 60], LinkType::ETHERNET);
+        let (totals, _sink) = engine.finish();
+        assert_eq!((totals.records, totals.connections), (1, 1));
+    }
+
+    #[test]
+    fn beyond_the_limit_the_oldest_end_early() {
+        let (mut rows, mut packets) = (0, 0);
+        let options = Options { max_live: 8, ..Options::default() };
+        let mut engine = Engine::new(options, |connection: &Connection| {
+            rows += 1;
+            packets += connection.direction(AToB).packets;
+        });
+        for port in 1..=20 {
+            let mut segment = segment(&HANDSHAKE[0]);
+            segment.source = Endpoint::v4(Ipv4Addr::new(10, 0, 0, 1), port);
+            engine.segment(Time::from_micros(1_000_000 + i64::from(port)), &segment);
+            assert!(engine.live() <= 8);
+        }
+        let (totals, _sink) = engine.finish();
+        assert_eq!((totals.connections, totals.ended_early), (20, 12));
+        assert_eq!((rows, packets), (20, 20));
+    }
+}

@@ -348,12 +348,13 @@ impl List {
                 }
                 continue;
             }
-            range.acks = 1;
             if full {
-                rtt = Some(sample(*range, newest, ack.now, stats));
+                // Sampled before the store below: a load across a fresh, narrower store would have to wait for it.
+                rtt = Some(sample(range, newest, ack.now, stats));
             } else {
                 stats.cumulative_acks += 1;
             }
+            range.acks = 1;
         }
         self.merge_from(from.saturating_sub(1));
         rtt
@@ -385,7 +386,7 @@ impl List {
             }
             (range.acks, changed) = (1, true);
             if full {
-                rtt = Some(sample(*range, newest, ack.now, stats));
+                rtt = Some(sample(range, newest, ack.now, stats));
             } else {
                 stats.cumulative_acks += 1;
             }
@@ -415,16 +416,16 @@ impl List {
             self.raised = Raised::Many;
         }
         let (mut kept, mut next) = (from, from + 1);
-        while let Some(&range) = self.ranges.get(next)
-            && range.acks > 0
+        while let Some(&Range { lo, hi, time, acks, .. }) = self.ranges.get(next)
+            && acks > 0
         {
-            self.newest = self.newest.max(range.time);
+            self.newest = self.newest.max(time);
             let joined = &mut self.ranges[kept];
-            if joined.hi.wrapping_add(1) == range.lo {
-                (joined.hi, joined.acks, joined.time) = (range.hi, range.acks, joined.time.max(range.time));
+            if joined.hi.wrapping_add(1) == lo {
+                (joined.hi, joined.acks, joined.time) = (hi, acks, joined.time.max(time));
             } else {
                 kept += 1;
-                self.ranges[kept] = range;
+                self.ranges[kept] = self.ranges[next];
             }
             next += 1;
         }
@@ -446,7 +447,7 @@ impl List {
 /// An acknowledgement ended exactly at `range`, which was not acknowledged before: is its RTT a sample? `newest` is the
 /// latest transmission among it and everything below it. Gives the RTT in µs, 0 if it is none.
 #[inline]
-fn sample(range: Range, newest: i64, now: i64, stats: &mut Direction) -> u64 {
+fn sample(range: &Range, newest: i64, now: i64, stats: &mut Direction) -> u64 {
     let elapsed = gap(range.time, now);
     if newest > range.time {
         stats.rare_mut().post_loss_acks += 1;

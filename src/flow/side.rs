@@ -210,7 +210,8 @@ impl Side {
             (stats.scale, stats.window_scale) = (scale, true);
         }
         stats.timestamps |= options.timestamp;
-        if !segment.flags.syn() && !(stats.window_scale && peer.stats.window_scale) {
+        let both_scale = stats.window_scale && peer.stats.window_scale;
+        if !segment.flags.syn() && !both_scale {
             (stats.scale, peer.stats.scale) = (0, 0);
         }
         stats.sack_permitted |= options.sack_permitted;

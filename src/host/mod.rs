@@ -5,7 +5,6 @@ pub mod child;
 pub mod clock;
 pub mod cpus;
 pub mod ethtool;
-pub mod files;
 pub mod kept;
 pub mod link;
 pub mod namespace;

@@ -1,5 +1,4 @@
-//! A node that is a network namespace on this host: it shares the host's files, CPUs and users, and has a network stack
-//! of its own.
+//! A node that is a network namespace on this host, or this host itself: it shares the host's files, CPUs and users.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -67,8 +66,8 @@ pub struct LocalNode {
     pub scratch: String,
     /// Path of the vptest program.
     pub vptest: String,
-    /// Its network stack.
-    pub namespace: Arc<Namespace>,
+    /// Its network stack; `None` for the one vptest is in.
+    pub namespace: Option<Arc<Namespace>>,
     /// Where its processes live.
     pub processes: Arc<Processes>,
 }
@@ -129,13 +128,16 @@ impl Node for LocalNode {
     }
 
     async fn spawn(&self, command: &Command) -> Result<Box<dyn Process>, NodeError> {
-        let namespace = Some(Arc::clone(&self.namespace));
-        start(&self.processes, self.id, namespace, Path::new(&self.scratch), command).await
+        start(&self.processes, self.id, self.namespace.clone(), Path::new(&self.scratch), command).await
     }
 
     async fn listening(&self, port: u16) -> Result<bool, NodeError> {
-        let namespace = Arc::clone(&self.namespace);
-        blocking(move || namespace.run(|| any_listener(port))).await.map_err(self.failed("list its sockets".to_owned()))
+        let namespace = self.namespace.clone();
+        let look = move || match &namespace {
+            Some(namespace) => namespace.run(|| any_listener(port)),
+            None => any_listener(port),
+        };
+        blocking(look).await.map_err(self.failed("list its sockets".to_owned()))
     }
 
     async fn exists(&self, path: &str) -> Result<bool, NodeError> {

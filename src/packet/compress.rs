@@ -11,7 +11,6 @@ type Rest<R> = io::Chain<Cursor<Vec<u8>>, R>;
 
 /// A stream with its compression, if any, taken off. The decoders' own memory is bounded: gzip needs 64 KiB, a zstd
 /// frame that asks for a window above 128 MiB is refused.
-#[expect(clippy::large_enum_variant, reason = "one of them per open file")]
 pub enum Decoded<R: Read> {
     /// As it came.
     Plain(Rest<R>),

@@ -1,13 +1,14 @@
 //! From the IP header to a TCP segment.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::options::TcpOptions;
 
 /// One end of a connection: address and port. IPv4 addresses are stored in the low 32 bits; which family it is, the
 /// connection knows.
-#[derive(Debug, Clone, Copy, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, Eq, Default)]
 pub struct Endpoint {
     high: u64,
     low: u64,
@@ -15,11 +16,16 @@ pub struct Endpoint {
 }
 
 /// Without branches: which of its two ends a packet comes from is as good as random.
-#[expect(clippy::derived_hash_with_manual_eq, reason = "the same equality as the derived one")]
 impl PartialEq for Endpoint {
     #[inline]
     fn eq(&self, other: &Self) -> bool {
         (self.high ^ other.high) | (self.low ^ other.low) | u64::from(self.port ^ other.port) == 0
+    }
+}
+
+impl Hash for Endpoint {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.words().hash(state);
     }
 }
 

@@ -19,7 +19,7 @@ impl Time {
     /// From nanoseconds since 1970-01-01 UTC.
     pub const fn from_nanos(nanos: i64) -> Self {
         // The remainder of a division by 1000 is in 0..1000.
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in 0..1000")]
+        #[expect(clippy::cast_possible_truncation, reason = "in 0..1000")]
         let below = nanos.rem_euclid(1000) as u16;
         Self { micros: nanos.div_euclid(1000), nanos: below }
     }

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Read};
 
 /// Small enough to stay in a core's own cache, large enough that system calls do not count.
-const CAPACITY: usize = 256 << 10;
+const CAPACITY: usize = 128 << 10;
 
 /// A sliding window over `source`. It holds what was read and not yet consumed, and grows only as bytes really arrive:
 /// a length field that lies cannot make it allocate.

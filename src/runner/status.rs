@@ -31,8 +31,8 @@ pub struct Overview {
     pub attempts: usize,
     /// Iteration files of no iteration of the plan (an earlier plan's).
     pub foreign: usize,
-    /// Why attempts that count were not complete: reason and how often, most frequent first.
-    pub reasons: Vec<(String, usize)>,
+    /// Why attempts that count were not complete, most frequent first.
+    pub reasons: Vec<Reasons>,
     /// Median duration of complete attempts, in seconds; `None` without one.
     pub median_seconds: Option<f64>,
     /// Estimate for what is left at that pace, in seconds; `None` without a complete attempt.
@@ -43,6 +43,15 @@ pub struct Overview {
     pub dead: usize,
     /// Files that cannot be read: name and error.
     pub unreadable: Vec<(String, String)>,
+}
+
+/// Reasons that differ in their numbers and details only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reasons {
+    /// One of them.
+    pub example: String,
+    /// How many there are.
+    pub count: usize,
 }
 
 /// Reads how far the campaign in `out` is.
@@ -89,7 +98,8 @@ struct Tally {
     untried: usize,
     attempts: usize,
     durations: Vec<f64>,
-    reasons: BTreeMap<String, usize>,
+    /// By their text without numbers and details.
+    reasons: BTreeMap<String, Reasons>,
 }
 
 impl Tally {
@@ -103,15 +113,22 @@ impl Tally {
         };
         *self.by_status.entry(counts.outcome.status()).or_default() += 1;
         for reason in counts.outcome.reasons() {
-            *self.reasons.entry(reason).or_default() += 1;
+            let kind = kind(&reason);
+            self.reasons.entry(kind).or_insert(Reasons { example: reason, count: 0 }).count += 1;
         }
     }
 
-    fn reasons(&self) -> Vec<(String, usize)> {
-        let mut all: Vec<_> = self.reasons.iter().map(|(reason, count)| (reason.clone(), *count)).collect();
-        all.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    fn reasons(&self) -> Vec<Reasons> {
+        let mut all: Vec<_> = self.reasons.values().cloned().collect();
+        all.sort_by_key(|reasons| std::cmp::Reverse(reasons.count));
         all
     }
+}
+
+/// The text up to its first semicolon, without digits: what reasons of one kind share.
+fn kind(reason: &str) -> String {
+    let text = reason.split(';').next().unwrap_or(reason);
+    text.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
 /// Duration of a complete attempt.
@@ -152,8 +169,22 @@ mod tests {
         tally.add(Vec::new());
         assert_eq!(tally.by_status, BTreeMap::from([(Status::Complete, 1), (Status::Failed, 1)]));
         assert_eq!((tally.untried, tally.attempts), (1, 5));
-        assert_eq!(tally.reasons(), [("launch: x".to_owned(), 1)]);
+        assert_eq!(tally.reasons(), [Reasons { example: "launch: x".to_owned(), count: 1 }]);
         assert_eq!(tally.durations, [3.0]);
+    }
+
+    #[test]
+    fn reasons_of_one_kind_are_counted_together() {
+        let suspect = |text: &str| head(Outcome::Suspect(vec![text.to_owned()]), 1);
+        let mut tally = Tally::default();
+        for reason in ["load 20.5 %; by a", "load 7 %", "load 30.1 %; by b (process 7)", "load 20.5 % more"] {
+            tally.add(vec![suspect(reason)]);
+        }
+        let counts: Vec<_> = tally.reasons().iter().map(|reasons| (reasons.count, reasons.example.clone())).collect();
+        assert_eq!(
+            counts,
+            [(2, "load 20.5 %; by a".to_owned()), (1, "load 7 %".to_owned()), (1, "load 20.5 % more".to_owned())]
+        );
     }
 
     #[test]

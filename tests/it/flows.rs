@@ -49,8 +49,7 @@ fn wild_captures_come_out_as_tcptrace_has_them() {
         return;
     }
     let directory = tempfile::tempdir().expect("a temporary directory");
-    for seed in 0..120 {
-        let kind = Kind::ALL[seed as usize % Kind::ALL.len()];
+    for (seed, kind) in (0..120).zip(Kind::ALL.into_iter().cycle()) {
         let bytes = capture(seed, kind, 400);
         let path = directory.path().join("wild.pcap");
         std::fs::write(&path, &bytes).expect("the capture is written");

@@ -1,9 +1,11 @@
 //! End-to-end tests: the program as its users run it.
 
+mod bad_input;
 mod campaign;
 mod capture;
 mod faults;
 mod flows;
+mod flows_real;
 mod live;
 mod need;
 mod netns;

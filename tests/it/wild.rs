@@ -1,5 +1,7 @@
 //! Makes captures of TCP as it should never be: for comparing two programs, and for hunting panics.
 
+#![expect(clippy::cast_possible_truncation, reason = "made-up numbers may as well be cut")]
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -13,7 +15,7 @@ impl Dice {
 
     /// In `0..bound`.
     pub(crate) fn below(&mut self, bound: u32) -> u32 {
-        (u64::from(self.0.next_u32()) * u64::from(bound) >> 32) as u32
+        ((u64::from(self.0.next_u32()) * u64::from(bound)) >> 32) as u32
     }
 
     /// True once in `n` times.
@@ -173,7 +175,7 @@ impl Maker {
             return; // lost before the capture
         }
         from.seen = ack;
-        let window = if self.dice.once_in(25) { 0 } else { self.dice.pick(&[1, 500, 8192, 65535]) };
+        let window: u16 = if self.dice.once_in(25) { 0 } else { self.dice.pick(&[1, 500, 8192, 65535]) };
         let options = self.options(flags, to.next);
         let urgent = self.dice.below(1000) as u16;
         let mut tcp = Vec::new();
@@ -186,7 +188,7 @@ impl Maker {
             offset = self.dice.below(16) as u8;
         }
         tcp.extend([offset << 4, flags]);
-        tcp.extend((window as u16).to_be_bytes());
+        tcp.extend(window.to_be_bytes());
         tcp.extend([0, 0]);
         tcp.extend(urgent.to_be_bytes());
         tcp.extend(options);

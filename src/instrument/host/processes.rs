@@ -81,11 +81,24 @@ impl Processes {
         now.used.saturating_sub(before.used) + children
     }
 
-    /// For each parent, what its children that have ended since had used before.
+    /// For each process, what those below it that have ended since had used before. It comes to the account of the
+    /// nearest one that lives on, since all between have waited and ended as well.
     fn dead_children(&self, later: &Self) -> HashMap<u32, u64> {
+        let dead: HashMap<u32, &Process> = self
+            .all
+            .iter()
+            .filter(|(key, _)| !later.all.contains_key(*key))
+            .map(|(_, process)| (process.pid, process))
+            .collect();
         let mut all = HashMap::new();
-        for (_, process) in self.all.iter().filter(|(key, _)| !later.all.contains_key(*key)) {
-            *all.entry(process.parent).or_default() += process.used + process.children;
+        for process in dead.values() {
+            let mut heir = process.parent;
+            // The chain is shorter than the table, unless the table was read while processes moved.
+            for _ in 0..dead.len() {
+                let Some(gone) = dead.get(&heir) else { break };
+                heir = gone.parent;
+            }
+            *all.entry(heir).or_default() += process.used + process.children;
         }
         all
     }
@@ -188,6 +201,9 @@ mod tests {
     fn an_ended_child_counts_only_since_the_first_snapshot() {
         let before = [process(1, 0, 0, 0), process(7, 1, 0, 10), process(8, 7, 400, 100)];
         check(&before, &[process(1, 0, 0, 0), process(7, 1, 0, 10 + 530)], 30, Some(7));
+        // A grandchild's time reaches the grandparent through a child that has ended as well.
+        let family = [process(7, 1, 0, 10), process(8, 7, 400, 0), process(9, 8, 1000, 5)];
+        check(&family, &[process(7, 1, 0, 10 + 1435)], 30, Some(7));
         // A parent that does not wait gets nothing on its account; that is not negative.
         check(&before, &[process(1, 0, 0, 0), process(7, 1, 0, 10)], 0, None);
     }

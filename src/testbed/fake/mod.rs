@@ -15,8 +15,9 @@ use async_trait::async_trait;
 
 use self::node::FakeNode;
 use super::{CapturePoint, CaptureSource, Instance, Pair, Path, Request, Teardown, Testbed, TestbedError};
-use crate::host::cage::{Cage, Job, Kind};
+use crate::host::cage::{Cage, Kind};
 use crate::ids::{NodeId, Stage, Vantage};
+use crate::node::local::{self, LocalNode, Processes};
 use crate::node::{Command, NodeError, Process};
 use crate::record::{Environment, Setting};
 use crate::spec::{FakeSpec, Fault, FaultKind};
@@ -79,12 +80,20 @@ impl Testbed for Fake {
         let cage = Cage::open_or_groups()
             .map_err(|source| TestbedError::Io { what: "open a cage for processes".to_owned(), source })?;
         let cage_kind = cage.kind();
-        let cage = Arc::new(tokio::sync::Mutex::new(cage));
+        let processes = Arc::new(Processes::new(cage));
         let node = |id: NodeId| -> Result<Arc<FakeNode>, TestbedError> {
             let scratch = request.scratch.join(id.to_string());
             std::fs::create_dir_all(&scratch)
                 .map_err(|source| TestbedError::Io { what: format!("create {}", scratch.display()), source })?;
-            Ok(Arc::new(FakeNode::new(id, address(id.pair), scratch, request, Arc::clone(&cage))))
+            let host = LocalNode {
+                id,
+                address: address(id.pair),
+                scratch: scratch.to_string_lossy().into_owned(),
+                vptest: request.vptest.to_string_lossy().into_owned(),
+                namespace: None,
+                processes: Arc::clone(&processes),
+            };
+            Ok(Arc::new(FakeNode { host, number: request.number }))
         };
         let pairs = (1..=request.tuple.pairs())
             .map(|number| {
@@ -93,7 +102,7 @@ impl Testbed for Fake {
             .collect::<Result<_, TestbedError>>()?;
         let faults = [Stage::Verify, Stage::Instrument, Stage::Collect, Stage::Teardown]
             .map(|stage| (stage, self.fault(stage, request)));
-        Ok(Box::new(FakeInstance { pairs, cage, cage_kind, request: request.clone(), faults, readings: 0 }))
+        Ok(Box::new(FakeInstance { pairs, processes, cage_kind, request: request.clone(), faults, readings: 0 }))
     }
 }
 
@@ -106,7 +115,7 @@ fn address(pair: u32) -> IpAddr {
 
 struct FakeInstance {
     pairs: Vec<Pair>,
-    cage: Arc<tokio::sync::Mutex<Cage>>,
+    processes: Arc<Processes>,
     cage_kind: Kind,
     request: Request,
     faults: [(Stage, Option<FaultKind>); 4],
@@ -191,8 +200,7 @@ impl Instance for FakeInstance {
     }
 
     async fn spawn_on_host(&mut self, command: &Command) -> Result<Box<dyn Process>, NodeError> {
-        let job = Job { command: command.clone(), directory: self.request.scratch.clone(), namespace: None };
-        node::start(&self.cage, NodeId::client(1), job).await
+        local::start(&self.processes, NodeId::client(1), None, &self.request.scratch, command).await
     }
 
     async fn keep(&mut self) -> Result<String, TestbedError> {
@@ -203,9 +211,8 @@ impl Instance for FakeInstance {
     }
 
     async fn teardown(&mut self) -> Teardown {
-        let mut cage = self.cage.lock().await;
         let mut left = Vec::new();
-        if let Err(error) = cage.close().await {
+        if let Err(error) = self.processes.close().await {
             left.push(format!("processes of the iteration: {error}"));
         }
         if self.has(Stage::Teardown, FaultKind::Leftover) {

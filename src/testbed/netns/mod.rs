@@ -246,7 +246,7 @@ fn local_node(
         address: IpAddr::V4(plan.ports.first().map_or(Ipv4Addr::UNSPECIFIED, |port| port.address)),
         scratch: utf8(scratch)?,
         vptest: utf8(request.vptest.clone())?,
-        namespace: Arc::clone(namespace),
+        namespace: Some(Arc::clone(namespace)),
         processes: Arc::clone(processes),
     }))
 }
