@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench capture -- MODE [REPETITIONS [REQUESTS]]`, as root, with nginx, ab, iperf3, tcpdump and ip.
 //! Modes: `requests` (ab against nginx over one veth pair, variants interleaved), `gigabit` (iperf3 at 1 Gbit/s:
-//! what is dropped), `open` (what starting and stopping costs), `snapshot` (what reading the host's counters costs).
+//! what is dropped), `open` (what starting and stopping costs), `snapshot` (what reading the host's counters costs),
+//! `engine` (packets per second that the TCP statistics of one point take on one core; needs no root).
 //! Without a mode it does nothing, so that `cargo bench` stays usable without root.
 //!
 //! Requests per second need a quiet machine. CPU time per request, which the kernel counts in nanoseconds and which
@@ -22,7 +23,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use vptest::host::namespace::Namespace;
 use vptest::ids::{NodeId, Vantage};
-use vptest::instrument::capture::{Captures, available_memory, ring_bytes};
+use vptest::instrument::capture::{
+    Captures, FlowOptions, Flows, LinkType, NoSink, PacketSink, available_memory, ring_bytes,
+};
 use vptest::instrument::host::Snapshot;
 use vptest::spec::CaptureSpec;
 use vptest::testbed::{CapturePoint, CaptureSource};
@@ -37,8 +40,14 @@ fn main() -> Result<()> {
         Some("gigabit") => gigabit(number(1, 3)?),
         Some("open") => open(number(1, 5)?),
         Some("snapshot") => snapshot(number(1, 20)?),
+        Some("engine") => {
+            engine(number(1, 3)?, number(2, 100_000)?);
+            Ok(())
+        }
         _ => {
-            eprintln!("usage: cargo bench --bench capture -- requests|gigabit|open|snapshot [REPETITIONS [REQUESTS]]");
+            eprintln!(
+                "usage: cargo bench --bench capture -- requests|gigabit|open|snapshot|engine [REPETITIONS [REQUESTS]]"
+            );
             Ok(())
         }
     }
@@ -161,17 +170,30 @@ fn spec() -> CaptureSpec {
 #[derive(Clone, Copy)]
 enum Variant {
     Off,
-    Ours { points: usize, keep: bool, ring: Option<u64> },
-    Tcpdump { points: usize, snap: bool },
+    Ours {
+        points: usize,
+        keep: bool,
+        ring: Option<u64>,
+    },
+    /// With TCP statistics.
+    Tcp {
+        points: usize,
+    },
+    Tcpdump {
+        points: usize,
+        snap: bool,
+    },
 }
 
-const VARIANTS: [(&str, Variant); 9] = [
+const VARIANTS: [(&str, Variant); 11] = [
     ("off", Variant::Off),
     ("vptest, 1 point", Variant::Ours { points: 1, keep: false, ring: None }),
     ("tcpdump -s 96 -w, 1 point", Variant::Tcpdump { points: 1, snap: true }),
     ("tcpdump -w, 1 point", Variant::Tcpdump { points: 1, snap: false }),
     ("vptest, 2 points", Variant::Ours { points: 2, keep: false, ring: None }),
     ("tcpdump -s 96 -w, 2 points", Variant::Tcpdump { points: 2, snap: true }),
+    ("vptest, TCP, 1 point", Variant::Tcp { points: 1 }),
+    ("vptest, TCP, 2 points", Variant::Tcp { points: 2 }),
     ("vptest, 1 point, kept", Variant::Ours { points: 1, keep: true, ring: None }),
     ("vptest, 1 point, 4 MiB", Variant::Ours { points: 1, keep: false, ring: Some(4 << 20) }),
     ("vptest, 1 point, 16 MiB", Variant::Ours { points: 1, keep: false, ring: Some(16 << 20) }),
@@ -217,6 +239,21 @@ fn measure(link: &Link, server: &Ended, variant: Variant, count: u32, directory:
             let capture = cpu_seconds(UsageWho::RUSAGE_SELF)? - before;
             let packets: Vec<_> = stopped.captures.iter().map(|c| (c.packets, c.dropped_kernel)).collect();
             Ok(Run { rate, workload, capture, note: format!("(packets, drops) {packets:?} {:?}", stopped.problems) })
+        }
+        Variant::Tcp { points } => {
+            let sink = |point: &CapturePoint, link| Flows::new(point, link, flow_options(points));
+            let captures = Captures::start_with(&link.points()[..points], &spec(), None, sink)?;
+            let before = cpu_seconds(UsageWho::RUSAGE_SELF)?;
+            let (rate, workload) = workload(link, server, count)?;
+            let during = cpu_seconds(UsageWho::RUSAGE_SELF)? - before;
+            let (captures, problems) = captures.stop().with_tcp();
+            let capture = cpu_seconds(UsageWho::RUSAGE_SELF)? - before;
+            let packets: Vec<_> = captures
+                .iter()
+                .map(|c| (c.packets, c.dropped_kernel, c.tcp.as_ref().map(|tcp| tcp.connections)))
+                .collect();
+            let note = format!("(packets, drops, connections) {packets:?} during {during:.3} s {problems:?}");
+            Ok(Run { rate, workload, capture, note })
         }
         Variant::Tcpdump { points, snap } => {
             let mut running = Vec::new();
@@ -290,6 +327,91 @@ fn requests(repetitions: u32, count: u32) -> Result<()> {
         );
     }
     Ok(())
+}
+
+fn flow_options(points: usize) -> FlowOptions {
+    FlowOptions { statistics: true, connections: false, mtu: Some(1500), points, available: available_memory() }
+}
+
+/// Frames of one connection: who sends, flags, sequence and acknowledgement number, payload.
+const SCRIPT: [(bool, u8, u32, u32, u16); 10] = [
+    (true, 2, 0, 0, 0),
+    (false, 18, 0, 1, 0),
+    (true, 16, 1, 1, 0),
+    (true, 24, 1, 1, 80),
+    (false, 16, 1, 81, 0),
+    (false, 24, 1, 81, 150),
+    (false, 17, 151, 81, 0),
+    (true, 16, 81, 152, 0),
+    (true, 17, 81, 152, 0),
+    (false, 16, 152, 82, 0),
+];
+
+/// Ten requests at a time, each on a connection of its own, as ab makes them: frame and length on the wire.
+fn frames(connections: u32) -> Vec<([u8; 66], u32)> {
+    let mut all = Vec::new();
+    for group in 0..connections / 10 {
+        for (step, number) in SCRIPT.iter().flat_map(|step| (0..10).map(move |i| (step, group * 10 + i))) {
+            let &(client, flags, seq, ack, payload) = step;
+            let mut frame = [0; 66];
+            frame[12] = 8;
+            frame[14] = 0x45;
+            frame[16..18].copy_from_slice(&(52 + payload).to_be_bytes());
+            frame[23] = 6;
+            let [_, _, high, low] = (number / 60_000).to_be_bytes();
+            let ends = [[10, high, low, 1], [10, 0, 0, 2]];
+            let port = u16::try_from(number % 60_000 + 1024).unwrap_or(1).to_be_bytes();
+            let ports = [port, 80_u16.to_be_bytes()];
+            let (from, to) = if client { (0, 1) } else { (1, 0) };
+            frame[26..30].copy_from_slice(&ends[from]);
+            frame[30..34].copy_from_slice(&ends[to]);
+            frame[34..36].copy_from_slice(&ports[from]);
+            frame[36..38].copy_from_slice(&ports[to]);
+            frame[38..42].copy_from_slice(&seq.to_be_bytes());
+            frame[42..46].copy_from_slice(&ack.to_be_bytes());
+            (frame[46], frame[47]) = (0x80, flags);
+            frame[48..50].copy_from_slice(&500_u16.to_be_bytes());
+            frame[54..58].copy_from_slice(&[1, 1, 8, 10]);
+            all.push((frame, 66 + u32::from(payload)));
+        }
+    }
+    all
+}
+
+fn engine(repetitions: u32, connections: u32) {
+    let frames = frames(connections);
+    let point = CapturePoint {
+        node: NodeId::client(1),
+        vantage: Vantage::Guest,
+        interface: "c0".to_owned(),
+        source: CaptureSource::Synthetic { packets: 0, bytes: 0, dropped: 0 },
+    };
+    for _ in 0..repetitions {
+        let counting = feed(&mut NoSink, &frames);
+        let mut flows = Flows::new(&point, LinkType(1), flow_options(1));
+        let before = available_memory();
+        let packets = feed(&mut flows, &frames);
+        let grown = before.zip(available_memory()).map(|(before, after)| before.saturating_sub(after) >> 20);
+        let begin = Instant::now();
+        flows.end();
+        let (tcp, problems) = flows.into_tcp(frames.len() as u64);
+        println!(
+            "{} packets: {:.2} M/s (without engine {:.0} M/s), end {:?}, {} connections, {grown:?} MiB {problems:?}",
+            frames.len(),
+            frames.len() as f64 / packets.as_secs_f64() / 1e6,
+            frames.len() as f64 / counting.as_secs_f64() / 1e6,
+            begin.elapsed(),
+            tcp.map_or(0, |tcp| tcp.connections),
+        );
+    }
+}
+
+fn feed(sink: &mut impl PacketSink, frames: &[([u8; 66], u32)]) -> Duration {
+    let begin = Instant::now();
+    for (at, (frame, wire_len)) in (1_700_000_000_000_000_000..).step_by(2000).zip(frames) {
+        sink.packet(at, *wire_len, std::hint::black_box(frame));
+    }
+    begin.elapsed()
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

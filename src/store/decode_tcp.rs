@@ -115,8 +115,10 @@ pub(super) fn connection(row: &Row<'_>) -> Decoded<Of<Connection>> {
     Ok((capture, Connection { number, a, b, first_ns, last_ns, complete, reset, values: Default::default() }))
 }
 
-/// Number of the connection, direction and values.
-pub(super) fn values(row: &Row<'_>) -> Decoded<Of<(u64, Direction, Vec<Option<f64>>)>> {
+/// Number of a connection, direction and values.
+type Values = (u64, Direction, Vec<Option<f64>>);
+
+pub(super) fn values(row: &Row<'_>) -> Decoded<Of<Values>> {
     let c = &mut Columns::new(row, 1);
     let (capture, number, direction) = (c.int()?, c.int()?, c.direction()?);
     let values = STATISTICS.iter().map(|_| c.opt_real()).collect::<Decoded<_>>()?;

@@ -13,6 +13,7 @@ mod decode_tcp;
 mod error;
 mod insert;
 mod merge;
+mod pooled;
 mod query;
 mod raw;
 mod reader;
@@ -26,6 +27,7 @@ pub use campaign::{
 };
 pub use error::{BadRecord, StoreError};
 pub use merge::{Conflict, MergeProgress, MergeReport, merge};
+pub use pooled::Pool;
 pub use query::{Database, LeftOut, MetricError, MetricInfo, Observation, Observations};
 pub use reader::{RecordFile, Records, Verified};
 pub use schema::{APPLICATION_ID, SCHEMA_VERSION};

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
-use super::reader::RecordFile;
+use super::reader::{RecordFile, Records};
 use crate::ids::{Better, IterationNumber, Level, NodeId, Role, ShortHash};
 use crate::record::{IterationRecord, Metric, Status};
 
@@ -139,6 +139,14 @@ impl Database {
     /// As [`RecordFile::open`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         Ok(Self { path: path.to_owned(), file: RecordFile::open(path)? })
+    }
+
+    /// All records, each verified.
+    ///
+    /// # Errors
+    /// As [`RecordFile::records`].
+    pub fn records(&self) -> Result<Records<'_>, StoreError> {
+        self.file.records()
     }
 
     /// All metrics by name, level, role and unit.

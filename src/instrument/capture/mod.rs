@@ -121,7 +121,7 @@ pub struct Captures<S = NoSink> {
 #[derive(Debug)]
 enum Running<S> {
     Live { place: String, thread: Thread<S> },
-    Synthetic { capture: record::Capture, sink: S },
+    Synthetic { capture: Box<record::Capture>, sink: S },
 }
 
 /// What captures brought home.
@@ -210,7 +210,7 @@ impl<S> Stopped<S> {
     fn collect(&mut self, point: Running<S>) {
         match point {
             Running::Synthetic { capture, sink } => {
-                self.captures.push(capture);
+                self.captures.push(*capture);
                 self.sinks.push(sink);
             }
             Running::Live { place, thread } => match thread.join() {
@@ -278,7 +278,7 @@ impl<'a, S: PacketSink> Waiting<'a, S> {
                 thread.go(sink);
                 Running::Live { place: place(point), thread }
             }
-            Self::Synthetic { point } => Running::Synthetic { capture: synthetic(point, spec), sink },
+            Self::Synthetic { point } => Running::Synthetic { capture: Box::new(synthetic(point, spec)), sink },
         }
     }
 }

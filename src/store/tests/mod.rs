@@ -4,6 +4,6 @@ mod damage;
 mod hostile;
 mod merging;
 mod queries;
-mod records;
-mod records_tcp;
+pub(super) mod records;
+pub(super) mod records_tcp;
 mod round_trip;

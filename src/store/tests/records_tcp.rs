@@ -12,7 +12,7 @@ use crate::ids::Direction;
 use crate::record::{Connection, ConnectionStatistic, SeriesBin, Stall, Tcp, TcpDirection};
 
 /// The distribution of these values.
-pub(super) fn statistic(direction: Direction, name: &str, values: &[f64]) -> ConnectionStatistic {
+pub(in crate::store) fn statistic(direction: Direction, name: &str, values: &[f64]) -> ConnectionStatistic {
     let mut sketch = Sketch::default();
     values.iter().for_each(|&value| sketch.add(value));
     let q = |q| sketch.quantile(q);
