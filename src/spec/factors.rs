@@ -212,7 +212,7 @@ pub const KNOWN: &[Known] = known! {
     "tunnel" Kind::Tunnel, MINIMEGA, Testbed, "none", "encapsulation between hosts";
     "colocated" Kind::Switch, MINIMEGA, Testbed, "the testbed's", "client and server on the same host";
     "pinning" Kind::Switch, PINNED, Testbed, "off", "processes bound to one CPU each";
-    "instrument" Kind::Switch, Scope::Everywhere, Testbed, "on", "captures and counters run";
+    "instrument" Kind::Switch, Scope::Everywhere, Testbed, "on", "captures and other instruments run (the checks of the host always do)";
     "stress_cpu" Kind::Integer(0, 4096), Scope::Everywhere, Testbed, "0", "stress-ng CPU workers beside the nodes";
     "stress_io" Kind::Integer(0, 4096), Scope::Everywhere, Testbed, "0", "stress-ng I/O workers beside the nodes";
     "stress_mem" Kind::Integer(0, 4096), Scope::Everywhere, Testbed, "0", "stress-ng memory workers beside the nodes";
