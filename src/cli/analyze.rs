@@ -15,7 +15,7 @@ use crate::store::{Database, MetricError, MetricInfo, StoreError};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 A group is a tuple, or all iterations that agree in the factors of --by. Its mean is the mean over iterations; pairs of
-one iteration are averaged first and connections are never pooled. Only complete iterations count unless --include
+one iteration are averaged first and connections are never pooled. Only complete iterations count unless --include \
 says otherwise; those left out are counted. Intervals cover 95 %.
 
 Exit status: 0, 2 when there is no such metric or factor, 4 when the database cannot be read.

@@ -18,7 +18,7 @@ use crate::packet::{End, LinkType, Reader, Record, Segment, decoded};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Reads pcap and pcapng, plain or compressed with gzip or zstd; `-` is standard input. The CSV has tcptrace's columns
-(tcptrace -lnrW --csv); json has the same statistics as exact values, null where there is none. docs/flows.md defines
+(tcptrace -lnrW --csv); json has the same statistics as exact values, null where there is none. docs/flows.md defines \
 them all. With several captures, a line `# file NAME` stands before the rows of each in CSV.
 
 A capture that is damaged in the middle gives what was read before, and a warning.

@@ -39,7 +39,7 @@ Examples:
   vptest merge out/*.db                       one database of all iterations: merged.db
   vptest analyze --metric rps                 compare
 
-Exit status: 0 done, 1 some iterations failed or were invalid, 2 wrong usage or spec, 3 this host cannot run it,
+Exit status: 0 done, 1 some iterations failed or were invalid, 2 wrong usage or spec, 3 this host cannot run it, \
 4 stored data cannot be read, 130 interrupted.";
 
 #[derive(Debug, Clone, Copy, clap::Args)]

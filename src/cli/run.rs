@@ -20,7 +20,7 @@ Examples:
   vptest run --retries 2          two more tries at each iteration that fails
   vptest sweep params.toml --format commands | parallel -j1 --eta
 
-The first Ctrl-C takes the running iteration down and stores it as interrupted; the second leaves at once.
+The first Ctrl-C takes the running iteration down and stores it as interrupted; the second leaves at once. \
 Without root the netns testbed runs in a user namespace.")]
 pub(super) struct Args {
     /// Iterations to run, by number: `7`, `1-100,205`, `990-` (complete ones are skipped)
