@@ -162,3 +162,25 @@ proptest! {
         prop_assert_eq!(content(&together), content(&all));
     }
 }
+
+#[test]
+fn an_iteration_file_is_never_the_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = write_samples(dir.path(), 2);
+    let before = std::fs::read(&inputs[0]).unwrap();
+    let link = dir.path().join("link.db");
+    std::os::unix::fs::symlink(&inputs[0], &link).unwrap();
+    for output in [&inputs[0], &link] {
+        let error = merge(&inputs[1..], output, &mut |_| ()).unwrap_err();
+        assert!(matches!(error, StoreError::OutputIsIteration { .. }), "{error}");
+    }
+    assert_eq!(std::fs::read(&inputs[0]).unwrap(), before);
+}
+
+#[test]
+fn without_a_readable_input_no_output_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("merged.db");
+    assert_eq!(run(&[dir.path().join("absent.db")], &output).refused.len(), 1);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
