@@ -7,18 +7,20 @@ use super::exit::{Exit, Failure};
 use super::{Format, nearest};
 use crate::analysis::{AnalysisError, Question, compare};
 use crate::record::Status;
-use crate::report::compare::Analyze;
+use crate::report::compare::{Analyze, left_out_reasons};
 use crate::spec::{Spec, factors};
-use crate::store::{Database, MetricError, MetricInfo, StoreError};
+use crate::store::{Database, LeftOut, MetricError, MetricInfo, StoreError};
 
 /// Compare the means of a metric: per group, and against a baseline
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 A group is a tuple, or all iterations that agree in the factors of --by. Its mean is the mean over iterations; pairs of
-one iteration are averaged first and connections are never pooled. Only complete iterations count unless --include \
-says otherwise; those left out are counted. Intervals cover 95 %.
+one iteration are averaged first and connections are never pooled. Only complete iterations count unless --include
+says otherwise; those left out are counted. An iteration counts once, however often and on however many hosts it was
+tried: its complete attempt that finished first, else the last that --include lets count. Intervals cover 95 %.
 
-Exit status: 0, 2 when there is no such metric or factor, 4 when the database cannot be read.
+Exit status: 0, 1 when no iteration counts (they failed, were suspect or are none: there is nothing to compare), 2 when
+there is no such metric or factor, 4 when the database cannot be read.
 
 Examples:
   vptest analyze                                         list the metrics
@@ -60,6 +62,9 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let mut statuses = vec![Status::Complete];
     statuses.extend(&args.include);
     let observations = database.values(metric, &statuses).map_err(|error| no_values(args, error))?;
+    if observations.values.is_empty() {
+        return Err(none_counts(&observations.left_out, &observations.metric));
+    }
     let baseline = baseline(args, &database)?;
     let question = Question { by: args.by.clone(), baseline };
     let comparison = compare(&observations.values, &question).map_err(wrong_question)?;
@@ -120,13 +125,43 @@ fn unreadable(args: &Args, error: StoreError) -> Failure {
 
 fn no_values(args: &Args, error: StoreError) -> Failure {
     let hint = match &error {
-        StoreError::Metric(MetricError::Unknown { asked, known }) => {
+        StoreError::Metric(MetricError::Unknown { asked, known, none_counts: Some(left_out) })
+            if nearest(asked, known).is_none() =>
+        {
+            return none_got_to(left_out, asked);
+        }
+        StoreError::Metric(MetricError::Unknown { asked, known, .. }) => {
             Some(suggestion(asked, known, "`vptest analyze` lists all metrics"))
         }
         StoreError::Metric(_) => None,
         _ => return unreadable(args, error),
     };
     with_hint(Failure::new(Exit::Usage, error), hint)
+}
+
+/// The metric is known, but no iteration counts.
+fn none_counts(left_out: &LeftOut, metric: &str) -> Failure {
+    let statuses: Vec<&str> = left_out.by_status.keys().map(|status| status.as_str()).collect();
+    let hint = (!statuses.is_empty()).then(|| format!("`--include {}` counts them too", statuses.join(",")));
+    with_hint(nothing_to_compare(left_out, metric), hint)
+}
+
+/// No iteration counts, and none has the metric either: counting more of them would not help.
+fn none_got_to(left_out: &LeftOut, metric: &str) -> Failure {
+    let hint = if left_out.total() == 0 {
+        "`vptest run` makes iterations, `vptest merge out/*.db` takes them in".to_owned()
+    } else {
+        format!("none of them has a metric `{metric}` either; `vptest status` says why they ended so")
+    };
+    nothing_to_compare(left_out, metric).hint(hint)
+}
+
+fn nothing_to_compare(left_out: &LeftOut, metric: &str) -> Failure {
+    let text = match left_out.total() {
+        0 => "the database holds no iterations".to_owned(),
+        total => format!("none of {total} iterations counts ({})", left_out_reasons(left_out, metric)),
+    };
+    Failure::text(Exit::SomeFailed, text)
 }
 
 fn with_hint(failure: Failure, hint: Option<String>) -> Failure {

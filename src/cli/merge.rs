@@ -15,8 +15,10 @@ use crate::store::{self, MergeProgress, MergeReport, StoreError};
 #[command(after_help = "\
 Attempts that the output holds already are passed over, so new files can be added at any time, and merged files can be
 merged again. A file that is not vptest's, of another version or damaged is named and left out; the rest is merged.
+Without any readable file no output is made.
 
-Exit status: 0, or 4 when a file was left out.
+Exit status: 0, 2 when the output has the name of an iteration file, 4 when a file was left out or the output cannot be
+read.
 
 Examples:
   vptest merge out/*.db
@@ -55,9 +57,12 @@ fn bar(inputs: usize, verbosity: Verbosity) -> ProgressBar {
     ProgressBar::new(inputs as u64).with_style(style)
 }
 
-/// The output could not be read or written.
+/// The output could not be read or written, or must not be.
 fn failure(error: StoreError) -> Failure {
     let exit = match &error {
+        StoreError::OutputIsIteration { .. } => {
+            return Failure::new(Exit::Usage, error).hint("give -o a name of its own: -o merged.db");
+        }
         StoreError::Foreign { .. } | StoreError::Version { .. } | StoreError::Corrupt { .. } => Exit::Unreadable,
         _ => Exit::Unsupported,
     };
@@ -81,25 +86,29 @@ fn left_out(report: &MergeReport) -> Vec<String> {
 fn print(args: &Args, report: &MergeReport, left_out: &[String]) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     let output = args.output.display();
+    let files = report.files + report.own;
     match args.format {
         Format::Json => writeln!(
             out,
             "{}",
             json!({
-                "output": args.output, "files": report.files, "added": report.added, "known": report.known,
-                "left_out": left_out,
+                "output": args.output, "files": files, "own": report.own, "added": report.added,
+                "known": report.known, "left_out": left_out,
             })
         ),
         Format::Csv => {
             writeln!(out, "files,added,known,left_out")?;
-            writeln!(out, "{},{},{},{}", report.files, report.added, report.known, left_out.len())
+            writeln!(out, "{files},{},{},{}", report.added, report.known, left_out.len())
         }
         Format::Table => {
             let mut parts = vec![format!("{} added", report.added), format!("{} there already", report.known)];
             if !left_out.is_empty() {
                 parts.push(format!("{} files left out", left_out.len()));
             }
-            writeln!(out, "{output}: {} of {} files: {}", report.files, args.inputs.len(), parts.join(", "))
+            if report.own > 0 {
+                parts.push(format!("{} is the output itself", report.own));
+            }
+            writeln!(out, "{output}: {files} of {} files: {}", args.inputs.len(), parts.join(", "))
         }
     }
 }

@@ -113,9 +113,16 @@ enum PageFormat {
 }
 
 /// The known name that is most like the one asked for; `None` when none is much like it.
+///
+/// Few slips of the finger go before a like beginning: Jaro and Winkler's measure alone finds `rsp` and `rps` too far
+/// apart.
 fn nearest<'a>(asked: &str, known: &'a [String]) -> Option<&'a str> {
-    let alike = known.iter().map(|name| (strsim::jaro_winkler(asked, name), name.as_str()));
-    alike.filter(|(likeness, _)| *likeness > 0.75).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+    let most_slips = (asked.chars().count() / 3).max(1);
+    let slips = |name: &str| Some(strsim::osa_distance(asked, name)).filter(|&slips| slips <= most_slips);
+    let alike = known.iter().map(|name| (slips(name), strsim::jaro_winkler(asked, name), name.as_str()));
+    let alike = alike.filter(|(slips, likeness, _)| slips.is_some() || *likeness > 0.75);
+    let rank = |slips: Option<usize>| slips.unwrap_or(usize::MAX);
+    alike.min_by(|a, b| rank(a.0).cmp(&rank(b.0)).then_with(|| b.1.total_cmp(&a.1))).map(|(_, _, name)| name)
 }
 
 fn start_log(verbosity: Verbosity) {
@@ -142,6 +149,15 @@ fn colour() -> bool {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+
+    #[test]
+    fn a_slip_of_the_finger_finds_its_name() {
+        let known = ["cpu_time", "rps", "transfer_rate"].map(str::to_owned);
+        assert_eq!(super::nearest("rsp", &known), Some("rps"));
+        assert_eq!(super::nearest("tranfser_rate", &known), Some("transfer_rate"));
+        assert_eq!(super::nearest("transfer", &known), Some("transfer_rate"));
+        assert_eq!(super::nearest("mtu", &known), None);
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

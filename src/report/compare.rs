@@ -1,6 +1,6 @@
 //! The comparison of groups: a table for people, CSV and JSON for programs (`docs/json.md`, section "analyze").
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
@@ -77,17 +77,21 @@ pub struct ContrastRow {
     pub result: TwoSample,
 }
 
-/// Iterations that do not count, by reason.
+/// Iterations that do not count, by reason; and attempts that stand for no iteration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeftOutRow {
-    /// All of them.
+    /// All iterations that do not count.
     pub total: u64,
-    /// By status.
+    /// By status of the last attempt.
     pub by_status: BTreeMap<String, u64>,
     /// Without the metric.
     pub not_measured: u64,
     /// With a pair that has no value.
     pub value_missing: u64,
+    /// Attempts, not in `total`: another attempt stands for the same iteration.
+    pub superseded: u64,
+    /// How many of `superseded` ran on another host than the one that stands for the iteration.
+    pub superseded_elsewhere: u64,
 }
 
 impl Analyze {
@@ -309,6 +313,8 @@ fn left_out_row(left_out: &LeftOut) -> LeftOutRow {
         by_status: left_out.by_status.iter().map(|(status, &n)| (status.to_string(), n)).collect(),
         not_measured: left_out.not_measured,
         value_missing: left_out.value_missing,
+        superseded: left_out.superseded,
+        superseded_elsewhere: left_out.superseded_elsewhere,
     }
 }
 
@@ -333,22 +339,28 @@ fn notes(observations: &Observations, comparison: &Comparison) -> Vec<String> {
     }
     notes.extend(left_out_note(observations));
     notes.extend(group_notes(comparison));
-    notes.extend(repeated_note(observations));
+    notes.extend(superseded_note(&observations.left_out));
     notes
 }
 
-fn left_out_note(observations: &Observations) -> Option<String> {
-    let left_out = &observations.left_out;
+/// Why iterations do not count, each with their number: `3 suspect, 1 without rps`.
+pub fn left_out_reasons(left_out: &LeftOut, metric: &str) -> String {
     let mut parts: Vec<String> = left_out.by_status.iter().map(|(status, n)| format!("{n} {status}")).collect();
     if left_out.not_measured > 0 {
-        parts.push(format!("{} without {}", left_out.not_measured, observations.metric));
+        parts.push(format!("{} without {metric}", left_out.not_measured));
     }
     if left_out.value_missing > 0 {
         parts.push(format!("{} with a value missing", left_out.value_missing));
     }
+    parts.join(", ")
+}
+
+fn left_out_note(observations: &Observations) -> Option<String> {
+    let left_out = &observations.left_out;
     let total = left_out.total();
     let all = total + observations.values.len() as u64;
-    (total > 0).then(|| format!("Left out: {total} of {all} iterations ({}).", parts.join(", ")))
+    let reasons = || left_out_reasons(left_out, &observations.metric);
+    (total > 0).then(|| format!("Left out: {total} of {all} iterations ({}).", reasons()))
 }
 
 fn group_notes(comparison: &Comparison) -> Vec<String> {
@@ -385,11 +397,19 @@ fn group_notes(comparison: &Comparison) -> Vec<String> {
     notes
 }
 
-/// Two complete attempts at one identity, on two hosts, are two measurements; the reader should know.
-fn repeated_note(observations: &Observations) -> Option<String> {
-    let mut seen = HashSet::new();
-    let repeated = observations.values.iter().filter(|o| !seen.insert(o.identity)).count();
-    (repeated > 0).then(|| format!("{repeated} iterations are further attempts at one that counts already; all count."))
+/// The plan was perhaps run on several hosts to have more of it; that is not what it gives, and the reader should know.
+fn superseded_note(left_out: &LeftOut) -> Option<String> {
+    let elsewhere = match left_out.superseded_elsewhere {
+        0 => String::new(),
+        n => format!(" ({n} of them on another host)"),
+    };
+    (left_out.superseded > 0).then(|| {
+        format!(
+            "{} further attempts{elsewhere} count as nothing: for each iteration stands its complete attempt that finished \
+             first, else its last.",
+            left_out.superseded
+        )
+    })
 }
 
 #[cfg(test)]
@@ -419,7 +439,8 @@ mod tests {
                 });
             }
         }
-        let left_out = LeftOut { by_status: BTreeMap::from([(Status::Suspect, 3)]), not_measured: 1, value_missing: 0 };
+        let by_status = BTreeMap::from([(Status::Suspect, 3)]);
+        let left_out = LeftOut { by_status, not_measured: 1, ..LeftOut::default() };
         let observations = Observations {
             metric: "rps".to_owned(),
             level: Level::Application,
@@ -446,6 +467,15 @@ mod tests {
         let fields = |line: &str| line.split(',').count();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(fields(lines[1]), fields(lines[0]));
+    }
+
+    #[test]
+    fn further_attempts_are_mentioned_with_their_hosts() {
+        let left_out = LeftOut { superseded: 3, ..LeftOut::default() };
+        assert!(superseded_note(&left_out).unwrap().starts_with("3 further attempts count as nothing"));
+        let note = superseded_note(&LeftOut { superseded_elsewhere: 2, ..left_out }).unwrap();
+        assert!(note.starts_with("3 further attempts (2 of them on another host) count"), "{note}");
+        assert_eq!(superseded_note(&LeftOut::default()), None);
     }
 
     #[test]

@@ -59,6 +59,12 @@ pub enum StoreError {
     /// The record breaks a rule of the schema and was not written.
     #[error("this iteration cannot be stored: {0}")]
     Record(#[from] BadRecord),
+    /// The output of a merge has the name of an iteration file; it was not touched.
+    #[error("{} is the name of an iteration file; a merge does not write into one", path.display())]
+    OutputIsIteration {
+        /// The output that was asked for.
+        path: PathBuf,
+    },
     /// The output of a merge was changed by somebody else while the merge ran; it was not touched.
     #[error("{} was changed by another program during the merge; run the merge again", path.display())]
     OutputChanged {

@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Statement};
 
+use super::campaign::AttemptName;
 use super::error::StoreError;
 use super::insert::Inserter;
 use super::reader::{RecordFile, Verified};
@@ -77,11 +78,13 @@ pub struct MergeProgress {
 /// An attempt is known by identity, attempt number, host and time of start; one that is there already is not added
 /// again, so running a merge again changes nothing: the output is then not even opened for writing. Otherwise the new
 /// output is written beside the old one and takes its name at the end; until then the old one is as it was. The order
-/// of inputs decides nothing but `iteration.id`. `progress` is told after each input.
+/// of inputs decides nothing but `iteration.id`. When no input can be read and there is no output yet, none is made.
+/// `progress` is told after each input.
 ///
 /// # Errors
 /// Inputs that cannot be read are reported, not errors. An error means that the output is as it was: it cannot be read
-/// or written, it holds triggers, or another program changed it meanwhile.
+/// or written, it holds triggers, another program changed it meanwhile, or its name is that of an iteration file
+/// ([`StoreError::OutputIsIteration`]: `-o out/*.db` makes the first of them the output).
 pub fn merge(
     inputs: &[PathBuf],
     output: &Path,
@@ -142,7 +145,7 @@ impl<'a> Merge<'a, '_> {
                 self.next_new(&mut |record| find.compare(record).map_err(|error| output.sql(error)))?
             }
         };
-        if pending.is_some() || output.before.is_none() {
+        if pending.is_some() || (output.before.is_none() && self.report.files > 0) {
             self.extend(output, pending)?;
         }
         Ok(self.report)
@@ -322,6 +325,15 @@ impl<'c> Lookup<'c> {
     }
 }
 
+/// A merged file of such a name would be taken for an attempt, and an attempt is never changed.
+fn refuse_iteration_name(path: &Path) -> Result<(), StoreError> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    match name.map(str::parse::<AttemptName>) {
+        Some(Ok(_)) => Err(StoreError::OutputIsIteration { path: path.to_owned() }),
+        _ => Ok(()),
+    }
+}
+
 /// The output as it was before.
 struct Output {
     path: PathBuf,
@@ -332,8 +344,9 @@ struct Output {
 impl Output {
     /// Follows symbolic links, so that the file and not the link is replaced.
     fn find(path: &Path) -> Result<Self, StoreError> {
+        refuse_iteration_name(path)?;
         match std::fs::canonicalize(path) {
-            Ok(path) => Ok(Self { before: FileId::of(&path), path }),
+            Ok(path) => refuse_iteration_name(&path).map(|()| Self { before: FileId::of(&path), path }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Ok(Self { path: path.to_owned(), before: None })
             }

@@ -1,9 +1,14 @@
 //! Values of a metric, one for each iteration.
 //!
+//! An iteration is what the plan says it is: one identity, however often and on however many hosts it was tried. One of
+//! its attempts stands for it, chosen by status and time alone, never by what was measured.
+//!
 //! The whole file is read and verified for each question: an answer from a damaged database would be a wrong number that
 //! nobody notices.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
@@ -30,7 +35,7 @@ pub struct MetricInfo {
     pub unit: String,
     /// Which way is an improvement.
     pub better: Option<Better>,
-    /// Iterations of any status that have a row of it.
+    /// Attempts of any status that have a row of it.
     pub iterations: u64,
     /// Rows with a value.
     pub values: u64,
@@ -58,7 +63,7 @@ pub struct Observations {
     pub unit: String,
     /// Which way is an improvement; `None` when neither is or iterations disagree.
     pub better: Option<Better>,
-    /// One entry for each iteration that counts, in the order of the database.
+    /// One entry for each iteration that counts, in the order of the database; no identity occurs twice.
     pub values: Vec<Observation>,
     /// Iterations that do not count.
     pub left_out: LeftOut,
@@ -69,7 +74,7 @@ pub struct Observations {
 pub struct Observation {
     /// Position in run order.
     pub number: IterationNumber,
-    /// Hash of tuple and repetition. Attempts on several hosts may share it.
+    /// Hash of tuple and repetition.
     pub identity: ShortHash,
     /// Hash of the tuple and of the meaning of the spec.
     pub tuple: ShortHash,
@@ -85,19 +90,23 @@ pub struct Observation {
     pub pairs: usize,
 }
 
-/// Iterations without an observation, by reason.
+/// Iterations without an observation, by reason; and attempts that stand for no iteration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LeftOut {
-    /// Not among the statuses asked for.
+    /// No attempt's status is among those asked for; counted under that of the last attempt.
     pub by_status: BTreeMap<Status, u64>,
     /// The metric is not in the iteration at all.
     pub not_measured: u64,
     /// At least one pair has no value; the mean of the others would be about something else.
     pub value_missing: u64,
+    /// Attempts, not iterations: another attempt stands for the same iteration.
+    pub superseded: u64,
+    /// How many of `superseded` ran on another host than the attempt that stands for the iteration.
+    pub superseded_elsewhere: u64,
 }
 
 impl LeftOut {
-    /// All of them.
+    /// All iterations without an observation; superseded attempts are none.
     pub fn total(&self) -> u64 {
         self.by_status.values().sum::<u64>() + self.not_measured + self.value_missing
     }
@@ -113,6 +122,8 @@ pub enum MetricError {
         asked: String,
         /// Names of all metrics, for suggestions.
         known: Vec<String>,
+        /// The iterations, when none of them has a status that was asked for.
+        none_counts: Option<LeftOut>,
     },
     /// Several differ in level or node.
     #[error("`{asked}` is ambiguous; ask for one of: {}", choices.join(", "))]
@@ -190,7 +201,11 @@ impl Database {
         rows.collect::<Result<_, _>>().map_err(sql)
     }
 
-    /// One value for each iteration whose status is among `statuses`; usually [`Status::Complete`] alone.
+    /// One value for each iteration with an attempt whose status is among `statuses`; usually [`Status::Complete`]
+    /// alone.
+    ///
+    /// For an iteration with several attempts stands the complete one that finished first, on whatever host; without
+    /// one, the last that began of those whose status is among `statuses`.
     ///
     /// `asked` is the metric's name, where needed with its level before (`os.cpu_time`) or its role behind
     /// (`cpu_time@client`).
@@ -214,8 +229,66 @@ struct Collector<'a> {
     units: BTreeSet<String>,
     better: BTreeSet<Option<Better>>,
     known: BTreeSet<String>,
-    values: Vec<Observation>,
+    attempts: usize,
+    chosen: HashMap<ShortHash, Chosen>,
     left_out: LeftOut,
+}
+
+/// The attempt that stands for an iteration, so far, and the hosts of the others.
+struct Chosen {
+    best: Attempt,
+    superseded: Vec<String>,
+}
+
+impl Chosen {
+    fn add(&mut self, new: Attempt) {
+        let other = if new.rank > self.best.rank { std::mem::replace(&mut self.best, new) } else { new };
+        self.superseded.push(other.host);
+    }
+}
+
+/// An attempt at an iteration.
+struct Attempt {
+    /// Position in the database.
+    at: usize,
+    rank: Rank,
+    host: String,
+    content: Content,
+}
+
+/// What an attempt gives.
+enum Content {
+    Value(Observation),
+    Status(Status),
+    NotMeasured,
+    ValueMissing,
+}
+
+/// Which attempt stands for an iteration: the greatest. The host decides ties, so that the order of merging does not.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    counts: bool,
+    complete: bool,
+    /// The end of complete attempts, negative, for the first is wanted; the beginning of others.
+    time_ns: i128,
+    attempt: u32,
+    host: Reverse<String>,
+}
+
+impl Rank {
+    fn of(record: &IterationRecord, counts: bool) -> Self {
+        let header = &record.header;
+        let complete = counts && record.outcome.status() == Status::Complete;
+        let time_ns = if complete {
+            // One whose end is not known goes after those whose is.
+            header.finished_ns.map_or(i128::MIN, |ns| -i128::from(ns))
+        } else {
+            i128::from(header.started_ns)
+        };
+        // Of complete attempts that end at the same time the first counts, of others the last.
+        let attempt = if complete { u32::MAX - header.attempt } else { header.attempt };
+        Self { counts, complete, time_ns, attempt, host: Reverse(header.host.clone()) }
+    }
 }
 
 impl<'a> Collector<'a> {
@@ -227,7 +300,8 @@ impl<'a> Collector<'a> {
             units: BTreeSet::new(),
             better: BTreeSet::new(),
             known: BTreeSet::new(),
-            values: Vec::new(),
+            attempts: 0,
+            chosen: HashMap::new(),
             left_out: LeftOut::default(),
         }
     }
@@ -245,19 +319,49 @@ impl<'a> Collector<'a> {
             self.better.insert(m.better);
         }
         let status = record.outcome.status();
-        if !self.statuses.contains(&status) {
-            *self.left_out.by_status.entry(status).or_default() += 1;
+        let counts = self.statuses.contains(&status);
+        let (rank, host, identity) = (Rank::of(&record, counts), record.header.host.clone(), record.header.identity);
+        let content = if !counts {
+            Content::Status(status)
         } else if rows.is_empty() {
-            self.left_out.not_measured += 1;
+            Content::NotMeasured
         } else if let Some(values) = rows.iter().map(|m| m.value).collect::<Option<Vec<f64>>>() {
             let (value, pairs) = (mean(&values), values.len());
-            self.values.push(observation(record, value, pairs));
+            Content::Value(observation(record, value, pairs))
         } else {
-            self.left_out.value_missing += 1;
+            Content::ValueMissing
+        };
+        self.choose(identity, Attempt { at: self.attempts, rank, host, content });
+        self.attempts += 1;
+    }
+
+    fn choose(&mut self, identity: ShortHash, new: Attempt) {
+        match self.chosen.entry(identity) {
+            Entry::Vacant(entry) => drop(entry.insert(Chosen { best: new, superseded: Vec::new() })),
+            Entry::Occupied(mut entry) => entry.get_mut().add(new),
         }
     }
 
-    fn finish(self) -> Result<Observations, MetricError> {
+    /// One value for each iteration that has one; counts the others.
+    fn values(&mut self) -> Vec<Observation> {
+        let mut all: Vec<Chosen> = std::mem::take(&mut self.chosen).into_values().collect();
+        all.sort_by_key(|chosen| chosen.best.at);
+        let mut values = Vec::new();
+        for Chosen { best, superseded } in all {
+            self.left_out.superseded += superseded.len() as u64;
+            self.left_out.superseded_elsewhere += superseded.iter().filter(|&host| *host != best.host).count() as u64;
+            match best.content {
+                Content::Value(value) => values.push(value),
+                Content::Status(status) => *self.left_out.by_status.entry(status).or_default() += 1,
+                Content::NotMeasured => self.left_out.not_measured += 1,
+                Content::ValueMissing => self.left_out.value_missing += 1,
+            }
+        }
+        values
+    }
+
+    fn finish(mut self) -> Result<Observations, MetricError> {
+        let values = self.values();
         let asked = self.asked.to_owned();
         if self.kinds.len() > 1 {
             let name = |(level, name, role): &(Level, String, Option<String>)| full_name(*level, name, role.as_deref());
@@ -268,10 +372,13 @@ impl<'a> Collector<'a> {
         }
         let (Some((level, metric, role)), Some(unit)) = (self.kinds.into_iter().next(), self.units.into_iter().next())
         else {
-            return Err(MetricError::Unknown { asked, known: self.known.into_iter().collect() });
+            let left_out = self.left_out;
+            let none_counts = left_out.not_measured + left_out.value_missing == 0;
+            let none_counts = none_counts.then_some(left_out);
+            return Err(MetricError::Unknown { asked, known: self.known.into_iter().collect(), none_counts });
         };
         let better = if self.better.len() == 1 { self.better.into_iter().next().flatten() } else { None };
-        Ok(Observations { metric, level, role, unit, better, values: self.values, left_out: self.left_out })
+        Ok(Observations { metric, level, role, unit, better, values, left_out: self.left_out })
     }
 }
 

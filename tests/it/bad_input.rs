@@ -188,3 +188,21 @@ fn without_privileges_and_without_user_namespaces_the_host_is_said_to_be_unable(
     assert_eq!(said.code, Some(3), "{}{}", said.out, said.err);
     assert!(said.out.contains("MISSING"), "{}", said.out);
 }
+
+#[test]
+fn a_merge_into_an_iteration_file_is_refused_and_one_of_nothing_makes_no_file() {
+    let campaign = Campaign::planned(FAKE);
+    campaign.expect(0, &["run", "--iter", "1-2"]);
+    let files: Vec<String> = campaign.files().iter().map(|name| format!("out/{name}")).collect();
+    let before = std::fs::read(campaign.path().join(&files[0])).unwrap();
+    // As the shell makes it of `-o out/*.db`.
+    let said = campaign.expect(2, &["merge", "-o", &files[0], &files[1]]);
+    assert!(said.err.contains(&files[0]) && said.err.contains("hint: give -o a name of its own"), "{}", said.err);
+    assert_eq!(std::fs::read(campaign.path().join(&files[0])).unwrap(), before);
+
+    campaign.expect(4, &["merge", "absent.db", "-o", "mm.db"]);
+    assert!(!campaign.path().join("mm.db").exists());
+    campaign.expect(0, &["merge", &files[0], "-o", "mm.db"]);
+    let said = campaign.expect(0, &["merge", "mm.db", "-o", "mm.db"]);
+    assert!(said.out.contains("1 of 1 files") && said.out.contains("the output itself"), "{}", said.out);
+}

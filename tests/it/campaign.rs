@@ -273,3 +273,70 @@ fn status_counts_what_is_done_and_what_is_left() {
     assert_eq!(json["complete"], 2);
     assert_eq!(json["left"], 4);
 }
+
+/// The campaign's files merged.
+fn merge_all(campaign: &Campaign) {
+    let files: Vec<String> = campaign.files().iter().map(|name| format!("out/{name}")).collect();
+    let mut arguments = vec!["merge"];
+    arguments.extend(files.iter().map(String::as_str));
+    campaign.expect(0, &arguments);
+}
+
+#[test]
+fn an_iteration_that_was_run_again_counts_once() {
+    let campaign = Campaign::planned(FAKE);
+    campaign.expect(0, &["run"]);
+    campaign.expect(0, &["run", "--iter", "1", "--again"]);
+    assert_eq!(campaign.files().len(), 7);
+    merge_all(&campaign);
+    let said = campaign.expect(0, &["analyze", "--metric", "rps", "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    let counts: Vec<_> = json["groups"].as_array().unwrap().iter().map(|group| group["n"].as_u64()).collect();
+    assert_eq!(counts, [Some(3), Some(3)]);
+    assert_eq!(json["left_out"]["superseded"], 1);
+    assert_eq!(json["left_out"]["total"], 0);
+}
+
+#[test]
+fn when_no_iteration_counts_that_is_what_is_said() {
+    let campaign = Campaign::planned(&FAKE.replace("\"sample\"", "\"no-such-program\""));
+    campaign.expect(1, &["run"]);
+    merge_all(&campaign);
+    let said = campaign.expect(1, &["analyze", "--metric", "rps", "--by", "workers", "--format", "csv"]);
+    assert!(said.err.contains("none of 6 iterations counts (6 failed)"), "{}", said.err);
+    assert!(said.err.contains("vptest status") && said.out.is_empty(), "{}{}", said.err, said.out);
+}
+
+#[test]
+fn suspect_iterations_alone_are_nothing_to_compare_until_they_are_included() {
+    let campaign = Campaign::new("");
+    let out = campaign.path().join("in");
+    std::fs::create_dir(&out).unwrap();
+    let mut arguments = vec!["merge".to_owned()];
+    for number in 1..=2 {
+        let mut record = super::store::record(number);
+        record.outcome = vptest::record::Outcome::Suspect(vec!["drops".to_owned()]);
+        record.factors = vec![("mtu".to_owned(), "1500".to_owned())];
+        record.metrics = vec![vptest::record::Metric {
+            pair: None,
+            node: None,
+            level: vptest::ids::Level::Application,
+            name: "rps".to_owned(),
+            unit: "1/s".to_owned(),
+            value: Some(f64::from(number)),
+            better: None,
+        }];
+        arguments.push(vptest::store::write_iteration(&out, &record).unwrap().display().to_string());
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    campaign.expect(0, &arguments);
+    for further in [&[][..], &["--by", "mtu"], &["--by", "mtu", "--baseline", "mtu=1500"], &["--format", "json"]] {
+        let said = campaign.expect(1, &[&["analyze", "--metric", "rps"], further].concat());
+        assert!(said.err.contains("none of 2 iterations counts (2 suspect)"), "{}", said.err);
+        assert!(said.err.contains("hint: `--include suspect` counts them too"), "{}", said.err);
+        assert!(said.out.is_empty(), "{}", said.out);
+    }
+    let said = campaign.expect(2, &["analyze", "--metric", "rsp"]);
+    assert!(said.err.contains("did you mean `rps`?"), "{}", said.err);
+    campaign.expect(0, &["analyze", "--metric", "rps", "--by", "mtu", "--include", "suspect"]);
+}

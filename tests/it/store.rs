@@ -9,7 +9,7 @@ use vptest::store::{RecordFile, StoreError, merge, scan, stale_temps, write_iter
 
 use crate::need::need;
 
-fn record(n: u32) -> IterationRecord {
+pub(crate) fn record(n: u32) -> IterationRecord {
     IterationRecord {
         header: Header {
             identity: ShortHash::of(&n.to_be_bytes()),

@@ -86,7 +86,9 @@ fn triggers_and_views_of_an_input_do_nothing() {
 #[test]
 fn an_output_with_a_trigger_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let output = changed(dir.path(), "CREATE TRIGGER steal AFTER INSERT ON iteration BEGIN DELETE FROM metric; END");
+    let iteration = changed(dir.path(), "CREATE TRIGGER steal AFTER INSERT ON iteration BEGIN DELETE FROM metric; END");
+    let output = dir.path().join("merged.db");
+    std::fs::rename(iteration, &output).unwrap();
     let before = std::fs::read(&output).unwrap();
     let input = write_iteration(dir.path(), &sample(2)).unwrap();
     let error = merge(&[input], &output, &mut |_| ()).unwrap_err();

@@ -56,10 +56,11 @@ fn the_same_call_gives_the_same_bytes() {
 }
 
 #[test]
-fn no_input_makes_an_empty_database() {
+fn a_database_without_iterations_is_an_input_too() {
     let dir = tempfile::tempdir().unwrap();
-    let output = dir.path().join("merged.db");
-    assert_eq!(run(&[], &output).files, 0);
+    let (empty, output) = (dir.path().join("empty.db"), dir.path().join("merged.db"));
+    crate::store::schema::create(&rusqlite::Connection::open(&empty).unwrap()).unwrap();
+    assert_eq!(run(&[empty], &output).files, 1);
     assert!(content(&output).is_empty());
 }
 
@@ -139,7 +140,7 @@ proptest! {
     /// Parts of 12 files, with overlaps and in any order, merged and merged again, are all 12 merged.
     #[test]
     fn any_partition_merges_to_the_same(
-        parts in proptest::collection::vec(proptest::collection::vec(0..12_usize, 0..8), 1..5),
+        parts in proptest::collection::vec(proptest::collection::vec(0..12_usize, 1..8), 1..5),
         order in Just((0..12_usize).collect::<Vec<_>>()).prop_shuffle(),
     ) {
         let dir = tempfile::tempdir().unwrap();
@@ -161,4 +162,27 @@ proptest! {
         }
         prop_assert_eq!(content(&together), content(&all));
     }
+}
+
+#[test]
+fn an_iteration_file_is_never_the_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = write_samples(dir.path(), 2);
+    let before = std::fs::read(&inputs[0]).unwrap();
+    let link = dir.path().join("link.db");
+    std::os::unix::fs::symlink(&inputs[0], &link).unwrap();
+    for output in [&inputs[0], &link] {
+        let error = merge(&inputs[1..], output, &mut |_| ()).unwrap_err();
+        assert!(matches!(error, StoreError::OutputIsIteration { .. }), "{error}");
+    }
+    assert_eq!(std::fs::read(&inputs[0]).unwrap(), before);
+}
+
+#[test]
+fn without_a_readable_input_no_output_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("merged.db");
+    assert_eq!(run(&[dir.path().join("absent.db")], &output).refused.len(), 1);
+    assert_eq!(run(&[], &output).files, 0);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }

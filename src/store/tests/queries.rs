@@ -1,9 +1,10 @@
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::records::sample;
 use crate::ids::NodeId;
 use crate::record::{IterationRecord, Metric, Outcome, Status};
-use crate::store::{Database, MetricError, StoreError, merge, write_iteration};
+use crate::store::{Database, LeftOut, MetricError, StoreError, merge, write_iteration};
 
 /// A database of these records, and the directory that holds it.
 fn database(records: &[IterationRecord]) -> (Database, tempfile::TempDir) {
@@ -51,9 +52,81 @@ fn what_is_left_out_is_counted() {
 
 #[test]
 fn a_metric_that_is_not_there_lists_those_that_are() {
-    let expected = MetricError::Unknown { asked: "rqs".to_owned(), known: vec!["rps".to_owned()] };
+    let known = vec!["rps".to_owned()];
+    let expected = MetricError::Unknown { asked: "rqs".to_owned(), known, none_counts: None };
     assert_eq!(error(&[sample(1)], "rqs"), expected);
-    assert_eq!(error(&[], "rps"), MetricError::Unknown { asked: "rps".to_owned(), known: vec![] });
+}
+
+#[test]
+fn a_metric_that_no_iteration_got_to_says_how_they_ended() {
+    let mut failed = sample(1);
+    failed.outcome = Outcome::TimedOut { stage: crate::ids::Stage::Workload };
+    failed.metrics.clear();
+    let left_out = LeftOut { by_status: BTreeMap::from([(Status::TimedOut, 1)]), ..LeftOut::default() };
+    let expected = MetricError::Unknown { asked: "rps".to_owned(), known: vec![], none_counts: Some(left_out) };
+    assert_eq!(error(&[failed], "rps"), expected);
+}
+
+/// Attempt `attempt` at iteration 1, as it ended, where and when; its value tells it apart.
+fn attempt(attempt: u32, outcome: Outcome, host: &str, second: i64) -> IterationRecord {
+    let mut record = sample(1);
+    record.header.attempt = attempt;
+    record.header.host = host.to_owned();
+    record.header.started_ns = second * 1_000_000_000;
+    record.header.finished_ns = Some((second + 1) * 1_000_000_000);
+    record.outcome = outcome;
+    record.metrics.iter_mut().for_each(|m| m.value = Some(f64::from(attempt)));
+    record
+}
+
+fn suspect() -> Outcome {
+    Outcome::Suspect(vec!["drops".to_owned()])
+}
+
+/// Values of iteration 1 with these attempts, in both orders of merging, and what is left out.
+fn of_attempts(records: &[IterationRecord], statuses: &[Status]) -> (Vec<f64>, LeftOut) {
+    let answer = |records: &[IterationRecord]| {
+        // Attempts on two hosts may have one name.
+        let dirs: Vec<_> = records.iter().map(|_| tempfile::tempdir().unwrap()).collect();
+        let inputs = dirs.iter().zip(records).map(|(dir, record)| write_iteration(dir.path(), record).unwrap());
+        let inputs: Vec<PathBuf> = inputs.collect();
+        let output = dirs[0].path().join("merged.db");
+        assert!(merge(&inputs, &output, &mut |_| ()).unwrap().is_clean());
+        let found = Database::open(&output).unwrap().values("rps", statuses).unwrap();
+        (found.values.iter().map(|v| v.value).collect::<Vec<_>>(), found.left_out)
+    };
+    let forwards = answer(records);
+    let reversed: Vec<_> = records.iter().rev().cloned().collect();
+    assert_eq!(answer(&reversed), forwards, "the order of merging decides");
+    forwards
+}
+
+#[test]
+fn an_iteration_counts_once_however_often_it_was_tried() {
+    let tries = [
+        attempt(1, suspect(), "lab1", 10),
+        attempt(2, Outcome::Complete, "lab1", 20),
+        attempt(3, Outcome::Complete, "lab1", 30),
+        attempt(4, suspect(), "lab1", 40),
+    ];
+    let superseded = |n| LeftOut { superseded: n, ..LeftOut::default() };
+    assert_eq!(of_attempts(&tries, &[Status::Complete]), (vec![2.0], superseded(3)));
+    assert_eq!(of_attempts(&tries, &[Status::Complete, Status::Suspect]), (vec![2.0], superseded(3)));
+    let never_complete = [tries[0].clone(), tries[3].clone()];
+    assert_eq!(of_attempts(&never_complete, &[Status::Complete, Status::Suspect]), (vec![4.0], superseded(1)));
+    let left_out = LeftOut { by_status: BTreeMap::from([(Status::Suspect, 1)]), ..superseded(1) };
+    assert_eq!(of_attempts(&never_complete, &[Status::Complete]), (vec![], left_out));
+}
+
+#[test]
+fn of_two_hosts_the_one_that_finished_first_counts() {
+    let tries = [
+        attempt(1, Outcome::Complete, "lab2", 20),
+        attempt(2, Outcome::Complete, "lab1", 10),
+        attempt(3, Outcome::Complete, "lab1", 30),
+    ];
+    let left_out = LeftOut { superseded: 2, superseded_elsewhere: 1, ..LeftOut::default() };
+    assert_eq!(of_attempts(&tries, &[Status::Complete]), (vec![2.0], left_out));
 }
 
 #[test]
