@@ -5,26 +5,28 @@
 //! ends when the cage is closed, when vptest dies (it sees the end of a pipe, and asks for a signal as well), and in
 //! no other case. So `kill -9` of vptest leaves no process behind and nothing has to be found again later.
 //!
-//! The PID namespace of future children and the affinity a child begins with are properties of a *thread*, so a cage has
-//! a thread of its own that starts every process.
+//! The PID namespace of future children and the network namespace and affinity a child begins with are properties of a
+//! *thread*, so a cage has a thread of its own that starts every process. It takes on all of them before it starts one,
+//! so that nothing is left to be done between `fork` and `exec` and the child can be made without a copy of vptest's
+//! page tables (`posix_spawn`). That copy takes long while captures run, whose rings are mapped memory.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, setns, unshare};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{ForkResult, Pid};
+use nix::unistd::{AccessFlags, ForkResult, Pid, eaccess};
 use tokio::sync::oneshot;
 
-use super::child::{Child, Reaper, Started};
+use super::child::{Child, Reaper, Started, pidfd_open};
 use super::namespace::Namespace;
 use crate::node::Command;
 
@@ -39,10 +41,13 @@ pub struct Job {
     pub namespace: Option<Arc<Namespace>>,
 }
 
-/// See the module. Dropping it kills everything inside and waits for that.
+/// See the module. Dropping it kills everything inside without waiting for the end, which a process that the kernel
+/// does not let go could put off for ever; [`Cage::close`] waits.
 #[derive(Debug)]
 pub struct Cage {
     requests: Option<mpsc::Sender<Message>>,
+    /// The namespace's first process; `None` for process groups.
+    init: Option<Arc<Init>>,
     thread: Option<std::thread::JoinHandle<()>>,
     kind: Kind,
 }
@@ -102,7 +107,8 @@ impl Cage {
     /// Starts a process inside.
     ///
     /// # Errors
-    /// What `execve` says (`NotFound`: no such program), `EINVAL` when none of the CPUs exists.
+    /// What `execve` says (`NotFound`: no such program), `EINVAL` when none of the CPUs exists, `EPERM` when the network
+    /// namespace cannot be entered; nothing was started then.
     pub async fn spawn(&self, job: Job) -> io::Result<Child> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Spawn(Box::new(job), reply))?;
@@ -110,19 +116,20 @@ impl Cage {
         Child::new(started)
     }
 
-    /// Kills everything inside and waits until it is gone. Idempotent.
+    /// Kills everything inside, processes that are just being started included, and waits until it is gone. Idempotent.
     ///
     /// # Errors
     /// When a process cannot be waited for.
     pub async fn close(&mut self) -> io::Result<()> {
+        self.kill();
         let (reply, answer) = oneshot::channel();
-        if self.send(Message::Close(reply)).is_err() {
-            return Ok(());
-        }
-        let result = answer.await.unwrap_or(Ok(()));
+        let result = match self.send(Message::Close(reply)) {
+            // No answer: an earlier call, given up half-way, had asked for the same.
+            Ok(()) => answer.await.unwrap_or(Ok(())),
+            Err(_) => Ok(()),
+        };
         self.requests = None;
-        self.join();
-        result
+        result.and(self.join())
     }
 
     fn open_as(kind: Kind) -> io::Result<Self> {
@@ -132,19 +139,22 @@ impl Cage {
             std::thread::Builder::new().name("vptest-cage".to_owned()).spawn(move || match Warden::new(kind) {
                 Ok(warden) => {
                     // The other side waits for exactly this message.
-                    let _ = ready.send(Ok(()));
+                    let _ = ready.send(Ok(warden.init.as_ref().map(Arc::clone)));
                     warden.serve(&inbox);
                 }
                 Err(error) => {
                     let _ = ready.send(Err(error));
                 }
             })?;
-        let mut cage = Self { requests: Some(requests), thread: Some(thread), kind };
-        let result = opened.recv().unwrap_or_else(|_| Err(io::Error::other("the cage's thread ended early")));
-        if result.is_err() {
-            cage.join();
+        let init = opened.recv().unwrap_or_else(|_| Err(io::Error::other("the cage's thread ended early")))?;
+        Ok(Self { requests: Some(requests), init, thread: Some(thread), kind })
+    }
+
+    /// Not left to the thread, which is not free while a process is being started.
+    fn kill(&self) {
+        if let Some(init) = &self.init {
+            init.kill();
         }
-        result.map(|()| cage)
     }
 
     fn send(&self, message: Message) -> io::Result<()> {
@@ -152,49 +162,50 @@ impl Cage {
         self.requests.as_ref().ok_or_else(closed)?.send(message).map_err(|_| closed())
     }
 
-    fn join(&mut self) {
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that starts processes panicked");
+    fn join(&mut self) -> io::Result<()> {
+        match self.thread.take().map(std::thread::JoinHandle::join) {
+            Some(Err(_)) => Err(io::Error::other("the thread that starts processes panicked")),
+            Some(Ok(())) | None => Ok(()),
         }
     }
 }
 
+/// The thread is left to itself: it sees the closed channel, waits for what was killed and ends.
 impl Drop for Cage {
     fn drop(&mut self) {
-        self.requests = None;
-        self.join();
+        self.kill();
     }
 }
 
 /// The thread's side: the namespace's first process and everything started since.
 struct Warden {
-    init: Option<Init>,
+    init: Option<Arc<Init>>,
     children: BTreeMap<i32, Arc<Reaper>>,
     /// Affinity of the thread before any job changed it.
     own_cpus: CpuSet,
+    /// Network namespace of the thread before any job changed it.
+    own_net: File,
+    /// A job may have taken the thread out of it.
+    away: bool,
 }
 
 impl Warden {
     fn new(kind: Kind) -> io::Result<Self> {
         let own_cpus = sched_getaffinity(Pid::from_raw(0))?;
+        let own_net = File::open("/proc/thread-self/ns/net")?;
         let init = match kind {
-            Kind::Namespace => Some(Init::start()?),
+            Kind::Namespace => Some(Arc::new(Init::start()?)),
             Kind::Groups => None,
         };
-        Ok(Self { init, children: BTreeMap::new(), own_cpus })
+        Ok(Self { init, children: BTreeMap::new(), own_cpus, own_net, away: false })
     }
 
     fn serve(mut self, inbox: &mpsc::Receiver<Message>) {
         while let Ok(message) = inbox.recv() {
             match message {
                 Message::Spawn(job, reply) => {
-                    let started = self.start(&job);
-                    if let Err(Ok(orphan)) = reply.send(started) {
-                        // Nobody waits for it any more; the cage's end reaps it.
-                        drop(orphan);
-                    }
+                    // A process that nobody waits for any more is killed with the reply; the cage's end reaps it.
+                    let _ = reply.send(self.start(&job));
                 }
                 Message::Close(reply) => {
                     // A caller that went away does not need the answer.
@@ -208,34 +219,64 @@ impl Warden {
         }
     }
 
+    /// All that can fail comes before the process exists, except for what [`Started::new`] does.
     fn start(&mut self, job: &Job) -> io::Result<Started> {
         self.children.retain(|_, child| !child.is_reaped());
-        if let Some(cpus) = &job.command.cpus {
-            sched_setaffinity(Pid::from_raw(0), &cpu_set(cpus)?)?;
+        match &job.command.cpus {
+            Some(cpus) => sched_setaffinity(Pid::from_raw(0), &cpu_set(cpus)?)?,
+            None => sched_setaffinity(Pid::from_raw(0), &self.own_cpus)?,
         }
-        let started = self.exec(job);
-        if let Ok(started) = &started {
-            // Before anything else can fail: a child that is not known here would never be reaped, and the kernel does
-            // not let the namespace's first process go before it.
-            self.children.insert(started.reaper.pid(), Arc::clone(&started.reaper));
-        }
-        if job.command.cpus.is_some() {
-            sched_setaffinity(Pid::from_raw(0), &self.own_cpus)?;
-        }
-        started
+        self.enter(job.namespace.as_deref())?;
+        let begun = Instant::now();
+        let child = self.exec(job)?;
+        let started = Started::new(child, begun)?;
+        // Before anything else can fail: a child that is not known here would never be reaped, and the kernel does not
+        // let the namespace's first process go before it.
+        self.children.insert(started.reaper.pid(), started.reaper.share());
+        Ok(started)
     }
 
-    fn exec(&self, job: &Job) -> io::Result<Started> {
+    /// Moves the thread to where the next process is to begin. It stays there until a job wants another place, so a
+    /// thread that cannot go back starts nothing in a wrong one: every job that belongs there fails.
+    fn enter(&mut self, namespace: Option<&Namespace>) -> io::Result<()> {
+        match namespace {
+            Some(namespace) => {
+                self.away = true;
+                setns(namespace, CloneFlags::CLONE_NEWNET)?;
+            }
+            None if self.away => {
+                setns(&self.own_net, CloneFlags::CLONE_NEWNET)?;
+                self.away = false;
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn exec(&self, job: &Job) -> io::Result<std::process::Child> {
         let (program, arguments) = job.command.argv.split_first().ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, "an empty argument vector names no program to start")
         })?;
-        let mut command = std::process::Command::new(program);
+        let directory = job.command.directory.as_ref().map_or(job.directory.as_path(), Path::new);
+        let path = job.command.env.iter().rfind(|(name, _)| name == "PATH");
+        let path = path.map_or_else(search_path, |(_, value)| OsString::from(value));
+        let file = find_program(program, &path, directory)?;
+        match self.command(job, &file, directory, &path).arg0(program).args(arguments).spawn() {
+            // A script that names no interpreter, which execvp(3) gives to the shell; posix_spawn(3) does not.
+            Err(error) if error.raw_os_error() == Some(libc::ENOEXEC) => {
+                self.command(job, Path::new("/bin/sh"), directory, &path).arg(file).args(arguments).spawn()
+            }
+            other => other,
+        }
+    }
+
+    fn command(&self, job: &Job, file: &Path, directory: &Path, path: &OsStr) -> std::process::Command {
+        let mut command = std::process::Command::new(file);
         command
-            .args(arguments)
             .env("LC_ALL", "C")
-            .env("PATH", search_path())
             .envs(job.command.env.iter().map(|(name, value)| (name, value)))
-            .current_dir(job.command.directory.as_ref().map_or_else(|| job.directory.clone(), PathBuf::from))
+            .env("PATH", path)
+            .current_dir(directory)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -243,12 +284,7 @@ impl Warden {
         if self.init.is_none() {
             die_with_parent(&mut command);
         }
-        if let Some(namespace) = &job.namespace {
-            enter(&mut command, namespace);
-        }
-        let begun = Instant::now();
-        let child = command.spawn()?;
-        Started::new(child, begun)
+        command
     }
 
     /// Direct children first: the kernel lets the namespace's first process go only when nobody is left in there, and a
@@ -258,8 +294,12 @@ impl Warden {
             init.kill();
         }
         let mut result = Ok(());
+        // All are killed before one is waited for that may take long.
+        for child in self.children.values() {
+            result = result.and(child.signal(libc::SIGKILL));
+        }
         for (_, child) in std::mem::take(&mut self.children) {
-            result = result.and(child.kill_and_wait());
+            result = result.and(child.wait());
         }
         match self.init.take() {
             Some(init) => result.and(init.wait()),
@@ -269,8 +309,11 @@ impl Warden {
 }
 
 /// The first process of a PID namespace.
+#[derive(Debug)]
 struct Init {
     pid: Pid,
+    /// Unlike the number, it never means another process.
+    pidfd: OwnedFd,
     /// Its other end is all that the process reads: when vptest is gone, so is this.
     _lifeline: OwnedFd,
 }
@@ -283,22 +326,37 @@ impl Init {
         // SAFETY: the child calls nothing but `hold_namespace`, which allocates nothing, takes no lock and never returns.
         match unsafe { nix::unistd::fork() }? {
             ForkResult::Child => hold_namespace(reader.as_raw_fd()),
-            ForkResult::Parent { child } => Ok(Self { pid: child, _lifeline: lifeline }),
+            ForkResult::Parent { child } => match pidfd_open(child.as_raw()) {
+                Ok(pidfd) => Ok(Self { pid: child, pidfd, _lifeline: lifeline }),
+                Err(error) => {
+                    // Nobody else waits for it, so the number is still its own.
+                    let _ = nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL);
+                    wait(child)?;
+                    Err(error)
+                }
+            },
         }
     }
 
+    /// Does nothing when it is gone already, which is what is wanted.
+    #[expect(unsafe_code, reason = "pidfd_send_signal has no wrapper in nix")]
     fn kill(&self) {
-        // It can only be gone already, which is what is wanted.
-        let _ = kill(self.pid, Signal::SIGKILL);
+        let no_info = std::ptr::null::<libc::siginfo_t>();
+        // SAFETY: the descriptor is open as long as `self`; a null pointer asks the kernel to fill in the information.
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.as_raw_fd(), libc::SIGKILL, no_info, 0) };
     }
 
-    fn wait(self) -> io::Result<()> {
-        loop {
-            match nix::sys::wait::waitpid(self.pid, None) {
-                Ok(_) => return Ok(()),
-                Err(nix::Error::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+    fn wait(&self) -> io::Result<()> {
+        wait(self.pid)
+    }
+}
+
+fn wait(pid: Pid) -> io::Result<()> {
+    loop {
+        match nix::sys::wait::waitpid(pid, None) {
+            Ok(_) => return Ok(()),
+            Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -341,22 +399,31 @@ fn die_with_parent(command: &mut std::process::Command) {
     }
 }
 
-/// The child enters the network namespace itself: this thread could not come back to the one it is in when that belongs
-/// to another user namespace, which is so without root.
-#[expect(unsafe_code, reason = "pre_exec: runs between fork and exec")]
-fn enter(command: &mut std::process::Command, namespace: &Arc<Namespace>) {
-    let namespace = Arc::clone(namespace);
-    // SAFETY: the closure makes one async-signal-safe system call and allocates nothing; it owns the descriptor's holder.
-    unsafe {
-        command.pre_exec(move || Ok(setns(namespace.as_ref(), CloneFlags::CLONE_NEWNET)?));
-    }
-}
-
 /// `PATH` with the directories of servers, which an ordinary user's often lacks.
 fn search_path() -> OsString {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/local/sbin:/usr/sbin:/sbin");
     path
+}
+
+/// The file that execvp(3) would run in `directory`. The standard library leaves the search to the child when `PATH` is
+/// changed, and then forks.
+fn find_program(program: &str, path: &OsStr, directory: &Path) -> io::Result<PathBuf> {
+    if program.is_empty() || program.contains('/') {
+        return Ok(PathBuf::from(program));
+    }
+    let mut error = libc::ENOENT;
+    for entry in std::env::split_paths(path) {
+        // A relative or empty entry starts where the program will.
+        let file = directory.join(entry).join(program);
+        match file.metadata() {
+            Ok(found) if found.is_file() && eaccess(&file, AccessFlags::X_OK).is_ok() => return Ok(file),
+            Ok(_) => error = libc::EACCES,
+            Err(refused) if refused.kind() == io::ErrorKind::PermissionDenied => error = libc::EACCES,
+            Err(_) => {}
+        }
+    }
+    Err(io::Error::from_raw_os_error(error))
 }
 
 fn cpu_set(cpus: &[usize]) -> io::Result<CpuSet> {

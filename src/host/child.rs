@@ -1,11 +1,13 @@
 //! One started process: its outputs, its end, and what it used.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd};
+use std::ops::Deref;
+use std::os::fd::{AsFd as _, AsRawFd, FromRawFd as _, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt as _;
@@ -22,8 +24,7 @@ const OUTPUT_GRACE: Duration = Duration::from_millis(500);
 /// A process as the thread that started it hands it over.
 #[derive(Debug)]
 pub(super) struct Started {
-    pub(super) reaper: Arc<Reaper>,
-    pidfd: OwnedFd,
+    pub(super) reaper: Held,
     out: OwnedFd,
     err: OwnedFd,
 }
@@ -31,17 +32,46 @@ pub(super) struct Started {
 impl Started {
     pub(super) fn new(mut child: std::process::Child, begun: Instant) -> io::Result<Self> {
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-        let reaper = Arc::new(Reaper { pid, begun, end: Mutex::new(None) });
+        let pidfd = match pidfd_open(pid) {
+            Ok(pidfd) => Arc::new(pidfd),
+            Err(error) => {
+                child.kill()?;
+                child.wait()?;
+                return Err(error);
+            }
+        };
+        let reaper = Held(Arc::new(Reaper { pid, pidfd, begun, end: Mutex::new(None) }));
         let pipes = child.stdout.take().zip(child.stderr.take());
         let (out, err) = pipes.ok_or_else(|| io::Error::other("the process was started without its pipes"))?;
         // Dropping a `std::process::Child` neither kills nor waits: from here on the reaper does.
         drop(child);
-        match pidfd_open(pid) {
-            Ok(pidfd) => Ok(Self { reaper, pidfd, out: out.into(), err: err.into() }),
-            Err(error) => {
-                reaper.kill_and_wait()?;
-                Err(error)
-            }
+        Ok(Self { reaper, out: out.into(), err: err.into() })
+    }
+}
+
+/// Its process is wanted as long as this is held, and killed with it; its cage reaps it.
+#[derive(Debug)]
+pub(super) struct Held(Arc<Reaper>);
+
+impl Held {
+    /// For the one who reaps it.
+    pub(super) fn share(&self) -> Arc<Reaper> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl Deref for Held {
+    type Target = Reaper;
+
+    fn deref(&self) -> &Reaper {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Err(error) = self.signal(libc::SIGKILL) {
+            tracing::warn!("cannot kill process {}: {error}", self.pid);
         }
     }
 }
@@ -50,6 +80,8 @@ impl Started {
 #[derive(Debug)]
 pub(super) struct Reaper {
     pid: i32,
+    /// Readable when the process has ended.
+    pidfd: Arc<OwnedFd>,
     begun: Instant,
     end: Mutex<Option<Exit>>,
 }
@@ -63,11 +95,14 @@ impl Reaper {
         locked(&self.end).is_some()
     }
 
-    pub(super) fn kill_and_wait(&self) -> io::Result<()> {
-        let mut end = locked(&self.end);
-        if end.is_none() {
-            signal_group(self.pid, libc::SIGKILL)?;
-            *end = self.wait4(0)?;
+    /// Waits for the end. Nothing is locked meanwhile: whoever signals the process must not wait for it.
+    pub(super) fn wait(&self) -> io::Result<()> {
+        while self.try_reap()?.is_none() {
+            let mut ended = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut ended, PollTimeout::NONE) {
+                Ok(_) | Err(nix::Error::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
     }
@@ -81,7 +116,7 @@ impl Reaper {
     }
 
     /// A process that nobody has waited for keeps its number, so the signal cannot hit another one.
-    fn signal(&self, signal: i32) -> io::Result<()> {
+    pub(super) fn signal(&self, signal: i32) -> io::Result<()> {
         let end = locked(&self.end);
         if end.is_some() { Ok(()) } else { signal_group(self.pid, signal) }
     }
@@ -125,8 +160,8 @@ impl Reaper {
 /// A process in a cage.
 #[derive(Debug)]
 pub struct Child {
-    reaper: Arc<Reaper>,
-    ended: AsyncFd<OwnedFd>,
+    reaper: Held,
+    ended: AsyncFd<Arc<OwnedFd>>,
     out: Arc<Mutex<Output>>,
     err: Arc<Mutex<Output>>,
     readers: Vec<JoinHandle<()>>,
@@ -136,7 +171,7 @@ impl Child {
     pub(super) fn new(started: Started) -> io::Result<Self> {
         let (out, out_reader) = collect(started.out)?;
         let (err, err_reader) = collect(started.err)?;
-        let ended = watch(started.pidfd)?;
+        let ended = watch(Arc::clone(&started.reaper.pidfd))?;
         Ok(Self { reaper: started.reaper, ended, out, err, readers: vec![out_reader, err_reader] })
     }
 
@@ -188,12 +223,8 @@ impl Process for Child {
     }
 }
 
-/// A process that nobody holds any more is not wanted any more; its cage reaps it.
 impl Drop for Child {
     fn drop(&mut self) {
-        if let Err(error) = self.reaper.signal(libc::SIGKILL) {
-            tracing::warn!("cannot kill process {}: {error}", self.reaper.pid);
-        }
         for reader in &self.readers {
             reader.abort();
         }
@@ -248,13 +279,13 @@ fn signal_group(pid: i32, signal: i32) -> io::Result<()> {
 }
 
 #[expect(unsafe_code, reason = "tokio asks for the promise that the descriptor stays the same")]
-fn watch(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` returns the same descriptor all its life and closes it only when dropped.
+fn watch(pidfd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: a shared `OwnedFd` returns the same descriptor all its life and closes it only when dropped.
     Ok(unsafe { AsyncFd::register(pidfd) }?)
 }
 
 #[expect(unsafe_code, reason = "pidfd_open has no wrapper in nix")]
-fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+pub(super) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: a system call on two integers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     if fd < 0 {
@@ -269,6 +300,7 @@ fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
     use std::path::PathBuf;
 
     use super::super::cage::{Cage, Job};
@@ -353,5 +385,54 @@ mod tests {
         let output = child.output(Stream::Out);
         assert!(output.truncated);
         assert_eq!(output.bytes.len(), OUTPUT_LIMIT);
+    }
+
+    #[tokio::test]
+    async fn programs_are_found_as_execvp_finds_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str, mode| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        write("no-interpreter", "echo $0 $1", 0o755);
+        write("not-executable", "", 0o644);
+        let cage = Cage::open_or_groups().unwrap();
+        let path = directory.path().to_str().unwrap().to_owned();
+        let with_path = |argv: &[&str], path: &str| {
+            let mut job = job(argv);
+            job.command.env.push(("PATH".to_owned(), path.to_owned()));
+            job.directory = directory.path().to_owned();
+            job
+        };
+        for path in [path.as_str(), "/nowhere:."] {
+            let mut child = cage.spawn(with_path(&["no-interpreter", "x"], path)).await.unwrap();
+            assert!(child.wait().await.unwrap().status.success());
+            let said = String::from_utf8(child.output(Stream::Out).bytes).unwrap();
+            assert!(said.ends_with("/no-interpreter x\n"), "{said}");
+        }
+        let error = cage.spawn(with_path(&["not-executable"], &path)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        let error = cage.spawn(with_path(&[""], &path)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_cage_that_is_dropped_and_one_whose_start_nobody_awaits_leave_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("held");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let script = format!("exec 3<>{}; echo up >&3; exec sleep 1000", fifo.display());
+        let cage = Cage::open_or_groups().unwrap();
+        let mut held = pipe::OpenOptions::new().open_receiver(&fifo).unwrap();
+        let child = cage.spawn(job(&["sh", "-c", &script])).await.unwrap();
+        held.read_exact(&mut [0; 3]).await.unwrap();
+        // Asked for, and given up before the answer.
+        let given_up = tokio::time::timeout(Duration::ZERO, cage.spawn(job(&["sh", "-c", &script]))).await;
+        drop(cage);
+        let mut rest = Vec::new();
+        let end = tokio::time::timeout(Duration::from_secs(10), held.read_to_end(&mut rest)).await;
+        end.expect("all writers are gone").unwrap();
+        drop((child, given_up));
     }
 }

@@ -4,8 +4,11 @@ use std::fmt;
 use std::fs;
 use std::io;
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{getegid, geteuid};
+
+use super::link::{self, LOOPBACK};
+use super::netlink::Netlink;
 
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
@@ -15,7 +18,7 @@ const CAP_SYS_ADMIN: u32 = 21;
 pub enum Privilege {
     /// It had the capabilities it needs.
     Already,
-    /// It made itself root of a user namespace of its own.
+    /// It is root of a user namespace of its own, with a network of its own.
     UserNamespace,
 }
 
@@ -56,7 +59,13 @@ impl UserNamespaceError {
 ///
 /// Must be called while the process has a single thread, so before any runtime is started.
 ///
+/// vptest's own network namespace changes with it: a thread that has entered another one may go back only to one that
+/// belongs to the same user namespace. The same is done where vptest was started as root of a user namespace that does
+/// not own the network (`unshare -r`).
+///
 /// What is missing there, compared with root:
+/// - there is no network but the loopback interface for vptest itself and for commands beside the nodes: no address of
+///   the host, no other host, no abstract Unix socket of the host's programs;
 /// - testbeds cannot be kept (`--keep-failed`): `/run/netns` belongs to the real root;
 /// - programs see themselves as root, and there is no other user: one that drops its rights (nginx with a `user` other
 ///   than root, sudo, setuid helpers) fails;
@@ -69,15 +78,39 @@ impl UserNamespaceError {
 /// When the kernel, AppArmor, seccomp or a limit forbids it; [`UserNamespaceError::hint`] says what to do.
 pub fn enter_if_unprivileged() -> Result<Privilege, UserNamespaceError> {
     if is_privileged().map_err(failed("read the process's capabilities"))? {
-        return Ok(Privilege::Already);
+        if owns_network().map_err(failed("find out whether the network belongs to the user namespace"))? {
+            return Ok(Privilege::Already);
+        }
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|error| failed("make a network namespace")(error.into()))?;
+        loopback_up()?;
+        return Ok(Privilege::UserNamespace);
     }
     let (user, group) = (geteuid(), getegid());
-    unshare(CloneFlags::CLONE_NEWUSER).map_err(|error| failed("make a user namespace")(error.into()))?;
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)
+        .map_err(|error| failed("make a user namespace with a network of its own")(error.into()))?;
     // Since Linux 3.19 a user may map groups only after giving up setgroups(2).
     fs::write("/proc/self/setgroups", "deny").map_err(failed("give up setgroups(2)"))?;
     fs::write("/proc/self/uid_map", format!("0 {user} 1")).map_err(failed("map the user to root"))?;
     fs::write("/proc/self/gid_map", format!("0 {group} 1")).map_err(failed("map the group to root"))?;
+    loopback_up()?;
     Ok(Privilege::UserNamespace)
+}
+
+/// Whether a thread that left this network namespace may come back: entering the one it is in needs the same rights.
+fn owns_network() -> io::Result<bool> {
+    match setns(fs::File::open("/proc/self/ns/net")?, CloneFlags::CLONE_NEWNET) {
+        Ok(()) => Ok(true),
+        Err(nix::Error::EPERM) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn loopback_up() -> Result<(), UserNamespaceError> {
+    let failed = failed("switch the loopback interface on");
+    match Netlink::open() {
+        Ok(mut netlink) => netlink.apply(&[link::up("lo", LOOPBACK)]).map_err(|error| failed(error.source)),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 fn failed(what: &'static str) -> impl FnOnce(io::Error) -> UserNamespaceError {
