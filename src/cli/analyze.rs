@@ -14,17 +14,17 @@ use crate::store::{Database, LeftOut, MetricError, MetricInfo, StoreError};
 /// Compare the means of a metric: per group, and against a baseline
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A group is a tuple, or all iterations that agree in the factors of --by. Its mean is the mean over iterations; pairs of
-one iteration are averaged first and connections are never pooled. Only complete iterations count unless --include
-says otherwise; those left out are counted. An iteration counts once, however often and on however many hosts it was
+A group is a tuple, or all iterations that agree in the factors of --by. Its mean is the mean over iterations; pairs of \
+one iteration are averaged first and connections are never pooled. Only complete iterations count unless --include \
+says otherwise; those left out are counted. An iteration counts once, however often and on however many hosts it was \
 tried: its complete attempt that finished first, else the last that --include lets count. Intervals cover 95 %.
 
-Exit status: 0, 1 when no iteration counts (they failed, were suspect or are none: there is nothing to compare), 2 when
+Exit status: 0, 1 when no iteration counts (they failed, were suspect or are none: there is nothing to compare), 2 when \
 there is no such metric or factor, 4 when the database cannot be read.
 
 Examples:
   vptest analyze                                         list the metrics
-  vptest analyze --metric rps                            every tuple, against the baseline of the spec
+  vptest analyze --metric rps                            every tuple, against the baseline
   vptest analyze --metric rps --by hops --baseline hops=direct
   vptest analyze --metric rps --include suspect --format csv")]
 pub(super) struct Args {

@@ -10,7 +10,7 @@ use crate::runner::{Recovered, recover};
 /// Remove what dead runs left behind, and testbeds that --keep-failed left up; nothing else
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Processes, namespaces and links of a run go with it, however it ends. What can stay behind are scratch files and
+Processes, namespaces and links of a run go with it, however it ends. What can stay behind are scratch files and \
 half-written files in the campaign's directory, and testbeds that were kept on purpose. An attempt that died is stored \
 as interrupted on the way.
 

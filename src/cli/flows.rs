@@ -17,7 +17,7 @@ use crate::packet::{End, LinkType, Reader, Record, Segment, decoded};
 /// Show the statistics of every TCP connection in captures
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Reads pcap and pcapng, plain or compressed with gzip or zstd; `-` is standard input. The CSV has tcptrace's columns
+Reads pcap and pcapng, plain or compressed with gzip or zstd; `-` is standard input. The CSV has tcptrace's columns \
 (tcptrace -lnrW --csv); json has the same statistics as exact values, null where there is none. docs/flows.md defines \
 them all. With several captures, a line `# file NAME` stands before the rows of each in CSV.
 

@@ -13,11 +13,11 @@ use crate::store::{self, MergeProgress, MergeReport, StoreError};
 /// Combine iteration files into one database; running it again changes nothing
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Attempts that the output holds already are passed over, so new files can be added at any time, and merged files can be
-merged again. A file that is not vptest's, of another version or damaged is named and left out; the rest is merged.
+Attempts that the output holds already are passed over, so new files can be added at any time, and merged files can be \
+merged again. A file that is not vptest's, of another version or damaged is named and left out; the rest is merged. \
 Without any readable file no output is made.
 
-Exit status: 0, 2 when the output has the name of an iteration file, 4 when a file was left out or the output cannot be
+Exit status: 0, 2 when the output has the name of an iteration file, 4 when a file was left out or the output cannot be \
 read.
 
 Examples:

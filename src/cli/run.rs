@@ -14,7 +14,7 @@ use crate::runner::{CampaignError, Cancel, Canceller, Options, Report};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  vptest run                      all that is left to do; again after an interruption goes on where it stopped
+  vptest run                      all that is left to do, also after an interruption
   vptest run --iter 7             iteration 7 alone
   vptest run --iter 1-100,205     these
   vptest run --retries 2          two more tries at each iteration that fails

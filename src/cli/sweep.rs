@@ -20,7 +20,7 @@ const TRIED_TUPLES: usize = 10_000;
 /// Check a sweep spec, expand it and write its plan
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-All mistakes of a spec are shown, each at its place. docs/spec.md describes the file. A plan can be written again after
+All mistakes of a spec are shown, each at its place. docs/spec.md describes the file. A plan can be written again after \
 the spec was changed: iterations that were run keep their results as long as their tuple and workload are the same.
 
 Exit status: 0, or 2 when the spec is wrong.
