@@ -299,7 +299,8 @@ fn an_iteration_that_was_run_again_counts_once() {
 
 #[test]
 fn when_no_iteration_counts_that_is_what_is_said() {
-    let campaign = Campaign::planned(&FAKE.replace("\"sample\"", "\"no-such-program\""));
+    let server = "server = [\"false\"]\nready = { file = \"ready\" }\nclient = [";
+    let campaign = Campaign::planned(&FAKE.replace("client = [", server));
     campaign.expect(1, &["run"]);
     merge_all(&campaign);
     let said = campaign.expect(1, &["analyze", "--metric", "rps", "--by", "workers", "--format", "csv"]);
