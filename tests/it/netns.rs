@@ -7,11 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use vptest::host::cage::{Cage, Job};
 use vptest::host::namespace::Namespace;
 use vptest::host::netlink::Netlink;
 use vptest::host::{ethtool, kept, link, qdisc};
 use vptest::ids::{NodeId, Vantage};
-use vptest::node::{Command, Node, NodeError, Stream};
+use vptest::node::{Command, Node, NodeError, Process as _, Stream};
 use vptest::record::Setting;
 use vptest::spec::{Tuple, Value};
 use vptest::testbed::netns::Netns;
@@ -469,4 +470,26 @@ async fn kept_testbeds_stay_until_they_are_cleaned() {
     assert_eq!(removal.removed.iter().filter(|name| name.starts_with("vptest-7-1-")).count(), 4);
     assert!(!list().contains("vptest-7-1-"));
     assert_eq!(kept::remove_all(), kept::Removal::default());
+}
+
+/// One thread starts them all, in one network namespace after another.
+#[tokio::test]
+async fn every_process_of_a_cage_begins_in_the_network_it_is_meant_for() {
+    if !need::root() {
+        return;
+    }
+    let mut cage = Cage::open().unwrap();
+    let namespaces = [Arc::new(Namespace::new().unwrap()), Arc::new(Namespace::new().unwrap())];
+    let network = || std::fs::read_link("/proc/thread-self/ns/net");
+    for place in [Some(0), None, Some(1), Some(0), None, None] {
+        let namespace = place.map(|index: usize| Arc::clone(&namespaces[index]));
+        let wanted = namespace.as_ref().map_or_else(network, |namespace| namespace.run(network)).unwrap();
+        let argv = ["readlink", "/proc/self/ns/net"].map(str::to_owned).to_vec();
+        let command = Command { argv, ..Command::default() };
+        let mut child = cage.spawn(Job { command, directory: "/".into(), namespace }).await.unwrap();
+        assert!(child.wait().await.unwrap().status.success());
+        let said = String::from_utf8(child.output(Stream::Out).bytes).unwrap();
+        assert_eq!(Path::new(said.trim()), wanted, "{place:?}");
+    }
+    cage.close().await.unwrap();
 }
