@@ -3,8 +3,7 @@
 
 CARGO      ?= cargo
 DEMO_OUT   ?= demo
-# What the tests need; each is skipped with a printed reason where it is missing, unless VPTEST_REQUIRE names it.
-NEEDS      := root netns ab nginx iperf3 stress-ng tcpdump shared
+# A test that needs what is missing here (root, a program) is skipped with a printed reason, unless VPTEST_REQUIRE names it.
 
 .PHONY: help demo test check lint unit build install bench clean
 

@@ -146,7 +146,7 @@ fn captures() -> Check {
 
 const TOOLS: [(&str, &str, State, &str); 4] = [
     ("ab", "apache2-utils", State::Missing, "preset ab"),
-    ("nginx", "nginx-light", State::Optional, "preset ab with server = \"nginx\""),
+    ("nginx", "nginx", State::Optional, "preset ab with server = \"nginx\""),
     ("iperf3", "iperf3", State::Optional, "preset iperf3"),
     ("stress-ng", "stress-ng", State::Optional, "factors stress_cpu, stress_io, stress_mem"),
 ];

@@ -81,7 +81,7 @@ impl Workload for Ab {
         let mut tools = vec![tool("ab", "apache2-utils", Some(&["-V"] as &'static [&'static str]))];
         if self.server == HttpServer::Nginx {
             // nginx -v writes to standard error.
-            tools.push(tool("nginx", "nginx-light", Some(&["-v"])));
+            tools.push(tool("nginx", "nginx", Some(&["-v"])));
         }
         tools
     }
