@@ -74,8 +74,8 @@ impl List<'_> {
 
     fn of_direction(&mut self, tcp: &Tcp, direction: Direction) {
         let found = |name: &str| tcp.statistics.iter().find(|s| s.direction == direction && s.name == name);
-        // Counters that every connection has: without connections their sum is 0.
-        let total = |name: &str| found(name).map(|s| s.sum.unwrap_or(0.0));
+        // Without connections the sum of a counter is 0; with connections, one that nobody counted is not known.
+        let total = |name: &str| found(name)?.sum.or((tcp.connections == 0).then_some(0.0));
         let mean = |name: &str, factor: f64| Some(found(name)?.mean? * factor);
         let most = |name: &str, factor: f64| Some(found(name)?.max? * factor);
         let share = |of: &str, by: &str| ratio(total(of)?, total(by)?);
