@@ -2,6 +2,7 @@
 //! one it has.
 
 pub mod fake;
+mod lan;
 pub mod netns;
 
 use std::path::PathBuf;
