@@ -8,6 +8,7 @@
 //! runner     life of one iteration; campaign: resume, order, interruption, journal
 //! testbed    what provides nodes and links: netns, fake
 //! workload   ab, iperf3, custom command; output text → metrics
+//! image      guest images: kernel and initramfs from packages
 //! instrument live capture, counters
 //! verify     read-back of settings, path checks, interference and saturation checks
 //! node       how a command runs
@@ -31,6 +32,7 @@ pub mod cli;
 pub mod flow;
 pub mod host;
 pub mod ids;
+pub mod image;
 pub mod instrument;
 pub mod node;
 pub mod packet;
