@@ -198,6 +198,14 @@ pub enum TestbedError {
         /// Which value, and what is accepted.
         what: String,
     },
+    /// A guest did not come up, or went away.
+    #[error("{node}: {what}")]
+    Guest {
+        /// Which.
+        node: NodeId,
+        /// Why, with the last lines of its console.
+        what: String,
+    },
     /// An operation failed.
     #[error("cannot {what}")]
     Io {

@@ -14,8 +14,6 @@ use crate::host::tap;
 use crate::ids::{NodeId, Role};
 use crate::testbed::TestbedError;
 
-/// Routers that packets pass with the usual time to live of 64.
-const HOPS_WITHOUT_HELP: usize = 60;
 /// Descriptors a namespace takes here.
 const DESCRIPTORS_PER_STACK: u64 = 2;
 /// Descriptors left for everything else: captures, pipes of processes, files.
@@ -87,7 +85,7 @@ impl Network {
         let roles: Vec<Option<Role>> =
             std::iter::once(None).chain(plans.iter().map(|plan| Some(plan.id.role))).collect();
         let made = Namespace::create_each(&roles, |role| {
-            set_sysctls(*role, topology.hops.len())?;
+            set_sysctls(*role, topology.needs_long_life())?;
             Netlink::open()
         });
         let made = made.map_err(|source| TestbedError::Io { what: "create a network namespace".to_owned(), source })?;
@@ -220,13 +218,13 @@ fn finish(topology: &Topology, stack: &Stack, interface: &str) -> Result<(), Tes
 ///
 /// No IPv6 address is made up, so that no neighbour or multicast discovery gets into captures. Errors about packets
 /// are sent without a limit, since the check of the path counts on them.
-fn set_sysctls(role: Option<Role>, hops: usize) -> io::Result<()> {
+fn set_sysctls(role: Option<Role>, long_life: bool) -> io::Result<()> {
     sysctl_if_there("ipv6/conf/default/addr_gen_mode", "1")?;
     let Some(role) = role else { return sysctl_if_there("ipv6/conf/default/disable_ipv6", "1") };
     if role != Role::Client {
         sysctl("ipv4/icmp_ratemask", "0")?;
     }
-    if hops > HOPS_WITHOUT_HELP {
+    if long_life {
         sysctl("ipv4/ip_default_ttl", "255")?;
     }
     if matches!(role, Role::Router(_)) { sysctl("ipv4/ip_forward", "1") } else { Ok(()) }

@@ -13,6 +13,8 @@ const MAX_PAIRS: i64 = 255;
 const MAX_HOPS: usize = 200;
 /// What IPv4 needs (RFC 791) and what a veth takes.
 const MTU_RANGE: std::ops::RangeInclusive<i64> = 68..=65_535;
+/// Routers that packets pass with the usual time to live of 64.
+const HOPS_WITHOUT_HELP: usize = 60;
 const DEFAULT_MTU: u32 = 1500;
 
 /// Numbers of interfaces start here, clear of the tunnel devices that some kernels put into every new namespace.
@@ -146,6 +148,21 @@ impl Topology {
             _ => return None,
         };
         self.hops.get(router).map(String::as_str)
+    }
+
+    /// Do packets have to pass more routers than the usual time to live allows?
+    pub(in crate::testbed) fn needs_long_life(&self) -> bool {
+        self.hops.len() > HOPS_WITHOUT_HELP
+    }
+
+    /// Address of a client or server; `None` for routers, and for pairs there are not.
+    pub(in crate::testbed) fn address_of(&self, node: NodeId) -> Option<Ipv4Addr> {
+        let pair = u8::try_from(node.pair).ok().filter(|pair| (1..=self.pairs).contains(pair))?;
+        match node.role {
+            Role::Client => Some(address(pair, 0, LEFT)),
+            Role::Server => Some(self.server(pair)),
+            Role::Router(_) => None,
+        }
     }
 
     /// Address of the server of a pair.

@@ -204,7 +204,7 @@ pub(super) fn arguments(hardware: &Hardware, boot: &Boot, files: &Files, guest: 
     if let Some((tap, mac)) = &guest.card {
         arguments
             .with("-netdev", &format!("tap,id=net0,ifname={tap},script=no,downscript=no,vhost=off"))
-            .with("-device", &format!("{},netdev=net0,mac={mac}{}", hardware.driver, card_options(machine)));
+            .with("-device", &format!("{},id=card0,netdev=net0,mac={mac}{}", hardware.driver, card_options(machine)));
     }
     arguments.0.extend_from_slice(&hardware.arguments);
     arguments.0
@@ -281,7 +281,7 @@ mod tests {
             "-kernel /k -initrd /i -append quiet vptest.node=client1 -- agent --init",
             "virtserialport,bus=ports.0,chardev=agent,name=org.vptest.agent.0",
             "tap,id=net0,ifname=c1,script=no,downscript=no,vhost=off",
-            "virtio-net-pci,netdev=net0,mac=52:54:00:00:01:01,romfile=",
+            "virtio-net-pci,id=card0,netdev=net0,mac=52:54:00:00:01:01,romfile=",
             "virtio-blk-pci,drive=results,serial=vptest-results",
         ] {
             assert!(line.contains(part), "no `{part}` in {line}");
@@ -294,7 +294,7 @@ mod tests {
         let line = line(Machine::Microvm, Accel::Kvm, &kernel());
         assert!(!line.contains("pci") && !line.contains("romfile"), "{line}");
         assert!(line.contains("-accel kvm -cpu host"), "{line}");
-        assert!(line.contains("virtio-net-device,netdev=net0"), "{line}");
+        assert!(line.contains("virtio-net-device,id=card0,netdev=net0"), "{line}");
     }
 
     #[test]
