@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand. The only part that prints.
 
+mod agent;
 mod analyze;
 mod clean;
 mod doctor;
@@ -62,6 +63,7 @@ enum Command {
     Flows(flows::Args),
     Doctor(doctor::Args),
     Clean(clean::Args),
+    Agent(agent::Args),
     #[command(hide = true)]
     ServeHttp(serve_http::Args),
 }
@@ -90,6 +92,7 @@ pub fn main() -> ExitCode {
         Command::Flows(args) => flows::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Clean(args) => clean::run(&args),
+        Command::Agent(args) => agent::run(&args),
         Command::ServeHttp(args) => serve_http::run(&args),
     };
     match result {
