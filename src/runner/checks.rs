@@ -12,7 +12,7 @@ use crate::ids::{NodeId, Vantage};
 use crate::instrument::capture::Captures;
 use crate::instrument::facts;
 use crate::spec::{CaptureSpec, TestbedSpec, Tuple, Value};
-use crate::testbed::{self, CapturePoint, CaptureSource, Request, TestbedError};
+use crate::testbed::{self, CapturePoint, CaptureSource, Notice, Request, TestbedError};
 use crate::units::Rate;
 use crate::workload::{Tool, find_in_path};
 
@@ -98,6 +98,8 @@ async fn links(name: &str, factors: &[(&str, Option<Value>)], state: State) -> C
         attempt: 1,
         scratch: std::env::temp_dir(),
         vptest: std::path::PathBuf::from("vptest"),
+        programs: Vec::new(),
+        notice: Notice::default(),
     };
     let result = match testbed::by_name("netns", &TestbedSpec::default()) {
         Ok(testbed) => testbed.preflight(&request).await,

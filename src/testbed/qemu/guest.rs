@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::args::{self, Boot, Files, GuestPlan, Hardware};
 use super::console::{Console, quoted};
 use super::qmp::Qmp;
-use crate::agent::client::{Client, Limits};
+use crate::agent::{Client, Limits};
 use crate::host::cage::Job;
 use crate::host::cpus;
 use crate::host::namespace::Namespace;
@@ -107,14 +107,14 @@ impl Guest {
         let pid = process.pid();
         let running = Arc::new(Running { node, console: Console::new(console), ended: watch_end(process) });
         let up = async {
-            let qmp = connect(site.directory, &files.qmp, site.deadline).await.map_err(|error| {
-                running.failed(format_args!("QEMU opens no control socket: {error}"))
-            })?;
+            let qmp = connect(site.directory, &files.qmp, site.deadline)
+                .await
+                .map_err(|error| running.failed(format_args!("QEMU opens no control socket: {error}")))?;
             let (read, write) = qmp.into_split();
             let qmp = Qmp::start(read, write).await.map_err(|error| running.failed(error))?;
-            let agent = connect(site.directory, &files.agent, site.deadline).await.map_err(|error| {
-                running.failed(format_args!("QEMU opens no socket for the agent: {error}"))
-            })?;
+            let agent = connect(site.directory, &files.agent, site.deadline)
+                .await
+                .map_err(|error| running.failed(format_args!("QEMU opens no socket for the agent: {error}")))?;
             let (read, write) = agent.into_split();
             let left = site.deadline.saturating_duration_since(Instant::now());
             let limits = Limits { handshake: left, ..Limits::default() };
@@ -149,6 +149,11 @@ impl Guest {
             };
             format!("{}: {why}{}", running.node, quoted(&running.console.tail()))
         }
+    }
+
+    /// An error of this guest, with the last lines of its console.
+    pub(super) fn failed(&self, what: impl std::fmt::Display) -> TestbedError {
+        self.running.failed(what)
     }
 
     /// Is QEMU there and the machine running?
@@ -197,11 +202,6 @@ impl Guest {
         let card = json!({ "path": "/machine/peripheral/card0", "property": "type" });
         let card = self.qmp.execute("qom-get", card).await.ok().and_then(|card| Some(card.as_str()?.to_owned()));
         [("accel", accel), ("memory", memory), ("driver", card)]
-    }
-
-    /// Version of this QEMU.
-    pub(super) fn qemu_version(&self) -> &str {
-        self.qmp.version()
     }
 
     /// Asks QEMU to end and waits a moment; the cage kills it otherwise.

@@ -15,7 +15,7 @@ use super::wishes::{AccelWish, Wishes};
 use super::{NAME, PROGRAM};
 use crate::host::tap;
 use crate::image::{self, Image, KernelChoice, Step};
-use crate::spec::{GuestKernel, QemuSpec, StressPlace};
+use crate::spec::{GuestKernel, QemuSpec, StressPlace, Tuple};
 use crate::testbed::lan::preflight::Tried;
 use crate::testbed::{Request, TestbedError};
 
@@ -110,7 +110,7 @@ impl Prepared {
 
     async fn image(&self, known: &mut Known, request: &Request) -> Result<Arc<Image>, TestbedError> {
         let mut programs: BTreeSet<String> = self.spec.programs.iter().chain(&request.programs).cloned().collect();
-        if self.spec.stress == StressPlace::Guest && request.stress() {
+        if self.spec.stress == StressPlace::Guest && stressed(&request.tuple) {
             programs.insert("stress-ng".to_owned());
         }
         if let Some(image) = known.images.get(&programs) {
@@ -150,7 +150,10 @@ impl Prepared {
     }
 }
 
-/// How long steps are that are worth a word: all but finding the image in the cache.
+fn stressed(tuple: &Tuple) -> bool {
+    ["stress_cpu", "stress_io", "stress_mem"].iter().any(|name| tuple.integer(name).is_some_and(|count| count > 0))
+}
+
 fn told(step: Step<'_>) -> String {
     match step {
         Step::Resolve => "image: looking for the kernel".to_owned(),
@@ -193,7 +196,9 @@ fn check_modules(image: &Image, wishes: &Wishes, driver: &str) -> Result<(), Str
             ));
         }
         None => {
-            return Err(format!("driver = `{driver}`: {PROGRAM} has it, but which kernel module drives it is not known"));
+            return Err(format!(
+                "driver = `{driver}`: {PROGRAM} has it, but which kernel module drives it is not known"
+            ));
         }
     }
     if wishes.tunnel && !image.has_module("ip_gre") {

@@ -81,8 +81,7 @@ impl Qmp {
         let mut reader = BufReader::new(read);
         let greeting = tokio::time::timeout(PATIENCE, read_message(&mut reader)).await;
         let greeting = greeting.map_err(|_| QmpError::Lost("no greeting".to_owned()))??;
-        let version = version(&greeting)
-            .ok_or_else(|| QmpError::Lost("the greeting names no version".to_owned()))?;
+        let version = version(&greeting).ok_or_else(|| QmpError::Lost("the greeting names no version".to_owned()))?;
         let shared = Arc::new(Shared::default());
         let task = tokio::spawn(read_all(reader, Arc::clone(&shared)));
         let qmp = Self { writer: tokio::sync::Mutex::new(Box::new(write)), shared, reader: task, version };
@@ -219,7 +218,8 @@ fn threads(answer: &Value) -> Option<Vec<i32>> {
 mod tests {
     use super::*;
 
-    const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": []}}"#;
+    const GREETING: &str =
+        r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": []}}"#;
 
     /// A QEMU that gives these answers to the commands after `qmp_capabilities`, line by line, and then goes.
     async fn with_answers(answers: &[&str]) -> Qmp {
