@@ -282,13 +282,17 @@ impl Stages<'_> {
                 let cpus = tuple.pinning().then(|| own.or_else(shared)).flatten();
                 let drive = Drive { workload: self.setup.workload, tuple, pairs, cpus: cpus.as_deref() };
                 let prepared = drive.prepare().await?;
-                let loaded = load.as_ref().map(load::Load::setting);
+                let loaded = match &load {
+                    Some(load) => load.settings().await,
+                    None => Vec::new(),
+                };
                 let before = Snapshot::take();
                 let mut after = None;
                 let mut driven = prepared.run(|| after = Some(Snapshot::take())).await?;
                 driven.settings.extend(loaded);
                 if let Some(load) = load {
-                    driven.settings.push(Setting { when: Moment::After, ..load.setting() });
+                    let after = load.settings().await.into_iter();
+                    driven.settings.extend(after.map(|setting| Setting { when: Moment::After, ..setting }));
                     driven.invalid.extend(load.stop().await?);
                 }
                 Ok((driven, [before, after.context("the workload has ended without its clients")?]))

@@ -207,7 +207,7 @@ fn check_modules(image: &Image, wishes: &Wishes, driver: &str) -> Result<(), Str
     Ok(())
 }
 
-fn kernel_boot(image: &Image) -> Result<Boot, TestbedError> {
+pub(super) fn kernel_boot(image: &Image) -> Result<Boot, TestbedError> {
     Ok(Boot::Kernel {
         kernel: text(&image.kernel)?,
         initramfs: text(&image.initramfs)?,
