@@ -8,9 +8,14 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 mod host;
+mod syscalls;
 mod tcp;
 
 pub use host::{CpuTime, ForeignUse, HostUse, TopProcess};
+pub use syscalls::{
+    DescriptorKind, LogBins, Syscall, SyscallLoss, SyscallProcess, SyscallScope, SyscallSizes, SyscallSource, SyscallTrace,
+    SyscallTransition,
+};
 pub use tcp::{Connection, ConnectionStatistic, SeriesBin, Stall, Tcp, TcpDirection};
 
 use crate::ids::{Better, IterationNumber, Level, NodeId, ShortHash, Stage, Vantage};

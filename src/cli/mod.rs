@@ -14,6 +14,8 @@ mod run;
 mod serve_http;
 mod status;
 mod sweep;
+mod syscalls;
+mod trace;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -61,9 +63,12 @@ enum Command {
     Merge(merge::Args),
     Analyze(analyze::Args),
     Flows(flows::Args),
+    Syscalls(syscalls::Args),
     Doctor(doctor::Args),
     Clean(clean::Args),
     Agent(agent::Args),
+    #[command(hide = true)]
+    Trace(trace::Args),
     #[command(hide = true)]
     ServeHttp(serve_http::Args),
 }
@@ -93,6 +98,8 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Clean(args) => clean::run(&args),
         Command::Agent(args) => agent::run(&args),
+        Command::Syscalls(args) => syscalls::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::ServeHttp(args) => serve_http::run(&args),
     };
     match result {

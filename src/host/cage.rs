@@ -51,6 +51,7 @@ pub struct Cage {
     init: Option<Arc<Init>>,
     thread: Option<std::thread::JoinHandle<()>>,
     kind: Kind,
+    starter: i32,
 }
 
 /// What keeps the processes together.
@@ -105,6 +106,19 @@ impl Cage {
         self.kind
     }
 
+    /// Number of the thread that starts every process inside, in vptest's own PID namespace.
+    pub fn starter(&self) -> i32 {
+        self.starter
+    }
+
+    /// Device (as stat(2) gives it) and inode of the PID namespace; `None` for process groups, and where the namespace's
+    /// first process is gone.
+    pub fn pid_namespace(&self) -> Option<(u64, u64)> {
+        use std::os::linux::fs::MetadataExt as _;
+        let meta = std::fs::metadata(format!("/proc/{}/ns/pid", self.init.as_ref()?.pid)).ok()?;
+        Some((meta.st_dev(), meta.st_ino()))
+    }
+
     /// Starts a process inside.
     ///
     /// # Errors
@@ -151,15 +165,17 @@ impl Cage {
             std::thread::Builder::new().name("vptest-cage".to_owned()).spawn(move || match Warden::new(kind) {
                 Ok(warden) => {
                     // The other side waits for exactly this message.
-                    let _ = ready.send(Ok(warden.init.as_ref().map(Arc::clone)));
+                    let starter = nix::unistd::gettid().as_raw();
+                    let _ = ready.send(Ok((warden.init.as_ref().map(Arc::clone), starter)));
                     warden.serve(&inbox);
                 }
                 Err(error) => {
                     let _ = ready.send(Err(error));
                 }
             })?;
-        let init = opened.recv().unwrap_or_else(|_| Err(io::Error::other("the cage's thread ended early")))?;
-        Ok(Self { requests: Some(requests), init, thread: Some(thread), kind })
+        let opened = opened.recv().unwrap_or_else(|_| Err(io::Error::other("the cage's thread ended early")));
+        let (init, starter) = opened?;
+        Ok(Self { requests: Some(requests), init, thread: Some(thread), kind, starter })
     }
 
     /// Not left to the thread, which is not free while a process is being started.

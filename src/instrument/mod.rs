@@ -4,3 +4,4 @@ pub mod capture;
 pub mod facts;
 pub mod host;
 pub mod network;
+pub mod syscalls;
