@@ -32,7 +32,7 @@ type Row = [u64; 68];
 /// `struct name`.
 type NameKey = [u64; 3];
 /// `struct thread`.
-type ThreadRow = [u64; 6];
+type ThreadRow = [u64; 38];
 
 /// Why it does not run.
 pub(super) enum Failure {
@@ -179,10 +179,10 @@ impl Bpf {
                 process.sequence = process.sequence.wrapping_add(*sequence);
             }
         }
-        let map: HashMap<_, u32, ThreadRow> = self.map("threads")?;
-        for row in map.iter() {
-            let (_, [_, sequence, count, name, ..]) = row.map_err(read)?;
-            process(tally, names, part(name, 0, 32))?.end_sequence(sequence, count);
+        let places: Array<_, ThreadRow> = self.map("places")?;
+        let others: HashMap<_, u32, ThreadRow> = self.map("threads")?;
+        for row in places.iter().chain(others.iter().map(|row| row.map(|(_, thread)| thread))) {
+            living(tally, names, &row.map_err(read)?)?;
         }
         Ok(())
     }
@@ -209,6 +209,21 @@ impl Bpf {
         let map = self.ebpf.map(name).ok_or_else(|| TraceError::Read(format!("there is no table {name}")))?;
         M::try_from(map).map_err(read)
     }
+}
+
+/// Adds what a thread that still lives has not handed over.
+fn living(tally: &mut Tally, names: &Names, row: &ThreadRow) -> Result<(), TraceError> {
+    let [head, _, sequence, count, _, _, pending @ ..] = row;
+    if part(*head, 0, 32) == 0 {
+        return Ok(());
+    }
+    let process = process(tally, names, part(*head, 32, 32))?;
+    process.end_sequence(*sequence, *count);
+    for pending in pending.iter().filter(|pending| part(**pending, 32, 32) > 0) {
+        let step = (short(part(*pending, 16, 16)), short(part(*pending, 0, 16)));
+        *process.steps.entry(step).or_default() += part(*pending, 32, 32);
+    }
+    Ok(())
 }
 
 type Names = BTreeMap<u32, (Option<NodeId>, String)>;
@@ -275,6 +290,7 @@ fn load_with(
     let (own_device, own_inode, own_number) = (kernel_device(own.0), own.1, std::process::id());
     let (with_types, with_log) = (u32::from(types.is_some()), u32::from(options.log.is_some()));
     let (argument_at, segment_at) = registers();
+    let last_place = places(room.threads) - 1;
     // A ring that is not used is as small as it can be.
     let ring = if options.log.is_some() { room.ring } else { 4096 };
     EbpfLoader::new()
@@ -286,8 +302,10 @@ fn load_with(
         .override_global("own_number", &own_number, true)
         .override_global("kernel_types", &with_types, true)
         .override_global("with_log", &with_log, true)
+        .override_global("last_place", &last_place, true)
         .override_global("argument_at", &argument_at, true)
         .override_global("segment_at", &segment_at, true)
+        .map_max_entries("places", places(room.threads))
         .map_max_entries("threads", room.threads)
         .map_max_entries("names", room.names)
         .map_max_entries("ended", room.names)
@@ -297,6 +315,11 @@ fn load_with(
         .map_max_entries("sizes", room.sizes)
         .map_max_entries("entries", ring)
         .load(OBJECT)
+}
+
+/// Places that are found by a thread's number alone; as many threads again find room elsewhere.
+fn places(threads: u32) -> u32 {
+    threads.clamp(1, 4096).next_power_of_two()
 }
 
 /// Where `pt_regs` has the first argument and the code segment, which tells the 32-bit ABI; 0 for none.

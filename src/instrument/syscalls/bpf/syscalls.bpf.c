@@ -27,6 +27,7 @@ static u64 (*ktime_get_ns)(void) = (void *)5;
 static u64 (*get_current_pid_tgid)(void) = (void *)14;
 static long (*get_current_comm)(void *buffer, u32 size) = (void *)16;
 static u64 (*get_current_task)(void) = (void *)35;
+static void *(*get_current_task_btf)(void) = (void *)158;
 static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)113;
 static long (*get_ns_current_pid_tgid)(u64 device, u64 inode, void *numbers, u32 size) = (void *)120;
 static void *(*ringbuf_reserve)(void *ring, u64 size, u64 flags) = (void *)131;
@@ -41,6 +42,7 @@ volatile const u32 own_number = 0;
 volatile const u32 kernel_types = 0; // the kernel says where its fields are
 volatile const u32 with_log = 0;
 volatile const u32 argument_at = 112; // first argument in pt_regs; 112 is x86-64
+volatile const u32 last_place = 4095;
 volatile const u32 segment_at = 136;  // code segment in pt_regs; 0: no other ABI
 
 // The few fields that are read; where they are is put in when the program is loaded.
@@ -50,7 +52,7 @@ struct net { struct ns_common ns; } KERNEL;
 struct nsproxy { struct net *net_ns; } KERNEL;
 struct inode { u16 i_mode; } KERNEL;
 struct file { struct inode *f_inode; } KERNEL;
-struct fdtable { u32 max_fds; struct file **fd; } KERNEL;
+struct fdtable { struct file **fd; } KERNEL;
 struct files_struct { struct fdtable *fdt; } KERNEL;
 struct task_struct { struct nsproxy *nsproxy; struct files_struct *files; } KERNEL;
 
@@ -63,17 +65,27 @@ enum { UNKNOWN = 0, SOCKET = 1, REGULAR = 2, PIPE = 3, OTHER = 4 };
 // What a call is, by its number: bits.
 enum { TRANSFERS = 1, RENAMES = 2, RETURNS_ANYTHING = 4 };
 
+// Steps of a thread that are not in `steps` yet: looking there for each call would cost more than all the rest.
+#define PENDING 32
+struct pending {
+  u32 step; // number before, number
+  u32 count;
+};
+
 struct thread {
+  u32 number; // 0: a free place in `places`
+  u32 process;
   u64 entered_ns;
   u64 sequence; // hash of the calls so far
   u64 count;
-  u32 process;
   u32 previous;
   u32 call;
   u8 inside;
   u8 kind;
   u8 class;
   u8 abi;
+  u32 zero;
+  struct pending pending[PENDING];
 };
 
 struct name {
@@ -131,7 +143,8 @@ struct entry {
     V *value;                                                                                                          \
   } name SEC(".maps")
 
-MAP(threads, HASH, 16384, u32, struct thread);
+MAP(places, ARRAY, 4096, u32, struct thread);  // a thread's place is its number modulo their number, a power of two
+MAP(threads, HASH, 16384, u32, struct thread); // those whose place is taken
 MAP(names, HASH, 1024, struct name, u32);
 MAP(calls, PERCPU_HASH, 2048, u32, struct calls);
 MAP(steps, PERCPU_HASH, 16384, u64, u64);
@@ -203,20 +216,18 @@ INLINE u32 network_of(void) {
   return number;
 }
 
-// What the current process's descriptor is.
+// What the current process's descriptor is. One beyond the table's end reads anything, but then the call fails.
 INLINE u8 kind_of(u32 fd) {
   if (!kernel_types)
     return UNKNOWN;
-  struct task_struct *task = (void *)get_current_task();
-  struct files_struct *files = 0;
-  struct fdtable *table = 0;
-  struct file **array = 0, *file = 0;
+  struct task_struct *task = get_current_task_btf();
+  struct files_struct *files = task->files;
+  struct file *file = 0;
   struct inode *inode = 0;
-  u32 most = 0;
   u16 mode = 0;
-  if (read_kernel(&files, sizeof files, &task->files) || read_kernel(&table, sizeof table, &files->fdt) ||
-      read_kernel(&most, sizeof most, &table->max_fds) || fd >= most ||
-      read_kernel(&array, sizeof array, &table->fd) || read_kernel(&file, sizeof file, array + fd) || !file ||
+  if (!files)
+    return UNKNOWN;
+  if (read_kernel(&file, sizeof file, files->fdt->fd + fd) || !file ||
       read_kernel(&inode, sizeof inode, &file->f_inode) || read_kernel(&mode, sizeof mode, &inode->i_mode))
     return UNKNOWN;
   switch (mode & 0170000) {
@@ -245,9 +256,37 @@ INLINE u32 process_of(void) {
   return known ? *known : 0;
 }
 
+// Takes the steps that wait to their table.
+INLINE void add_pending(u32 process, struct pending *p) {
+  u64 key = (u64)process << 32 | p->step;
+  u64 *count = find_or_add(&steps, &key);
+  if (count) {
+    *count += p->count;
+  } else {
+    u32 zero = 0;
+    struct lost *l = map_lookup(&lost, &zero);
+    if (l)
+      l->steps += p->count;
+  }
+  p->count = 0;
+}
+
+INLINE void count_step(struct thread *t, u32 number) {
+  u32 step = t->previous << 16 | number;
+  struct pending *p = &t->pending[(t->previous * 5 + number) & (PENDING - 1)];
+  if (p->count && (p->step != step || p->count >> 31))
+    add_pending(t->process, p);
+  p->step = step;
+  p->count++;
+}
+
 INLINE void end_sequence(struct thread *t) {
   if (!t->count)
     return;
+#pragma clang loop unroll(disable)
+  for (int i = 0; i < PENDING; i++)
+    if (t->pending[i].count)
+      add_pending(t->process, &t->pending[i]);
   struct ended *e = find_or_add(&ended, &t->process);
   if (!e) // there are as many rows as in `names`
     return;
@@ -278,6 +317,44 @@ INLINE int wanted(void) {
   return get_ns_current_pid_tgid(own_device, own_inode, numbers, sizeof numbers) || numbers[1] != own_number;
 }
 
+INLINE struct thread *find_thread(u32 number) {
+  u32 at = number & last_place;
+  struct thread *t = map_lookup(&places, &at);
+  if (t && t->number == number)
+    return t;
+  return map_lookup(&threads, &number);
+}
+
+// A thread that is not known yet; its place is as `forget` or the beginning left it.
+INLINE struct thread *add_thread(u32 number) {
+  u32 process = process_of();
+  if (!process)
+    return 0;
+  u32 at = number & last_place, zero = 0;
+  struct thread *t = map_lookup(&places, &at);
+  if (!t || __sync_val_compare_and_swap(&t->number, 0, number)) {
+    void *nothing = map_lookup(&empty, &zero);
+    if (!nothing || map_update(&threads, &number, nothing, ANY))
+      return 0;
+    t = map_lookup(&threads, &number);
+    if (!t)
+      return 0;
+    t->number = number;
+  }
+  begin_sequence(t, process);
+  t->inside = 0;
+  return t;
+}
+
+INLINE void forget(struct thread *t, u32 number) {
+  u32 at = number & last_place;
+  struct thread *place = map_lookup(&places, &at);
+  if (place && place->number == number)
+    place->number = 0;
+  else
+    map_delete(&threads, &number);
+}
+
 INLINE void log_call(struct thread *t, u64 id, u64 took, s64 result) {
   struct entry *e = ringbuf_reserve(&entries, sizeof *e, 0);
   if (!e) {
@@ -303,17 +380,16 @@ SEC("raw_tracepoint/sys_enter") int call_begins(struct arguments *ctx) {
   u64 id = get_current_pid_tgid();
   u32 tid = id;
   const void *registers = (void *)ctx->first;
-  struct thread *t = map_lookup(&threads, &tid);
+  struct thread *t = find_thread(tid);
   if (!t) {
     if (!wanted())
       return 0;
-    struct thread fresh = {};
-    begin_sequence(&fresh, process_of());
-    fresh.abi = abi_of(registers);
-    if (!fresh.process || map_update(&threads, &tid, &fresh, ANY) || !(t = map_lookup(&threads, &tid))) {
+    t = add_thread(tid);
+    if (!t) {
       LOSE(begun);
       return 0;
     }
+    t->abi = abi_of(registers);
   }
   u32 number = ctx->second & 0x3ff;
   u8 *class = map_lookup(&classes, &number);
@@ -324,12 +400,7 @@ SEC("raw_tracepoint/sys_enter") int call_begins(struct arguments *ctx) {
     u64 fd = 0;
     t->kind = read_kernel(&fd, sizeof fd, registers + argument_at) ? UNKNOWN : kind_of(fd);
   }
-  u64 key = (u64)t->process << 32 | t->previous << 16 | number;
-  u64 *count = find_or_add(&steps, &key);
-  if (count)
-    ++*count;
-  else
-    LOSE(steps);
+  count_step(t, number);
   t->sequence = mixed(t->sequence + number + 1);
   t->count++;
   t->previous = number;
@@ -342,7 +413,7 @@ SEC("raw_tracepoint/sys_enter") int call_begins(struct arguments *ctx) {
 SEC("raw_tracepoint/sys_exit") int call_returns(struct arguments *ctx) {
   u64 id = get_current_pid_tgid();
   u32 tid = id;
-  struct thread *t = map_lookup(&threads, &tid);
+  struct thread *t = find_thread(tid);
   if (!t || !t->inside) // a new thread returns from a call it did not begin
     return 0;
   u64 took = ktime_get_ns() - t->entered_ns;
@@ -394,7 +465,7 @@ SEC("raw_tracepoint/sys_exit") int call_returns(struct arguments *ctx) {
         begin_sequence(t, process);
         t->abi = abi_of((void *)ctx->first);
       } else {
-        map_delete(&threads, &tid); // its next call is counted as lost
+        forget(t, tid); // its next call is counted as lost
       }
     }
   }
@@ -404,13 +475,13 @@ SEC("raw_tracepoint/sys_exit") int call_returns(struct arguments *ctx) {
 SEC("raw_tracepoint/sched_process_exit") int thread_ends(void *ctx) {
   u64 id = get_current_pid_tgid();
   u32 tid = id;
-  struct thread *t = map_lookup(&threads, &tid);
+  struct thread *t = find_thread(tid);
   if (!t)
     return 0;
   if (with_log && t->inside)
     log_call(t, id, ~0ull, 0);
   end_sequence(t);
-  map_delete(&threads, &tid);
+  forget(t, tid);
   return 0;
 }
 
