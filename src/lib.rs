@@ -12,6 +12,7 @@
 //! instrument live capture, counters
 //! verify     read-back of settings, path checks, interference and saturation checks
 //! node       how a command runs
+//! agent      vptest on a node, and talking to it
 //! host       one guard per kernel or host resource
 //! report     tables; input is data, output is text
 //! analysis   grouping, tests, effect sizes; pure
@@ -27,6 +28,7 @@
 //! `spec plan packet flow analysis report` have no clock, process, socket, file or database: values in, values out.
 //! Only `host testbed node instrument` need privileges or start processes. Only `store` knows SQL. Only `cli` prints.
 
+pub mod agent;
 pub mod analysis;
 pub mod cli;
 pub mod flow;

@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand. The only part that prints.
 
+mod agent;
 mod analyze;
 mod clean;
 mod doctor;
@@ -64,6 +65,7 @@ enum Command {
     Image(image::Args),
     Doctor(doctor::Args),
     Clean(clean::Args),
+    Agent(agent::Args),
     #[command(hide = true)]
     ServeHttp(serve_http::Args),
 }
@@ -93,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Image(args) => image::run(&args, cli.verbosity),
         Command::Doctor(args) => doctor::run(&args),
         Command::Clean(args) => clean::run(&args),
+        Command::Agent(args) => agent::run(&args),
         Command::ServeHttp(args) => serve_http::run(&args),
     };
     match result {

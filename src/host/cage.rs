@@ -24,6 +24,7 @@ use std::time::Instant;
 
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, setns, unshare};
 use nix::unistd::{AccessFlags, ForkResult, Pid, eaccess};
+use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
 use super::child::{Child, Reaper, Started, pidfd_open};
@@ -110,10 +111,21 @@ impl Cage {
     /// What `execve` says (`NotFound`: no such program), `EINVAL` when none of the CPUs exists, `EPERM` when the network
     /// namespace cannot be entered; nothing was started then.
     pub async fn spawn(&self, job: Job) -> io::Result<Child> {
+        Child::new(self.begin(job).await?)
+    }
+
+    /// As [`Cage::spawn`], but its standard output and error are the caller's to read: the process waits where it does not.
+    ///
+    /// # Errors
+    /// As [`Cage::spawn`].
+    pub async fn spawn_piped(&self, job: Job) -> io::Result<(Child, pipe::Receiver, pipe::Receiver)> {
+        Child::piped(self.begin(job).await?)
+    }
+
+    async fn begin(&self, job: Job) -> io::Result<Started> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Spawn(Box::new(job), reply))?;
-        let started = answer.await.map_err(|_| io::Error::other("the thread that starts processes is gone"))??;
-        Child::new(started)
+        answer.await.map_err(|_| io::Error::other("the thread that starts processes is gone"))?
     }
 
     /// Kills everything inside, processes that are just being started included, and waits until it is gone. Idempotent.

@@ -175,6 +175,16 @@ impl Child {
         Ok(Self { reaper: started.reaper, ended, out, err, readers: vec![out_reader, err_reader] })
     }
 
+    /// With its outputs, which then are not collected.
+    pub(super) fn piped(started: Started) -> io::Result<(Self, pipe::Receiver, pipe::Receiver)> {
+        let out = pipe::Receiver::from_owned_fd(started.out)?;
+        let err = pipe::Receiver::from_owned_fd(started.err)?;
+        let ended = watch(Arc::clone(&started.reaper.pidfd))?;
+        let child =
+            Self { reaper: started.reaper, ended, out: Arc::default(), err: Arc::default(), readers: Vec::new() };
+        Ok((child, out, err))
+    }
+
     async fn end(&mut self) -> io::Result<Exit> {
         loop {
             if let Some(exit) = self.reaper.try_reap()? {

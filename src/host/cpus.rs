@@ -1,10 +1,67 @@
 //! CPUs of this host.
 
-use nix::sched::{CpuSet, sched_getaffinity};
+use std::io;
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 /// CPUs that this process may run on, ascending; `None` when the kernel does not say.
 pub fn usable() -> Option<Vec<usize>> {
     let set = sched_getaffinity(Pid::from_raw(0)).ok()?;
     Some((0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect())
+}
+
+/// Binds a thread of this host to CPUs.
+///
+/// # Errors
+/// `ESRCH` when the thread is gone, `EINVAL` when none of the CPUs exists.
+pub fn pin(thread: i32, cpus: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    cpus.iter().try_for_each(|&cpu| set.set(cpu))?;
+    Ok(sched_setaffinity(Pid::from_raw(thread), &set)?)
+}
+
+/// CPUs that a thread of this host may run on, ascending; `None` when the kernel does not say.
+pub fn of(thread: i32) -> Option<Vec<usize>> {
+    let set = sched_getaffinity(Pid::from_raw(thread)).ok()?;
+    Some((0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect())
+}
+
+/// The thread of process `pid` that has the number `inner` in the process's own PID namespace, as this host numbers it.
+///
+/// # Errors
+/// `NotFound` when the process has no such thread.
+pub fn thread_of(pid: u32, inner: i32) -> io::Result<i32> {
+    for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = std::fs::read_to_string(entry?.path().join("status"))?;
+        if let Some((outer, innermost)) = numbers(&status)
+            && innermost == inner
+        {
+            return Ok(outer);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, format!("process {pid} has no thread {inner}")))
+}
+
+/// The first and the last of `NSpid` (proc(5)): the number here and the one in the innermost namespace.
+fn numbers(status: &str) -> Option<(i32, i32)> {
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    let numbers: Vec<i32> = line.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect();
+    Some((*numbers.first()?, *numbers.last()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_found_by_the_number_of_their_namespace() {
+        assert_eq!(numbers("Name:\tqemu\nNSpid:\t812\t7\n"), Some((812, 7)));
+        assert_eq!(numbers("NSpid:\t812\n"), Some((812, 812)));
+        assert_eq!(numbers("Name:\tqemu\n"), None);
+        let own = nix::unistd::gettid().as_raw();
+        let inner = std::fs::read_to_string("/proc/thread-self/status").ok().and_then(|text| numbers(&text));
+        assert_eq!(thread_of(std::process::id(), inner.unwrap().1).unwrap(), inner.unwrap().0);
+        assert!(of(own).is_some_and(|cpus| !cpus.is_empty()));
+    }
 }

@@ -89,6 +89,14 @@ pub fn mtu(name: &str, index: u32, mtu: u32) -> Change {
     Change { what: format!("set the MTU of {name}"), message: RouteNetlinkMessage::SetLink(message), flags: 0 }
 }
 
+/// Makes an interface a port of the bridge with the number `bridge`.
+pub fn join(name: &str, index: u32, bridge: u32) -> Change {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes.push(LinkAttribute::Controller(bridge));
+    Change { what: format!("join {name} to its bridge"), message: RouteNetlinkMessage::SetLink(message), flags: 0 }
+}
+
 /// Gives an interface an address in a /24.
 pub fn address(name: &str, index: u32, address: Ipv4Addr) -> Change {
     let mut message = AddressMessage::default();

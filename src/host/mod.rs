@@ -10,6 +10,7 @@ pub mod link;
 pub mod namespace;
 pub mod netlink;
 pub mod qdisc;
+pub mod tap;
 pub mod userns;
 
 /// Name of this host; `unnamed` when it has none that is text.

@@ -1,5 +1,6 @@
 //! How a command runs and a file travels: the same few verbs for a namespace on this host, a guest, a remote node.
 
+pub mod agent;
 pub mod local;
 
 use std::net::IpAddr;

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use crate::ids::{ShortHash, Vantage};
 use crate::spec::{
-    CaptureSpec, Fault, HttpServer, MetricPattern, MetricRule, Protocol, Ready, Source, Spec, Value, WorkloadSpec,
-    factors, json_string,
+    CaptureSpec, Fault, GuestKernel, HttpServer, MetricPattern, MetricRule, Protocol, Ready, Reuse, Source, Spec,
+    StressPlace, TestbedSpec, Value, WorkloadSpec, factors, json_string,
 };
 use crate::units::format_duration;
 
@@ -54,6 +54,7 @@ fn or_null(json: Option<String>) -> String {
 pub(super) fn meaning(spec: &Spec, testbed: &str) -> String {
     let options = match testbed {
         "fake" => Object::default().with("fault", array(spec.testbed.fake.faults.iter().map(fault))),
+        "qemu" => qemu(&spec.testbed),
         _ => Object::default(),
     };
     Object::default()
@@ -83,6 +84,37 @@ fn capture(capture: &CaptureSpec, testbed: &str) -> String {
         .with("snaplen", capture.snaplen.to_string())
         .with("vantage", array(vantages.iter().map(|v| json_string(v.as_str()))))
         .finish()
+}
+
+/// Programs that are only there change nothing. The image itself is not known yet: what it was stands in the iteration's
+/// environment (`image.id`).
+fn qemu(testbed: &TestbedSpec) -> Object {
+    let qemu = &testbed.qemu;
+    let (kernel, modules) = match &qemu.kernel {
+        GuestKernel::Full => ("full", None),
+        GuestKernel::Cloud => ("cloud", None),
+        GuestKernel::Path { kernel, modules } => (kernel.as_str(), modules.as_deref()),
+    };
+    Object::default()
+        .text("kernel", kernel)
+        .with("modules", or_null(modules.map(json_string)))
+        .with("disk", or_null(qemu.disk.as_deref().map(json_string)))
+        .with("cpu", or_null(qemu.cpu.as_deref().map(json_string)))
+        .with("arguments", strings(&qemu.arguments))
+        .text(
+            "stress",
+            match qemu.stress {
+                StressPlace::Host => "host",
+                StressPlace::Guest => "guest",
+            },
+        )
+        .text(
+            "reuse",
+            match testbed.reuse {
+                Reuse::None => "none",
+                Reuse::Tuple => "tuple",
+            },
+        )
 }
 
 fn fault(fault: &Fault) -> String {

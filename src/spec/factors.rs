@@ -24,7 +24,7 @@ const VIRTUAL: &[Vantage] = &[Vantage::Guest, Vantage::Host];
 pub const TESTBEDS: &[TestbedName] = &[
     TestbedName { name: "netns", built: true, vantages: VIRTUAL },
     TestbedName { name: "fake", built: true, vantages: VIRTUAL },
-    TestbedName { name: "qemu", built: false, vantages: VIRTUAL },
+    TestbedName { name: "qemu", built: true, vantages: VIRTUAL },
     TestbedName { name: "minimega-kvm", built: false, vantages: VIRTUAL },
     TestbedName { name: "minimega-container", built: false, vantages: VIRTUAL },
     TestbedName { name: "physical", built: false, vantages: &[Vantage::Endpoint, Vantage::Switch] },
@@ -44,6 +44,8 @@ pub enum Kind {
     Switch,
     /// A word: letters, digits, `-`, `_`, `.`.
     Word,
+    /// One of these words.
+    Choice(&'static [&'static str]),
     /// A path on the server, beginning with `/`.
     Url,
     /// A link rate or `"none"`.
@@ -66,6 +68,7 @@ impl Kind {
             Self::Integer(min, max) => format!("a whole number from {min} to {max}"),
             Self::Switch => "`true`, `false`, `\"on\"` or `\"off\"`".to_owned(),
             Self::Word => "a word of letters, digits, `-`, `_` and `.`".to_owned(),
+            Self::Choice(words) => words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", "),
             Self::Url => "a path such as `\"/image.png?size=16MB\"`, without blanks".to_owned(),
             Self::Rate => format!("{} or \"none\"", Rate::ACCEPTED),
             Self::Size(min, max) => {
@@ -91,6 +94,7 @@ impl Kind {
             }
             Self::Switch => switch(text).map(Value::Switch).ok_or_else(bad),
             Self::Word => is_word(text).then(|| Value::Text(text.to_owned())).ok_or_else(bad),
+            Self::Choice(words) => words.contains(&text).then(|| Value::Text(text.to_owned())).ok_or_else(bad),
             Self::Url => is_url(text).then(|| Value::Text(text.to_owned())).ok_or_else(bad),
             Self::Rate if text == "none" => Ok(Value::None),
             Self::Rate => text.parse().map(Value::Rate).map_err(|_| bad()),
@@ -186,6 +190,7 @@ pub struct Known {
 }
 
 const VMS: Scope = Scope::Only(&["qemu", "minimega-kvm"]);
+const QEMU: Scope = Scope::Only(&["qemu"]);
 const GUESTS: Scope = Scope::Only(&["qemu", "minimega-kvm", "minimega-container"]);
 const MINIMEGA: Scope = Scope::Only(&["minimega-kvm", "minimega-container"]);
 const PINNED: Scope = Scope::Only(&["netns", "fake", "qemu", "minimega-kvm", "minimega-container"]);
@@ -202,6 +207,8 @@ macro_rules! known {
 pub const KNOWN: &[Known] = known! {
     "testbed" Kind::Testbed, Scope::Everywhere, Testbed, "netns", "what provides nodes and links";
     "pairs" Kind::Integer(1, 1000), Scope::Everywhere, Testbed, "1", "client and server pairs on the same hardware";
+    "accel" Kind::Choice(&["auto", "kvm", "tcg"]), QEMU, Testbed, "auto", "what runs the guests' code: the processor or QEMU's translator; auto is kvm where a guest boots with it";
+    "machine" Kind::Choice(&["pc", "q35", "microvm"]), QEMU, Testbed, "q35", "type of the virtual machine";
     "driver" Kind::Word, VMS, Testbed, "the testbed's", "model of the virtual network card";
     "vcpus" Kind::Integer(1, 512), GUESTS, Testbed, "1", "virtual CPUs of each node";
     "memory" Kind::Size(1 << 20, 1 << 44), GUESTS, Testbed, "the testbed's", "memory of each node";
@@ -209,7 +216,7 @@ pub const KNOWN: &[Known] = known! {
     "rate" Kind::Rate, Scope::Everywhere, Testbed, "none", "limit of each link";
     "mtu" Kind::Integer(68, 65_535), Scope::Everywhere, Testbed, "the kernel's", "MTU of every link, in bytes";
     "hops" Kind::Hops, Scope::Everywhere, Testbed, "direct", "routers between client and server, from the client";
-    "tunnel" Kind::Tunnel, MINIMEGA, Testbed, "none", "encapsulation between hosts";
+    "tunnel" Kind::Tunnel, GUESTS, Testbed, "none", "encapsulation between client and server";
     "colocated" Kind::Switch, MINIMEGA, Testbed, "the testbed's", "client and server on the same host";
     "pinning" Kind::Switch, PINNED, Testbed, "off", "processes bound to one CPU each";
     "instrument" Kind::Switch, Scope::Everywhere, Testbed, "on", "captures and other instruments run (the checks of the host always do)";

@@ -7,6 +7,7 @@ pub mod diagnostic;
 pub mod factors;
 mod parse;
 mod parse_factors;
+mod parse_qemu;
 mod parse_workload;
 pub mod placeholder;
 mod read;
@@ -239,8 +240,66 @@ pub struct CaptureSpec {
 /// `[testbed]`
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TestbedSpec {
+    /// What is kept up from one iteration to the next. Default nothing.
+    pub reuse: Reuse,
+    /// `[testbed.qemu]`
+    pub qemu: QemuSpec,
     /// `[testbed.fake]`
     pub fake: FakeSpec,
+}
+
+/// What a testbed keeps up from one iteration to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reuse {
+    /// Nothing: every iteration has nodes of its own.
+    #[default]
+    None,
+    /// The guests, for further repetitions of the same tuple.
+    Tuple,
+}
+
+/// `[testbed.qemu]`
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct QemuSpec {
+    /// Kernel of the guests. Default [`GuestKernel::Full`].
+    pub kernel: GuestKernel,
+    /// Programs in the guests beside those of the workload, by name or path.
+    pub programs: Vec<String>,
+    /// A disk image to boot instead of vptest's own image: a path as written.
+    pub disk: Option<String>,
+    /// Model of the virtual CPU (`-cpu`); `None` for `host` under KVM and `max` under TCG.
+    pub cpu: Option<String>,
+    /// Further arguments for QEMU, put last.
+    pub arguments: Vec<String>,
+    /// Where the load of `stress_cpu`, `stress_io` and `stress_mem` runs. Default on the host.
+    pub stress: StressPlace,
+}
+
+/// Kernel of guests.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum GuestKernel {
+    /// The distribution's usual kernel.
+    #[default]
+    Full,
+    /// The distribution's kernel for virtual machines, with fewer drivers.
+    Cloud,
+    /// The user's own.
+    Path {
+        /// Path of the kernel, as written.
+        kernel: String,
+        /// Directory of its modules, as written; `None` where all is built in.
+        modules: Option<String>,
+    },
+}
+
+/// Where load beside the workload runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StressPlace {
+    /// On the testbed's host.
+    #[default]
+    Host,
+    /// In every guest.
+    Guest,
 }
 
 /// `[testbed.fake]`: what goes wrong, for tests.

@@ -7,8 +7,8 @@ use toml::de::DeTable;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::read::{Entry, Section, Sink};
 use super::{
-    AnalysisSpec, CaptureSpec, FakeSpec, Fault, FaultKind, Order, Spec, TestbedSpec, VerifySpec, check, factors,
-    parse_factors, parse_workload,
+    AnalysisSpec, CaptureSpec, FakeSpec, Fault, FaultKind, Order, Reuse, Spec, TestbedSpec, VerifySpec, check, factors,
+    parse_factors, parse_qemu, parse_workload,
 };
 use crate::ids::{Stage, Vantage};
 use crate::units::{ByteSize, DURATION_ACCEPTED, Percent, parse_duration};
@@ -240,9 +240,13 @@ fn read_testbed(entry: &Entry<'_>, sink: &mut Sink<'_>) -> TestbedSpec {
         }
         fake.finish(sink);
     }
+    let qemu = section.take("qemu").map(|entry| parse_qemu::read(&entry, sink)).unwrap_or_default();
+    let reuse = section.take("reuse").and_then(|entry| entry.choice(sink, REUSES)).unwrap_or_default();
     section.finish(sink);
-    TestbedSpec { fake: FakeSpec { faults } }
+    TestbedSpec { reuse, qemu, fake: FakeSpec { faults } }
 }
+
+const REUSES: &[(&str, Reuse)] = &[("none", Reuse::None), ("tuple", Reuse::Tuple)];
 
 const FAULTS: &[(&str, FaultKind)] = &[
     ("error", FaultKind::Error),

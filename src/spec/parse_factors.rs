@@ -262,8 +262,12 @@ fn read_known(kind: Kind, entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<Valu
     match value {
         Ok(value) => Some(value),
         Err(accepted) => {
-            let names = factors::TESTBEDS.iter().map(|t| t.name);
-            let near = entry.value.as_str().filter(|_| kind == Kind::Testbed).and_then(|text| nearest(text, names));
+            let names: Vec<&str> = match kind {
+                Kind::Testbed => factors::TESTBEDS.iter().map(|t| t.name).collect(),
+                Kind::Choice(words) => words.to_vec(),
+                _ => Vec::new(),
+            };
+            let near = entry.value.as_str().and_then(|text| nearest(text, names));
             entry.refuse_with_help(sink, accepted, near.map(|n| format!("did you mean `\"{n}\"`?")));
             None
         }

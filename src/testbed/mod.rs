@@ -2,6 +2,7 @@
 //! one it has.
 
 pub mod fake;
+mod lan;
 pub mod netns;
 
 use std::path::PathBuf;
@@ -195,6 +196,14 @@ pub enum TestbedError {
         /// Its name.
         testbed: &'static str,
         /// Which value, and what is accepted.
+        what: String,
+    },
+    /// A guest did not come up, or went away.
+    #[error("{node}: {what}")]
+    Guest {
+        /// Which.
+        node: NodeId,
+        /// Why, with the last lines of its console.
         what: String,
     },
     /// An operation failed.

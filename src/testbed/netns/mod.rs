@@ -1,26 +1,8 @@
 //! The testbed `netns`: every client, server and router is a network namespace of this host, joined by veth pairs.
-//!
-//! ```text
-//! client1          host side                     server1          hops = ["A", "B"]
-//!  eth0 ─────── c1 ═ br1 ═ s1 ─────────────────── eth0
-//!  eth0 ─────── c1 ═ br1 ═ rc1 ─ eth0 A eth1 ─ eth0 B eth1 ─ rs1 ═ br1s ═ s1 ─────── eth0
-//! ```
-//!
-//! The host side is one more namespace: it has the ports and bridges that a hypervisor's host has for its guests, and
-//! the rate limit is there, at the egress of `c1` and `s1`, so that each direction is limited once, at the same point
-//! as with a tap.
+//! `super::lan` has the picture and the addresses.
 //!
 //! No namespace has a name and nothing is made in the one vptest runs in. So two campaigns cannot meet, the user's links
 //! and routes are never touched, and when vptest ends, however it ends, the kernel removes everything.
-//!
-//! Addresses are `10.PAIR.LINK.1` towards the client and `10.PAIR.LINK.2` towards the server, links counted from the
-//! client and from 0.
-
-mod build;
-mod path;
-mod preflight;
-mod settings;
-mod topology;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -29,8 +11,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use self::build::Network;
-use self::topology::{LinkRate, NodePlan, Topology};
+use super::lan::build::{self, Network};
+use super::lan::{path, preflight, settings};
+use super::lan::topology::{Access, LinkRate, NodePlan, Topology};
 use super::{CapturePoint, CaptureSource, Instance, Pair, Path, Request, Teardown, Testbed, TestbedError};
 use crate::host::cage::Cage;
 use crate::host::kept;
@@ -58,16 +41,16 @@ impl Testbed for Netns {
     }
 
     fn accepts(&self, tuple: &Tuple) -> Result<(), TestbedError> {
-        Topology::of(tuple).map(drop)
+        topology(tuple).map(drop)
     }
 
     async fn preflight(&self, request: &Request) -> Result<(), TestbedError> {
-        let topology = Topology::of(&request.tuple)?;
+        let topology = topology(&request.tuple)?;
         self.tried.check(&topology).await
     }
 
     async fn launch(&self, request: &Request) -> Result<Box<dyn Instance>, TestbedError> {
-        let topology = Topology::of(&request.tuple)?;
+        let topology = topology(&request.tuple)?;
         // Not on a thread of its own: a launch that nobody waits for any more would go on there, and come up while the
         // iteration's files are being removed. It takes some milliseconds for each pair.
         Ok(Box::new(Up::launch(topology, request)?))
@@ -231,6 +214,10 @@ impl Up {
         let middle = if hops.is_empty() { "bridge".to_owned() } else { format!("bridge{hops} - bridge") };
         format!("{} x (client - {middle} - server), veth", self.topology.pairs)
     }
+}
+
+fn topology(tuple: &Tuple) -> Result<Topology, TestbedError> {
+    Topology::of(NAME, Access::Veth, tuple)
 }
 
 fn local_node(

@@ -40,7 +40,7 @@ enum Answer {
 }
 
 /// Walks the path of a pair, from its client's namespace.
-pub(super) fn walk(network: &Network, topology: &Topology, pair: u8) -> io::Result<Path> {
+pub(in crate::testbed) fn walk(network: &Network, topology: &Topology, pair: u8) -> io::Result<Path> {
     let client = NodeId::client(u32::from(pair));
     let (_, stack) = network.nodes.get(&client).ok_or_else(|| io::Error::other("no such client"))?;
     let target = topology.server(pair);

@@ -15,7 +15,7 @@ use crate::units::Rate;
 
 /// What was tried and worked, so that it is tried once.
 #[derive(Debug, Default)]
-pub(super) struct Tried {
+pub(in crate::testbed) struct Tried {
     basics: Mutex<bool>,
     shaping: Mutex<bool>,
 }
@@ -30,7 +30,7 @@ enum Need {
 impl Tried {
     /// # Errors
     /// [`TestbedError::Unsupported`] names what is missing, with a hint.
-    pub(super) async fn check(&self, topology: &Topology) -> Result<(), TestbedError> {
+    pub(in crate::testbed) async fn check(&self, topology: &Topology) -> Result<(), TestbedError> {
         self.once(&self.basics, Need::Basics).await?;
         if matches!(topology.rate, LinkRate::Limit(_)) {
             self.once(&self.shaping, Need::Shaping).await?;

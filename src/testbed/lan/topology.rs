@@ -13,6 +13,8 @@ const MAX_PAIRS: i64 = 255;
 const MAX_HOPS: usize = 200;
 /// What IPv4 needs (RFC 791) and what a veth takes.
 const MTU_RANGE: std::ops::RangeInclusive<i64> = 68..=65_535;
+/// Routers that packets pass with the usual time to live of 64.
+const HOPS_WITHOUT_HELP: usize = 60;
 const DEFAULT_MTU: u32 = 1500;
 
 /// Numbers of interfaces start here, clear of the tunnel devices that some kernels put into every new namespace.
@@ -20,20 +22,35 @@ const FIRST_INDEX: u32 = 100;
 /// Interface numbers set aside for a pair in the host-side namespace.
 const INDICES_PER_PAIR: u32 = 10;
 
+/// What client and server reach the host side through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::testbed) enum Access {
+    /// A veth pair; the node is a namespace of this host.
+    Veth,
+    /// A tap of the host side; the node is a guest that has its own network stack.
+    Tap {
+        /// Can the guest's network card take packets larger than the MTU from the host?
+        tso: bool,
+    },
+}
+
 /// A tuple, checked and resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Topology {
-    pub(super) pairs: u8,
+pub(in crate::testbed) struct Topology {
+    /// Whose, for messages.
+    pub(in crate::testbed) testbed: &'static str,
+    pub(in crate::testbed) access: Access,
+    pub(in crate::testbed) pairs: u8,
     /// Names of the routers of each pair, from the client.
-    pub(super) hops: Vec<String>,
-    pub(super) mtu: Option<u32>,
-    pub(super) offload: Option<bool>,
-    pub(super) rate: LinkRate,
+    pub(in crate::testbed) hops: Vec<String>,
+    pub(in crate::testbed) mtu: Option<u32>,
+    pub(in crate::testbed) offload: Option<bool>,
+    pub(in crate::testbed) rate: LinkRate,
 }
 
 /// What a tuple says about the rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LinkRate {
+pub(in crate::testbed) enum LinkRate {
     /// Nothing.
     Unnamed,
     /// `rate = "none"`.
@@ -44,65 +61,74 @@ pub(super) enum LinkRate {
 
 /// An interface of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct NodePort {
-    pub(super) name: &'static str,
-    pub(super) index: u32,
-    pub(super) address: Ipv4Addr,
+pub(in crate::testbed) struct NodePort {
+    pub(in crate::testbed) name: &'static str,
+    pub(in crate::testbed) index: u32,
+    pub(in crate::testbed) address: Ipv4Addr,
     /// Its other end, when that is in the host-side namespace.
-    pub(super) host: Option<HostPort>,
+    pub(in crate::testbed) host: Option<HostPort>,
 }
 
 /// An interface in the host-side namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct HostPort {
-    pub(super) name: String,
-    pub(super) index: u32,
+pub(in crate::testbed) struct HostPort {
+    pub(in crate::testbed) name: String,
+    pub(in crate::testbed) index: u32,
     /// Bridge it is a port of.
-    pub(super) bridge: Bridge,
+    pub(in crate::testbed) bridge: Bridge,
     /// Is the rate limit here?
-    pub(super) shaped: bool,
+    pub(in crate::testbed) shaped: bool,
 }
 
 /// A bridge in the host-side namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Bridge {
-    pub(super) name: String,
-    pub(super) index: u32,
+pub(in crate::testbed) struct Bridge {
+    pub(in crate::testbed) name: String,
+    pub(in crate::testbed) index: u32,
 }
 
 /// A node with its interfaces and routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct NodePlan {
-    pub(super) id: NodeId,
+pub(in crate::testbed) struct NodePlan {
+    pub(in crate::testbed) id: NodeId,
     /// One, or for a router two: towards the client, towards the server.
-    pub(super) ports: Vec<NodePort>,
+    pub(in crate::testbed) ports: Vec<NodePort>,
     /// Network (`None` for all others) and gateway.
-    pub(super) routes: Vec<(Option<Ipv4Addr>, Ipv4Addr)>,
+    pub(in crate::testbed) routes: Vec<(Option<Ipv4Addr>, Ipv4Addr)>,
 }
 
 impl Topology {
     /// # Errors
     /// [`TestbedError::Request`] for what this testbed cannot be.
-    pub(super) fn of(tuple: &Tuple) -> Result<Self, TestbedError> {
-        let hops = tuple.hops().to_vec();
-        if hops.len() > MAX_HOPS {
-            return refuse(format!("{} hops (at most {MAX_HOPS})", hops.len()));
-        }
-        Ok(Self { pairs: pairs(tuple)?, hops, mtu: mtu(tuple)?, offload: tuple.offload(), rate: rate(tuple)? })
+    pub(in crate::testbed) fn of(testbed: &'static str, access: Access, tuple: &Tuple) -> Result<Self, TestbedError> {
+        let resolve = || {
+            let hops = tuple.hops().to_vec();
+            if hops.len() > MAX_HOPS {
+                return Err(format!("{} hops (at most {MAX_HOPS})", hops.len()));
+            }
+            let (pairs, mtu, rate) = (pairs(tuple)?, mtu(tuple)?, rate(tuple)?);
+            Ok(Self { testbed, access, pairs, hops, mtu, offload: tuple.offload(), rate })
+        };
+        resolve().map_err(|what| TestbedError::Request { testbed, what })
+    }
+
+    /// Has this node a namespace of this host?
+    pub(in crate::testbed) fn is_namespace(&self, node: NodeId) -> bool {
+        self.access == Access::Veth || matches!(node.role, Role::Router(_))
     }
 
     /// The MTU in force, named or not.
-    pub(super) fn effective_mtu(&self) -> u32 {
+    pub(in crate::testbed) fn effective_mtu(&self) -> u32 {
         self.mtu.unwrap_or(DEFAULT_MTU)
     }
 
     /// All nodes, pair by pair, each from the client to the server.
-    pub(super) fn nodes(&self) -> Vec<NodePlan> {
+    pub(in crate::testbed) fn nodes(&self) -> Vec<NodePlan> {
         (1..=self.pairs).flat_map(|pair| self.chain(pair)).collect()
     }
 
     /// Bridges of a pair: one, or with routers one at each end.
-    pub(super) fn bridges(&self, pair: u8) -> Vec<Bridge> {
+    pub(in crate::testbed) fn bridges(&self, pair: u8) -> Vec<Bridge> {
         let mut bridges = vec![self.bridge(pair, Role::Client)];
         if !self.hops.is_empty() {
             bridges.push(self.bridge(pair, Role::Server));
@@ -111,7 +137,7 @@ impl Topology {
     }
 
     /// The router of `pair` that has this address; `None` when none has.
-    pub(super) fn router_at(&self, pair: u8, address: Ipv4Addr) -> Option<&str> {
+    pub(in crate::testbed) fn router_at(&self, pair: u8, address: Ipv4Addr) -> Option<&str> {
         let [net, its_pair, link, side] = address.octets();
         if net != 10 || its_pair != pair {
             return None;
@@ -124,8 +150,23 @@ impl Topology {
         self.hops.get(router).map(String::as_str)
     }
 
+    /// Do packets have to pass more routers than the usual time to live allows?
+    pub(in crate::testbed) fn needs_long_life(&self) -> bool {
+        self.hops.len() > HOPS_WITHOUT_HELP
+    }
+
+    /// Address of a client or server; `None` for routers, and for pairs there are not.
+    pub(in crate::testbed) fn address_of(&self, node: NodeId) -> Option<Ipv4Addr> {
+        let pair = u8::try_from(node.pair).ok().filter(|pair| (1..=self.pairs).contains(pair))?;
+        match node.role {
+            Role::Client => Some(address(pair, 0, LEFT)),
+            Role::Server => Some(self.server(pair)),
+            Role::Router(_) => None,
+        }
+    }
+
     /// Address of the server of a pair.
-    pub(super) fn server(&self, pair: u8) -> Ipv4Addr {
+    pub(in crate::testbed) fn server(&self, pair: u8) -> Ipv4Addr {
         address(pair, self.last_link(), RIGHT)
     }
 
@@ -213,37 +254,33 @@ fn host_index(pair: u8, offset: u32) -> u32 {
     10 * FIRST_INDEX + u32::from(pair) * INDICES_PER_PAIR + offset
 }
 
-fn refuse<T>(what: String) -> Result<T, TestbedError> {
-    Err(TestbedError::Request { testbed: super::NAME, what })
-}
-
-fn pairs(tuple: &Tuple) -> Result<u8, TestbedError> {
+fn pairs(tuple: &Tuple) -> Result<u8, String> {
     let asked = match tuple.get("pairs") {
         None => 1,
         Some(Value::Integer(pairs)) => *pairs,
-        Some(other) => return refuse(format!("pairs = `{other}` (a whole number from 1 to {MAX_PAIRS})")),
+        Some(other) => return Err(format!("pairs = `{other}` (a whole number from 1 to {MAX_PAIRS})")),
     };
     match u8::try_from(asked) {
         Ok(pairs) if pairs > 0 => Ok(pairs),
-        _ => refuse(format!("pairs = {asked} (1 to {MAX_PAIRS})")),
+        _ => Err(format!("pairs = {asked} (1 to {MAX_PAIRS})")),
     }
 }
 
-fn mtu(tuple: &Tuple) -> Result<Option<u32>, TestbedError> {
+fn mtu(tuple: &Tuple) -> Result<Option<u32>, String> {
     let accepted = format!("{} to {}", MTU_RANGE.start(), MTU_RANGE.end());
     match tuple.get("mtu") {
         None => Ok(None),
         Some(Value::Integer(mtu)) if MTU_RANGE.contains(mtu) => Ok(u32::try_from(*mtu).ok()),
-        Some(other) => refuse(format!("mtu = `{other}` ({accepted})")),
+        Some(other) => Err(format!("mtu = `{other}` ({accepted})")),
     }
 }
 
-fn rate(tuple: &Tuple) -> Result<LinkRate, TestbedError> {
+fn rate(tuple: &Tuple) -> Result<LinkRate, String> {
     match tuple.get("rate") {
         None => Ok(LinkRate::Unnamed),
         Some(Value::None) => Ok(LinkRate::Unlimited),
         Some(Value::Rate(rate)) if rate.bits_per_second().is_multiple_of(8) => Ok(LinkRate::Limit(*rate)),
-        Some(other) => refuse(format!("rate = `{other}` (a multiple of 8 bit/s, or `none`)")),
+        Some(other) => Err(format!("rate = `{other}` (a multiple of 8 bit/s, or `none`)")),
     }
 }
 
@@ -261,7 +298,7 @@ mod tests {
 
     fn topology(pairs: i64, hops: usize) -> Topology {
         let hops = (1..=hops).map(|n| format!("R{n}")).collect();
-        Topology::of(&tuple(&[("pairs", Value::Integer(pairs)), ("hops", Value::List(hops))])).unwrap()
+        Topology::of("netns", Access::Veth, &tuple(&[("pairs", Value::Integer(pairs)), ("hops", Value::List(hops))])).unwrap()
     }
 
     #[test]
@@ -301,11 +338,11 @@ mod tests {
             ("mtu", Value::Integer(1 << 40), "mtu = `1099511627776` (68 to 65535)"),
             ("hops", Value::List(long), "201 hops (at most 200)"),
         ] {
-            let error = Topology::of(&tuple(&[(name, value)])).unwrap_err();
+            let error = Topology::of("netns", Access::Veth, &tuple(&[(name, value)])).unwrap_err();
             assert_eq!(error.to_string(), format!("testbed netns: {expected}"));
         }
         let odd = Value::Rate(Rate::from_bits_per_second(1001).unwrap());
-        assert!(Topology::of(&tuple(&[("rate", odd)])).is_err());
+        assert!(Topology::of("netns", Access::Veth, &tuple(&[("rate", odd)])).is_err());
     }
 
     proptest! {

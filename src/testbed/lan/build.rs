@@ -10,11 +10,10 @@ use crate::host::link::{self, End};
 use crate::host::namespace::Namespace;
 use crate::host::netlink::{Change, Netlink, NetlinkError};
 use crate::host::qdisc;
+use crate::host::tap;
 use crate::ids::{NodeId, Role};
 use crate::testbed::TestbedError;
 
-/// Routers that packets pass with the usual time to live of 64.
-const HOPS_WITHOUT_HELP: usize = 60;
 /// Descriptors a namespace takes here.
 const DESCRIPTORS_PER_STACK: u64 = 2;
 /// Descriptors left for everything else: captures, pipes of processes, files.
@@ -22,13 +21,13 @@ const SPARE_DESCRIPTORS: u64 = 512;
 
 /// A network stack: a namespace with a way to talk to it.
 #[derive(Debug)]
-pub(super) struct Stack {
-    pub(super) namespace: Arc<Namespace>,
+pub(in crate::testbed) struct Stack {
+    pub(in crate::testbed) namespace: Arc<Namespace>,
     netlink: Mutex<Netlink>,
 }
 
 impl Stack {
-    pub(super) fn netlink(&self) -> MutexGuard<'_, Netlink> {
+    pub(in crate::testbed) fn netlink(&self) -> MutexGuard<'_, Netlink> {
         // A conversation that was cut off by a panic is still in step: answers carry the number of their question.
         self.netlink.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -37,15 +36,18 @@ impl Stack {
 /// All the namespaces of an iteration. Nothing else holds them, so dropping this takes everything down (the kernel does
 /// the work in the background).
 #[derive(Debug)]
-pub(super) struct Network {
+pub(in crate::testbed) struct Network {
     /// The side that a hypervisor's host would be: bridges, and the other end of every access link.
-    pub(super) host: Stack,
-    pub(super) nodes: BTreeMap<NodeId, (NodePlan, Stack)>,
+    pub(in crate::testbed) host: Stack,
+    /// Everything that is a namespace: with taps, the routers only.
+    pub(in crate::testbed) nodes: BTreeMap<NodeId, (NodePlan, Stack)>,
+    /// Nodes at the far end of a tap.
+    pub(in crate::testbed) guests: Vec<NodePlan>,
 }
 
 impl Network {
     /// Brings everything up, ready for the first packet.
-    pub(super) fn build(topology: &Topology) -> Result<Self, TestbedError> {
+    pub(in crate::testbed) fn build(topology: &Topology) -> Result<Self, TestbedError> {
         let network = Self::namespaces(topology)?;
         network.link_up(topology)?;
         network.nodes.values().try_for_each(|(plan, stack)| configure(plan, stack))?;
@@ -55,8 +57,19 @@ impl Network {
         Ok(network)
     }
 
+    /// The host-side ports that are taps.
+    pub(in crate::testbed) fn taps(&self) -> impl Iterator<Item = (&NodePlan, &HostPort)> {
+        self.guests.iter().flat_map(|plan| plan.ports.iter().filter_map(move |port| Some((plan, port.host.as_ref()?))))
+    }
+
+    /// What is done to the taps once a guest has opened them, which gives them their carrier and the offloads that the
+    /// guest's driver can take.
+    pub(in crate::testbed) fn finish_taps(&self, topology: &Topology) -> Result<(), TestbedError> {
+        self.taps().try_for_each(|(_, port)| finish(topology, &self.host, &port.name))
+    }
+
     /// Every end of a link, with where it is.
-    pub(super) fn interfaces(&self) -> impl Iterator<Item = (&Stack, &str)> {
+    pub(in crate::testbed) fn interfaces(&self) -> impl Iterator<Item = (&Stack, &str)> {
         self.nodes.values().flat_map(move |(plan, stack)| {
             plan.ports.iter().flat_map(move |port| {
                 let host = port.host.iter().map(|host| (&self.host, host.name.as_str()));
@@ -66,12 +79,13 @@ impl Network {
     }
 
     fn namespaces(topology: &Topology) -> Result<Self, TestbedError> {
-        let plans = topology.nodes();
+        let (plans, guests): (Vec<_>, Vec<_>) =
+            topology.nodes().into_iter().partition(|plan| topology.is_namespace(plan.id));
         allow_descriptors(plans.len())?;
         let roles: Vec<Option<Role>> =
             std::iter::once(None).chain(plans.iter().map(|plan| Some(plan.id.role))).collect();
         let made = Namespace::create_each(&roles, |role| {
-            set_sysctls(*role, topology.hops.len())?;
+            set_sysctls(*role, topology.needs_long_life())?;
             Netlink::open()
         });
         let made = made.map_err(|source| TestbedError::Io { what: "create a network namespace".to_owned(), source })?;
@@ -79,7 +93,9 @@ impl Network {
             .into_iter()
             .map(|(namespace, netlink)| Stack { namespace: Arc::new(namespace), netlink: Mutex::new(netlink) });
         let host = stacks.next().expect("the first one made is the host side");
-        Ok(Self { host, nodes: plans.into_iter().zip(stacks).map(|(plan, stack)| (plan.id, (plan, stack))).collect() })
+        let nodes = plans.into_iter().zip(stacks).map(|(plan, stack)| (plan.id, (plan, stack))).collect();
+        make_taps(&host, &guests)?;
+        Ok(Self { host, nodes, guests })
     }
 
     /// Everything that is asked of the host-side namespace, which makes all the links.
@@ -99,6 +115,12 @@ impl Network {
                     (None, None) => waiting = Some((stack, port)),
                 }
             }
+        }
+        for (_, port) in self.taps() {
+            changes.push(link::join(&port.name, port.index, port.bridge.index));
+            changes.extend(topology.mtu.map(|mtu| link::mtu(&port.name, port.index, mtu)));
+            changes.push(link::up(&port.name, port.index));
+            changes.extend(shape(topology, port)?);
         }
         Ok(self.host.netlink().apply(&changes)?)
     }
@@ -136,13 +158,30 @@ fn access_link(
 ) -> Result<Vec<Change>, TestbedError> {
     let near = End { name: &host.name, index: host.index, namespace: None, bridge: Some(host.bridge.index) };
     let mut changes = vec![link::veth(near, end(stack, port), topology.mtu)];
-    if let (true, LinkRate::Limit(rate)) = (host.shaped, topology.rate) {
-        let bucket = qdisc::TokenBucket::for_link(rate, topology.effective_mtu()).ok_or_else(|| {
-            TestbedError::Request { testbed: super::NAME, what: format!("rate = `{rate}` (a multiple of 8 bit/s)") }
-        })?;
-        changes.push(bucket.set(host.index, &host.name));
-    }
+    changes.extend(shape(topology, host)?);
     Ok(changes)
+}
+
+/// The rate limit of a host-side port, if it is to have one.
+fn shape(topology: &Topology, port: &HostPort) -> Result<Option<Change>, TestbedError> {
+    let (true, LinkRate::Limit(rate)) = (port.shaped, topology.rate) else { return Ok(None) };
+    let bucket =
+        qdisc::TokenBucket::for_link(rate, topology.effective_mtu()).ok_or_else(|| TestbedError::Request {
+            testbed: topology.testbed,
+            what: format!("rate = `{rate}` (a multiple of 8 bit/s)"),
+        })?;
+    Ok(Some(bucket.set(port.index, &port.name)))
+}
+
+/// Taps are made by a thread inside the host-side namespace.
+fn make_taps(host: &Stack, guests: &[NodePlan]) -> Result<(), TestbedError> {
+    let ports = guests.iter().flat_map(|plan| plan.ports.iter().filter_map(|port| port.host.as_ref()));
+    let ports: Vec<&HostPort> = ports.collect();
+    if ports.is_empty() {
+        return Ok(());
+    }
+    let made = host.namespace.run(|| ports.iter().try_for_each(|port| tap::create(&port.name, port.index)));
+    made.map_err(|source| TestbedError::Io { what: "create the taps".to_owned(), source })
 }
 
 /// Addresses and routes of a node whose links are there.
@@ -179,13 +218,13 @@ fn finish(topology: &Topology, stack: &Stack, interface: &str) -> Result<(), Tes
 ///
 /// No IPv6 address is made up, so that no neighbour or multicast discovery gets into captures. Errors about packets
 /// are sent without a limit, since the check of the path counts on them.
-fn set_sysctls(role: Option<Role>, hops: usize) -> io::Result<()> {
+fn set_sysctls(role: Option<Role>, long_life: bool) -> io::Result<()> {
     sysctl_if_there("ipv6/conf/default/addr_gen_mode", "1")?;
     let Some(role) = role else { return sysctl_if_there("ipv6/conf/default/disable_ipv6", "1") };
     if role != Role::Client {
         sysctl("ipv4/icmp_ratemask", "0")?;
     }
-    if hops > HOPS_WITHOUT_HELP {
+    if long_life {
         sysctl("ipv4/ip_default_ttl", "255")?;
     }
     if matches!(role, Role::Router(_)) { sysctl("ipv4/ip_forward", "1") } else { Ok(()) }

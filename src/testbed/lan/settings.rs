@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::build::{Network, Stack};
-use super::topology::{HostPort, LinkRate, NodePlan, NodePort, Topology};
+use super::topology::{Access, HostPort, LinkRate, NodePlan, NodePort, Topology};
 use crate::host::ethtool::{self, Offload};
 use crate::host::link::{self, Interface};
 use crate::host::qdisc::{self, RootQdisc};
@@ -24,7 +24,7 @@ struct Wanted {
 }
 
 /// Reads every setting of every interface.
-pub(super) fn read(network: &Network, topology: &Topology) -> Result<Vec<Setting>, TestbedError> {
+pub(in crate::testbed) fn read(network: &Network, topology: &Topology) -> Result<Vec<Setting>, TestbedError> {
     let wanted = Wanted {
         offload: topology.offload.map(|on| switch(on).to_owned()),
         mtu: topology.mtu.map(|mtu| mtu.to_string()),
@@ -38,18 +38,36 @@ pub(super) fn read(network: &Network, topology: &Topology) -> Result<Vec<Setting
     let roots: BTreeMap<u32, RootQdisc> =
         qdisc::read_roots(&mut network.host.netlink())?.into_iter().map(|root| (root.index, root)).collect();
     let mut settings = Vec::new();
+    let of_host_port = |plan: &NodePlan, port: &NodePort, wanted: &Wanted| {
+        let Some(its_host) = &port.host else { return Vec::new() };
+        let prefix = prefix(port, "host.");
+        let mut settings = of_interface(wanted, &host, plan, its_host.index, &its_host.name, &prefix);
+        settings.extend(of_queue(wanted, plan, its_host, &roots, &prefix));
+        settings.extend(of_bridge(wanted, plan, its_host, &host));
+        settings
+    };
     for (plan, stack) in network.nodes.values() {
         let node = Listed::of(stack)?;
         for port in &plan.ports {
             settings.extend(of_interface(&wanted, &node, plan, port.index, port.name, &prefix(port, "")));
-            let Some(its_host) = &port.host else { continue };
-            let prefix = prefix(port, "host.");
-            settings.extend(of_interface(&wanted, &host, plan, its_host.index, &its_host.name, &prefix));
-            settings.extend(of_queue(&wanted, plan, its_host, &roots, &prefix));
-            settings.extend(of_bridge(&wanted, plan, its_host, &host));
+            settings.extend(of_host_port(plan, port, &wanted));
+        }
+    }
+    for plan in &network.guests {
+        for port in &plan.ports {
+            settings.extend(of_host_port(plan, port, &wanted).into_iter().map(|setting| of_tap(topology, setting)));
         }
     }
     Ok(settings)
+}
+
+/// Larger packets cannot be switched on towards a network card that takes none: what is in force is only noted.
+fn of_tap(topology: &Topology, setting: Setting) -> Setting {
+    if setting.name == "host.tso" && topology.offload == Some(true) && topology.access == (Access::Tap { tso: false }) {
+        Setting::compare(setting.node, &setting.name, None, setting.observed)
+    } else {
+        setting
+    }
 }
 
 /// The interfaces of one namespace, with the way to ask further.

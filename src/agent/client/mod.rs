@@ -1,0 +1,386 @@
+//! The host's side of an agent.
+
+mod capture;
+mod files;
+mod process;
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::runtime::Handle;
+
+use super::error::{AgentError, Lost};
+use super::message::{ArchiveReceipt, ClockReading, Failure, Hello, NetworkSetup, Outcome, Reading, Request};
+use super::mux::{self, Inbox, Input, Item, Link, Outbox};
+use super::wire::{Answer, GREETING, Kind, MAX_PAYLOAD, PROTOCOL, Preamble, skip_to_greeting};
+
+pub use capture::RemoteCapture;
+pub use process::RemoteProcess;
+
+/// When a conversation is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Time for the agent to answer the greeting; in a guest, the time to boot.
+    pub handshake: Duration,
+    /// Time between two pings.
+    pub heartbeat: Duration,
+    /// Silence after which either side takes the other for lost. A guest that shares its CPUs may be kept waiting.
+    pub silence: Duration,
+    /// Bytes before the answer that are skipped: a login's banner, what an earlier conversation left in the channel.
+    pub noise: u64,
+    /// The greeting is sent again after this time, and then after twice the time before. It is sent behind padding that
+    /// ends a frame in the middle of which an earlier host may have gone.
+    pub again: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(30),
+            heartbeat: Duration::from_secs(2),
+            silence: Duration::from_secs(30),
+            noise: 16 << 20,
+            again: Duration::from_secs(2),
+        }
+    }
+}
+
+/// An agent that is there. Clones share the conversation; when the last one is dropped, it ends.
+#[derive(Debug, Clone)]
+pub struct Client(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    hello: Hello,
+    link: Link,
+    runtime: Handle,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.link.bye();
+        self.link.lose(Lost::Ended);
+    }
+}
+
+impl Client {
+    /// Greets the agent at the other end and waits for its answer.
+    ///
+    /// # Errors
+    /// [`AgentError::NoAnswer`], [`AgentError::Noise`], [`AgentError::Protocol`], and [`AgentError::Lost`] when the channel
+    /// ends before.
+    pub async fn connect<R, W>(read: R, write: W, limits: Limits) -> Result<Self, AgentError>
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+        W: AsyncWrite + Send + Unpin + 'static,
+    {
+        let nonce = mux::fresh_number();
+        let silence_ms = u32::try_from(limits.silence.as_millis()).unwrap_or(u32::MAX);
+        let preamble = Preamble { protocol: PROTOCOL, silence_ms, nonce };
+        let mut greeter = Greeter { output: write, pending: preamble.encode().to_vec(), sent: 0 };
+        let mut input = Input::new(read);
+        let mut skipped = 0;
+        let answered = tokio::select! {
+            answered = tokio::time::timeout(limits.handshake, answer(&mut input, nonce, limits.noise, &mut skipped)) => answered,
+            error = greeter.greet(&preamble, limits.again) => return Err(io_lost("write", &error).into()),
+        };
+        let hello = match answered {
+            Ok(answered) => answered?,
+            Err(_) => return Err(AgentError::NoAnswer { waited: limits.handshake, skipped }),
+        };
+        let (link, queues) = Link::new(nonce);
+        let Greeter { output, pending, sent } = greeter;
+        tokio::spawn(mux::write(link.clone(), queues, output, pending[sent..].to_vec()));
+        tokio::spawn(listen(link.clone(), input, limits.silence));
+        tokio::spawn(beat(link.clone(), limits.heartbeat));
+        Ok(Self(Arc::new(Inner { hello, link, runtime: Handle::current() })))
+    }
+
+    /// What the agent says of itself.
+    pub fn hello(&self) -> &Hello {
+        &self.0.hello
+    }
+
+    /// SHA-256 of the agent's program, lower-case hex. It is worked out at the first call.
+    pub async fn build(&self) -> Result<String, AgentError> {
+        match self.ask("build", &Request::Build).await? {
+            Outcome::Text(text) => Ok(text),
+            other => Err(strange("build", &other)),
+        }
+    }
+
+    /// Does a TCP socket on the node listen on the port?
+    pub async fn listening(&self, port: u16) -> Result<bool, AgentError> {
+        self.ask_yes_no("listening", &Request::Listening { port }).await
+    }
+
+    /// Is there a file of this path?
+    pub async fn exists(&self, path: &str) -> Result<bool, AgentError> {
+        self.ask_yes_no("exists", &Request::Exists { path: path.to_owned() }).await
+    }
+
+    /// Sets the node's network up.
+    pub async fn configure(&self, setup: &NetworkSetup) -> Result<(), AgentError> {
+        self.ask_done("configure", &Request::Configure(Box::new(setup.clone()))).await
+    }
+
+    /// What is in force on an interface: `mtu`, `sg`, `tso`, `gso`, `gro`, `rx_checksum`, `tx_checksum`, `link_driver`,
+    /// `firmware`, `operstate`, `speed`, `queues`, `ring_rx`, `ring_tx`.
+    pub async fn settings(&self, interface: &str) -> Result<Vec<Reading>, AgentError> {
+        match self.ask("settings", &Request::Settings { interface: interface.to_owned() }).await? {
+            Outcome::Readings(readings) => Ok(readings),
+            other => Err(strange("settings", &other)),
+        }
+    }
+
+    /// Walks the path to `target`, `limit` hops at most: the addresses passed, `None` for a hop that did not answer, and
+    /// whether the target was reached.
+    pub async fn walk(&self, target: IpAddr, limit: u8) -> Result<(Vec<Option<IpAddr>>, bool), AgentError> {
+        match self.ask("walk", &Request::Walk { target, limit }).await? {
+            Outcome::Walked { passed, reached } => Ok((passed, reached)),
+            other => Err(strange("walk", &other)),
+        }
+    }
+
+    /// Compares the node's wall clock with this host's by `rounds` (at least one) questions.
+    ///
+    /// Each answer bounds the offset; the bounds are those of all rounds together, so a clock that is set meanwhile makes
+    /// them cross.
+    pub async fn clock(&self, rounds: u32) -> Result<ClockReading, AgentError> {
+        let mut reading =
+            ClockReading { at_least_ns: i64::MIN, at_most_ns: i64::MAX, round_trip_ns: u64::MAX, rounds: 0 };
+        for _ in 0..rounds.max(1) {
+            let (sent, begun) = (crate::host::clock::now_ns(), Instant::now());
+            let pong = self.0.link.ping(mux::fresh_number()).await?;
+            let theirs = pong.await.map_err(|_| self.over())?;
+            let (received, took) = (crate::host::clock::now_ns(), begun.elapsed());
+            reading.at_least_ns = reading.at_least_ns.max(theirs.saturating_sub(received));
+            reading.at_most_ns = reading.at_most_ns.min(theirs.saturating_sub(sent));
+            reading.round_trip_ns = reading.round_trip_ns.min(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+            reading.rounds += 1;
+        }
+        Ok(reading)
+    }
+
+    /// Writes files of the node to its results disk, where [`super::results::read`] finds them.
+    pub async fn archive(&self, paths: &[String]) -> Result<ArchiveReceipt, AgentError> {
+        let request = Request::Archive { paths: paths.to_vec(), nonce: mux::fresh_number() };
+        match self.ask("archive", &request).await? {
+            Outcome::Archived(receipt) => Ok(receipt),
+            other => Err(strange("archive", &other)),
+        }
+    }
+
+    /// Kills everything the agent has started in this conversation and empties its scratch directory where that is its own.
+    pub async fn reset(&self) -> Result<(), AgentError> {
+        self.ask_done("reset", &Request::Reset).await
+    }
+
+    /// Switches a guest off; an agent that is not the first process of its system ends. The conversation ends with it,
+    /// which is no error.
+    pub async fn power_off(&self) -> Result<(), AgentError> {
+        match self.ask_done("power_off", &Request::PowerOff).await {
+            Ok(()) => {
+                self.0.link.over().await;
+                Ok(())
+            }
+            Err(AgentError::Lost(Lost::Closed)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for the end of the conversation and says why it ended.
+    pub async fn lost(&self) -> AgentError {
+        self.0.link.over().await.into()
+    }
+
+    /// The runtime the conversation lives in, for callers outside of it.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.0.runtime
+    }
+
+    fn over(&self) -> AgentError {
+        self.0.link.lost().unwrap_or(Lost::Ended).into()
+    }
+
+    /// Begins a call.
+    async fn call(&self, request: &Request) -> Result<(Inbox, Outbox), AgentError> {
+        let length = mux::json(request).len();
+        if length > MAX_PAYLOAD {
+            let text = format!("a request of {length} bytes ({MAX_PAYLOAD} at most)");
+            let source = io::Error::new(io::ErrorKind::InvalidInput, text);
+            return Err(AgentError::Here { what: "ask the agent".to_owned(), source });
+        }
+        let (inbox, outbox) = self.0.link.begin()?;
+        outbox.send(Kind::Request, request).await?;
+        Ok((inbox, outbox))
+    }
+
+    /// A call with nothing but an end.
+    async fn ask(&self, name: &'static str, request: &Request) -> Result<Outcome, AgentError> {
+        let (mut inbox, _outbox) = self.call(request).await?;
+        loop {
+            match inbox.next().await {
+                Some(Item::Done(payload)) => return outcome(name, &payload),
+                Some(_) => {}
+                None => return Err(self.over()),
+            }
+        }
+    }
+
+    async fn ask_done(&self, name: &'static str, request: &Request) -> Result<(), AgentError> {
+        match self.ask(name, request).await? {
+            Outcome::Done => Ok(()),
+            other => Err(strange(name, &other)),
+        }
+    }
+
+    async fn ask_yes_no(&self, name: &'static str, request: &Request) -> Result<bool, AgentError> {
+        match self.ask(name, request).await? {
+            Outcome::Is(yes) => Ok(yes),
+            other => Err(strange(name, &other)),
+        }
+    }
+}
+
+/// The end of a call; a failure of the agent is an error.
+fn outcome(request: &'static str, payload: &[u8]) -> Result<Outcome, AgentError> {
+    match serde_json::from_slice(payload) {
+        Ok(Outcome::Failed(failure)) => Err(failed(failure)),
+        Ok(outcome) => Ok(outcome),
+        Err(error) => Err(AgentError::Answer { request, text: error.to_string() }),
+    }
+}
+
+/// A failure comes from the node and is shown as it is, so that it has to be short.
+fn failed(mut failure: Failure) -> AgentError {
+    for text in [&mut failure.text, &mut failure.what] {
+        *text = text.chars().filter(|c| !c.is_control()).take(1000).collect();
+    }
+    AgentError::Failed(failure)
+}
+
+fn strange(request: &'static str, outcome: &Outcome) -> AgentError {
+    let text: String = format!("{outcome:?}").chars().take(200).collect();
+    AgentError::Answer { request, text }
+}
+
+fn io_lost(what: &'static str, error: &io::Error) -> Lost {
+    Lost::Io { what, text: error.to_string() }
+}
+
+/// Reads the answer to our preamble.
+async fn answer<R: AsyncRead + Unpin>(
+    input: &mut Input<R>,
+    nonce: u64,
+    most: u64,
+    skipped: &mut u64,
+) -> Result<Hello, AgentError> {
+    let mut beginning = Vec::new();
+    loop {
+        let mut noise = skip_to_greeting(input.bytes(), false);
+        let mut need = GREETING;
+        match Answer::decode(&input.bytes()[noise..]) {
+            Some(answer) if answer.nonce == nonce => {
+                need = GREETING + answer.length as usize;
+                if let Some(text) = input.bytes()[noise..].get(GREETING..need) {
+                    let hello = introduced(&answer, text);
+                    input.consume(noise + need);
+                    return hello;
+                }
+            }
+            // An answer to somebody before us, or bytes that look a little like one.
+            _ if input.bytes().len() - noise >= GREETING => {
+                noise += 1;
+                need = 0;
+            }
+            _ => {}
+        }
+        beginning.extend(input.bytes()[..noise].iter().take(80_usize.saturating_sub(beginning.len())));
+        input.consume(noise);
+        *skipped += noise as u64;
+        if *skipped > most {
+            let beginning = String::from_utf8_lossy(&beginning).into_owned();
+            return Err(AgentError::Noise { skipped: *skipped, beginning });
+        }
+        if need > 0 {
+            match input.fill(need).await {
+                Ok(0) if *skipped > 0 => {
+                    let beginning = String::from_utf8_lossy(&beginning).into_owned();
+                    return Err(AgentError::Noise { skipped: *skipped, beginning });
+                }
+                Ok(0) => return Err(Lost::Closed.into()),
+                Ok(_) => {}
+                Err(error) => return Err(io_lost("read", &error).into()),
+            }
+        }
+    }
+}
+
+/// The protocol is looked at first: the text of another one may have any form.
+fn introduced(answer: &Answer, text: &[u8]) -> Result<Hello, AgentError> {
+    if answer.protocol != PROTOCOL {
+        let value: Option<serde_json::Value> = serde_json::from_slice(text).ok();
+        let version = value.as_ref().and_then(|value| value.get("version")?.as_str());
+        let version = version.unwrap_or("unknown").chars().filter(|c| !c.is_control()).take(40).collect();
+        return Err(AgentError::Protocol { ours: PROTOCOL, theirs: answer.protocol, version });
+    }
+    serde_json::from_slice(text).map_err(|error| AgentError::Answer { request: "greeting", text: error.to_string() })
+}
+
+/// Sends the greeting. It keeps what it has begun to send, so that the rest can follow after the answer has come.
+struct Greeter<W> {
+    output: W,
+    pending: Vec<u8>,
+    sent: usize,
+}
+
+impl<W: AsyncWrite + Unpin> Greeter<W> {
+    /// Greets, again and again. Returns only when that fails.
+    async fn greet(&mut self, preamble: &Preamble, again: Duration) -> io::Error {
+        let mut pause = again;
+        loop {
+            if let Err(error) = self.send().await {
+                return error;
+            }
+            tokio::time::sleep(pause).await;
+            pause = pause.saturating_mul(2);
+            self.pending = vec![0; mux::CHUNK + 64];
+            self.pending.extend(preamble.encode());
+            self.sent = 0;
+        }
+    }
+
+    async fn send(&mut self) -> io::Result<()> {
+        while self.sent < self.pending.len() {
+            match self.output.write(&self.pending[self.sent..]).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => self.sent += count,
+            }
+        }
+        self.output.flush().await
+    }
+}
+
+/// Hands what arrives to the calls, until the conversation is over.
+async fn listen<R: AsyncRead + Unpin>(link: Link, mut input: Input<R>, silence: Duration) {
+    // An agent asks for nothing.
+    let why = mux::read(&link, &mut input, silence, |_, _| {}).await;
+    link.lose(why);
+}
+
+/// Pings, so that both sides hear something.
+async fn beat(link: Link, every: Duration) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            _ = link.over() => return,
+        }
+        if link.ping(mux::fresh_number()).await.is_err() {
+            return;
+        }
+    }
+}

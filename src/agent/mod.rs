@@ -1,0 +1,38 @@
+//! The agent: vptest itself on a node, doing what the host asks over a channel of bytes that somebody else provides
+//! (a virtio-serial port, ssh). It never listens on a network.
+//!
+//! ```text
+//! wire     bytes: greeting and frames; pure
+//! message  what is said in frames
+//! mux      many calls over one conversation, credit, heartbeat
+//! client   host side
+//! server   node side
+//! results  the disk on which a guest leaves files for its host
+//! init     the first process of a guest
+//! ```
+//!
+//! `docs/agent.md` describes the protocol and its limits.
+
+mod channel;
+pub mod client;
+mod error;
+pub mod init;
+mod message;
+mod mux;
+pub mod results;
+pub mod server;
+pub mod wire;
+
+pub use client::{Client, Limits};
+pub use error::{AgentError, Lost};
+pub use message::{
+    ArchiveReceipt, CaptureProgress, CaptureRequest, ClockReading, Failure, FailureKind, Hello, InterfaceSetup,
+    NetworkSetup, Reading, Receipt, RouteSetup, TunnelSetup,
+};
+
+/// Name of the virtio-serial port of a guest's agent.
+pub const PORT: &str = "org.vptest.agent.0";
+/// Serial number of the virtio disk that takes a guest's results.
+pub const RESULTS_SERIAL: &str = "vptest-results";
+/// Where a guest's files of an iteration are.
+pub const GUEST_SCRATCH: &str = "/tmp/vptest";

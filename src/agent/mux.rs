@@ -1,0 +1,573 @@
+//! Many calls over one conversation: what host and agent do alike.
+//!
+//! The reader never waits for anybody: what a call may have waiting is bounded by credit, so that a slow receiver stops its
+//! own sender and nobody else. Small frames go ahead of bulk data. When the conversation ends, every waiting call hears why.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use super::error::Lost;
+use super::message::Tell;
+use super::wire::{self, Decoded, Frame, HEADER, Head, Kind, MAX_PAYLOAD, WireError, WireFault};
+
+/// Bytes of a channel that may be on their way or waiting for their receiver.
+pub(super) const WINDOW: usize = 1 << 20;
+/// Payload of a frame of bulk data: small enough that others need not wait long behind it.
+pub(super) const CHUNK: usize = 64 << 10;
+/// What a frame costs besides its payload, so that many empty ones are bounded as well.
+const COST: usize = 64;
+/// Channels that a call has.
+const CHANNELS: usize = 2;
+/// Bytes of control frames that may wait for the receiver of a call. Senders keep far below.
+const MAX_CONTROL: usize = 4 << 20;
+/// Calls at a time.
+const MAX_CALLS: usize = 4096;
+/// How long what was queued may take to go out at the end.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// Something that arrived for a call.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// `Reply` or `Tell`.
+    News(Vec<u8>),
+    Done(Vec<u8>),
+    Data(u8, Vec<u8>),
+    End(u8, Vec<u8>),
+}
+
+/// What a frame asks of the side that read it.
+#[derive(Debug)]
+pub(super) enum Asked {
+    Nothing,
+    Request(u32, Vec<u8>),
+    Bye,
+}
+
+/// One side's end of a conversation.
+#[derive(Debug, Clone)]
+pub(super) struct Link(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    nonce: u64,
+    control: mpsc::Sender<Vec<u8>>,
+    bulk: mpsc::Sender<Vec<u8>>,
+    state: Mutex<State>,
+    lost: watch::Sender<Option<Lost>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    calls: HashMap<u32, Entry>,
+    pongs: HashMap<u64, oneshot::Sender<i64>>,
+    last: u32,
+    over: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    items: mpsc::UnboundedSender<Item>,
+    room: Arc<Room>,
+    credit: [Arc<Semaphore>; CHANNELS],
+}
+
+/// What waits for the receiver of a call, in bytes.
+#[derive(Debug, Default)]
+struct Room {
+    data: AtomicUsize,
+    control: AtomicUsize,
+}
+
+/// What the writer takes from.
+#[derive(Debug)]
+pub(super) struct Queues {
+    control: mpsc::Receiver<Vec<u8>>,
+    bulk: mpsc::Receiver<Vec<u8>>,
+}
+
+impl Link {
+    pub(super) fn new(nonce: u64) -> (Self, Queues) {
+        let (control, control_queue) = mpsc::channel(64);
+        let (bulk, bulk_queue) = mpsc::channel(4);
+        let state = Mutex::new(State::default());
+        let shared = Shared { nonce, control, bulk, state, lost: watch::Sender::new(None) };
+        (Self(Arc::new(shared)), Queues { control: control_queue, bulk: bulk_queue })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code that can panic runs while it is locked.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the conversation is over; `None` as long as it is not.
+    pub(super) fn lost(&self) -> Option<Lost> {
+        self.0.lost.borrow().clone()
+    }
+
+    /// Waits for the end of the conversation.
+    pub(super) async fn over(&self) -> Lost {
+        let mut lost = self.0.lost.subscribe();
+        match lost.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or(Lost::Ended),
+            Err(_) => Lost::Ended,
+        }
+    }
+
+    /// Ends the conversation; the first reason counts.
+    pub(super) fn lose(&self, why: Lost) {
+        self.0.lost.send_if_modified(|lost| lost.is_none().then(|| *lost = Some(why)).is_some());
+        let (calls, pongs) = {
+            let mut state = self.state();
+            state.over = true;
+            (std::mem::take(&mut state.calls), std::mem::take(&mut state.pongs))
+        };
+        drop(pongs);
+        for entry in calls.into_values() {
+            entry.credit.iter().for_each(|credit| credit.close());
+        }
+    }
+
+    fn over_error(&self) -> Lost {
+        self.lost().unwrap_or(Lost::Ended)
+    }
+
+    /// A call of this side, with a number of its own.
+    pub(super) fn begin(&self) -> Result<(Inbox, Outbox), Lost> {
+        let number = {
+            let mut state = self.state();
+            loop {
+                state.last = state.last.wrapping_add(1);
+                let number = state.last;
+                if number != 0 && !state.calls.contains_key(&number) {
+                    break number;
+                }
+            }
+        };
+        self.enter(number, true).ok_or_else(|| self.over_error())
+    }
+
+    /// The other side's call of this number; `None` when it exists already, or there are too many.
+    pub(super) fn accept(&self, number: u32) -> Option<(Inbox, Outbox)> {
+        self.enter(number, false)
+    }
+
+    fn enter(&self, call: u32, ours: bool) -> Option<(Inbox, Outbox)> {
+        let (sender, items) = mpsc::unbounded_channel();
+        let room = Arc::new(Room::default());
+        let credit = [(); CHANNELS].map(|()| Arc::new(Semaphore::new(WINDOW)));
+        let entry = Entry { items: sender, room: Arc::clone(&room), credit: credit.clone() };
+        {
+            let mut state = self.state();
+            if state.over || state.calls.len() >= MAX_CALLS || state.calls.contains_key(&call) {
+                return None;
+            }
+            state.calls.insert(call, entry);
+        }
+        let inbox = Inbox { link: self.clone(), call, items, room, owed: [0; CHANNELS], cancels: ours };
+        Some((inbox, Outbox { link: self.clone(), call, credit }))
+    }
+
+    async fn control(&self, head: Head, payload: &[u8]) -> Result<(), Lost> {
+        let frame = wire::frame(head, payload, self.0.nonce);
+        self.0.control.send(frame).await.map_err(|_| self.over_error())
+    }
+
+    /// As [`Link::control`] without waiting; `false` when there is no room for it now.
+    fn try_control(&self, head: Head, payload: &[u8]) -> bool {
+        self.0.control.try_send(wire::frame(head, payload, self.0.nonce)).is_ok()
+    }
+
+    /// Tells the other side something about a call, from where nothing can be waited for.
+    pub(super) fn tell(&self, call: u32, tell: Tell) {
+        let head = Head { kind: Kind::Tell, channel: 0, call };
+        let payload = json(&tell);
+        if self.lost().is_none() && !self.try_control(head, &payload) {
+            let link = self.clone();
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(async move { link.control(head, &payload).await });
+            }
+        }
+    }
+
+    /// Says that this side goes.
+    pub(super) fn bye(&self) {
+        self.try_control(Head { kind: Kind::Bye, channel: 0, call: 0 }, &[]);
+    }
+
+    /// Sends a ping; the other side's wall clock in nanoseconds comes back.
+    pub(super) async fn ping(&self, token: u64) -> Result<oneshot::Receiver<i64>, Lost> {
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut state = self.state();
+            // Those that nobody waits for any more: the other side may never answer.
+            state.pongs.retain(|_, pong| !pong.is_closed());
+            state.pongs.insert(token, sender);
+        }
+        self.control(Head { kind: Kind::Ping, channel: 0, call: 0 }, &token.to_le_bytes()).await?;
+        Ok(receiver)
+    }
+
+    /// Handles a frame. Never waits.
+    fn dispatch(&self, frame: Frame<'_>, offset: u64) -> Result<Asked, WireError> {
+        let Frame { head: Head { kind, channel, call }, payload } = frame;
+        let fault = |what| WireError { offset, what };
+        let bad = |text: &str| fault(WireFault::Payload { kind, text: text.to_owned() });
+        match kind {
+            Kind::Request => return Ok(Asked::Request(call, payload.to_vec())),
+            Kind::Bye => return Ok(Asked::Bye),
+            Kind::Ping => {
+                let token = payload.first_chunk::<8>().ok_or_else(|| bad("shorter than 8 bytes"))?;
+                let pong = [*token, crate::host::clock::now_ns().to_le_bytes()].concat();
+                // Without room for it, other frames are going out, which say as well that this side is there.
+                self.try_control(Head { kind: Kind::Pong, channel: 0, call: 0 }, &pong);
+            }
+            Kind::Pong => {
+                let (token, rest) = payload.split_first_chunk::<8>().ok_or_else(|| bad("shorter than 16 bytes"))?;
+                let clock = rest.first_chunk::<8>().ok_or_else(|| bad("shorter than 16 bytes"))?;
+                let waiting = self.state().pongs.remove(&u64::from_le_bytes(*token));
+                if let Some(waiting) = waiting {
+                    let _ = waiting.send(i64::from_le_bytes(*clock));
+                }
+            }
+            Kind::Credit => {
+                let bytes = payload.first_chunk::<4>().ok_or_else(|| bad("shorter than 4 bytes"))?;
+                let more = u32::from_le_bytes(*bytes) as usize;
+                let state = self.state();
+                let Some(entry) = state.calls.get(&call) else { return Ok(Asked::Nothing) };
+                let credit = entry.credit.get(usize::from(channel)).ok_or_else(|| bad("no such channel"))?;
+                if credit.available_permits().saturating_add(more) > WINDOW {
+                    return Err(bad("more than was sent"));
+                }
+                credit.add_permits(more);
+            }
+            Kind::Data => self.hand(call, Item::Data(channel, payload.to_vec()), payload.len(), offset)?,
+            Kind::End => self.hand(call, Item::End(channel, payload.to_vec()), payload.len(), offset)?,
+            Kind::Reply | Kind::Tell => self.hand(call, Item::News(payload.to_vec()), payload.len(), offset)?,
+            Kind::Done => self.hand(call, Item::Done(payload.to_vec()), payload.len(), offset)?,
+        }
+        Ok(Asked::Nothing)
+    }
+
+    /// What arrives for a call that has ended meanwhile is thrown away.
+    fn hand(&self, call: u32, item: Item, length: usize, offset: u64) -> Result<(), WireError> {
+        let state = self.state();
+        let Some(entry) = state.calls.get(&call) else { return Ok(()) };
+        let (waiting, most) = match item {
+            Item::Data(..) => (&entry.room.data, CHANNELS * WINDOW),
+            _ => (&entry.room.control, MAX_CONTROL),
+        };
+        let channel_known =
+            !matches!(item, Item::Data(channel, _) | Item::End(channel, _) if usize::from(channel) >= CHANNELS);
+        let cost = length + COST;
+        if !channel_known || waiting.fetch_add(cost, Ordering::Relaxed) + cost > most {
+            return Err(WireError { offset, what: WireFault::Overrun { call } });
+        }
+        // A receiver that is just going away does not want it.
+        let _ = entry.items.send(item);
+        Ok(())
+    }
+}
+
+/// What arrives for one call. Dropping it ends the call; one of this side is then cancelled at the other.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    link: Link,
+    call: u32,
+    items: mpsc::UnboundedReceiver<Item>,
+    room: Arc<Room>,
+    owed: [usize; CHANNELS],
+    cancels: bool,
+}
+
+impl Inbox {
+    /// The next item; `None` when the conversation is over or the call cancelled. May be dropped and called again.
+    pub(super) async fn next(&mut self) -> Option<Item> {
+        for channel in 0..CHANNELS {
+            if self.owed[channel] >= WINDOW / 4 {
+                let (head, payload) = self.grant(channel);
+                self.link.control(head, &payload).await.ok()?;
+                self.owed[channel] = 0;
+            }
+        }
+        let item = self.items.recv().await?;
+        self.taken(&item);
+        Some(item)
+    }
+
+    /// As [`Inbox::next`], on a thread that may block.
+    pub(super) fn blocking_next(&mut self, runtime: &tokio::runtime::Handle) -> Option<Item> {
+        runtime.block_on(self.next())
+    }
+
+    /// Number of the call.
+    pub(super) fn call(&self) -> u32 {
+        self.call
+    }
+
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    fn grant(&self, channel: usize) -> (Head, [u8; 4]) {
+        let owed = u32::try_from(self.owed[channel]).expect("never more than the window");
+        let channel = u8::try_from(channel).expect("two channels");
+        (Head { kind: Kind::Credit, channel, call: self.call }, owed.to_le_bytes())
+    }
+
+    fn taken(&mut self, item: &Item) {
+        match item {
+            Item::Data(channel, bytes) => {
+                let cost = bytes.len() + COST;
+                self.room.data.fetch_sub(cost, Ordering::Relaxed);
+                self.owed[usize::from(*channel)] += cost;
+            }
+            Item::News(bytes) | Item::End(_, bytes) | Item::Done(bytes) => {
+                self.room.control.fetch_sub(bytes.len() + COST, Ordering::Relaxed);
+                self.cancels &= !matches!(item, Item::Done(_));
+            }
+        }
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        let entry = self.link.state().calls.remove(&self.call);
+        if let Some(entry) = entry {
+            entry.credit.iter().for_each(|credit| credit.close());
+            if self.cancels {
+                self.link.tell(self.call, Tell::Cancel);
+            }
+        }
+    }
+}
+
+/// Where a call sends to.
+#[derive(Debug, Clone)]
+pub(super) struct Outbox {
+    link: Link,
+    call: u32,
+    credit: [Arc<Semaphore>; CHANNELS],
+}
+
+impl Outbox {
+    /// Sends a control frame.
+    pub(super) async fn send<T: Serialize>(&self, kind: Kind, message: &T) -> Result<(), Lost> {
+        self.link.control(Head { kind, channel: 0, call: self.call }, &json(message)).await
+    }
+
+    /// Sends a chunk of at most [`CHUNK`] bytes once the receiver has room for it. Fails when the call has ended.
+    pub(super) async fn data(&self, channel: u8, chunk: Chunk) -> Result<(), Lost> {
+        let cost = u32::try_from(chunk.len() + COST).expect("a chunk is small");
+        let credit = &self.credit[usize::from(channel)];
+        credit.acquire_many(cost).await.map_err(|_| self.link.over_error())?.forget();
+        let frame = chunk.frame(Head { kind: Kind::Data, channel, call: self.call }, self.link.0.nonce);
+        self.link.0.bulk.send(frame).await.map_err(|_| self.link.over_error())
+    }
+
+    /// Says that a channel has ended. It goes the way of the data, so that it cannot overtake them.
+    pub(super) async fn end(&self, channel: u8, payload: &[u8]) -> Result<(), Lost> {
+        let frame = wire::frame(Head { kind: Kind::End, channel, call: self.call }, payload, self.link.0.nonce);
+        self.link.0.bulk.send(frame).await.map_err(|_| self.link.over_error())
+    }
+
+    /// Sends the end of the call behind its data.
+    pub(super) async fn done<T: Serialize>(&self, message: &T) -> Result<(), Lost> {
+        let frame =
+            wire::frame(Head { kind: Kind::Done, channel: 0, call: self.call }, &json(message), self.link.0.nonce);
+        self.link.0.bulk.send(frame).await.map_err(|_| self.link.over_error())
+    }
+}
+
+/// Room for a piece of bulk data, with space for its header in front so that nothing is copied.
+#[derive(Debug)]
+pub(super) struct Chunk(Vec<u8>);
+
+impl Chunk {
+    /// Empty room for [`CHUNK`] bytes.
+    pub(super) fn room() -> Self {
+        Self(vec![0; HEADER + CHUNK])
+    }
+
+    /// A copy of at most [`CHUNK`] bytes.
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        debug_assert!(bytes.len() <= CHUNK, "chunks are cut before");
+        let mut room = Vec::with_capacity(HEADER + bytes.len());
+        room.extend([0; HEADER]);
+        room.extend(bytes);
+        Self(room)
+    }
+
+    /// The content.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0[HEADER..]
+    }
+
+    /// Where to put the content.
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0[HEADER..]
+    }
+
+    /// Cuts it to so many bytes.
+    pub(super) fn truncate(&mut self, length: usize) {
+        self.0.truncate(HEADER + length);
+    }
+
+    fn len(&self) -> usize {
+        self.0.len() - HEADER
+    }
+
+    fn frame(mut self, head: Head, nonce: u64) -> Vec<u8> {
+        let header = wire::header(head, self.len(), nonce);
+        self.0[..HEADER].copy_from_slice(&header);
+        self.0
+    }
+}
+
+/// Writes what is queued until the conversation is over: small frames first.
+pub(super) async fn write<W: AsyncWrite + Unpin>(link: Link, mut queues: Queues, mut output: W, first: Vec<u8>) {
+    let flushed = async {
+        let why = link.over().await;
+        tokio::time::sleep(FLUSH).await;
+        why
+    };
+    tokio::pin!(flushed);
+    let mut batch = first;
+    loop {
+        let written = async {
+            output.write_all(&batch).await?;
+            output.flush().await
+        };
+        tokio::select! {
+            written = written => if let Err(error) = written {
+                link.lose(Lost::Io { what: "write", text: error.to_string() });
+                break;
+            },
+            _ = &mut flushed => break,
+        }
+        batch.clear();
+        tokio::select! {
+            biased;
+            Some(frame) = queues.control.recv() => {
+                batch = frame;
+                while batch.len() < CHUNK && let Ok(frame) = queues.control.try_recv() {
+                    batch.extend(frame);
+                }
+            }
+            _ = link.over() => break,
+            Some(frame) = queues.bulk.recv() => batch = frame,
+        }
+    }
+    let _ = output.shutdown().await;
+}
+
+/// Reads frames, handing them to their calls, until the conversation is over; `request` gets what the other side asks for.
+pub(super) async fn read<R: AsyncRead + Unpin>(
+    link: &Link,
+    input: &mut Input<R>,
+    silence: Duration,
+    mut request: impl FnMut(u32, Vec<u8>),
+) -> Lost {
+    input.offset = 0;
+    loop {
+        if let Some(lost) = link.lost() {
+            return lost;
+        }
+        let need = match wire::decode(input.bytes(), link.0.nonce, input.offset) {
+            Err(error) => return error.into(),
+            Ok(Decoded::Skip(length)) => {
+                input.consume(length);
+                continue;
+            }
+            Ok(Decoded::Frame(frame, length)) => {
+                match link.dispatch(frame, input.offset) {
+                    Err(error) => return error.into(),
+                    Ok(Asked::Nothing) => {}
+                    Ok(Asked::Request(call, payload)) => request(call, payload),
+                    Ok(Asked::Bye) => {
+                        input.consume(length);
+                        return Lost::Closed;
+                    }
+                }
+                input.consume(length);
+                continue;
+            }
+            Ok(Decoded::Need(need)) => need,
+        };
+        tokio::select! {
+            read = tokio::time::timeout(silence, input.fill(need)) => match read {
+                Err(_) => return Lost::Silent(silence),
+                Ok(Ok(0)) => return Lost::Closed,
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Lost::Io { what: "read", text: error.to_string() },
+            },
+            lost = link.over() => return lost,
+        }
+    }
+}
+
+/// Bytes that were read and not used yet.
+#[derive(Debug)]
+pub(super) struct Input<R> {
+    read: R,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    offset: u64,
+    /// When something came last.
+    pub(super) heard: Instant,
+}
+
+impl<R: AsyncRead + Unpin> Input<R> {
+    pub(super) fn new(read: R) -> Self {
+        Self { read, buffer: vec![0; 256 << 10], start: 0, end: 0, offset: 0, heard: Instant::now() }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    pub(super) fn consume(&mut self, length: usize) {
+        self.start += length;
+        self.offset += length as u64;
+    }
+
+    /// Reads once, making room for `need` bytes; 0 is the end. May be dropped and called again.
+    pub(super) async fn fill(&mut self, need: usize) -> io::Result<usize> {
+        debug_assert!(need <= HEADER + MAX_PAYLOAD, "nothing is longer than a frame");
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+        if self.buffer.len() - self.start < need || self.end == self.buffer.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            let length = self.buffer.len().max(need);
+            self.buffer.resize(length, 0);
+        }
+        let count = self.read.read(&mut self.buffer[self.end..]).await?;
+        self.end += count;
+        self.heard = Instant::now();
+        Ok(count)
+    }
+}
+
+/// JSON of a message; ours can all be expressed.
+pub(super) fn json<T: Serialize>(message: &T) -> Vec<u8> {
+    serde_json::to_vec(message).expect("messages have text keys and no failing serializers")
+}
+
+/// A number that no other conversation is likely to have.
+pub(super) fn fresh_number() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    // Its keys are random in every process and different each time.
+    let mut hasher = std::hash::RandomState::new().build_hasher();
+    hasher.write_i64(crate::host::clock::now_ns());
+    hasher.write_u32(std::process::id());
+    hasher.finish() | 1
+}

@@ -1,0 +1,1 @@
+//! The disk on which a guest leaves files for its host.

@@ -1,0 +1,145 @@
+//! The node's side: serves one conversation after the other.
+
+mod process;
+mod session;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::channel;
+use super::message::Hello;
+use super::mux::Input;
+use super::wire::{Answer, GREETING, PROTOCOL, Preamble, skip_to_greeting};
+
+/// Bytes that are skipped before a host is heard, on a channel that lives for one conversation.
+const MAX_NOISE: u64 = 4 << 20;
+/// How often a port is looked at whose host is away: such a port cannot be waited for.
+const PORT_PACE: Duration = Duration::from_millis(20);
+/// Bounds of the silence that a host may ask for.
+const SILENCE: [u32; 2] = [100, 3_600_000];
+
+/// Where the host is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// At the other end of standard input and output; the agent ends with the conversation.
+    Stdio,
+    /// At the other end of the virtio-serial port of this name; the agent goes on and waits for the next host.
+    Port(String),
+}
+
+/// What an agent is told when it is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Directory for files of an iteration; made when it is missing.
+    pub scratch: PathBuf,
+    /// File or block device for results; `None` finds the disk by its serial number.
+    pub results: Option<PathBuf>,
+    /// May a reset empty the scratch directory? Not one that somebody else may use.
+    pub owns_scratch: bool,
+}
+
+impl Options {
+    /// For a guest: everything in it is ours.
+    ///
+    /// # Errors
+    /// None now; the signature leaves room for what a guest must have.
+    pub fn guest() -> io::Result<Self> {
+        Ok(Self { scratch: PathBuf::from(super::GUEST_SCRATCH), results: None, owns_scratch: true })
+    }
+}
+
+pub use channel::is_terminal;
+
+/// Serves. Returns when the conversation is over (stdio), or never (port) but with an error.
+///
+/// # Errors
+/// When the channel cannot be opened, or no host was heard on it.
+pub fn serve(source: &Source, options: Options) -> io::Result<()> {
+    std::fs::create_dir_all(&options.scratch)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        match source {
+            Source::Stdio => {
+                let (input, output) = channel::stdio()?;
+                let mut input = Input::new(input);
+                session::converse(&mut input, output, &options, Some(MAX_NOISE)).await
+            }
+            Source::Port(name) => serve_port(name, &options).await,
+        }
+    });
+    // Threads that wait for a file or a pipe are not worth waiting for: all that they work for is gone.
+    runtime.shutdown_background();
+    result
+}
+
+/// Conversation after conversation. A port may be opened once only, so that it stays open.
+async fn serve_port(name: &str, options: &Options) -> io::Result<()> {
+    let port = channel::open_port(name)?;
+    loop {
+        let (input, output) = channel::both_ways(&port)?;
+        let mut input = Input::new(input);
+        if let Err(error) = session::converse(&mut input, output, options, None).await {
+            tracing::debug!("no conversation: {error}");
+        }
+        tokio::time::sleep(PORT_PACE).await;
+    }
+}
+
+/// Waits for a host's preamble. `None` when the channel ends before one comes.
+async fn greeted<R: tokio::io::AsyncRead + Unpin>(
+    input: &mut Input<R>,
+    most: Option<u64>,
+) -> io::Result<Option<Preamble>> {
+    let mut skipped = 0;
+    loop {
+        let noise = skip_to_greeting(input.bytes(), true);
+        input.consume(noise);
+        skipped += noise as u64;
+        if let Some(preamble) = Preamble::decode(input.bytes()) {
+            input.consume(GREETING);
+            return Ok(Some(preamble));
+        }
+        if input.bytes().len() >= GREETING {
+            input.consume(1);
+            skipped += 1;
+            continue;
+        }
+        if most.is_some_and(|most| skipped > most) {
+            return Err(io::Error::other(format!("{skipped} bytes came, and none were the greeting of a vptest host")));
+        }
+        if input.fill(GREETING).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+/// The answer to a preamble.
+fn answer(preamble: &Preamble, options: &Options) -> Vec<u8> {
+    Answer::encode(PROTOCOL, preamble.nonce, &super::mux::json(&hello(options)))
+}
+
+fn silence(preamble: &Preamble) -> Duration {
+    Duration::from_millis(u64::from(preamble.silence_ms.clamp(SILENCE[0], SILENCE[1])))
+}
+
+fn hello(options: &Options) -> Hello {
+    let read = |path: &str| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+    let memory = read("/proc/meminfo").and_then(|text| {
+        let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?.trim();
+        total.parse::<u64>().ok()?.checked_mul(1024)
+    });
+    let program = std::env::current_exe().ok();
+    Hello {
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: read("/proc/sys/kernel/osrelease"),
+        cpus: crate::host::cpus::usable().map(|cpus| cpus.len()),
+        memory,
+        boot_id: read("/proc/sys/kernel/random/boot_id"),
+        first_process: std::process::id() == 1,
+        pid: Some(std::process::id()),
+        scratch: options.scratch.to_string_lossy().into_owned(),
+        vptest: program.map_or_else(|| "vptest".to_owned(), |path| path.to_string_lossy().into_owned()),
+    }
+}

@@ -1,0 +1,121 @@
+//! One conversation at the node: every request becomes a task of its own.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+use super::super::error::Lost;
+use super::super::message::{Failure, FailureKind, Outcome, Request};
+use super::super::mux::{self, Inbox, Input, Link, Outbox};
+use super::super::wire::PROTOCOL;
+use super::{Options, answer, greeted, process, silence};
+use crate::host::cage::Cage;
+
+/// How long calls may take to notice that the conversation is over.
+const WIND_UP: Duration = Duration::from_secs(2);
+
+/// What the calls of a conversation share.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) options: Options,
+    pub(super) link: Link,
+    /// Everything that was started; opened with the first command.
+    pub(super) cage: Mutex<Option<Arc<Cage>>>,
+}
+
+/// Waits for a host, serves it until it goes, and ends everything it has started.
+///
+/// # Errors
+/// When no host was heard before the channel ended or `noise` bytes had come, or when it speaks another protocol.
+pub(super) async fn converse<R, W>(
+    input: &mut Input<R>,
+    mut output: W,
+    options: &Options,
+    noise: Option<u64>,
+) -> io::Result<()>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    let Some(preamble) = greeted(input, noise).await? else {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the channel ended before a host was heard"));
+    };
+    let greeting = answer(&preamble, options);
+    if preamble.protocol != PROTOCOL {
+        use tokio::io::AsyncWriteExt as _;
+        output.write_all(&greeting).await?;
+        let theirs = preamble.protocol;
+        return Err(io::Error::other(format!("the host speaks protocol {theirs}, this is protocol {PROTOCOL}")));
+    }
+    let (link, queues) = Link::new(preamble.nonce);
+    let writer = tokio::spawn(mux::write(link.clone(), queues, output, greeting));
+    let session = Arc::new(Session { options: options.clone(), link: link.clone(), cage: Mutex::new(None) });
+    let mut calls = JoinSet::new();
+    let why = mux::read(&link, input, silence(&preamble), |call, payload| {
+        while calls.try_join_next().is_some() {}
+        let Some((inbox, outbox)) = link.accept(call) else { return };
+        calls.spawn(serve(Arc::clone(&session), payload, inbox, outbox));
+    })
+    .await;
+    tracing::debug!("the conversation is over: {why}");
+    link.lose(why);
+    session.end_processes().await;
+    let wound_up = async { while calls.join_next().await.is_some() {} };
+    if tokio::time::timeout(WIND_UP, wound_up).await.is_err() {
+        calls.abort_all();
+    }
+    let _ = writer.await;
+    Ok(())
+}
+
+async fn serve(session: Arc<Session>, payload: Vec<u8>, inbox: Inbox, outbox: Outbox) {
+    let outcome = match serde_json::from_slice::<Request>(&payload) {
+        Ok(request) => session.answer(request, inbox, &outbox).await,
+        Err(error) => Err(Failure::new(FailureKind::Invalid, "understand the request", error.to_string())),
+    };
+    let outcome = outcome.unwrap_or_else(Outcome::Failed);
+    // Nobody is there to hear it when the conversation is over.
+    let _ = outbox.done(&outcome).await;
+}
+
+impl Session {
+    /// Answers one request. The inbox ends with it, so that what comes too late is thrown away.
+    async fn answer(self: &Arc<Self>, request: Request, inbox: Inbox, outbox: &Outbox) -> Result<Outcome, Failure> {
+        match request {
+            Request::Spawn { argv, env, directory, cpus, limit } => {
+                let command = crate::node::Command { argv, env, directory, cpus };
+                process::spawn(self, command, limit, inbox, outbox).await
+            }
+            Request::Reset => {
+                self.end_processes().await;
+                Ok(Outcome::Done)
+            }
+            _ => Err(Failure::new(FailureKind::Invalid, "answer", "not built yet")),
+        }
+    }
+
+    /// Kills everything that was started and waits until it is gone.
+    pub(super) async fn end_processes(&self) {
+        let cage = self.cage.lock().await.take();
+        let Some(mut cage) = cage else { return };
+        // Whoever is just starting something holds it for a moment.
+        while Arc::get_mut(&mut cage).is_none() {
+            tokio::task::yield_now().await;
+        }
+        if let Some(cage) = Arc::get_mut(&mut cage)
+            && let Err(error) = cage.close().await
+        {
+            tracing::warn!("cannot end what was started: {error}");
+        }
+    }
+}
+
+impl From<Lost> for Failure {
+    fn from(lost: Lost) -> Self {
+        Self::new(FailureKind::Other, "go on", lost.to_string())
+    }
+}

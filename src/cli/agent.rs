@@ -1,0 +1,59 @@
+//! `vptest agent`: vptest on a node, doing what the host asks.
+
+use std::path::PathBuf;
+
+use super::exit::{Exit, Failure};
+use crate::agent::server::{self, Options, Source};
+use crate::agent::{self, init};
+
+/// Serve this machine to a vptest on another one (started in guests and over ssh, seldom by hand)
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+#[group(required = true, multiple = false, args = ["stdio", "port", "init"])]
+pub(super) struct Args {
+    /// Talk over standard input and output, and end with the conversation
+    #[arg(long)]
+    stdio: bool,
+    /// Talk over the virtio-serial port of this name, one host after the other
+    #[arg(long, value_name = "NAME")]
+    port: Option<String>,
+    /// Be the first process of a guest: mount, load modules, then serve the port
+    #[arg(long)]
+    init: bool,
+    /// Directory for files of an iteration, used for relative paths [default: a new one, removed at the end]
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "init")]
+    scratch: Option<PathBuf>,
+    /// File or block device for results [default: the virtio disk with serial number vptest-results]
+    #[arg(long, value_name = "FILE", conflicts_with = "init")]
+    results: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "\
+The agent listens on no network. Whoever can write to its channel can run anything with its rights.
+
+Examples:
+  ssh node vptest agent --stdio               what a vptest on another host starts
+  vptest agent --port org.vptest.agent.0      in a guest with a disk image of its own, as a service";
+
+pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
+    if args.init {
+        init::run()?;
+        return Ok(Exit::Done);
+    }
+    let source = args.port.clone().map_or(Source::Stdio, Source::Port);
+    if source == Source::Stdio && server::is_terminal() {
+        return Err(Failure::text(Exit::Usage, "a person cannot speak the agent's protocol")
+            .hint("--stdio is for another vptest, at the other end of a pipe or of ssh"));
+    }
+    // Removed when it goes out of scope.
+    let own = match &args.scratch {
+        Some(_) => None,
+        None if args.port.is_some() => None,
+        None => Some(tempfile::Builder::new().prefix("vptest-agent-").tempdir()?),
+    };
+    let scratch = args.scratch.clone().or_else(|| own.as_ref().map(|own| own.path().to_owned()));
+    let owns_scratch = args.scratch.is_none();
+    let scratch = scratch.unwrap_or_else(|| PathBuf::from(agent::GUEST_SCRATCH));
+    server::serve(&source, Options { scratch, results: args.results.clone(), owns_scratch })?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,83 @@
+//! The testbed `qemu`: every client and server is a virtual machine of this host, on taps and bridges in a namespace of
+//! its own (`super::lan`); routers are namespaces.
+//!
+//! The guests run vptest's own image (`crate::image`) or a disk of the user's. vptest talks to them through a
+//! virtio-serial port (`crate::agent`), never through the network under test. QEMU and everything else lives in the
+//! iteration's PID namespace: when vptest ends, however it ends, nothing stays behind.
+
+mod accel;
+mod args;
+mod console;
+mod guest;
+mod offers;
+mod pool;
+mod prepare;
+mod qmp;
+mod settings;
+mod up;
+mod wishes;
+
+use async_trait::async_trait;
+use futures_util::FutureExt as _;
+
+use self::prepare::Prepared;
+use self::up::Up;
+use self::wishes::Wishes;
+use super::{Instance, Request, Testbed, TestbedError};
+use crate::spec::{Reuse, TestbedSpec, Tuple};
+
+pub(crate) use self::accel::remembered as remembered_kvm;
+pub(crate) use self::offers::Offers;
+
+/// Name of this testbed in specs.
+const NAME: &str = "qemu";
+/// The program.
+const PROGRAM: &str = "qemu-system-x86_64";
+
+/// See the module.
+pub struct Qemu {
+    prepared: Prepared,
+    pool: pool::Pool,
+}
+
+impl Qemu {
+    /// A testbed with these options. Guests that are kept for further iterations end with it.
+    pub fn new(spec: &TestbedSpec) -> Self {
+        let pool = pool::Pool::new(spec.reuse == Reuse::Tuple);
+        Self { prepared: Prepared::new(spec.qemu.clone()), pool }
+    }
+}
+
+#[async_trait]
+impl Testbed for Qemu {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    /// What runs in a disk of the user's is not known here.
+    fn provides(&self, program: &str) -> bool {
+        self.prepared.has_disk() && program != "stress-ng"
+    }
+
+    fn accepts(&self, tuple: &Tuple) -> Result<(), TestbedError> {
+        Wishes::of(tuple).map(drop)
+    }
+
+    async fn preflight(&self, request: &Request) -> Result<(), TestbedError> {
+        let wishes = Wishes::of(&request.tuple)?;
+        self.prepared.check(&wishes, request).await?;
+        self.pool.make_room(&wishes, &request.tuple).await
+    }
+
+    async fn launch(&self, request: &Request) -> Result<Box<dyn Instance>, TestbedError> {
+        let wishes = Wishes::of(&request.tuple)?;
+        let resolved = self.prepared.resolve(wishes, request).await?;
+        let kept = self.pool.take(&request.tuple).await;
+        // Boxed: it holds the state of all the guests that are being started.
+        Ok(Box::new(Up::launch(resolved, kept, &self.pool, request).boxed().await?))
+    }
+
+    async fn close(&self) {
+        self.pool.clear().await;
+    }
+}

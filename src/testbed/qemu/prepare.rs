@@ -1,0 +1,233 @@
+//! What is found out about this host once and then used by all iterations: what QEMU offers, whether KVM works, the
+//! guests' image.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use super::accel::{self, Verdict};
+use super::args::{Accel, Boot, Hardware};
+use super::offers::Offers;
+use super::wishes::{AccelWish, Wishes};
+use super::{NAME, PROGRAM};
+use crate::host::tap;
+use crate::image::{self, Image, KernelChoice, Step};
+use crate::spec::{GuestKernel, QemuSpec, StressPlace};
+use crate::testbed::lan::preflight::Tried;
+use crate::testbed::{Request, TestbedError};
+
+/// See the module.
+pub(super) struct Prepared {
+    spec: QemuSpec,
+    network: Tried,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    offers: Option<Offers>,
+    /// By the programs in it.
+    images: BTreeMap<BTreeSet<String>, Arc<Image>>,
+    verdict: Option<Verdict>,
+}
+
+/// A tuple's wishes with what this host makes of them.
+#[derive(Debug, Clone)]
+pub(super) struct Resolved {
+    pub(super) wishes: Wishes,
+    pub(super) hardware: Hardware,
+    pub(super) boot: Boot,
+    /// `None` for a disk of the user's.
+    pub(super) image: Option<Arc<Image>>,
+    /// `None` when KVM was out of the question.
+    pub(super) verdict: Option<Verdict>,
+    pub(super) spec: QemuSpec,
+    /// QEMU's version.
+    pub(super) qemu: String,
+}
+
+impl Prepared {
+    pub(super) fn new(spec: QemuSpec) -> Self {
+        Self { spec, network: Tried::default(), known: Mutex::default() }
+    }
+
+    pub(super) fn has_disk(&self) -> bool {
+        self.spec.disk.is_some()
+    }
+
+    /// Everything that can be said before a guest is started, except about memory.
+    pub(super) async fn check(&self, wishes: &Wishes, request: &Request) -> Result<(), TestbedError> {
+        self.network.check(&wishes.topology).await?;
+        tap::available().map_err(|error| TestbedError::Unsupported {
+            what: format!("this host makes no taps: {error}"),
+            hint: Some("load the kernel module with `sudo modprobe tun`; run it as root".to_owned()),
+        })?;
+        self.resolve(wishes.clone(), request).await.map(drop)
+    }
+
+    /// # Errors
+    /// [`TestbedError::Unsupported`] without QEMU or an image, [`TestbedError::Request`] for what they do not offer.
+    pub(super) async fn resolve(&self, wishes: Wishes, request: &Request) -> Result<Resolved, TestbedError> {
+        let mut known = self.known.lock().await;
+        if known.offers.is_none() {
+            known.offers = Some(Offers::ask().await?);
+        }
+        let offers = known.offers.clone().expect("they were asked for just now");
+        let driver = offers.card(&wishes.driver, wishes.machine).map_err(refused)?.to_owned();
+        let (boot, image) = match &self.spec.disk {
+            Some(disk) => (disk_boot(Path::new(disk))?, None),
+            None => {
+                let image = self.image(&mut known, request).await?;
+                check_modules(&image, &wishes, &driver).map_err(refused)?;
+                (kernel_boot(&image)?, Some(image))
+            }
+        };
+        let verdict = match wishes.accel {
+            AccelWish::Tcg => None,
+            AccelWish::Auto | AccelWish::Kvm => Some(self.verdict(&mut known, &boot, &offers, request).await?),
+        };
+        let accel = match (&verdict, wishes.accel) {
+            (Some(verdict), AccelWish::Kvm) if !verdict.works => {
+                return Err(refused(format!("accel = `kvm`: {}", verdict.reason)));
+            }
+            (Some(verdict), _) => verdict.accel(),
+            (None, _) => Accel::Tcg,
+        };
+        let hardware = Hardware {
+            machine: wishes.machine,
+            accel,
+            driver,
+            vcpus: wishes.vcpus,
+            memory: wishes.memory,
+            cpu: self.spec.cpu.clone(),
+            arguments: self.spec.arguments.clone(),
+        };
+        Ok(Resolved { wishes, hardware, boot, image, verdict, spec: self.spec.clone(), qemu: offers.version })
+    }
+
+    async fn image(&self, known: &mut Known, request: &Request) -> Result<Arc<Image>, TestbedError> {
+        let mut programs: BTreeSet<String> = self.spec.programs.iter().chain(&request.programs).cloned().collect();
+        if self.spec.stress == StressPlace::Guest && request.stress() {
+            programs.insert("stress-ng".to_owned());
+        }
+        if let Some(image) = known.images.get(&programs) {
+            return Ok(Arc::clone(image));
+        }
+        let wanted = image::Request {
+            kernel: kernel_choice(&self.spec.kernel),
+            programs: programs.iter().cloned().collect(),
+            vptest: request.vptest.clone(),
+            cache: image::default_cache().map_err(no_image)?,
+        };
+        let notice = request.notice.clone();
+        let build = move || image::build(&wanted, &mut |step| notice.say(&told(step)));
+        let image = tokio::task::spawn_blocking(build).await.map_err(|error| TestbedError::Io {
+            what: "build the guests' image".to_owned(),
+            source: std::io::Error::other(error),
+        })?;
+        let image = Arc::new(image.map_err(no_image)?);
+        known.images.insert(programs, Arc::clone(&image));
+        Ok(image)
+    }
+
+    async fn verdict(
+        &self,
+        known: &mut Known,
+        boot: &Boot,
+        offers: &Offers,
+        request: &Request,
+    ) -> Result<Verdict, TestbedError> {
+        if let Some(verdict) = &known.verdict {
+            return Ok(verdict.clone());
+        }
+        let cache = image::default_cache().map_err(no_image)?;
+        let verdict = accel::verdict(boot, &offers.version, &cache, &request.scratch).await;
+        known.verdict = Some(verdict.clone());
+        Ok(verdict)
+    }
+}
+
+/// How long steps are that are worth a word: all but finding the image in the cache.
+fn told(step: Step<'_>) -> String {
+    match step {
+        Step::Resolve => "image: looking for the kernel".to_owned(),
+        Step::Download(package) => format!("image: downloading {package}"),
+        Step::Unpack(package) => format!("image: unpacking {package}"),
+        Step::Assemble => "image: putting it together".to_owned(),
+        Step::Wait => "image: waiting for another build".to_owned(),
+    }
+}
+
+fn refused(what: String) -> TestbedError {
+    TestbedError::Request { testbed: NAME, what }
+}
+
+fn no_image(error: image::ImageError) -> TestbedError {
+    let hint = Some("`vptest image build` makes it".to_owned());
+    TestbedError::Unsupported { what: format!("no image for the guests: {:#}", anyhow::Error::from(error)), hint }
+}
+
+fn kernel_choice(kernel: &GuestKernel) -> KernelChoice {
+    match kernel {
+        GuestKernel::Full => KernelChoice::Full,
+        GuestKernel::Cloud => KernelChoice::Cloud,
+        GuestKernel::Path { kernel, modules } => {
+            KernelChoice::Paths { kernel: PathBuf::from(kernel), modules: modules.as_ref().map(PathBuf::from) }
+        }
+    }
+}
+
+/// Has the guests' kernel what the tuple needs?
+fn check_modules(image: &Image, wishes: &Wishes, driver: &str) -> Result<(), String> {
+    let kernel = &image.kernel_release;
+    match image.has_driver(driver) {
+        Some(true) => {}
+        Some(false) => {
+            let module = image::module_of(driver).unwrap_or(driver);
+            return Err(format!(
+                "driver = `{driver}`: the guests' kernel {kernel} has no module {module} (kernel = \"full\" has those of \
+                 all usual network cards)"
+            ));
+        }
+        None => {
+            return Err(format!("driver = `{driver}`: {PROGRAM} has it, but which kernel module drives it is not known"));
+        }
+    }
+    if wishes.tunnel && !image.has_module("ip_gre") {
+        return Err(format!("tunnel = `gre`: the guests' kernel {kernel} has no module ip_gre"));
+    }
+    Ok(())
+}
+
+fn kernel_boot(image: &Image) -> Result<Boot, TestbedError> {
+    Ok(Boot::Kernel {
+        kernel: text(&image.kernel)?,
+        initramfs: text(&image.initramfs)?,
+        arguments: format!("{} ipv6.disable_ipv6=1", image::KERNEL_ARGUMENTS),
+    })
+}
+
+/// A disk image: qcow2 by its magic number, otherwise raw.
+fn disk_boot(path: &Path) -> Result<Boot, TestbedError> {
+    const QCOW2: [u8; 4] = *b"QFI\xfb";
+    let failed = |error: std::io::Error| TestbedError::Unsupported {
+        what: format!("cannot read the disk {}: {error}", path.display()),
+        hint: Some("`disk` in `[testbed.qemu]` is a path, relative to where vptest was started".to_owned()),
+    };
+    let path = std::path::absolute(path).map_err(failed)?;
+    let mut magic = Vec::new();
+    std::fs::File::open(&path).and_then(|file| file.take(4).read_to_end(&mut magic)).map_err(failed)?;
+    let format = if magic == QCOW2 { "qcow2" } else { "raw" };
+    Ok(Boot::Disk { path: text(&path)?, format: format.to_owned() })
+}
+
+/// Paths become arguments, which are text.
+fn text(path: &Path) -> Result<String, TestbedError> {
+    path.to_str().map(str::to_owned).ok_or_else(|| TestbedError::Unsupported {
+        what: format!("the path {} is not UTF-8", path.display()),
+        hint: Some("choose another place for it".to_owned()),
+    })
+}
