@@ -34,10 +34,9 @@ const DEVICES: [(&str, &str); 26] = [
 pub(super) const AT_BOOT: [&str; 4] = ["virtio_pci", "virtio_mmio", "virtio_console", "virtio_blk"];
 
 /// In the image for whoever asks: tunnels, rate limits, capture, links.
-pub(super) const ON_DEMAND: [&str; 17] = [
+pub(super) const ON_DEMAND: [&str; 16] = [
     "8139too",
     "af_packet",
-    "bonding",
     "bridge",
     "dummy",
     "gre",
