@@ -28,6 +28,8 @@ use crate::testbed::TestbedError;
 const POLL: Duration = Duration::from_millis(10);
 /// How long QEMU may take to follow its guest, or to end when it is told to.
 const END_LIMIT: Duration = Duration::from_secs(2);
+/// How long after a failure QEMU may take to be found gone.
+const BRIEFLY: Duration = Duration::from_millis(300);
 /// Room on the results disk. The file has holes: only what is written takes room.
 const RESULTS_BYTES: u64 = 64 << 30;
 
@@ -124,7 +126,14 @@ impl Guest {
         let (qmp, client) = tokio::select! {
             biased;
             how = running.ended() => Err(running.failed(running.why(&how))),
-            up = up => up,
+            // A conversation that breaks off may be the first sign of a QEMU that has ended.
+            up = up => match up {
+                Ok(up) => Ok(up),
+                Err(error) => match tokio::time::timeout(BRIEFLY, running.ended()).await {
+                    Ok(how) => Err(running.failed(running.why(&how))),
+                    Err(_) => Err(error),
+                },
+            },
         }?;
         Ok(Self { node, client, qmp: Arc::new(qmp), running, pid, results })
     }
