@@ -165,11 +165,10 @@ fn access_link(
 /// The rate limit of a host-side port, if it is to have one.
 fn shape(topology: &Topology, port: &HostPort) -> Result<Option<Change>, TestbedError> {
     let (true, LinkRate::Limit(rate)) = (port.shaped, topology.rate) else { return Ok(None) };
-    let bucket =
-        qdisc::TokenBucket::for_link(rate, topology.effective_mtu()).ok_or_else(|| TestbedError::Request {
-            testbed: topology.testbed,
-            what: format!("rate = `{rate}` (a multiple of 8 bit/s)"),
-        })?;
+    let bucket = qdisc::TokenBucket::for_link(rate, topology.effective_mtu()).ok_or_else(|| TestbedError::Request {
+        testbed: topology.testbed,
+        what: format!("rate = `{rate}` (a multiple of 8 bit/s)"),
+    })?;
     Ok(Some(bucket.set(port.index, &port.name)))
 }
 

@@ -298,7 +298,8 @@ mod tests {
 
     fn topology(pairs: i64, hops: usize) -> Topology {
         let hops = (1..=hops).map(|n| format!("R{n}")).collect();
-        Topology::of("netns", Access::Veth, &tuple(&[("pairs", Value::Integer(pairs)), ("hops", Value::List(hops))])).unwrap()
+        Topology::of("netns", Access::Veth, &tuple(&[("pairs", Value::Integer(pairs)), ("hops", Value::List(hops))]))
+            .unwrap()
     }
 
     #[test]

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::lan::build::{self, Network};
-use super::lan::{path, preflight, settings};
 use super::lan::topology::{Access, LinkRate, NodePlan, Topology};
+use super::lan::{path, preflight, settings};
 use super::{CapturePoint, CaptureSource, Instance, Pair, Path, Request, Teardown, Testbed, TestbedError};
 use crate::host::cage::Cage;
 use crate::host::kept;
