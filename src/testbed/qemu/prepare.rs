@@ -82,7 +82,9 @@ impl Prepared {
             None => {
                 let image = self.image(&mut known, request).await?;
                 check_modules(&image, &wishes, &driver).map_err(refused)?;
-                (kernel_boot(&image)?, Some(image))
+                let tunnel = wishes.tunnel.then_some("ip_gre");
+                let modules: Vec<&str> = image::module_of(&driver).into_iter().chain(tunnel).collect();
+                (kernel_boot(&image, &modules)?, Some(image))
             }
         };
         let verdict = match wishes.accel {
@@ -207,11 +209,12 @@ fn check_modules(image: &Image, wishes: &Wishes, driver: &str) -> Result<(), Str
     Ok(())
 }
 
-pub(super) fn kernel_boot(image: &Image) -> Result<Boot, TestbedError> {
+/// `modules` are loaded at boot, besides those that every guest needs.
+pub(super) fn kernel_boot(image: &Image, modules: &[&str]) -> Result<Boot, TestbedError> {
     Ok(Boot::Kernel {
         kernel: text(&image.kernel)?,
         initramfs: text(&image.initramfs)?,
-        arguments: format!("{} ipv6.disable_ipv6=1", image::KERNEL_ARGUMENTS),
+        arguments: format!("{} ipv6.disable_ipv6=1 vptest.modules={}", image::KERNEL_ARGUMENTS, modules.join(",")),
     })
 }
 

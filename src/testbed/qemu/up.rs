@@ -149,6 +149,12 @@ impl Instance for Up {
     fn capture_points(&self) -> Vec<CapturePoint> {
         let Some(machines) = &self.machines else { return Vec::new() };
         let mut points = Vec::new();
+        points.extend(machines.guests.iter().map(|guest| CapturePoint {
+            node: guest.node,
+            vantage: Vantage::Guest,
+            interface: self.resolved.wishes.interface().to_owned(),
+            source: CaptureSource::Agent(guest.client.clone()),
+        }));
         points.extend(machines.network.taps().map(|(plan, port)| CapturePoint {
             node: plan.id,
             vantage: Vantage::Host,
@@ -249,7 +255,11 @@ async fn start(resolved: &Resolved, cpus: Option<&[PairCpus]>, request: &Request
     let guests = boot(resolved, &machines, &request.scratch).await?;
     machines.guests = guests.into_iter().map(Arc::new).collect();
     try_join_all(machines.network.guests.iter().zip(&machines.guests).map(|(plan, guest)| async {
-        let setup = resolved.wishes.network(plan);
+        let mut setup = resolved.wishes.network(plan);
+        if resolved.image.is_some() {
+            // Loaded at boot.
+            setup.modules.clear();
+        }
         guest.client.configure(&setup).await.map_err(|error| guest.failed(&error))?;
         match host_cpu(cpus, guest.node) {
             Some(cpus) => guest.pin(&cpus).await,
