@@ -261,6 +261,9 @@ async fn start(resolved: &Resolved, cpus: Option<&[PairCpus]>, request: &Request
             setup.modules.clear();
         }
         guest.client.configure(&setup).await.map_err(|error| guest.failed(&error))?;
+        for interface in &setup.interfaces {
+            guest.await_link(&interface.name).await?;
+        }
         match host_cpu(cpus, guest.node) {
             Some(cpus) => guest.pin(&cpus).await,
             None => Ok(()),
