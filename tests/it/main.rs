@@ -1,5 +1,6 @@
 //! End-to-end tests: the program as its users run it.
 
+mod agent;
 mod bad_input;
 mod campaign;
 mod capture;

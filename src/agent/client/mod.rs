@@ -17,7 +17,8 @@ use super::message::{ArchiveReceipt, ClockReading, Failure, Hello, NetworkSetup,
 use super::mux::{self, Inbox, Input, Item, Link, Outbox};
 use super::wire::{Answer, GREETING, Kind, MAX_PAYLOAD, PROTOCOL, Preamble, skip_to_greeting};
 
-pub use capture::RemoteCapture;
+pub use capture::{Keep, RemoteCapture};
+pub(in crate::agent) use files::hex;
 pub use process::RemoteProcess;
 
 /// When a conversation is given up.

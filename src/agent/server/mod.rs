@@ -1,5 +1,9 @@
 //! The node's side: serves one conversation after the other.
 
+mod archive;
+mod capture;
+mod files;
+mod network;
 mod process;
 mod session;
 
@@ -10,6 +14,8 @@ use std::time::Duration;
 use super::channel;
 use super::message::Hello;
 use super::mux::Input;
+use session::End;
+
 use super::wire::{Answer, GREETING, PROTOCOL, Preamble, skip_to_greeting};
 
 /// Bytes that are skipped before a host is heard, on a channel that lives for one conversation.
@@ -63,7 +69,7 @@ pub fn serve(source: &Source, options: Options) -> io::Result<()> {
             Source::Stdio => {
                 let (input, output) = channel::stdio()?;
                 let mut input = Input::new(input);
-                session::converse(&mut input, output, &options, Some(MAX_NOISE)).await
+                session::converse(&mut input, output, &options, Some(MAX_NOISE)).await.map(drop)
             }
             Source::Port(name) => serve_port(name, &options).await,
         }
@@ -79,11 +85,25 @@ async fn serve_port(name: &str, options: &Options) -> io::Result<()> {
     loop {
         let (input, output) = channel::both_ways(&port)?;
         let mut input = Input::new(input);
-        if let Err(error) = session::converse(&mut input, output, options, None).await {
-            tracing::debug!("no conversation: {error}");
+        match session::converse(&mut input, output, options, None).await {
+            Ok(End::HostGone) => {}
+            Ok(End::SwitchOff) => return switch_off(),
+            Err(error) => tracing::debug!("no conversation: {error}"),
         }
         tokio::time::sleep(PORT_PACE).await;
     }
+}
+
+/// Switches the system off, if this is its first process; otherwise the agent ends.
+fn switch_off() -> io::Result<()> {
+    if std::process::id() == 1 {
+        nix::unistd::sync();
+        match nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_POWER_OFF) {
+            Ok(never) => match never {},
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Waits for a host's preamble. `None` when the channel ends before one comes.
