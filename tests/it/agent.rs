@@ -300,7 +300,8 @@ impl AsyncRead for Stalling {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.left == 0 && !*self.go.borrow() {
             let mut go = self.go.clone();
-            let waiting = self.waiting.get_or_insert_with(|| Box::pin(async move { drop(go.wait_for(|go| *go).await) }));
+            let waiting =
+                self.waiting.get_or_insert_with(|| Box::pin(async move { drop(go.wait_for(|go| *go).await) }));
             std::task::ready!(waiting.as_mut().poll(cx));
         }
         let before = into.filled().len();
@@ -451,11 +452,8 @@ async fn a_host_that_falls_silent_is_given_up() {
 #[tokio::test]
 async fn an_agent_that_falls_silent_is_given_up() {
     let (agent, output, input) = Agent::start(&[]);
-    let limits = Limits {
-        silence: Duration::from_millis(500),
-        heartbeat: Duration::from_millis(50),
-        ..Limits::default()
-    };
+    let limits =
+        Limits { silence: Duration::from_millis(500), heartbeat: Duration::from_millis(50), ..Limits::default() };
     let client = Client::connect(output, input, limits).await.unwrap();
     let pid = nix::unistd::Pid::from_raw(agent.child.id().try_into().unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
@@ -599,8 +597,7 @@ async fn in_namespace() -> (Arc<Namespace>, Agent, Client) {
         Ok((Agent { child, scratch }, pipes))
     });
     let (agent, (input, output)) = started.unwrap();
-    let (input, output) =
-        (pipe::Sender::from_owned_fd(input).unwrap(), pipe::Receiver::from_owned_fd(output).unwrap());
+    let (input, output) = (pipe::Sender::from_owned_fd(input).unwrap(), pipe::Receiver::from_owned_fd(output).unwrap());
     let client = Client::connect(output, input, Limits::default()).await.unwrap();
     (namespace, agent, client)
 }
@@ -850,7 +847,8 @@ fn a_person_is_sent_away_and_help_tells_what_it_is_for() {
     for arguments in [&["agent"][..], &["agent", "--stdio", "--init"]] {
         assert_eq!(Command::new(VPTEST).args(arguments).output().unwrap().status.code(), Some(2), "{arguments:?}");
     }
-    let port = Command::new(VPTEST).args(["agent", "--port", "org.example.none", "--scratch", "/tmp"]).output().unwrap();
+    let port =
+        Command::new(VPTEST).args(["agent", "--port", "org.example.none", "--scratch", "/tmp"]).output().unwrap();
     assert_eq!(port.status.code(), Some(3));
     assert!(String::from_utf8(port.stderr).unwrap().contains("no virtio-serial port org.example.none"));
     let _: IpAddr = Ipv4Addr::LOCALHOST.into();
