@@ -1,11 +1,13 @@
 //! End-to-end tests: the program as its users run it.
 
+mod agent;
 mod bad_input;
 mod campaign;
 mod capture;
 mod faults;
 mod flows;
 mod flows_real;
+mod image;
 mod live;
 mod need;
 mod netns;
