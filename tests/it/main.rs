@@ -11,6 +11,7 @@ mod image;
 mod live;
 mod need;
 mod netns;
+mod qemu;
 mod real;
 mod signals;
 mod store;

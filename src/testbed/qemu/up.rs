@@ -108,7 +108,6 @@ impl Up {
             facts.push(fact("image.kernel", image.kernel_source.clone()));
         }
         facts.extend(spec.disk.iter().map(|disk| fact("image.disk", disk.clone())));
-        facts.extend(uname().map(|release| fact("kernel", release)));
         let Some(machines) = &self.machines else { return facts };
         facts.push(fact("testbed.qemu.version", self.resolved.qemu.clone()));
         facts.push(fact("testbed.reused", machines.uses.to_string()));
@@ -356,9 +355,4 @@ async fn of_guest(guest: &Guest) -> Vec<Environment> {
         Err(error) => tracing::warn!("{}: cannot read its clock: {error}", guest.node),
     }
     facts
-}
-
-fn uname() -> Option<String> {
-    let uname = nix::sys::utsname::uname().ok()?;
-    Some(uname.release().to_string_lossy().into_owned())
 }
