@@ -91,7 +91,6 @@ pub(super) enum Request {
 pub(super) enum Tell {
     Signal(i32),
     Stop,
-    Cancel,
 }
 
 /// News of a running call.

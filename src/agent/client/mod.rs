@@ -188,7 +188,7 @@ impl Client {
                 self.0.link.over().await;
                 Ok(())
             }
-            Err(AgentError::Lost(Lost::Closed)) => Ok(()),
+            Err(AgentError::Lost(Lost::Closed | Lost::Io { .. })) => Ok(()),
             Err(error) => Err(error),
         }
     }

@@ -66,19 +66,14 @@ impl Remote {
         let (report, ready) = mpsc::sync_channel(1);
         let (finish, ended) = mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel();
-        let beside = self.keep.as_ref().map(|(directory, stem)| beside(directory, stem));
+        // Made here, so that it is there to be removed whenever this is dropped.
+        let keep = self.keep.as_ref().map(|(directory, stem)| File::create(beside(directory, stem)));
         let client = self.client.clone();
         self.client.runtime().spawn(async move {
             let started = async {
-                let keep = match &beside {
-                    None => None,
-                    Some(path) => {
-                        let failed = |source| AgentError::Here { what: format!("create {}", path.display()), source };
-                        let file = File::create(path).map_err(failed)?;
-                        Some(Box::new(Blocking(file)) as _)
-                    }
-                };
-                client.capture(&request, keep).await
+                let failed = |source| AgentError::Here { what: "create the file to keep".to_owned(), source };
+                let keep = keep.transpose().map_err(failed)?;
+                client.capture(&request, keep.map(|file| Box::new(Blocking(file)) as _)).await
             };
             let capture = match started.await {
                 Ok(capture) => capture,
@@ -133,7 +128,10 @@ impl Remote {
         let ended = running.ended.recv().map_err(|_| "the agent's task has died".to_owned());
         let ended = ended.and_then(|ended| ended.map_err(|error| chain(&error)));
         let kept = self.keep.take().map(|(directory, stem)| settle(&directory, &stem, ended.is_ok()));
-        let (mut capture, mut problems) = ended?;
+        let (mut capture, mut problems) = ended.map_err(|error| match &kept {
+            Some(Ok(path)) => format!("{error}; what was sent until then is in {}", path.display()),
+            _ => error,
+        })?;
         sane(&capture)?;
         // Who it is about is not for the agent to say.
         capture.node = self.point.node;
