@@ -79,7 +79,7 @@ async fn follow(watch: &Watch, inbox: &mut Inbox, outbox: &Outbox) -> Result<(),
             Some(Item::News(payload)) => match serde_json::from_slice(&payload) {
                 Ok(Tell::Stop) => return Ok(()),
                 Ok(Tell::Signal(_)) => {}
-                Ok(Tell::Cancel) | Err(_) => return Err(given_up()),
+                Err(_) => return Err(given_up()),
             },
             Some(_) => {}
             None => return Err(given_up()),

@@ -82,15 +82,19 @@ pub fn serve(source: &Source, options: Options) -> io::Result<()> {
 /// Conversation after conversation. A port may be opened once only, so that it stays open.
 async fn serve_port(name: &str, options: &Options) -> io::Result<()> {
     let port = channel::open_port(name)?;
+    let (input, mut output) = channel::both_ways(&port)?;
+    let mut input = Input::new(input);
     loop {
-        let (input, output) = channel::both_ways(&port)?;
-        let mut input = Input::new(input);
         match session::converse(&mut input, output, options, None).await {
             Ok(End::HostGone) => {}
             Ok(End::SwitchOff) => return switch_off(),
             Err(error) => tracing::debug!("no conversation: {error}"),
         }
         tokio::time::sleep(PORT_PACE).await;
+        // The runtime goes on taking a descriptor for closed whose other side was away once.
+        let (again, next) = channel::both_ways(&port)?;
+        input = input.resume(again);
+        output = next;
     }
 }
 
@@ -157,7 +161,7 @@ fn hello(options: &Options) -> Hello {
         cpus: crate::host::cpus::usable().map(|cpus| cpus.len()),
         memory,
         boot_id: read("/proc/sys/kernel/random/boot_id"),
-        first_process: std::process::id() == 1,
+        first_process: super::init::is_under_way(),
         pid: Some(std::process::id()),
         scratch: options.scratch.to_string_lossy().into_owned(),
         vptest: program.map_or_else(|| "vptest".to_owned(), |path| path.to_string_lossy().into_owned()),
