@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
@@ -19,6 +20,13 @@ use super::server::{self, Options, Source};
 
 /// Where commands of the guest look for programs.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Has the agent in this process been started by the first process of the guest, as the one that the guest is there for?
+pub(super) fn is_under_way() -> bool {
+    SERVING.load(Ordering::Relaxed)
+}
+
+static SERVING: AtomicBool = AtomicBool::new(false);
 
 /// Prepares the guest and serves the agent's port until the agent ends; then the guest ends.
 ///
@@ -62,6 +70,7 @@ pub fn run() -> io::Result<()> {
 }
 
 fn serve() -> io::Result<()> {
+    SERVING.store(true, Ordering::Relaxed);
     server::serve(&Source::Port(super::PORT.to_owned()), Options::guest()?)
 }
 

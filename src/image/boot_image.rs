@@ -3,6 +3,8 @@
 //! QEMU enters an uncompressed kernel with a PVH note directly. Under TCG that saves the seconds that the kernel would
 //! take to unpack itself.
 
+use memchr::memmem;
+
 use super::{elf, expand::expand};
 
 /// Largest kernel, expanded.
@@ -93,18 +95,7 @@ impl Header {
 /// `Linux version 6.1.0-50-amd64 (…)`.
 fn banner_release(data: &[u8]) -> Option<String> {
     const BANNER: &[u8] = b"Linux version ";
-    let mut rest = data;
-    while let Some(at) = memchr(rest, BANNER) {
-        rest = &rest[at + BANNER.len()..];
-        if let Some(release) = first_word(rest) {
-            return Some(release);
-        }
-    }
-    None
-}
-
-fn memchr(text: &[u8], wanted: &[u8]) -> Option<usize> {
-    text.windows(wanted.len()).position(|window| window == wanted)
+    memmem::find_iter(data, BANNER).find_map(|at| first_word(&data[at + BANNER.len()..]))
 }
 
 fn first_word(text: &[u8]) -> Option<String> {

@@ -18,6 +18,8 @@ const SYSTEM: [&str; 6] =
 pub(super) struct Libraries {
     configured: Vec<PathBuf>,
     guest_directory: &'static str,
+    /// File names of the dynamic loaders in `files`.
+    loaders: BTreeSet<String>,
     pub(super) files: BTreeMap<String, PathBuf>,
 }
 
@@ -36,7 +38,7 @@ impl Libraries {
         let mut configured = Vec::new();
         read_config(Path::new("/etc/ld.so.conf"), &mut configured, 0, watch)?;
         let guest_directory = SYSTEM.iter().find(|directory| Path::new(directory).is_dir()).copied().unwrap_or("/lib");
-        Ok(Self { configured, guest_directory, files: BTreeMap::new() })
+        Ok(Self { configured, guest_directory, loaders: BTreeSet::new(), files: BTreeMap::new() })
     }
 
     /// Adds what a program (its content) needs, all the way down.
@@ -47,11 +49,16 @@ impl Libraries {
             if !watch.is_file(&path) {
                 return Err(ImageError::NoLibrary { library: interpreter.clone(), needed_by: program.to_owned() });
             }
+            self.loaders.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
             self.files.insert(interpreter.clone(), path);
         }
         let mut seen = BTreeSet::new();
         let mut open = wanted(program, needs, Vec::new());
         while let Some(next) = open.pop() {
+            // libc names the loader among its libraries; it is there already, by its path.
+            if self.loaders.contains(&next.name) {
+                continue;
+            }
             let Some((path, in_guest)) = self.find(&next, watch) else {
                 return Err(ImageError::NoLibrary { library: next.name, needed_by: next.needed_by });
             };

@@ -138,10 +138,10 @@ impl fmt::Display for Step<'_> {
 /// Kernel arguments that every guest gets; `vptest.node=` and what follows `--` are the testbed's.
 ///
 /// Those after `rdinit` shorten the boot: no test of the timer interrupt and of ciphers, no rewriting of locks for one
-/// processor, and a random number generator that starts from the processor's. What measurements depend on stays the
+/// processor. What measurements depend on stays the
 /// distribution's, above all the mitigations of processor faults.
 pub const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 reboot=t rdinit=/bin/vptest no_timer_check \
-    noreplace-smp random.trust_cpu=on cryptomgr.notests";
+    noreplace-smp cryptomgr.notests";
 
 /// Further kernel arguments for a guest under TCG: its time stamp counter is this host's, and need not be measured.
 ///
