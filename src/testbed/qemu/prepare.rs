@@ -77,7 +77,7 @@ impl Prepared {
         }
         let offers = known.offers.clone().expect("they were asked for just now");
         let driver = offers.card(&wishes.driver, wishes.machine).map_err(refused)?.to_owned();
-        let (boot, image) = match &self.spec.disk {
+        let (mut boot, image) = match &self.spec.disk {
             Some(disk) => (disk_boot(Path::new(disk))?, None),
             None => {
                 let image = self.image(&mut known, request).await?;
@@ -98,6 +98,9 @@ impl Prepared {
             (Some(verdict), _) => verdict.accel(),
             (None, _) => Accel::Tcg,
         };
+        if let (Accel::Tcg, Boot::Kernel { arguments, .. }) = (accel, &mut boot) {
+            *arguments = format!("{arguments} {}", image::tcg_arguments());
+        }
         let hardware = Hardware {
             machine: wishes.machine,
             accel,
