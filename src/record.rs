@@ -7,9 +7,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+mod exact;
 mod host;
 mod syscalls;
 mod tcp;
+pub(crate) mod text;
 
 pub use host::{CpuTime, ForeignUse, HostUse, TopProcess};
 pub use syscalls::{
@@ -257,9 +259,10 @@ impl Moment {
 }
 
 /// What one capture point saw.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Capture {
     /// Node whose traffic it is.
+    #[serde(with = "text")]
     pub node: NodeId,
     /// Where it was taken.
     pub vantage: Vantage,
@@ -286,7 +289,7 @@ pub struct Capture {
 }
 
 /// One bin of a packet-size histogram.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SizeBin {
     /// Smallest size in the bin, in bytes.
     pub from: u32,
@@ -332,7 +335,7 @@ impl EventLevel {
 }
 
 /// Why an iteration should not be trusted as it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// What it does to the outcome.
     pub weight: Weight,
@@ -341,7 +344,7 @@ pub struct Problem {
 }
 
 /// What a [`Problem`] does to the outcome of its iteration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Weight {
     /// Something could bias it.
     Suspect,

@@ -25,7 +25,7 @@ pub struct Hello {
     /// Differs from boot to boot.
     #[serde(default)]
     pub boot_id: Option<String>,
-    /// Is it the first process of its system?
+    /// Is it what its guest is there for, started by the first process?
     #[serde(default)]
     pub first_process: bool,
     /// Its process number.
@@ -91,7 +91,6 @@ pub(super) enum Request {
 pub(super) enum Tell {
     Signal(i32),
     Stop,
-    Cancel,
 }
 
 /// News of a running call.
@@ -103,10 +102,7 @@ pub(super) enum News {
     },
     /// Answers a signal.
     Signalled(Option<Failure>),
-    Capturing {
-        link_type: u16,
-        ring_bytes: u64,
-    },
+    Capturing,
     Progress(CaptureProgress),
 }
 
@@ -251,7 +247,7 @@ pub struct RouteSetup {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaptureRequest {
     /// Whose traffic it is, for the record.
-    #[serde(with = "as_text")]
+    #[serde(with = "crate::record::text")]
     pub node: NodeId,
     /// Seen from where, for the record.
     pub vantage: Vantage,
@@ -297,19 +293,4 @@ pub struct ClockReading {
     pub round_trip_ns: u64,
     /// Round trips measured.
     pub rounds: u32,
-}
-
-/// Values with `Display` and `FromStr` as text.
-pub(crate) mod as_text {
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    pub(crate) fn serialize<T: std::fmt::Display, S: Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(value)
-    }
-
-    pub(crate) fn deserialize<'de, T: std::str::FromStr<Err: std::fmt::Display>, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<T, D::Error> {
-        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
-    }
 }

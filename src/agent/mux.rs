@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -186,8 +186,10 @@ impl Link {
 
     /// Tells the other side something about a call, from where nothing can be waited for.
     pub(super) fn tell(&self, call: u32, tell: Tell) {
-        let head = Head { kind: Kind::Tell, channel: 0, call };
-        let payload = json(&tell);
+        self.send_some_time(Head { kind: Kind::Tell, channel: 0, call }, json(&tell));
+    }
+
+    fn send_some_time(&self, head: Head, payload: Vec<u8>) {
         if self.lost().is_none() && !self.try_control(head, &payload) {
             let link = self.clone();
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -246,6 +248,10 @@ impl Link {
                     return Err(bad("more than was sent"));
                 }
                 credit.add_permits(more);
+            }
+            Kind::Cancel => {
+                let entry = self.state().calls.remove(&call);
+                entry.iter().flat_map(|entry| &entry.credit).for_each(|credit| credit.close());
             }
             Kind::Data => self.hand(call, Item::Data(channel, payload.to_vec()), payload.len(), offset)?,
             Kind::End => self.hand(call, Item::End(channel, payload.to_vec()), payload.len(), offset)?,
@@ -342,7 +348,7 @@ impl Drop for Inbox {
         if let Some(entry) = entry {
             entry.credit.iter().for_each(|credit| credit.close());
             if self.cancels {
-                self.link.tell(self.call, Tell::Cancel);
+                self.link.send_some_time(Head { kind: Kind::Cancel, channel: 0, call: self.call }, Vec::new());
             }
         }
     }
@@ -520,13 +526,16 @@ pub(super) struct Input<R> {
     start: usize,
     end: usize,
     offset: u64,
-    /// When something came last.
-    pub(super) heard: Instant,
 }
 
 impl<R: AsyncRead + Unpin> Input<R> {
     pub(super) fn new(read: R) -> Self {
-        Self { read, buffer: vec![0; 256 << 10], start: 0, end: 0, offset: 0, heard: Instant::now() }
+        Self { read, buffer: vec![0; 256 << 10], start: 0, end: 0, offset: 0 }
+    }
+
+    /// Goes on with another reader of the same channel: what the old one had read is not lost.
+    pub(super) fn resume(self, read: R) -> Self {
+        Self { read, ..self }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -552,7 +561,6 @@ impl<R: AsyncRead + Unpin> Input<R> {
         }
         let count = self.read.read(&mut self.buffer[self.end..]).await?;
         self.end += count;
-        self.heard = Instant::now();
         Ok(count)
     }
 }

@@ -43,10 +43,12 @@ pub enum Kind {
     Tell = 9,
     /// Orderly end of the conversation.
     Bye = 10,
+    /// Host: nobody wants the call any more.
+    Cancel = 11,
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Request,
         Self::Reply,
         Self::Done,
@@ -57,6 +59,7 @@ impl Kind {
         Self::Pong,
         Self::Tell,
         Self::Bye,
+        Self::Cancel,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {

@@ -9,7 +9,7 @@ use crate::agent::{self, init};
 /// Serve this machine to a vptest on another one (started in guests and over ssh, seldom by hand)
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-#[group(required = true, multiple = false, args = ["stdio", "port", "init"])]
+#[command(group = clap::ArgGroup::new("channel").required(true).args(["stdio", "port", "init"]))]
 pub(super) struct Args {
     /// Talk over standard input and output, and end with the conversation
     #[arg(long)]

@@ -47,12 +47,17 @@ impl Offload {
     }
 }
 
+const GET_SETTINGS: u32 = 0x1;
 const GET_DRIVER: u32 = 0x3;
 const GET_LINK: u32 = 0xa;
+const GET_RINGS: u32 = 0x10;
+const GET_RX_CHECKSUM: u32 = 0x14;
+const GET_TX_CHECKSUM: u32 = 0x16;
 const GET_STRINGS: u32 = 0x1b;
 const GET_SET_INFO: u32 = 0x37;
 const GET_FEATURES: u32 = 0x3a;
 const SET_FEATURES: u32 = 0x3b;
+const GET_CHANNELS: u32 = 0x3c;
 /// `ETH_SS_FEATURES`
 const FEATURE_NAMES: u32 = 4;
 /// `ETH_GSTRING_LEN`, in words.
@@ -105,6 +110,63 @@ pub fn driver(netlink: &Netlink, interface: &str) -> io::Result<String> {
     argument[0] = GET_DRIVER;
     call(netlink, interface, &mut argument)?;
     Ok(text(&argument[1..9]))
+}
+
+/// Version of the device's firmware; `None` when the driver names none.
+pub fn firmware(netlink: &Netlink, interface: &str) -> io::Result<Option<String>> {
+    // As in `driver`: command, driver and version of 32 bytes each, firmware version.
+    let mut argument = [0; 1 + 8 + 40];
+    argument[0] = GET_DRIVER;
+    call(netlink, interface, &mut argument)?;
+    let version = text(&argument[17..25]);
+    Ok(Some(version).filter(|version| !version.is_empty() && version != "N/A"))
+}
+
+/// Does the device check checksums of received packets?
+pub fn rx_checksum(netlink: &Netlink, interface: &str) -> io::Result<bool> {
+    let mut argument = [GET_RX_CHECKSUM, 0];
+    call(netlink, interface, &mut argument)?;
+    Ok(argument[1] != 0)
+}
+
+/// Does the device fill in checksums of sent packets?
+pub fn tx_checksum(netlink: &Netlink, interface: &str) -> io::Result<bool> {
+    let mut argument = [GET_TX_CHECKSUM, 0];
+    call(netlink, interface, &mut argument)?;
+    Ok(argument[1] != 0)
+}
+
+/// Speed of the link in Mbit/s; `None` when the driver does not know.
+pub fn speed(netlink: &Netlink, interface: &str) -> io::Result<Option<u32>> {
+    // struct ethtool_cmd, 44 bytes: the halves of the speed are in words 3 and 7, as the first two bytes of each.
+    let mut argument = [0; 11];
+    argument[0] = GET_SETTINGS;
+    call(netlink, interface, &mut argument)?;
+    let half = |word: u32| {
+        let bytes = word.to_ne_bytes();
+        u32::from(u16::from_ne_bytes([bytes[0], bytes[1]]))
+    };
+    let speed = half(argument[3]) | half(argument[7]) << 16;
+    // SPEED_UNKNOWN is -1, which older drivers give in 16 bits.
+    Ok(Some(speed).filter(|&speed| speed != 0 && speed != u32::MAX && speed != 0xffff))
+}
+
+/// Queues in use: combined ones, and the larger number of those that only receive or only send.
+pub fn queues(netlink: &Netlink, interface: &str) -> io::Result<u32> {
+    // struct ethtool_channels: command, four maxima, then rx, tx, other, combined
+    let mut argument = [0; 9];
+    argument[0] = GET_CHANNELS;
+    call(netlink, interface, &mut argument)?;
+    Ok(argument[8].saturating_add(argument[5].max(argument[6])))
+}
+
+/// Descriptors of the receive and the send ring.
+pub fn rings(netlink: &Netlink, interface: &str) -> io::Result<(u32, u32)> {
+    // struct ethtool_ringparam: command, four maxima, then rx, rx mini, rx jumbo, tx
+    let mut argument = [0; 9];
+    argument[0] = GET_RINGS;
+    call(netlink, interface, &mut argument)?;
+    Ok((argument[5], argument[8]))
 }
 
 /// Does the interface have a carrier?

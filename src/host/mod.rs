@@ -10,6 +10,7 @@ pub mod link;
 pub mod namespace;
 pub mod netlink;
 pub mod qdisc;
+pub mod setup;
 pub mod tap;
 pub mod userns;
 

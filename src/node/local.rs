@@ -169,7 +169,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 /// Does a TCP socket of the current namespace listen on the port?
-fn any_listener(port: u16) -> io::Result<bool> {
+pub(crate) fn any_listener(port: u16) -> io::Result<bool> {
     for table in ["tcp", "tcp6"] {
         match std::fs::read_to_string(format!("/proc/thread-self/net/{table}")) {
             Ok(text) if has_listener(&text, port) => return Ok(true),

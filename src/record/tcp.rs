@@ -2,10 +2,13 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
+use super::exact;
 use crate::ids::Direction;
 
 /// TCP as one capture point saw it, all connections together.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tcp {
     /// Connections of which at least one packet was seen.
     pub connections: u64,
@@ -44,7 +47,7 @@ pub struct Tcp {
 }
 
 /// How payload is cut into packets, one direction of all connections.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TcpDirection {
     /// TCP packets.
     pub packets: u64,
@@ -69,7 +72,7 @@ pub struct TcpDirection {
 ///
 /// Connections without a value (no RTT sample, say) do not count. Quantiles are by nearest rank; beyond 128 connections they
 /// are at most 0.39 % too near to zero.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionStatistic {
     /// In which direction.
     pub direction: Direction,
@@ -80,26 +83,37 @@ pub struct ConnectionStatistic {
     /// Connections with a value.
     pub count: u64,
     /// Sum of the values; `None` without any.
+    #[serde(with = "exact::option")]
     pub sum: Option<f64>,
     /// Arithmetic mean; `None` without values.
+    #[serde(with = "exact::option")]
     pub mean: Option<f64>,
     /// Sample standard deviation; `None` below two values.
+    #[serde(with = "exact::option")]
     pub sd: Option<f64>,
     /// Smallest value; `None` without values, as for all that follow.
+    #[serde(with = "exact::option")]
     pub min: Option<f64>,
     /// 5 % quantile.
+    #[serde(with = "exact::option")]
     pub p5: Option<f64>,
     /// 25 % quantile.
+    #[serde(with = "exact::option")]
     pub p25: Option<f64>,
     /// Median.
+    #[serde(with = "exact::option")]
     pub median: Option<f64>,
     /// 75 % quantile.
+    #[serde(with = "exact::option")]
     pub p75: Option<f64>,
     /// 95 % quantile.
+    #[serde(with = "exact::option")]
     pub p95: Option<f64>,
     /// 99 % quantile.
+    #[serde(with = "exact::option")]
     pub p99: Option<f64>,
     /// Largest value.
+    #[serde(with = "exact::option")]
     pub max: Option<f64>,
     /// The whole distribution, to merge with others (`flow::Sketch`); `None` where all values are equal: then it is `count`
     /// times `min`.
@@ -107,7 +121,7 @@ pub struct ConnectionStatistic {
 }
 
 /// What one direction carried in one stretch of time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeriesBin {
     /// Which direction.
     pub direction: Direction,
@@ -120,7 +134,7 @@ pub struct SeriesBin {
 }
 
 /// A silence of a connection that had octets outstanding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stall {
     /// Number of the connection.
     pub connection: u64,
@@ -133,7 +147,7 @@ pub struct Stall {
 }
 
 /// A single connection.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Connection {
     /// From 1, in order of first packets.
     pub number: u64,
@@ -150,5 +164,6 @@ pub struct Connection {
     /// Was it reset?
     pub reset: bool,
     /// a2b and b2a: a value for each of `flow::STATISTICS`, flags as 0 and 1; `None` where there is none.
+    #[serde(with = "exact::values")]
     pub values: [Vec<Option<f64>>; 2],
 }

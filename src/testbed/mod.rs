@@ -12,6 +12,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 
+pub(crate) use lan::path::trace_from_here;
+
 use crate::host::namespace::Namespace;
 use crate::ids::{NodeId, Stage, Vantage};
 use crate::node::Node;
@@ -184,6 +186,8 @@ pub enum CaptureSource {
         /// `None` for the namespace vptest runs in.
         namespace: Option<Arc<Namespace>>,
     },
+    /// libpcap on the node, run by its agent. `Captures` must then not be started or stopped on a thread of the runtime.
+    Agent(crate::agent::Client),
     /// No packets at all: the `fake` testbed's point, which reports these numbers.
     Synthetic {
         /// Packets seen.

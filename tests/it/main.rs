@@ -1,14 +1,17 @@
 //! End-to-end tests: the program as its users run it.
 
+mod agent;
 mod bad_input;
 mod campaign;
 mod capture;
 mod faults;
 mod flows;
 mod flows_real;
+mod image;
 mod live;
 mod need;
 mod netns;
+mod qemu;
 mod real;
 mod signals;
 mod store;

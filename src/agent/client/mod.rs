@@ -17,7 +17,8 @@ use super::message::{ArchiveReceipt, ClockReading, Failure, Hello, NetworkSetup,
 use super::mux::{self, Inbox, Input, Item, Link, Outbox};
 use super::wire::{Answer, GREETING, Kind, MAX_PAYLOAD, PROTOCOL, Preamble, skip_to_greeting};
 
-pub use capture::RemoteCapture;
+pub use capture::{Keep, RemoteCapture};
+pub(in crate::agent) use files::hex;
 pub use process::RemoteProcess;
 
 /// When a conversation is given up.
@@ -187,7 +188,7 @@ impl Client {
                 self.0.link.over().await;
                 Ok(())
             }
-            Err(AgentError::Lost(Lost::Closed)) => Ok(()),
+            Err(AgentError::Lost(Lost::Closed | Lost::Io { .. })) => Ok(()),
             Err(error) => Err(error),
         }
     }

@@ -1,5 +1,9 @@
 //! The node's side: serves one conversation after the other.
 
+mod archive;
+mod capture;
+mod files;
+mod network;
 mod process;
 mod session;
 
@@ -10,6 +14,8 @@ use std::time::Duration;
 use super::channel;
 use super::message::Hello;
 use super::mux::Input;
+use session::End;
+
 use super::wire::{Answer, GREETING, PROTOCOL, Preamble, skip_to_greeting};
 
 /// Bytes that are skipped before a host is heard, on a channel that lives for one conversation.
@@ -63,7 +69,7 @@ pub fn serve(source: &Source, options: Options) -> io::Result<()> {
             Source::Stdio => {
                 let (input, output) = channel::stdio()?;
                 let mut input = Input::new(input);
-                session::converse(&mut input, output, &options, Some(MAX_NOISE)).await
+                session::converse(&mut input, output, &options, Some(MAX_NOISE)).await.map(drop)
             }
             Source::Port(name) => serve_port(name, &options).await,
         }
@@ -76,14 +82,32 @@ pub fn serve(source: &Source, options: Options) -> io::Result<()> {
 /// Conversation after conversation. A port may be opened once only, so that it stays open.
 async fn serve_port(name: &str, options: &Options) -> io::Result<()> {
     let port = channel::open_port(name)?;
+    let (input, mut output) = channel::both_ways(&port)?;
+    let mut input = Input::new(input);
     loop {
-        let (input, output) = channel::both_ways(&port)?;
-        let mut input = Input::new(input);
-        if let Err(error) = session::converse(&mut input, output, options, None).await {
-            tracing::debug!("no conversation: {error}");
+        match session::converse(&mut input, output, options, None).await {
+            Ok(End::HostGone) => {}
+            Ok(End::SwitchOff) => return switch_off(),
+            Err(error) => tracing::debug!("no conversation: {error}"),
         }
         tokio::time::sleep(PORT_PACE).await;
+        // The runtime goes on taking a descriptor for closed whose other side was away once.
+        let (again, next) = channel::both_ways(&port)?;
+        input = input.resume(again);
+        output = next;
     }
+}
+
+/// Switches the system off, if this is its first process; otherwise the agent ends.
+fn switch_off() -> io::Result<()> {
+    if std::process::id() == 1 {
+        nix::unistd::sync();
+        match nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_POWER_OFF) {
+            Ok(never) => match never {},
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Waits for a host's preamble. `None` when the channel ends before one comes.
@@ -137,9 +161,82 @@ fn hello(options: &Options) -> Hello {
         cpus: crate::host::cpus::usable().map(|cpus| cpus.len()),
         memory,
         boot_id: read("/proc/sys/kernel/random/boot_id"),
-        first_process: std::process::id() == 1,
+        first_process: super::init::is_under_way(),
         pid: Some(std::process::id()),
         scratch: options.scratch.to_string_lossy().into_owned(),
         vptest: program.map_or_else(|| "vptest".to_owned(), |path| path.to_string_lossy().into_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::unix::pipe;
+
+    use super::super::wire::{HEADER, Head, Kind, header};
+    use super::super::{AgentError, Client, Limits, Lost};
+    use super::*;
+
+    /// A channel that stays open whoever comes and goes, as a port does.
+    struct Port {
+        read: OwnedFd,
+        write: OwnedFd,
+    }
+
+    impl Port {
+        fn pair() -> (Self, Self) {
+            let ((a_read, a_write), (b_read, b_write)) = (io::pipe().unwrap(), io::pipe().unwrap());
+            (Self { read: a_read.into(), write: b_write.into() }, Self { read: b_read.into(), write: a_write.into() })
+        }
+
+        fn open(&self) -> (pipe::Receiver, pipe::Sender) {
+            let read = pipe::Receiver::from_owned_fd(self.read.try_clone().unwrap()).unwrap();
+            (read, pipe::Sender::from_owned_fd(self.write.try_clone().unwrap()).unwrap())
+        }
+    }
+
+    async fn serve(port: Port, options: Options) {
+        let (read, mut output) = port.open();
+        let mut input = Input::new(read);
+        loop {
+            let _ = session::converse(&mut input, output, &options, None).await;
+            let (again, next) = port.open();
+            input = input.resume(again);
+            output = next;
+        }
+    }
+
+    #[tokio::test]
+    async fn hosts_that_go_anywhere_are_followed_by_others() {
+        let scratch = tempfile::tempdir().unwrap();
+        let options = Options { scratch: scratch.path().to_owned(), results: None, owns_scratch: true };
+        let (agent, host) = Port::pair();
+        tokio::spawn(serve(agent, options));
+        let limits = Limits { again: Duration::from_millis(100), ..Limits::default() };
+        // Gone in the middle of a preamble, of a header, of a payload.
+        let preamble = Preamble { protocol: PROTOCOL, silence_ms: 60_000, nonce: 77 }.encode();
+        let head = header(Head { kind: Kind::Data, channel: 0, call: 1 }, 60_000, 77);
+        for begun in [&preamble[..20], &[&preamble[..], &head[..9]].concat(), &[&preamble[..], &head, b"abc"].concat()]
+        {
+            let (_, mut gone) = host.open();
+            gone.write_all(begun).await.unwrap();
+            let (read, write) = host.open();
+            let client = Client::connect(read, write, limits).await.unwrap();
+            client.put("x", 0o644, 2, &b"hi"[..]).await.unwrap();
+            assert!(client.exists("x").await.unwrap());
+            let mut process = client
+                .spawn(&crate::node::Command {
+                    argv: vec!["sleep".to_owned(), "1000".to_owned()],
+                    ..crate::node::Command::default()
+                })
+                .await
+                .unwrap();
+            drop(client);
+            assert!(matches!(process.end().await.unwrap_err().as_ref(), AgentError::Lost(Lost::Ended)));
+        }
+        assert_eq!(HEADER, head.len());
     }
 }

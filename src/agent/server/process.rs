@@ -14,20 +14,20 @@ use super::super::wire::Kind;
 use super::session::Session;
 use crate::host::cage::{Cage, Job};
 use crate::host::child::Child;
-use crate::node::{Command, Exit, ExitStatus, Process as _};
+use crate::node::{Command, Exit, ExitStatus, NodeIoError, Process as _};
 
 /// How long outputs may stay open and silent after the process has ended (a child of its own may hold them).
 const OUTPUT_GRACE: Duration = Duration::from_millis(500);
 
-/// Runs a command to its end, or until the host gives it up: then it is killed.
+/// Runs a command to its end, or until the host gives it up: then it is killed, since its guard is dropped.
 pub(super) async fn spawn(
     session: &Session,
     command: Command,
     limit: u64,
-    inbox: Inbox,
+    mut inbox: Inbox,
     outbox: &Outbox,
 ) -> Result<Outcome, Failure> {
-    let (child, out, err) = start(session, command).await?;
+    let (mut child, out, err) = start(session, command).await?;
     let cpus = child.affinity();
     outbox.send(Kind::Reply, &News::Started { pid: child.pid(), cpus }).await?;
     let (ended, end) = watch::channel(false);
@@ -37,15 +37,36 @@ pub(super) async fn spawn(
         let (out, err) = tokio::join!(out, err);
         out.and(err)
     };
-    let life = async {
-        let exit = live(child, inbox, outbox).await;
-        ended.send_replace(true);
-        exit
-    };
-    let (exit, piped) = tokio::join!(life, outputs);
-    let exit = exit?;
-    piped?;
-    Ok(exited(&exit))
+    tokio::pin!(outputs);
+    let (mut exit, mut sent) = (None, false);
+    loop {
+        tokio::select! {
+            result = child.wait(), if exit.is_none() => {
+                let failed = |error: NodeIoError| Failure::new(FailureKind::Other, "wait for a process", error.to_string());
+                exit = Some(result.map_err(failed)?);
+                ended.send_replace(true);
+            }
+            result = &mut outputs, if !sent => {
+                result?;
+                sent = true;
+            }
+            // Kept up to the last byte: the credit of the outputs ends with it.
+            item = inbox.next() => told(item, &mut child, outbox).await?,
+        }
+        if let (Some(exit), true) = (&exit, sent) {
+            return Ok(exited(exit));
+        }
+    }
+}
+
+/// Passes a signal on. An error when the host has given the command up.
+async fn told(item: Option<Item>, child: &mut Child, outbox: &Outbox) -> Result<(), Failure> {
+    let given_up = || Failure::new(FailureKind::Other, "go on", "the host gave the command up");
+    let Item::News(payload) = item.ok_or_else(given_up)? else { return Ok(()) };
+    let Ok(Tell::Signal(number)) = serde_json::from_slice(&payload) else { return Err(given_up()) };
+    let failed = child.signal(number).err();
+    let failure = failed.map(|error| Failure::new(FailureKind::Invalid, "signal a process", error.to_string()));
+    Ok(outbox.send(Kind::Reply, &News::Signalled(failure)).await?)
 }
 
 async fn start(session: &Session, command: Command) -> Result<(Child, pipe::Receiver, pipe::Receiver), Failure> {
@@ -80,31 +101,6 @@ impl Session {
         let cage = Arc::new(Cage::open_or_groups()?);
         Ok(Arc::clone(slot.insert(cage)))
     }
-}
-
-/// Waits for the end, passing signals on. Dropping the child kills it.
-async fn live(mut child: Child, mut inbox: Inbox, outbox: &Outbox) -> Result<Exit, Failure> {
-    loop {
-        tokio::select! {
-            exit = child.wait() => return exit.map_err(|error| Failure::new(FailureKind::Other, "wait", error.to_string())),
-            item = inbox.next() => match item {
-                Some(Item::News(payload)) => match serde_json::from_slice(&payload) {
-                    Ok(Tell::Signal(number)) => {
-                        let failed = child.signal(number).err();
-                        let failure = failed.map(|error| Failure::new(FailureKind::Invalid, "signal", error.to_string()));
-                        outbox.send(Kind::Reply, &News::Signalled(failure)).await?;
-                    }
-                    Ok(Tell::Stop | Tell::Cancel) | Err(_) => return Err(given_up()),
-                },
-                Some(_) => {}
-                None => return Err(given_up()),
-            },
-        }
-    }
-}
-
-fn given_up() -> Failure {
-    Failure::new(FailureKind::Other, "go on", "the host gave the command up")
 }
 
 /// Sends an output on, up to `limit` bytes; the rest is read and thrown away. The end says whether there was such a rest.

@@ -1,22 +1,38 @@
 //! One conversation at the node: every request becomes a task of its own.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinSet;
 
 use super::super::error::Lost;
 use super::super::message::{Failure, FailureKind, Outcome, Request};
 use super::super::mux::{self, Inbox, Input, Link, Outbox};
 use super::super::wire::PROTOCOL;
-use super::{Options, answer, greeted, process, silence};
+use super::files::{self, blocking};
+use super::{Options, answer, archive, capture, greeted, network, process, silence};
 use crate::host::cage::Cage;
+use crate::node::local::any_listener;
 
 /// How long calls may take to notice that the conversation is over.
 const WIND_UP: Duration = Duration::from_secs(2);
+
+/// How long the answer to the last request may take to go out.
+const FAREWELL: Duration = Duration::from_millis(50);
+
+/// How a conversation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The host went, or could not be understood any more.
+    HostGone,
+    /// The host asked for the end of the system.
+    SwitchOff,
+}
 
 /// What the calls of a conversation share.
 #[derive(Debug)]
@@ -25,6 +41,8 @@ pub(super) struct Session {
     pub(super) link: Link,
     /// Everything that was started; opened with the first command.
     pub(super) cage: Mutex<Option<Arc<Cage>>>,
+    /// The host asked for the end of the system.
+    switch_off: Notify,
 }
 
 /// Waits for a host, serves it until it goes, and ends everything it has started.
@@ -36,7 +54,7 @@ pub(super) async fn converse<R, W>(
     mut output: W,
     options: &Options,
     noise: Option<u64>,
-) -> io::Result<()>
+) -> io::Result<End>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin + Send + 'static,
@@ -53,14 +71,27 @@ where
     }
     let (link, queues) = Link::new(preamble.nonce);
     let writer = tokio::spawn(mux::write(link.clone(), queues, output, greeting));
-    let session = Arc::new(Session { options: options.clone(), link: link.clone(), cage: Mutex::new(None) });
+    let session = Arc::new(Session {
+        options: options.clone(),
+        link: link.clone(),
+        cage: Mutex::new(None),
+        switch_off: Notify::new(),
+    });
     let mut calls = JoinSet::new();
-    let why = mux::read(&link, input, silence(&preamble), |call, payload| {
+    let reading = mux::read(&link, input, silence(&preamble), |call, payload| {
         while calls.try_join_next().is_some() {}
         let Some((inbox, outbox)) = link.accept(call) else { return };
         calls.spawn(serve(Arc::clone(&session), payload, inbox, outbox));
-    })
-    .await;
+    });
+    let ended = async {
+        session.switch_off.notified().await;
+        // The answer goes out before the end of the conversation does.
+        tokio::time::sleep(FAREWELL).await;
+    };
+    let (why, switch_off) = tokio::select! {
+        why = reading => (why, false),
+        () = ended => (Lost::Ended, true),
+    };
     tracing::debug!("the conversation is over: {why}");
     link.lose(why);
     session.end_processes().await;
@@ -69,7 +100,7 @@ where
         calls.abort_all();
     }
     let _ = writer.await;
-    Ok(())
+    Ok(if switch_off { End::SwitchOff } else { End::HostGone })
 }
 
 async fn serve(session: Arc<Session>, payload: Vec<u8>, inbox: Inbox, outbox: Outbox) {
@@ -92,10 +123,63 @@ impl Session {
             }
             Request::Reset => {
                 self.end_processes().await;
+                if !self.options.owns_scratch {
+                    return Ok(Outcome::Done);
+                }
+                let scratch = self.options.scratch.clone();
+                blocking(move || files::empty(&scratch)).await
+            }
+            Request::Put { path, mode, size } => {
+                let (target, runtime) = (self.resolve(&path), Handle::current());
+                blocking(move || files::put(&target, mode, size, inbox, &runtime)).await
+            }
+            Request::Get { path, limit } => {
+                let (source, outbox, runtime) = (self.resolve(&path), outbox.clone(), Handle::current());
+                let sent = blocking(move || files::get(&source, limit, &outbox, &runtime)).await;
+                drop(inbox);
+                sent
+            }
+            Request::ReadFiles { paths, limit } => {
+                let paths: Vec<_> = paths.iter().map(|path| self.resolve(path)).collect();
+                let (outbox, runtime) = (outbox.clone(), Handle::current());
+                let sent = blocking(move || files::read_files(&paths, limit, &outbox, &runtime)).await;
+                drop(inbox);
+                sent
+            }
+            Request::Build => blocking(files::build).await,
+            Request::Listening { port } => {
+                let failed = |error: io::Error| Failure::io("list its sockets", &error);
+                blocking(move || any_listener(port).map(Outcome::Is).map_err(failed)).await
+            }
+            Request::Exists { path } => {
+                let there = self.resolve(&path).try_exists();
+                there.map(Outcome::Is).map_err(|error| Failure::io(format!("look for {path}"), &error))
+            }
+            Request::Configure(setup) => blocking(move || network::configure(&setup)).await,
+            Request::Settings { interface } => blocking(move || network::settings(&interface)).await,
+            Request::Walk { target, limit } => blocking(move || network::walk(target, limit)).await,
+            Request::Capture(request) => capture::capture(*request, inbox, outbox).await,
+            Request::Archive { paths, nonce } => {
+                let paths: Vec<_> = paths.iter().map(|path| self.resolve(path)).collect();
+                let disk = self.options.results.clone();
+                blocking(move || archive::archive(disk, &paths, nonce)).await
+            }
+            Request::PowerOff => {
+                self.end_processes().await;
+                blocking(|| {
+                    nix::unistd::sync();
+                    Ok(())
+                })
+                .await?;
+                self.switch_off.notify_one();
                 Ok(Outcome::Done)
             }
-            _ => Err(Failure::new(FailureKind::Invalid, "answer", "not built yet")),
         }
+    }
+
+    /// Relative paths begin in the scratch directory.
+    fn resolve(&self, path: &str) -> PathBuf {
+        self.options.scratch.join(path)
     }
 
     /// Kills everything that was started and waits until it is gone.

@@ -144,6 +144,10 @@ impl PacketSink for Flows {
         }
     }
 
+    fn flow_options(&self) -> Option<FlowOptions> {
+        Some(self.options)
+    }
+
     fn end(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Off) {
             State::Running(running) => {
@@ -177,7 +181,8 @@ impl Stopped<Flows> {
         let Self { mut captures, mut problems, sinks } = self;
         for (capture, flows) in captures.iter_mut().zip(sinks) {
             let (tcp, more) = flows.into_tcp(capture.packets);
-            capture.tcp = tcp;
+            // An agent has done it on its node.
+            capture.tcp = tcp.or(capture.tcp.take());
             problems.extend(more);
         }
         (captures, problems)

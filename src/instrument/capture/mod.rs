@@ -11,6 +11,7 @@ mod kept;
 mod open;
 mod pcapng;
 mod reader;
+mod remote;
 mod ring;
 mod tally;
 mod thread;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 pub use flows::{FlowOptions, Flows};
 pub use open::LinkType;
+pub(crate) use remote::{FILTER, Here, Watch};
 pub use ring::{available_memory, ring_bytes};
 pub use tally::{SIZE_EDGES, Tally};
 
@@ -32,6 +34,7 @@ use crate::spec::CaptureSpec;
 use crate::testbed::{CapturePoint, CaptureSource};
 use open::{BLOCK_TIMEOUT_MS, Settings};
 use reader::{Window, now_ns};
+use remote::Remote;
 use thread::{Finished, Thread};
 
 /// Packets go on being counted for this long after [`Captures::stop`] was called: the end of a workload's process comes
@@ -49,6 +52,12 @@ pub trait PacketSink: Send + 'static {
 
     /// There are no more packets. Called once, on the same thread; never where the capture was dropped or is synthetic.
     fn end(&mut self) {}
+
+    /// What an engine in this sink would do, so that an agent can do it on its node: there the packets are. Such a sink
+    /// gets none. `None` for a sink without an engine.
+    fn flow_options(&self) -> Option<FlowOptions> {
+        None
+    }
 }
 
 /// Takes no notice of packets.
@@ -122,6 +131,7 @@ pub struct Captures<S = NoSink> {
 enum Running<S> {
     Live { place: String, thread: Thread<S> },
     Synthetic { capture: Box<record::Capture>, sink: S },
+    Remote { remote: Box<Remote>, sink: S },
 }
 
 /// What captures brought home.
@@ -176,8 +186,13 @@ impl<S: PacketSink> Captures<S> {
             let sink = sink(waiting.point(), link);
             waiting.go(spec, sink)
         });
-        let points = points.collect();
-        Ok(Self { points, stop: Some(stop), window, began })
+        let captures = Self { points: points.collect(), stop: Some(stop), window, began };
+        for point in &captures.points {
+            if let Running::Remote { remote, .. } = point {
+                remote.ready()?;
+            }
+        }
+        Ok(captures)
     }
 
     /// Ends all captures and collects them. Nothing that was captured before the call is lost.
@@ -188,6 +203,11 @@ impl<S: PacketSink> Captures<S> {
         stopped.problems.extend(self.clock_step());
         let linger = i64::try_from(LINGER.as_nanos()).expect("a few milliseconds");
         self.window.until_ns.store(now_ns() + linger, Ordering::Relaxed);
+        for point in &mut self.points {
+            if let Running::Remote { remote, .. } = point {
+                remote.stop();
+            }
+        }
         drop(self.stop.take());
         for point in std::mem::take(&mut self.points) {
             stopped.collect(point);
@@ -212,6 +232,20 @@ impl<S> Stopped<S> {
             Running::Synthetic { capture, sink } => {
                 self.captures.push(*capture);
                 self.sinks.push(sink);
+            }
+            Running::Remote { remote, sink } => {
+                let place = remote.place();
+                match remote.join() {
+                    Ok((capture, problems)) => {
+                        self.captures.push(capture);
+                        self.problems.extend(problems);
+                        self.sinks.push(sink);
+                    }
+                    Err(error) => {
+                        let text = format!("capture of {place} is lost: {error}");
+                        self.problems.push(Problem { weight: Weight::Invalid, text });
+                    }
+                }
             }
             Running::Live { place, thread } => match thread.join() {
                 Ok(Finished { capture, problems, sink }) => {
@@ -241,6 +275,7 @@ impl<S> Drop for Captures<S> {
 enum Waiting<'a, S> {
     Live { point: &'a CapturePoint, thread: Thread<S> },
     Synthetic { point: &'a CapturePoint },
+    Remote { point: &'a CapturePoint, remote: Box<Remote> },
 }
 
 impl<'a, S: PacketSink> Waiting<'a, S> {
@@ -250,7 +285,10 @@ impl<'a, S: PacketSink> Waiting<'a, S> {
         stop: &Arc<io::PipeReader>,
         window: &Arc<Window>,
     ) -> Result<Self, CaptureError> {
-        Ok(match point.source {
+        Ok(match &point.source {
+            CaptureSource::Agent(client) => {
+                Self::Remote { point, remote: Box::new(Remote::new(point, client, settings.keep.clone())) }
+            }
             CaptureSource::Synthetic { .. } => Self::Synthetic { point },
             CaptureSource::Live { .. } => {
                 let thread = Thread::spawn(point, settings, Arc::clone(stop), Arc::clone(window));
@@ -261,14 +299,14 @@ impl<'a, S: PacketSink> Waiting<'a, S> {
 
     fn point(&self) -> &'a CapturePoint {
         match self {
-            Self::Live { point, .. } | Self::Synthetic { point } => point,
+            Self::Live { point, .. } | Self::Synthetic { point } | Self::Remote { point, .. } => point,
         }
     }
 
     fn ready(&self) -> Result<LinkType, CaptureError> {
         match self {
             Self::Live { thread, .. } => thread.ready(),
-            Self::Synthetic { .. } => Ok(LinkType(1)),
+            Self::Synthetic { .. } | Self::Remote { .. } => Ok(LinkType(1)),
         }
     }
 
@@ -279,6 +317,10 @@ impl<'a, S: PacketSink> Waiting<'a, S> {
                 Running::Live { place: place(point), thread }
             }
             Self::Synthetic { point } => Running::Synthetic { capture: Box::new(synthetic(point, spec)), sink },
+            Self::Remote { mut remote, .. } => {
+                remote.begin(spec, sink.flow_options());
+                Running::Remote { remote, sink }
+            }
         }
     }
 }

@@ -183,7 +183,7 @@ fn discard(opened: Opened) {
 }
 
 /// The last directory and the file name: `000001-0123456789ab.d/client1-guest.pcapng`.
-fn below_campaign(path: &Path) -> String {
+pub(super) fn below_campaign(path: &Path) -> String {
     let names: PathBuf = path.parent().and_then(Path::file_name).into_iter().chain(path.file_name()).collect();
     names.to_string_lossy().into_owned()
 }

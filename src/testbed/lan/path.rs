@@ -56,6 +56,11 @@ pub(in crate::testbed) fn walk(network: &Network, topology: &Topology, pair: u8)
     })
 }
 
+/// Walks from the network stack of the calling thread: the addresses passed, and whether the target was reached.
+pub(crate) fn trace_from_here(target: Ipv4Addr, limit: usize) -> io::Result<(Vec<Option<Ipv4Addr>>, bool)> {
+    trace(&open()?, target, limit)
+}
+
 fn open() -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;

@@ -28,6 +28,10 @@ use crate::testbed::TestbedError;
 const POLL: Duration = Duration::from_millis(10);
 /// How long QEMU may take to follow its guest, or to end when it is told to.
 const END_LIMIT: Duration = Duration::from_secs(2);
+/// How long after a failure QEMU may take to be found gone.
+const BRIEFLY: Duration = Duration::from_millis(300);
+/// How long a guest's network card may take to find its link.
+const LINK_LIMIT: Duration = Duration::from_secs(20);
 /// Room on the results disk. The file has holes: only what is written takes room.
 const RESULTS_BYTES: u64 = 64 << 30;
 
@@ -124,7 +128,14 @@ impl Guest {
         let (qmp, client) = tokio::select! {
             biased;
             how = running.ended() => Err(running.failed(running.why(&how))),
-            up = up => up,
+            // A conversation that breaks off may be the first sign of a QEMU that has ended.
+            up = up => match up {
+                Ok(up) => Ok(up),
+                Err(error) => match tokio::time::timeout(BRIEFLY, running.ended()).await {
+                    Ok(how) => Err(running.failed(running.why(&how))),
+                    Err(_) => Err(error),
+                },
+            },
         }?;
         Ok(Self { node, client, qmp: Arc::new(qmp), running, pid, results })
     }
@@ -161,6 +172,23 @@ impl Guest {
         let ended = self.running.ended.borrow().is_some();
         let status = self.qmp.execute("query-status", Value::Null).await;
         !ended && status.is_ok_and(|status| status["running"] == true)
+    }
+
+    /// Waits until an interface in the guest is up: some drivers find out about the link some time after they are
+    /// switched on. One that does not say counts as up.
+    pub(super) async fn await_link(&self, interface: &str) -> Result<(), TestbedError> {
+        let deadline = Instant::now() + LINK_LIMIT;
+        loop {
+            let readings = self.client.settings(interface).await.map_err(|error| self.failed(&error))?;
+            let state = readings.iter().find(|r| r.name == "operstate").and_then(|r| r.value.as_deref());
+            match state {
+                Some("up" | "unknown") | None => return Ok(()),
+                Some(state) if Instant::now() >= deadline => {
+                    return Err(self.failed(format_args!("{interface} is {state} after {LINK_LIMIT:?}")));
+                }
+                Some(_) => tokio::time::sleep(POLL).await,
+            }
+        }
     }
 
     /// What the guest printed so far.

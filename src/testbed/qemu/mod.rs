@@ -42,7 +42,7 @@ pub(crate) async fn kvm_verdict(
     match (accel::remembered(cache, &offers.version), image) {
         (Some(known), _) => Some(known),
         (None, Some(image)) => {
-            let boot = prepare::kernel_boot(image).ok()?;
+            let boot = prepare::kernel_boot(image, &[]).ok()?;
             Some(accel::verdict(&boot, &offers.version, cache, scratch).await)
         }
         (None, None) => None,

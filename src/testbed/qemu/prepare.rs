@@ -77,12 +77,14 @@ impl Prepared {
         }
         let offers = known.offers.clone().expect("they were asked for just now");
         let driver = offers.card(&wishes.driver, wishes.machine).map_err(refused)?.to_owned();
-        let (boot, image) = match &self.spec.disk {
+        let (mut boot, image) = match &self.spec.disk {
             Some(disk) => (disk_boot(Path::new(disk))?, None),
             None => {
                 let image = self.image(&mut known, request).await?;
                 check_modules(&image, &wishes, &driver).map_err(refused)?;
-                (kernel_boot(&image)?, Some(image))
+                let tunnel = wishes.tunnel.then_some("ip_gre");
+                let modules: Vec<&str> = image::module_of(&driver).into_iter().chain(tunnel).collect();
+                (kernel_boot(&image, &modules)?, Some(image))
             }
         };
         let verdict = match wishes.accel {
@@ -96,6 +98,9 @@ impl Prepared {
             (Some(verdict), _) => verdict.accel(),
             (None, _) => Accel::Tcg,
         };
+        if let (Accel::Tcg, Boot::Kernel { arguments, .. }) = (accel, &mut boot) {
+            *arguments = format!("{arguments} {}", image::tcg_arguments());
+        }
         let hardware = Hardware {
             machine: wishes.machine,
             accel,
@@ -207,11 +212,12 @@ fn check_modules(image: &Image, wishes: &Wishes, driver: &str) -> Result<(), Str
     Ok(())
 }
 
-pub(super) fn kernel_boot(image: &Image) -> Result<Boot, TestbedError> {
+/// `modules` are loaded at boot, besides those that every guest needs.
+pub(super) fn kernel_boot(image: &Image, modules: &[&str]) -> Result<Boot, TestbedError> {
     Ok(Boot::Kernel {
         kernel: text(&image.kernel)?,
         initramfs: text(&image.initramfs)?,
-        arguments: format!("{} ipv6.disable_ipv6=1", image::KERNEL_ARGUMENTS),
+        arguments: format!("{} ipv6.disable_ipv6=1 vptest.modules={}", image::KERNEL_ARGUMENTS, modules.join(",")),
     })
 }
 

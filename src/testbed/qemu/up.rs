@@ -108,7 +108,6 @@ impl Up {
             facts.push(fact("image.kernel", image.kernel_source.clone()));
         }
         facts.extend(spec.disk.iter().map(|disk| fact("image.disk", disk.clone())));
-        facts.extend(uname().map(|release| fact("kernel", release)));
         let Some(machines) = &self.machines else { return facts };
         facts.push(fact("testbed.qemu.version", self.resolved.qemu.clone()));
         facts.push(fact("testbed.reused", machines.uses.to_string()));
@@ -149,6 +148,12 @@ impl Instance for Up {
     fn capture_points(&self) -> Vec<CapturePoint> {
         let Some(machines) = &self.machines else { return Vec::new() };
         let mut points = Vec::new();
+        points.extend(machines.guests.iter().map(|guest| CapturePoint {
+            node: guest.node,
+            vantage: Vantage::Guest,
+            interface: self.resolved.wishes.interface().to_owned(),
+            source: CaptureSource::Agent(guest.client.clone()),
+        }));
         points.extend(machines.network.taps().map(|(plan, port)| CapturePoint {
             node: plan.id,
             vantage: Vantage::Host,
@@ -249,8 +254,15 @@ async fn start(resolved: &Resolved, cpus: Option<&[PairCpus]>, request: &Request
     let guests = boot(resolved, &machines, &request.scratch).await?;
     machines.guests = guests.into_iter().map(Arc::new).collect();
     try_join_all(machines.network.guests.iter().zip(&machines.guests).map(|(plan, guest)| async {
-        let setup = resolved.wishes.network(plan);
+        let mut setup = resolved.wishes.network(plan);
+        if resolved.image.is_some() {
+            // Loaded at boot.
+            setup.modules.clear();
+        }
         guest.client.configure(&setup).await.map_err(|error| guest.failed(&error))?;
+        for interface in &setup.interfaces {
+            guest.await_link(&interface.name).await?;
+        }
         match host_cpu(cpus, guest.node) {
             Some(cpus) => guest.pin(&cpus).await,
             None => Ok(()),
@@ -343,9 +355,4 @@ async fn of_guest(guest: &Guest) -> Vec<Environment> {
         Err(error) => tracing::warn!("{}: cannot read its clock: {error}", guest.node),
     }
     facts
-}
-
-fn uname() -> Option<String> {
-    let uname = nix::sys::utsname::uname().ok()?;
-    Some(uname.release().to_string_lossy().into_owned())
 }
