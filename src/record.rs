@@ -141,6 +141,8 @@ pub struct IterationRecord {
     pub quantiles: Vec<Quantile>,
     /// Captures, one for each point.
     pub captures: Vec<Capture>,
+    /// What was counted of system calls, one for each kernel that was looked at.
+    pub syscalls: Vec<SyscallTrace>,
     /// What happened, in order.
     pub events: Vec<Event>,
     /// Stage timings in order; a stage that never began has no entry.

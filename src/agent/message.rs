@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{NodeId, Vantage};
+use crate::instrument::syscalls::Room;
+use crate::record::SyscallScope;
 
 /// What an agent says of itself in its answer. `protocol`, `version` mean the same in every protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +79,7 @@ pub(super) enum Request {
         limit: u8,
     },
     Capture(Box<CaptureRequest>),
+    TraceSyscalls(TraceRequest),
     Archive {
         paths: Vec<String>,
         nonce: u64,
@@ -104,6 +107,9 @@ pub(super) enum News {
     Signalled(Option<Failure>),
     Capturing,
     Progress(CaptureProgress),
+    Tracing {
+        notes: Vec<String>,
+    },
 }
 
 /// The end of a call.
@@ -241,6 +247,20 @@ pub struct RouteSetup {
     pub to: Option<(IpAddr, u8)>,
     /// Next hop.
     pub via: IpAddr,
+}
+
+/// System calls to be followed on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceRequest {
+    /// The node, for the record.
+    #[serde(with = "crate::record::text")]
+    pub node: NodeId,
+    /// Whose calls.
+    pub scope: SyscallScope,
+    /// How much the tables hold.
+    pub room: Room,
+    /// A file for single calls, below the agent's scratch directory.
+    pub log: Option<String>,
 }
 
 /// A capture to be taken on a node.

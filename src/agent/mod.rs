@@ -25,11 +25,11 @@ pub mod results;
 pub mod server;
 pub mod wire;
 
-pub use client::{Client, Limits};
+pub use client::{Client, RemoteTrace, Limits};
 pub use error::{AgentError, Lost};
 pub use message::{
     ArchiveReceipt, CaptureProgress, CaptureRequest, ClockReading, Failure, FailureKind, Hello, InterfaceSetup,
-    NetworkSetup, Reading, Receipt, RouteSetup, TunnelSetup,
+    NetworkSetup, Reading, Receipt, RouteSetup, TraceRequest, TunnelSetup,
 };
 
 /// Name of the virtio-serial port of a guest's agent.

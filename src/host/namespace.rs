@@ -45,6 +45,16 @@ impl Namespace {
     }
 }
 
+impl Namespace {
+    /// Its inode, which identifies it among all of this kernel.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn inode(&self) -> std::io::Result<u64> {
+        Ok(nix::sys::stat::fstat(&self.fd)?.st_ino)
+    }
+}
+
 impl AsFd for Namespace {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

@@ -38,6 +38,11 @@ impl Processes {
         }
     }
 
+    /// Where they are, for those who follow their system calls; `None` where nothing tells them from others.
+    pub async fn workload(&self) -> Option<crate::instrument::syscalls::Workload> {
+        crate::instrument::syscalls::Workload::of(self.cage.read().await.as_ref()?)
+    }
+
     /// Kills them all and waits until they are gone. Idempotent.
     pub async fn close(&self) -> io::Result<()> {
         match self.cage.write().await.take() {

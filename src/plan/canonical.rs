@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::ids::{ShortHash, Vantage};
 use crate::spec::{
     CaptureSpec, Fault, GuestKernel, HttpServer, MetricPattern, MetricRule, Protocol, Ready, Reuse, Source, Spec,
-    StressPlace, TestbedSpec, Value, WorkloadSpec, factors, json_string,
+    StressPlace, SyscallSpec, TestbedSpec, Value, WorkloadSpec, factors, json_string,
 };
 use crate::units::format_duration;
 
@@ -57,7 +57,12 @@ pub(super) fn meaning(spec: &Spec, testbed: &str) -> String {
         "qemu" => qemu(&spec.testbed),
         _ => Object::default(),
     };
-    Object::default()
+    let mut object = Object::default();
+    // What is off changes nothing for those who do not ask for it.
+    if let Some(syscalls) = &spec.instrument.syscalls {
+        object = object.with("instrument", Object::default().with("syscalls", self::syscalls(syscalls)).finish());
+    }
+    object
         .with("capture", capture(&spec.capture, testbed))
         .with("testbed", options.finish())
         .with("workload", workload(&spec.workload))
@@ -84,6 +89,26 @@ fn capture(capture: &CaptureSpec, testbed: &str) -> String {
         .with("snaplen", capture.snaplen.to_string())
         .with("vantage", array(vantages.iter().map(|v| json_string(v.as_str()))))
         .finish()
+}
+
+fn syscalls(syscalls: &SyscallSpec) -> String {
+    let mut object = Object::default().text("scope", syscalls.scope.as_str());
+    if syscalls.log {
+        object = object.with("log", "true");
+    }
+    for (name, rows) in [
+        ("threads", syscalls.threads),
+        ("names", syscalls.names),
+        ("calls", syscalls.calls),
+        ("transitions", syscalls.transitions),
+        ("sizes", syscalls.sizes),
+        ("ring", syscalls.ring),
+    ] {
+        if let Some(rows) = rows {
+            object = object.with(name, rows.to_string());
+        }
+    }
+    object.finish()
 }
 
 /// Only what differs from the defaults. Programs that are only there, and how long booting may take, change nothing. The

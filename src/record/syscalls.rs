@@ -105,7 +105,7 @@ pub struct SyscallProcess {
     pub by_call: Vec<Syscall>,
     /// In the order of the two names.
     pub transitions: Vec<SyscallTransition>,
-    /// In the order of call and kind.
+    /// In the order of call and name of the kind.
     pub sizes: Vec<SyscallSizes>,
 }
 

@@ -5,7 +5,8 @@ use crate::ids::Stage;
 use crate::instrument::capture::{Flows, Stopped};
 use crate::instrument::host::{Snapshot, metrics};
 use crate::instrument::network;
-use crate::record::{Capture, Environment, Event, Metric, Moment, Quantile, Setting};
+use crate::instrument::syscalls::{self, Traced};
+use crate::record::{Capture, Environment, Event, Metric, Moment, Quantile, Setting, SyscallTrace};
 use crate::spec::{Spec, VerifySpec, WorkloadSpec};
 use crate::testbed::Path;
 use crate::verify::{self, Traffic, Verdict};
@@ -18,6 +19,7 @@ pub(super) struct Gathered {
     pub(super) metrics: Vec<Metric>,
     pub(super) quantiles: Vec<Quantile>,
     pub(super) captures: Vec<Capture>,
+    pub(super) syscalls: Vec<SyscallTrace>,
     pub(super) environment: Vec<Environment>,
     pub(super) verdict: Verdict,
 }
@@ -33,6 +35,8 @@ pub(super) struct Collected {
     pub(super) settings: Vec<Setting>,
     /// The host before and after the clients ran.
     pub(super) host: [Snapshot; 2],
+    /// System calls.
+    pub(super) traced: Traced,
 }
 
 impl Gathered {
@@ -46,7 +50,7 @@ impl Gathered {
 
     /// Everything after the workload.
     pub(super) fn collected(&mut self, spec: &Spec, collected: Collected) -> Vec<Event> {
-        let Collected { driven, captures, points, settings, host: [before, after] } = collected;
+        let Collected { driven, captures, points, settings, host: [before, after], traced } = collected;
         let traffic = traffic(spec, &driven);
         let spec = &spec.verify;
         let mut events = driven.events;
@@ -71,6 +75,9 @@ impl Gathered {
             self.metrics.extend(network::metrics(&captures));
             self.captures = captures;
         }
+        verdict.add_problems(traced.problems);
+        self.metrics.extend(syscalls::metrics(&traced.traces));
+        self.syscalls = traced.traces;
         let used = before.until(&after);
         verdict.add(verify::host(&used, spec));
         self.metrics.extend(metrics(&used));

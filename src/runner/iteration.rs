@@ -19,6 +19,7 @@ use crate::host::clock::now_ns;
 use crate::ids::{Stage, Vantage};
 use crate::instrument::capture::{Captures, FlowOptions, Flows, Stopped, available_memory};
 use crate::instrument::host::Snapshot;
+use crate::instrument::syscalls::{Running as Tracing, Traced};
 use crate::plan::{Iteration, Plan};
 use crate::record::{Environment, EventLevel, IterationRecord, Moment, Outcome, Setting};
 use crate::spec::{Tuple, Value};
@@ -111,6 +112,7 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
             metrics: gathered.metrics,
             quantiles: gathered.quantiles,
             captures: gathered.captures,
+            syscalls: gathered.syscalls,
             events: std::mem::take(&mut life.events),
             stages: std::mem::take(&mut life.stages),
             environment,
@@ -173,11 +175,11 @@ impl Stages<'_> {
         let instance = slot.insert(up.await?);
         gathered.environment.extend(instance.environment());
         self.verify(life, instance, gathered).await?;
-        let running = self.instrument(life, instance, &gathered.settings).await?;
+        let (running, tracing) = self.instrument(life, instance, &gathered.settings).await?;
         let (driven, host) = self.workload(life, instance).await?;
-        let (captures, settings, points) = self.collect(life, instance, running).await?;
+        let (traced, captures, settings, points) = self.collect(life, instance, running, tracing).await?;
         let spec = &self.setup.plan.spec;
-        let collected = Collected { driven, captures, points, settings, host };
+        let collected = Collected { driven, captures, points, settings, host, traced };
         life.add(gathered.collected(spec, collected));
         Ok(())
     }
@@ -222,23 +224,26 @@ impl Stages<'_> {
         }
     }
 
-    /// Starts the captures; `None` when there is nothing to capture.
+    /// Starts what observes; `None` for captures when there is nothing to capture, and for system calls when the spec does
+    /// not ask for them.
     async fn instrument(
         &self,
         life: &mut Life<'_>,
         instance: &mut Up,
         settings: &[Setting],
-    ) -> Result<Option<Capturing>, Stop> {
+    ) -> Result<(Option<Capturing>, Option<Tracing>), Stop> {
         let spec = &self.setup.plan.spec.capture;
+        let notes = &mut Vec::new();
         let lost = instance.lost();
-        life.stage(
+        let started = life.stage(
             Stage::Instrument,
             while_up(lost, async {
                 self.setup.testbed.enter(Stage::Instrument, self.request).await?;
+                let tracing = self.trace(instance, notes).await;
                 let mut points = instance.capture_points();
                 points.retain(|point| spec.vantage.contains(&point.vantage));
                 if !self.request.tuple.instrument() || points.is_empty() {
-                    return Ok(None);
+                    return Ok((None, tracing));
                 }
                 let keep_in = spec.keep.then(|| self.artifacts.to_owned());
                 if let Some(directory) = &keep_in {
@@ -262,10 +267,22 @@ impl Stages<'_> {
                     };
                     Captures::start_with(&points, &spec, keep_in.as_deref(), sink)
                 };
-                Ok(Some((tokio::task::spawn_blocking(start).await??, count)))
+                Ok((Some((tokio::task::spawn_blocking(start).await??, count)), tracing))
             }),
-        )
-        .await
+        );
+        let started = started.await?;
+        for note in notes.drain(..) {
+            life.event(EventLevel::Info, note);
+        }
+        Ok(started)
+    }
+
+    /// Starts to follow system calls, where the spec and the tuple ask for it.
+    async fn trace(&self, instance: &mut Up, notes: &mut Vec<String>) -> Option<Tracing> {
+        let spec = self.setup.plan.spec.instrument.syscalls.as_ref().filter(|_| self.request.tuple.instrument())?;
+        let mut tracing = Tracing::start(instance.kernels().await, spec, self.artifacts).await;
+        notes.append(&mut tracing.notes);
+        Some(tracing)
     }
 
     /// Runs the workload, with the host's counters before and after the clients.
@@ -307,19 +324,24 @@ impl Stages<'_> {
         life: &mut Life<'_>,
         instance: &mut Up,
         running: Option<Capturing>,
-    ) -> Result<(Option<Stopped<Flows>>, Vec<Setting>, usize), Stop> {
+        tracing: Option<Tracing>,
+    ) -> Result<(Traced, Option<Stopped<Flows>>, Vec<Setting>, usize), Stop> {
         let lost = instance.lost();
         life.stage(
             Stage::Collect,
             while_up(lost, async {
                 self.setup.testbed.enter(Stage::Collect, self.request).await?;
+                let traced = match tracing {
+                    Some(tracing) => tracing.stop().await,
+                    None => Traced::default(),
+                };
                 let (stopped, points) = match running {
                     Some((captures, points)) => {
                         (Some(tokio::task::spawn_blocking(move || captures.stop()).await?), points)
                     }
                     None => (None, 0),
                 };
-                Ok((stopped, instance.settings().await?, points))
+                Ok((traced, stopped, instance.settings().await?, points))
             }),
         )
         .await

@@ -7,6 +7,7 @@ pub mod diagnostic;
 pub mod factors;
 mod parse;
 mod parse_factors;
+mod parse_instrument;
 mod parse_qemu;
 mod parse_workload;
 pub mod placeholder;
@@ -28,6 +29,7 @@ pub(crate) use value::{Columns, PerColumns, json_string};
 pub use value::{Tuple, Value};
 
 use crate::ids::{Better, Level, Stage, Vantage};
+use crate::record::SyscallScope;
 use crate::units::{Percent, Rate};
 
 /// A sweep spec that passed every check that needs no host.
@@ -51,6 +53,8 @@ pub struct Spec {
     pub workload: WorkloadSpec,
     /// What is captured.
     pub capture: CaptureSpec,
+    /// What else is observed.
+    pub instrument: InstrumentSpec,
     /// Options of the testbeds.
     pub testbed: TestbedSpec,
     /// Thresholds of the checks around the workload.
@@ -235,6 +239,34 @@ pub struct CaptureSpec {
     pub filter: Option<String>,
     /// Ring per capture point in bytes; `None` chooses by the number of points.
     pub ring: Option<u64>,
+}
+
+/// `[instrument]`
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct InstrumentSpec {
+    /// Are system calls followed, and how? Default not.
+    pub syscalls: Option<SyscallSpec>,
+}
+
+/// `[instrument.syscalls]`; a number of rows that is `None` is the tracer's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SyscallSpec {
+    /// Whose calls. Default those of the workload.
+    pub scope: SyscallScope,
+    /// Keep every single call in a file. Default `false`.
+    pub log: bool,
+    /// Threads at one moment.
+    pub threads: Option<u32>,
+    /// Names of processes.
+    pub names: Option<u32>,
+    /// Kinds of calls, over all names.
+    pub calls: Option<u32>,
+    /// Transitions, over all names.
+    pub transitions: Option<u32>,
+    /// Kinds of calls and descriptors, over all names.
+    pub sizes: Option<u32>,
+    /// Bytes of the ring for the log, and of each of the fallback's.
+    pub ring: Option<u32>,
 }
 
 /// `[testbed]`

@@ -8,7 +8,7 @@ use super::diagnostic::{Diagnostic, Diagnostics};
 use super::read::{Entry, Section, Sink};
 use super::{
     AnalysisSpec, CaptureSpec, FakeSpec, Fault, FaultKind, Order, Reuse, Spec, TestbedSpec, VerifySpec, check, factors,
-    parse_factors, parse_qemu, parse_workload,
+    parse_factors, parse_instrument, parse_qemu, parse_workload,
 };
 use crate::ids::{Stage, Vantage};
 use crate::units::{ByteSize, DURATION_ACCEPTED, Percent, parse_duration};
@@ -70,6 +70,7 @@ fn read_spec(mut top: Section<'_>, sink: &mut Sink<'_>) -> Spec {
     let workload = workload.and_then(|e| parse_workload::read(&e, sink));
     let capture_entry = top.take("capture");
     let capture = read_capture(capture_entry.clone(), &factor_table, sink);
+    let instrument = top.take("instrument").map(|e| parse_instrument::read(&e, sink)).unwrap_or_default();
     let testbed = top.take("testbed").map(|e| read_testbed(&e, sink)).unwrap_or_default();
     let verify = top.take("verify").map(|e| read_verify(&e, sink)).unwrap_or_default();
     let analysis = top.take("analysis").map(|e| read_analysis(&e, &factor_table, sink)).unwrap_or_default();
@@ -83,6 +84,7 @@ fn read_spec(mut top: Section<'_>, sink: &mut Sink<'_>) -> Spec {
         exclude: exclude.iter().map(|(exclusion, _)| exclusion.clone()).collect(),
         workload: workload.clone().map_or_else(parse_workload::placeholder, |(workload, _)| workload),
         capture,
+        instrument,
         testbed,
         verify,
         analysis,

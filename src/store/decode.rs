@@ -81,7 +81,7 @@ impl<'a> Columns<'a> {
         self.str().map(str::to_owned)
     }
 
-    fn opt_string(&mut self) -> Decoded<Option<String>> {
+    pub(super) fn opt_string(&mut self) -> Decoded<Option<String>> {
         Ok(self.opt_str()?.map(str::to_owned))
     }
 
@@ -93,7 +93,7 @@ impl<'a> Columns<'a> {
         from_name(self.str()?).map_or_else(|| self.wrong(expected), Ok)
     }
 
-    fn node(&mut self) -> Decoded<Option<NodeId>> {
+    pub(super) fn node(&mut self) -> Decoded<Option<NodeId>> {
         self.opt_str()?.map(str::parse).transpose().or_else(|_| self.wrong("node name"))
     }
 

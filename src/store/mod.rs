@@ -21,6 +21,7 @@ mod reader;
 mod rows;
 mod rows_tcp;
 mod schema;
+mod syscalls;
 mod writer;
 
 pub use campaign::{

@@ -14,7 +14,7 @@ use super::raw::{Cursor, FileHeader, HEADER_BYTES, Pages, RawError, Row, SchemaE
 use super::rows;
 use super::schema::{APPLICATION_ID, SCHEMA_VERSION, TABLES, TableId};
 use crate::ids::Direction;
-use crate::record::{Capture, IterationRecord, Tcp};
+use crate::record::{Capture, IterationRecord, SyscallTrace, Tcp};
 
 /// A vptest database opened for reading: header, version and schema are right.
 pub struct RecordFile {
@@ -238,6 +238,7 @@ impl<'a> Records<'a> {
             metrics: self.table(TableId::Metric).collect(id, decode::metric)?,
             quantiles: self.table(TableId::Quantile).collect(id, decode::quantile)?,
             captures: self.table(TableId::Capture).collect(id, decode::capture)?,
+            syscalls: self.table(TableId::SyscallTrace).collect(id, super::syscalls::trace)?,
             events: self.table(TableId::Event).collect(id, decode::event)?,
             stages: self.table(TableId::Stage).collect(id, decode::stage)?,
             environment: self.table(TableId::Environment).collect(id, decode::environment)?,
@@ -250,6 +251,7 @@ impl<'a> Records<'a> {
             }
         }
         self.read_tcp(id, &mut record.captures)?;
+        self.read_syscalls(id, &mut record.syscalls)?;
         self.verify(&record, sha256)?;
         Ok(Some(Verified { record, sha256 }))
     }
@@ -281,6 +283,26 @@ impl<'a> Records<'a> {
             rows[at].values[index(direction)] = values;
             Some(())
         })
+    }
+
+    /// Adds what was counted of system calls.
+    fn read_syscalls(&mut self, id: i64, traces: &mut [SyscallTrace]) -> Result<(), StoreError> {
+        use super::syscalls::{call, error, find, loss, process, sizes, transition};
+        self.each(TableId::SyscallLoss, id, loss, |trace, loss| Some(traces.get_mut(trace)?.losses.push(loss)))?;
+        self.each(TableId::SyscallProcess, id, process, |trace, process| {
+            Some(traces.get_mut(trace)?.processes.push(process))
+        })?;
+        self.each(TableId::Syscall, id, call, |process, call| Some(find(traces, process)?.by_call.push(call)))?;
+        self.each(TableId::SyscallError, id, error, |process, (name, error)| {
+            let calls = &mut find(traces, process)?.by_call;
+            let at = calls.binary_search_by(|call| call.name.cmp(&name)).ok()?;
+            calls[at].by_error.push(error);
+            Some(())
+        })?;
+        self.each(TableId::SyscallTransition, id, transition, |process, transition| {
+            Some(find(traces, process)?.transitions.push(transition))
+        })?;
+        self.each(TableId::SyscallSize, id, sizes, |process, sizes| Some(find(traces, process)?.sizes.push(sizes)))
     }
 
     /// Puts each row of a table where it belongs; `put` says `None` when there is no such place.

@@ -63,6 +63,7 @@ pub(super) fn emit<E>(
         sink(TableId::Quantile, &row)?;
     }
     emit_captures(&record.captures, &mut sink)?;
+    super::syscalls::emit(&record.syscalls, &mut sink)?;
     for (i, e) in record.events.iter().enumerate() {
         let row =
             [position(i), ValueRef::Integer(e.at_ns), text(e.stage.as_str()), text(e.level.as_str()), text(&e.text)];
@@ -176,7 +177,7 @@ pub(super) fn text(text: &str) -> ValueRef<'_> {
     ValueRef::Text(text.as_bytes())
 }
 
-fn opt_text(value: Option<&str>) -> ValueRef<'_> {
+pub(super) fn opt_text(value: Option<&str>) -> ValueRef<'_> {
     value.map_or(ValueRef::Null, text)
 }
 

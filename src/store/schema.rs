@@ -47,7 +47,7 @@ const PER_DIRECTION: [Kind; 4 + STATISTICS.len()] = {
 };
 
 /// Tables in the order in which their rows are written and hashed.
-pub(super) const TABLES: [Table; 17] = [
+pub(super) const TABLES: [Table; 24] = [
     Table {
         name: "iteration",
         sql: "CREATE TABLE iteration(\
@@ -278,6 +278,101 @@ pub(super) const TABLES: [Table; 17] = [
         columns: &PER_DIRECTION,
     },
     Table {
+        name: "syscall_trace",
+        sql: "CREATE TABLE syscall_trace(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              position INTEGER NOT NULL, \
+              place TEXT, \
+              scope TEXT NOT NULL CHECK(scope IN('workload','node')), \
+              source TEXT NOT NULL CHECK(source IN('bpf','perf')), \
+              log TEXT, \
+              PRIMARY KEY(iteration, position)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Text, Text, Text, Text],
+    },
+    Table {
+        name: "syscall_loss",
+        sql: "CREATE TABLE syscall_loss(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              trace INTEGER NOT NULL, \
+              position INTEGER NOT NULL, \
+              cpu INTEGER CHECK(cpu>=0), \
+              begun INTEGER NOT NULL CHECK(begun>=0), \
+              returned INTEGER NOT NULL CHECK(returned>=0), \
+              steps INTEGER NOT NULL CHECK(steps>=0), \
+              errors INTEGER NOT NULL CHECK(errors>=0), \
+              sizes INTEGER NOT NULL CHECK(sizes>=0), \
+              logged INTEGER NOT NULL CHECK(logged>=0), \
+              PRIMARY KEY(iteration, trace, position)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Int, Int, Int, Int, Int, Int, Int, Int],
+    },
+    Table {
+        name: "syscall_process",
+        sql: "CREATE TABLE syscall_process(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              process INTEGER NOT NULL, \
+              trace INTEGER NOT NULL, \
+              node TEXT, \
+              name TEXT NOT NULL, \
+              threads INTEGER NOT NULL CHECK(threads>=0), \
+              calls INTEGER NOT NULL CHECK(calls>=0), \
+              sequence INTEGER NOT NULL, \
+              PRIMARY KEY(iteration, process)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Int, Text, Text, Int, Int, Int],
+    },
+    Table {
+        name: "syscall",
+        sql: "CREATE TABLE syscall(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              process INTEGER NOT NULL, \
+              call TEXT NOT NULL, \
+              calls INTEGER NOT NULL CHECK(calls>=0), \
+              returned INTEGER NOT NULL CHECK(returned>=0), \
+              errors INTEGER NOT NULL CHECK(errors>=0), \
+              total_ns INTEGER NOT NULL CHECK(total_ns>=0), \
+              most_ns INTEGER NOT NULL CHECK(most_ns>=0), \
+              times BLOB NOT NULL, \
+              PRIMARY KEY(iteration, process, call)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Text, Int, Int, Int, Int, Int, Blob],
+    },
+    Table {
+        name: "syscall_error",
+        sql: "CREATE TABLE syscall_error(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              process INTEGER NOT NULL, \
+              call TEXT NOT NULL, \
+              errno INTEGER NOT NULL CHECK(errno>0), \
+              count INTEGER NOT NULL CHECK(count>=0), \
+              PRIMARY KEY(iteration, process, call, errno)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Text, Int, Int],
+    },
+    Table {
+        name: "syscall_transition",
+        sql: "CREATE TABLE syscall_transition(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              process INTEGER NOT NULL, \
+              position INTEGER NOT NULL, \
+              from_call TEXT, \
+              to_call TEXT NOT NULL, \
+              count INTEGER NOT NULL CHECK(count>=0), \
+              PRIMARY KEY(iteration, process, position)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Int, Text, Text, Int],
+    },
+    Table {
+        name: "syscall_size",
+        sql: "CREATE TABLE syscall_size(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              process INTEGER NOT NULL, \
+              call TEXT NOT NULL, \
+              kind TEXT NOT NULL CHECK(kind IN('unknown','socket','file','pipe','other')), \
+              count INTEGER NOT NULL CHECK(count>=0), \
+              bytes INTEGER NOT NULL CHECK(bytes>=0), \
+              most INTEGER NOT NULL CHECK(most>=0), \
+              zero INTEGER NOT NULL CHECK(zero>=0), \
+              returned BLOB NOT NULL, \
+              PRIMARY KEY(iteration, process, call, kind)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Text, Text, Int, Int, Int, Int, Blob],
+    },
+    Table {
         name: "event",
         sql: "CREATE TABLE event(\
               iteration INTEGER NOT NULL REFERENCES iteration, \
@@ -331,6 +426,13 @@ pub(super) enum TableId {
     TcpStall,
     Connection,
     ConnectionDirection,
+    SyscallTrace,
+    SyscallLoss,
+    SyscallProcess,
+    Syscall,
+    SyscallError,
+    SyscallTransition,
+    SyscallSize,
     Event,
     Stage,
     Environment,
@@ -353,6 +455,13 @@ impl TableId {
         Self::TcpStall,
         Self::Connection,
         Self::ConnectionDirection,
+        Self::SyscallTrace,
+        Self::SyscallLoss,
+        Self::SyscallProcess,
+        Self::Syscall,
+        Self::SyscallError,
+        Self::SyscallTransition,
+        Self::SyscallSize,
         Self::Event,
         Self::Stage,
         Self::Environment,

@@ -135,6 +135,11 @@ pub trait Instance: Send {
         None
     }
 
+    /// The kernels on which the nodes' processes run, where system calls can be followed.
+    async fn kernels(&mut self) -> Vec<KernelAt> {
+        Vec::new()
+    }
+
     /// CPUs for pinned processes of each pair, where the nodes have CPUs of their own; `None` where they share the
     /// host's.
     fn cpus(&self) -> Option<Vec<PairCpus>> {
@@ -176,6 +181,25 @@ pub struct CapturePoint {
     pub interface: String,
     /// How to get there.
     pub source: CaptureSource,
+}
+
+/// A kernel whose system calls can be followed.
+#[derive(Debug, Clone)]
+pub enum KernelAt {
+    /// vptest's own, which several nodes share.
+    Here {
+        /// The nodes' processes; `None` where nothing tells them from others.
+        workload: Option<crate::instrument::syscalls::Workload>,
+        /// The nodes by the inodes of their network namespaces.
+        nodes: Vec<(u64, NodeId)>,
+    },
+    /// That of a node, behind its agent.
+    Agent {
+        /// Which node.
+        node: NodeId,
+        /// Its agent.
+        client: crate::agent::Client,
+    },
 }
 
 /// How a capture point is reached.

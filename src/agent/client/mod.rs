@@ -3,6 +3,7 @@
 mod capture;
 mod files;
 mod process;
+mod trace;
 
 use std::io;
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ use super::wire::{Answer, GREETING, Kind, MAX_PAYLOAD, PROTOCOL, Preamble, skip_
 pub use capture::{Keep, RemoteCapture};
 pub(in crate::agent) use files::hex;
 pub use process::RemoteProcess;
+pub use trace::RemoteTrace;
 
 /// When a conversation is given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

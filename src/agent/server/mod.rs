@@ -6,6 +6,7 @@ mod files;
 mod network;
 mod process;
 mod session;
+mod trace;
 
 use std::io;
 use std::path::PathBuf;

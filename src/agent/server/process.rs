@@ -90,7 +90,7 @@ async fn start(session: &Session, command: Command) -> Result<(Child, pipe::Rece
 
 impl Session {
     /// The cage of this conversation's processes.
-    async fn cage(&self) -> std::io::Result<Arc<Cage>> {
+    pub(super) async fn cage(&self) -> std::io::Result<Arc<Cage>> {
         let mut slot = self.cage.lock().await;
         if self.link.lost().is_some() {
             return Err(std::io::Error::other("the conversation is over"));

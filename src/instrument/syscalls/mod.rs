@@ -15,6 +15,7 @@
 mod bpf;
 mod log;
 mod names;
+mod running;
 mod tally;
 
 use std::io;
@@ -25,6 +26,7 @@ use crate::ids::NodeId;
 use crate::record::{SyscallScope, SyscallTrace};
 
 pub use log::{LogError, Logged, read as read_log};
+pub use running::{Running, Traced, metrics};
 
 /// What is to be followed, and where the results belong.
 #[derive(Debug, Clone, PartialEq, Eq)]

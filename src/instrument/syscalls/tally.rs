@@ -136,7 +136,7 @@ impl Process {
                 returned: LogBins::from_counts(sizes.bins.0),
             })
             .collect();
-        sizes.sort_by(|a, b| (&a.call, a.kind).cmp(&(&b.call, b.kind)));
+        sizes.sort_by(|a, b| (&a.call, a.kind.as_str()).cmp(&(&b.call, b.kind.as_str())));
         let calls = by_call.iter().map(|call| call.calls).sum();
         SyscallProcess {
             node,

@@ -11,6 +11,10 @@ use crate::record::{
     Capture, Environment, Event, EventLevel, Header, IterationRecord, Metric, Moment, Outcome, Quantile, Setting,
     SizeBin, StageTiming,
 };
+use crate::record::{
+    DescriptorKind, LogBins, Syscall, SyscallLoss, SyscallProcess, SyscallScope, SyscallSizes, SyscallSource, SyscallTrace,
+    SyscallTransition,
+};
 
 /// A record like those of real runs; `n` tells it from others.
 pub(in crate::store) fn sample(n: u32) -> IterationRecord {
@@ -75,6 +79,7 @@ pub(in crate::store) fn sample(n: u32) -> IterationRecord {
             file: None,
             tcp: Some(super::records_tcp::sample()),
         }],
+        syscalls: traces(),
         events: vec![Event {
             at_ns: 1_700_000_000_000_000_000,
             stage: Stage::Launch,
@@ -225,6 +230,55 @@ fn event() -> impl Strategy<Value = Event> {
     (any::<i64>(), stage(), levels, text()).prop_map(|(at_ns, stage, level, text)| Event { at_ns, stage, level, text })
 }
 
+/// Two traces with rows in every table.
+pub(super) fn traces() -> Vec<SyscallTrace> {
+    let mut bins = LogBins::default();
+    bins.add(700);
+    let call = |name: &str, by_error: Vec<(u32, u64)>| Syscall {
+        name: name.to_owned(),
+        calls: 2,
+        returned: 1,
+        errors: by_error.iter().map(|(_, n)| n).sum(),
+        by_error,
+        total_ns: 11_200,
+        most_ns: 11_200,
+        times: bins.clone(),
+    };
+    let process = |name: &str| SyscallProcess {
+        node: Some(NodeId::client(1)),
+        name: name.to_owned(),
+        threads: 1,
+        calls: 4,
+        sequence: u64::MAX,
+        by_call: vec![call("read", vec![(4, 1)]), call("write", Vec::new())],
+        transitions: vec![
+            SyscallTransition { from: None, to: "read".to_owned(), count: 1 },
+            SyscallTransition { from: Some("read".to_owned()), to: "write".to_owned(), count: 3 },
+        ],
+        sizes: vec![SyscallSizes {
+            call: "read".to_owned(),
+            kind: DescriptorKind::Unknown,
+            count: 1,
+            bytes: 700,
+            most: 700,
+            zero: 0,
+            returned: bins.clone(),
+        }],
+    };
+    let trace = |place, scope, source| SyscallTrace {
+        place,
+        scope,
+        source,
+        processes: vec![process("ab"), process("nginx")],
+        losses: vec![SyscallLoss { cpu: Some(1), steps: 3, ..SyscallLoss::default() }, SyscallLoss::default()],
+        log: None,
+    };
+    vec![
+        trace(None, SyscallScope::Workload, SyscallSource::Bpf),
+        trace(Some(NodeId::server(1)), SyscallScope::Node, SyscallSource::Perf),
+    ]
+}
+
 /// Any record that keeps the rules.
 pub(super) fn record() -> impl Strategy<Value = IterationRecord> {
     let factors = proptest::collection::btree_map(text(), text(), 0..8);
@@ -241,6 +295,7 @@ pub(super) fn record() -> impl Strategy<Value = IterationRecord> {
                 metrics,
                 quantiles,
                 captures,
+                syscalls: traces(),
                 events,
                 stages: stages
                     .into_iter()

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use super::lan::build::{self, Network};
 use super::lan::topology::{Access, LinkRate, NodePlan, Topology};
 use super::lan::{path, preflight, settings};
-use super::{CapturePoint, CaptureSource, Instance, Pair, Path, Request, Teardown, Testbed, TestbedError};
+use super::{CapturePoint, CaptureSource, KernelAt, Instance, Pair, Path, Request, Teardown, Testbed, TestbedError};
 use crate::host::cage::Cage;
 use crate::host::kept;
 use crate::host::namespace::Namespace;
@@ -173,6 +173,14 @@ impl Instance for Up {
             facts.push(fact("testbed.netns.shaper", text));
         }
         facts
+    }
+
+    async fn kernels(&mut self) -> Vec<KernelAt> {
+        let Some(network) = &self.network else { return Vec::new() };
+        let workload = self.processes.workload().await;
+        let nodes = network.nodes.values();
+        let nodes = nodes.filter_map(|(plan, stack)| Some((stack.namespace.inode().ok()?, plan.id))).collect();
+        vec![KernelAt::Here { workload, nodes }]
     }
 
     async fn spawn_on_host(&mut self, command: &Command) -> Result<Box<dyn Process>, NodeError> {

@@ -26,7 +26,7 @@ use crate::spec::StressPlace;
 use crate::testbed::lan::build::Network;
 use crate::testbed::lan::settings as lan_settings;
 use crate::testbed::lan::topology::{NodePlan, Topology};
-use crate::testbed::{CapturePoint, CaptureSource, Instance, Pair, Path, Request, Teardown, TestbedError};
+use crate::testbed::{CapturePoint, CaptureSource, KernelAt, Instance, Pair, Path, Request, Teardown, TestbedError};
 use crate::workload::{PairCpus, assign_cpus};
 
 /// Hops looked at beyond the expected ones.
@@ -197,6 +197,11 @@ impl Instance for Up {
         };
         let machines = self.machines.as_ref().ok_or_else(gone)?;
         local::start(&machines.processes, first, None, &self.scratch, command).await
+    }
+
+    async fn kernels(&mut self) -> Vec<KernelAt> {
+        let guests = self.machines.iter().flat_map(|machines| &machines.guests);
+        guests.map(|guest| KernelAt::Agent { node: guest.node, client: guest.client.clone() }).collect()
     }
 
     fn load_inside(&self) -> Option<Vec<Arc<dyn Node>>> {
