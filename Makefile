@@ -5,7 +5,7 @@ CARGO      ?= cargo
 DEMO_OUT   ?= demo
 # A test that needs what is missing here (root, a program) is skipped with a printed reason, unless VPTEST_REQUIRE names it.
 
-.PHONY: help demo test check lint unit build install bench clean
+.PHONY: help demo test check lint unit build install bench bpf clean
 
 help:
 	@echo "make demo     run a real sweep on this machine, two minutes after the build"
@@ -41,6 +41,12 @@ unit:
 bench:
 	@.ci/need build test bench
 	benches/all.sh
+
+# The committed object is what this makes with clang 14 (apt-get install clang-14 llvm-14); a test compares the two.
+bpf:
+	cd src/instrument/syscalls/bpf && \
+	clang-14 -O2 -g -fdebug-compilation-dir=. -target bpf -mcpu=v3 -Wall -Wextra -Wno-unused-parameter \
+	  -c syscalls.bpf.c -o syscalls.bpf.o && llvm-strip-14 -g syscalls.bpf.o
 
 clean:
 	$(CARGO) clean

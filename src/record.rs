@@ -15,8 +15,8 @@ pub(crate) mod text;
 
 pub use host::{CpuTime, ForeignUse, HostUse, TopProcess};
 pub use syscalls::{
-    DescriptorKind, LogBins, Syscall, SyscallLoss, SyscallProcess, SyscallScope, SyscallSizes, SyscallSource, SyscallTrace,
-    SyscallTransition,
+    DescriptorKind, LogBins, Syscall, SyscallLoss, SyscallProcess, SyscallScope, SyscallSizes, SyscallSource,
+    SyscallTrace, SyscallTransition,
 };
 pub use tcp::{Connection, ConnectionStatistic, SeriesBin, Stall, Tcp, TcpDirection};
 

@@ -25,7 +25,7 @@ pub mod results;
 pub mod server;
 pub mod wire;
 
-pub use client::{Client, RemoteTrace, Limits};
+pub use client::{Client, Limits, RemoteTrace};
 pub use error::{AgentError, Lost};
 pub use message::{
     ArchiveReceipt, CaptureProgress, CaptureRequest, ClockReading, Failure, FailureKind, Hello, InterfaceSetup,

@@ -3,11 +3,16 @@
 //! The unit is the iteration: every number here is over one value for each iteration. What cannot be said from the data
 //! (the spread of one value, a test of constants) is `None`, never a number that stands in for it.
 
+mod chain_groups;
+mod chains;
 mod compare;
 mod distribution;
+mod permute;
 mod summary;
 mod two_sample;
 
+pub use chain_groups::{ChainComparison, ChainRow, UnknownFactor, compare_chains};
+pub use chains::{Chain, Determinism, Divergence, TransitionShift, Verdict, determinism, diverge};
 pub use compare::{AnalysisError, Comparison, Contrast, Group, NoContrast, Question, Standing, compare};
 pub use summary::{Interval, Summary};
 pub use two_sample::{TwoSample, Welch};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::exit::{Exit, Failure};
 use super::{Format, nearest};
-use crate::analysis::{AnalysisError, Question, compare};
+use crate::analysis::{AnalysisError, Question, compare, compare_chains};
 use crate::record::Status;
 use crate::report::compare::{Analyze, left_out_reasons};
 use crate::spec::{Spec, factors};
@@ -26,7 +26,8 @@ Examples:
   vptest analyze                                         list the metrics
   vptest analyze --metric rps                            every tuple, against the baseline
   vptest analyze --metric rps --by hops --baseline hops=direct
-  vptest analyze --metric rps --include suspect --format csv")]
+  vptest analyze --metric rps --include suspect --format csv
+  vptest analyze --syscalls --baseline testbed=netns      transitions between system calls")]
 pub(super) struct Args {
     /// The metric; where its name alone is not enough `level.name` or `name@role`. Without it, all are listed
     #[arg(long, value_name = "NAME")]
@@ -46,6 +47,9 @@ pub(super) struct Args {
     /// Compare metrics of packet sizes also where packets were looked at in different places or under different offloads
     #[arg(long)]
     allow_unequal_vantage: bool,
+    /// Compare the chains of system calls instead of a metric
+    #[arg(long, conflicts_with = "metric")]
+    syscalls: bool,
     /// Count iterations of this status too
     #[arg(long, value_name = "STATUS,...", value_delimiter = ',', value_parser = status)]
     include: Vec<Status>,
@@ -61,6 +65,9 @@ fn status(text: &str) -> Result<Status, String> {
 
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let database = Database::open(&args.db).map_err(|error| unreadable(args, error))?;
+    if args.syscalls {
+        return chains(args, &database);
+    }
     let Some(metric) = &args.metric else { return list(args, &database) };
     let mut statuses = vec![Status::Complete];
     statuses.extend(&args.include);
@@ -79,6 +86,33 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         Format::Table => answer.table(width()),
     };
     out.write_all(text.as_bytes())?;
+    Ok(Exit::Done)
+}
+
+/// Chooses deals where there are too many for all; the same each time.
+const SEED: u64 = 1;
+
+fn chains(args: &Args, database: &Database) -> Result<Exit, Failure> {
+    let mut statuses = vec![Status::Complete];
+    statuses.extend(&args.include);
+    let iterations = database.traced(&statuses).map_err(|error| unreadable(args, error))?;
+    if iterations.is_empty() {
+        let text = "system calls were followed in no iteration that counts";
+        let hint =
+            "`[instrument] syscalls = true` in the spec follows them; --include counts iterations of other statuses";
+        return Err(Failure::text(Exit::SomeFailed, text.to_owned()).hint(hint.to_owned()));
+    }
+    let baseline = baseline(args, database)?;
+    let comparison = compare_chains(&iterations, &args.by, baseline, SEED).map_err(|error| {
+        let hint = suggestion(&error.asked, &error.known, &format!("factors: {}", error.known.join(", ")));
+        Failure::new(Exit::Usage, error).hint(hint)
+    })?;
+    let text = match args.format {
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&comparison).map_err(anyhow::Error::from)?),
+        Format::Csv => crate::report::chains::csv(&comparison),
+        Format::Table => crate::report::chains::table(&comparison, width()),
+    };
+    std::io::stdout().lock().write_all(text.as_bytes())?;
     Ok(Exit::Done)
 }
 

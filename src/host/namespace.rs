@@ -50,7 +50,7 @@ impl Namespace {
     ///
     /// # Errors
     /// Those of fstat(2).
-    pub fn inode(&self) -> std::io::Result<u64> {
+    pub fn inode(&self) -> io::Result<u64> {
         Ok(nix::sys::stat::fstat(&self.fd)?.st_ino)
     }
 }

@@ -328,7 +328,8 @@ impl LogBins {
             let mut n = 0_u64;
             for shift in (0..).step_by(7) {
                 let byte = rest.next()?;
-                let part = u64::from(byte & 0x7f).checked_shl(shift).filter(|p| p >> shift == u64::from(byte & 0x7f))?;
+                let part =
+                    u64::from(byte & 0x7f).checked_shl(shift).filter(|p| p >> shift == u64::from(byte & 0x7f))?;
                 n |= part;
                 if byte & 0x80 == 0 {
                     if byte == 0 && shift > 0 {

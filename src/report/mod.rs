@@ -1,5 +1,6 @@
 //! Tables and pages. Input is data, output is text; no I/O.
 
+pub mod chains;
 pub mod compare;
 mod number;
 pub mod plan;

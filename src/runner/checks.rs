@@ -12,6 +12,8 @@ use crate::ids::{NodeId, Vantage};
 use crate::image;
 use crate::instrument::capture::Captures;
 use crate::instrument::facts;
+use crate::instrument::syscalls::{Options as TraceOptions, Tracer};
+use crate::record::SyscallScope;
 use crate::spec::{CaptureSpec, TestbedSpec, Tuple, Value};
 use crate::testbed::qemu::{Offers, kvm_verdict};
 use crate::testbed::{self, CapturePoint, CaptureSource, Notice, Request, TestbedError};
@@ -71,6 +73,7 @@ pub async fn all(privilege: &Result<Privilege, UserNamespaceError>) -> Vec<Check
     let rate = Rate::from_bits_per_second(100_000_000).map(Value::Rate);
     checks.push(links("rate limits", &[("rate", rate)], State::Optional).await);
     checks.push(captures());
+    checks.push(syscalls());
     checks.extend(guests().await);
     checks.extend(TOOLS.iter().map(|&(program, package, state, what)| tool(program, package, state, what)));
     checks
@@ -146,6 +149,29 @@ fn captures() -> Check {
     match result {
         Ok(_) => Check::ok(name, "works"),
         Err(error) => Check::lacking(name, State::Missing, format!("{error:#}"), None),
+    }
+}
+
+/// Follows the calls of this machine for a moment.
+fn syscalls() -> Check {
+    let name = "system calls";
+    let tracefs = if std::path::Path::new("/sys/kernel/tracing/events").exists() { "mounted" } else { "not mounted" };
+    let paranoid = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid")
+        .map_or_else(|_| "no perf".to_owned(), |level| format!("perf_event_paranoid {}", level.trim()));
+    let others = format!("tracefs {tracefs}, {paranoid}");
+    match Tracer::start(TraceOptions::here(SyscallScope::Node, None)) {
+        Ok(tracer) => {
+            let notes: String = tracer.notes.iter().map(|note| format!("; {note}")).collect();
+            match tracer.stop() {
+                Ok(trace) => Check::ok(name, format!("followed by {} ({others}){notes}", trace.source.as_str())),
+                Err(error) => Check::lacking(name, State::Optional, format!("{error} ({others})"), None),
+            }
+        }
+        Err(error) => {
+            let hint =
+                "only `[instrument] syscalls` needs it: run vptest as root, outside of containers that refuse BPF";
+            Check::lacking(name, State::Optional, format!("{error} ({others})"), Some(hint.to_owned()))
+        }
     }
 }
 

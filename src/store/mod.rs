@@ -22,6 +22,7 @@ mod rows;
 mod rows_tcp;
 mod schema;
 mod syscalls;
+mod traced;
 mod writer;
 
 pub use campaign::{
@@ -34,6 +35,7 @@ pub use pooled::Pool;
 pub use query::{Database, LeftOut, MetricError, MetricInfo, Observation, Observations};
 pub use reader::{RecordFile, Records, Verified};
 pub use schema::{APPLICATION_ID, SCHEMA_VERSION};
+pub use traced::TracedIteration;
 pub use writer::write_iteration;
 
 /// Opens a database that [`RecordFile::open`] accepted, for reading with SQL.

@@ -269,7 +269,7 @@ enum Content {
 
 /// Which attempt stands for an iteration: the greatest. The host decides ties, so that the order of merging does not.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
+pub(super) struct Rank {
     counts: bool,
     complete: bool,
     /// The end of complete attempts, negative, for the first is wanted; the beginning of others.
@@ -279,7 +279,7 @@ struct Rank {
 }
 
 impl Rank {
-    fn of(record: &IterationRecord, counts: bool) -> Self {
+    pub(super) fn of(record: &IterationRecord, counts: bool) -> Self {
         let header = &record.header;
         let complete = counts && record.outcome.status() == Status::Complete;
         let time_ns = if complete {

@@ -9,8 +9,8 @@ use super::raw::Row;
 use super::rows::{count, opt_int, opt_text, position, text};
 use super::schema::TableId;
 use crate::record::{
-    DescriptorKind, LogBins, Syscall, SyscallLoss, SyscallProcess, SyscallScope, SyscallSizes, SyscallSource, SyscallTrace,
-    SyscallTransition,
+    DescriptorKind, LogBins, Syscall, SyscallLoss, SyscallProcess, SyscallScope, SyscallSizes, SyscallSource,
+    SyscallTrace, SyscallTransition,
 };
 
 /// Hands over the rows of all tables about them.
@@ -35,7 +35,10 @@ pub(super) fn emit<E>(
             let [begun, returned, steps, errors, sizes, logged] =
                 [begun, returned, steps, errors, sizes, logged].map(count);
             let cpu = opt_int(cpu.map(i64::from));
-            sink(TableId::SyscallLoss, &[position(i), position(n), cpu, begun, returned, steps, errors, sizes, logged])?;
+            sink(
+                TableId::SyscallLoss,
+                &[position(i), position(n), cpu, begun, returned, steps, errors, sizes, logged],
+            )?;
         }
     }
     emit_processes(traces, sink)
@@ -90,8 +93,7 @@ fn emit_processes<E>(
         for s in &p.sizes {
             let returned = s.returned.to_bytes();
             let [n, bytes, most, zero] = [s.count, s.bytes, s.most, s.zero].map(count);
-            let row =
-                [number, text(&s.call), text(s.kind.as_str()), n, bytes, most, zero, ValueRef::Blob(&returned)];
+            let row = [number, text(&s.call), text(s.kind.as_str()), n, bytes, most, zero, ValueRef::Blob(&returned)];
             sink(TableId::SyscallSize, &row)?;
         }
     }
@@ -237,7 +239,11 @@ fn check_call(c: &Syscall) -> Result<(), BadRecord> {
     if c.times.count() != c.returned || c.errors > c.returned || c.returned > c.calls {
         return bad(format!("system call {}: {} began, {} returned, {} failed", c.name, c.calls, c.returned, c.errors));
     }
-    if c.by_error.is_sorted_by(|a, b| a.0 < b.0) { Ok(()) } else { bad(format!("errors of {} are not in order", c.name)) }
+    if c.by_error.is_sorted_by(|a, b| a.0 < b.0) {
+        Ok(())
+    } else {
+        bad(format!("errors of {} are not in order", c.name))
+    }
 }
 
 fn check_numbers(mut numbers: impl Iterator<Item = u64>) -> Result<(), BadRecord> {

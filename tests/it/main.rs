@@ -15,5 +15,6 @@ mod qemu;
 mod real;
 mod signals;
 mod store;
+mod syscalls;
 mod wild;
 mod workload;

@@ -52,7 +52,9 @@ impl RemoteTrace {
         let mut record = Vec::new();
         loop {
             match self.inbox.next().await {
-                Some(Item::Data(_, bytes)) if record.len() + bytes.len() <= MAX_RECORD => record.extend_from_slice(&bytes),
+                Some(Item::Data(_, bytes)) if record.len() + bytes.len() <= MAX_RECORD => {
+                    record.extend_from_slice(&bytes)
+                }
                 Some(Item::Data(..)) => return Err(nonsense("a record that is too long".to_owned())),
                 Some(Item::Done(payload)) => match outcome(NAME, &payload)? {
                     Outcome::Done => break,

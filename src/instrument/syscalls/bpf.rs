@@ -253,7 +253,8 @@ fn add_bins(bins: &mut Bins, packed: &[u64]) {
 }
 
 fn load(options: &Options, notes: &mut Vec<String>) -> Result<Ebpf, Failure> {
-    let own = namespace_at("/proc/self/ns/pid").map_err(|error| Failure::Refused(format!("no PID namespace: {error}")))?;
+    let own =
+        namespace_at("/proc/self/ns/pid").map_err(|error| Failure::Refused(format!("no PID namespace: {error}")))?;
     let workload = options.workload.filter(|_| options.scope == SyscallScope::Workload);
     let types = match Btf::from_sys_fs() {
         Ok(types) => Some(types),

@@ -93,7 +93,9 @@ pub enum TraceError {
         perf: String,
     },
     /// The processes of the workload cannot be told from others.
-    #[error("the processes of the workload have no PID namespace of their own, so that they cannot be told from others")]
+    #[error(
+        "the processes of the workload have no PID namespace of their own, so that they cannot be told from others"
+    )]
     NoNamespace,
     /// The log cannot be written.
     #[error("cannot write {path}")]
@@ -154,15 +156,7 @@ impl Workload {
 impl Options {
     /// Follows this workload, or everything, on vptest's own kernel.
     pub fn here(scope: SyscallScope, workload: Option<Workload>) -> Self {
-        Self {
-            scope,
-            workload,
-            place: None,
-            nodes: Vec::new(),
-            log: None,
-            room: Room::default(),
-            source: None,
-        }
+        Self { scope, workload, place: None, nodes: Vec::new(), log: None, room: Room::default(), source: None }
     }
 
     /// To which node something in a network namespace belongs.

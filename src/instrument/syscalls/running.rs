@@ -80,7 +80,8 @@ impl Running {
     }
 
     fn never_ran(&mut self, why: String) {
-        self.problems.push(Problem { weight: Weight::Invalid, text: format!("the tracer of system calls never ran: {why}") });
+        self.problems
+            .push(Problem { weight: Weight::Invalid, text: format!("the tracer of system calls never ran: {why}") });
     }
 
     /// Ends them all.

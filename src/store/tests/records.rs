@@ -12,8 +12,8 @@ use crate::record::{
     SizeBin, StageTiming,
 };
 use crate::record::{
-    DescriptorKind, LogBins, Syscall, SyscallLoss, SyscallProcess, SyscallScope, SyscallSizes, SyscallSource, SyscallTrace,
-    SyscallTransition,
+    DescriptorKind, LogBins, Syscall, SyscallLoss, SyscallProcess, SyscallScope, SyscallSizes, SyscallSource,
+    SyscallTrace, SyscallTransition,
 };
 
 /// A record like those of real runs; `n` tells it from others.

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use super::lan::build::{self, Network};
 use super::lan::topology::{Access, LinkRate, NodePlan, Topology};
 use super::lan::{path, preflight, settings};
-use super::{CapturePoint, CaptureSource, KernelAt, Instance, Pair, Path, Request, Teardown, Testbed, TestbedError};
+use super::{CapturePoint, CaptureSource, Instance, KernelAt, Pair, Path, Request, Teardown, Testbed, TestbedError};
 use crate::host::cage::Cage;
 use crate::host::kept;
 use crate::host::namespace::Namespace;

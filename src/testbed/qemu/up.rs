@@ -26,7 +26,7 @@ use crate::spec::StressPlace;
 use crate::testbed::lan::build::Network;
 use crate::testbed::lan::settings as lan_settings;
 use crate::testbed::lan::topology::{NodePlan, Topology};
-use crate::testbed::{CapturePoint, CaptureSource, KernelAt, Instance, Pair, Path, Request, Teardown, TestbedError};
+use crate::testbed::{CapturePoint, CaptureSource, Instance, KernelAt, Pair, Path, Request, Teardown, TestbedError};
 use crate::workload::{PairCpus, assign_cpus};
 
 /// Hops looked at beyond the expected ones.
