@@ -292,3 +292,25 @@ fn guests_are_kept_for_repetitions_on_request() {
     assert!(qemus(&campaign).is_empty(), "kept beyond the end of the run");
     campaign.assert_clean();
 }
+
+#[test]
+fn system_calls_in_guests_are_counted_exactly() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(known) = super::syscalls::known(directory.path()).filter(|_| guests()) else { return };
+    let known = known.to_str().unwrap();
+    let more = format!("[testbed.qemu]\nprograms = [{known:?}]\n[instrument.syscalls]\nlog = true");
+    let campaign = sweep("", &command(&format!("[{known:?}]")), &more);
+    run(&campaign, 0);
+    let file = campaign.out().join(&campaign.files()[0]);
+    let database = vptest::store::Database::open(&file).unwrap();
+    let record = database.records().unwrap().next().unwrap().unwrap().record;
+    let client = vptest::ids::NodeId::client(1);
+    let trace = record.syscalls.iter().find(|trace| trace.place == Some(client)).unwrap();
+    assert_eq!((record.syscalls.len(), trace.lost()), (2, 0));
+    let process = super::syscalls::process(trace, "known");
+    assert_eq!(process.node, Some(client));
+    super::syscalls::assert_known(process);
+    let log = campaign.out().join(trace.log.as_ref().unwrap());
+    let calls = vptest::instrument::syscalls::read_log(&log).unwrap();
+    assert_eq!(calls.len() as u64, trace.calls());
+}

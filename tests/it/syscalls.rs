@@ -7,6 +7,10 @@ use std::process::{Command, Output};
 use vptest::instrument::syscalls::read_log;
 use vptest::record::{DescriptorKind, LogBins, SyscallProcess, SyscallSource, SyscallTrace};
 
+use vptest::ids::NodeId;
+use vptest::store::Database;
+
+use crate::campaign::{Campaign, said};
 use crate::need::{need, program, root};
 
 const VPTEST: &str = env!("CARGO_BIN_EXE_vptest");
@@ -54,7 +58,7 @@ fn trace(arguments: &[&str], command: &[&str]) -> SyscallTrace {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-fn process<'a>(trace: &'a SyscallTrace, name: &str) -> &'a SyscallProcess {
+pub(crate) fn process<'a>(trace: &'a SyscallTrace, name: &str) -> &'a SyscallProcess {
     trace.processes.iter().find(|process| process.name == name).unwrap_or_else(|| panic!("no {name} in {trace:?}"))
 }
 
@@ -63,7 +67,7 @@ fn counts(process: &SyscallProcess) -> Vec<(&str, u64)> {
 }
 
 /// All that is known of the known program.
-fn assert_known(process: &SyscallProcess) {
+pub(crate) fn assert_known(process: &SyscallProcess) {
     assert_eq!(counts(process), KNOWN);
     assert_eq!((process.threads, process.calls), (1, 1017));
     let call = |name: &str| process.by_call.iter().find(|call| call.name == name).unwrap();
@@ -239,4 +243,59 @@ fn the_object_is_built_from_the_source() {
     assert!(Command::new("llvm-strip-14").arg("-g").arg(&object).status().unwrap().success());
     let committed = std::fs::read(format!("{BPF}/syscalls.bpf.o")).unwrap();
     assert!(std::fs::read(&object).unwrap() == committed, "`make bpf` builds it anew");
+}
+
+/// A sweep in namespaces whose client is the known program.
+fn in_namespaces(known: &Path, more: &str) -> Campaign {
+    Campaign::planned(&format!(
+        "name = \"calls\"\nrepetitions = 2\n[factors]\ntestbed = \"netns\"\npairs = 2\nround = [1, 2]\n\
+         [workload]\npreset = \"command\"\nclient = [{:?}]\n\
+         [verify]\nforeign_cpu = \"off\"\nsteal = \"off\"\nclient_cpu = \"off\"\n{more}\n",
+        known.to_str().unwrap()
+    ))
+}
+
+#[test]
+fn nodes_in_namespaces_are_told_apart_and_repetitions_compared() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(known) = known(directory.path()).filter(|_| bpf()) else { return };
+    let campaign = in_namespaces(&known, "[instrument]\nsyscalls = true");
+    let ran = said(campaign.command(&["run"]).output().unwrap());
+    assert_eq!(ran.code, Some(0), "{}{:?}", ran.err, campaign.outcomes());
+    for file in campaign.files() {
+        let record =
+            Database::open(&campaign.out().join(file)).unwrap().records().unwrap().next().unwrap().unwrap().record;
+        let of_known: Vec<_> = record.syscalls[0].processes.iter().filter(|process| process.name == "known").collect();
+        let nodes: Vec<_> = of_known.iter().map(|process| process.node).collect();
+        assert_eq!(nodes, [Some(NodeId::client(1)), Some(NodeId::client(2))]);
+        of_known.into_iter().for_each(assert_known);
+        let value =
+            |name: &str| record.metrics.iter().find(|metric| metric.name == name).and_then(|metric| metric.value);
+        assert!(value("syscalls").is_some_and(|calls| calls >= 1017.0));
+    }
+    let merged = campaign.out().join("merged.db");
+    let mut merge = campaign.command(&["merge", "-o"]);
+    merge.arg(&merged).args(campaign.files().iter().map(|file| campaign.out().join(file)));
+    assert!(merge.output().unwrap().status.success());
+    let mut analyze = campaign.command(&["analyze", "--syscalls", "--baseline", "round=1", "--format", "json", "--db"]);
+    let analysed = said(analyze.arg(&merged).output().unwrap());
+    let json: serde_json::Value = serde_json::from_str(&analysed.out).unwrap_or_else(|_| panic!("{}", analysed.err));
+    let rows: Vec<_> = json["rows"].as_array().unwrap().iter().filter(|row| row["process"] == "client known").collect();
+    assert_eq!(rows.len(), 2);
+    assert!(rows.iter().all(|row| row["determinism"]["verdict"] == "identical"));
+    assert_eq!((&rows[1]["divergence"]["bits"], &rows[1]["divergence"]["p"]), (&0.0.into(), &1.0.into()));
+}
+
+#[test]
+fn losses_make_an_iteration_suspect() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(known) = known(directory.path()).filter(|_| bpf()) else { return };
+    let campaign = in_namespaces(&known, "[instrument.syscalls]\ncalls = 3");
+    let _ = campaign.command(&["run"]).output().unwrap();
+    for (_, _, status, reasons) in campaign.outcomes() {
+        assert!(
+            status == "suspect" && reasons.contains("the tracer of system calls lost 0 calls"),
+            "{status} {reasons}"
+        );
+    }
 }

@@ -1,0 +1,70 @@
+#!/bin/bash
+# What tracers cost ApacheBench against nginx: CPU time for each request, all processes of the workload, as a ratio to the
+# same without a tracer in the same round. Needs ab, nginx and, for the others, strace, linux-perf, bpftrace, sysdig.
+#
+#   benches/syscalls.sh [ROUNDS] [REQUESTS]
+set -euo pipefail
+rounds=${1:-5} requests=${2:-20000}
+vptest=${VPTEST:-target/release/vptest}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+port=18090
+mkdir "$work/www"
+head -c 1000 /dev/zero | tr '\0' x >"$work/www/index.html"
+cat >"$work/nginx.conf" <<CONF
+user root; daemon off; worker_processes 1; pid $work/nginx.pid; error_log $work/error.log;
+events { worker_connections 512; }
+http { access_log off; client_body_temp_path $work/b; proxy_temp_path $work/p; fastcgi_temp_path $work/f;
+  uwsgi_temp_path $work/u; scgi_temp_path $work/s; server { listen 127.0.0.1:$port; root $work/www; } }
+CONF
+cat >"$work/load" <<LOAD
+#!/bin/bash
+# Seconds of CPU of nginx and ab go to the file.
+nginx -c "$work/nginx.conf" & server=\$!
+until (exec 3<>/dev/tcp/127.0.0.1/$port) 2>/dev/null; do :; done
+ab -q -n \$1 -c 10 http://127.0.0.1:$port/ >"$work/ab" 2>&1
+kill -QUIT \$server; wait \$server
+times >"$work/times"
+LOAD
+chmod +x "$work/load"
+seconds() { tail -1 "$work/times" | tr 'ms' '  ' | awk '{ print $1 * 60 + $2 + $3 * 60 + $4 }'; }
+have() { command -v "$1" >/dev/null || { echo "$1: not installed"; return 1; }; }
+
+# A tracer that is slow gets fewer requests.
+measure() { # name, share of the requests, command before the load
+  local name=$1 n=$((requests / $2)); shift 2
+  if ! timeout 300 "$@" "$work/load" $n >"$work/out" 2>"$work/err"; then
+    echo "$name: cannot run here: $(grep -v '^$' "$work/err" | tail -1)"; return
+  fi
+  echo "$name $(seconds) $n" >>"$work/results"
+}
+beside() { # name, seconds to start, tracer...: one that follows the whole machine from outside
+  local name=$1; shift
+  "$@" >"$work/trace" 2>"$work/err" & local tracer=$!
+  sleep 4 # these say nothing when they are ready; what they miss at the beginning flatters them
+  if ! kill -0 $tracer 2>/dev/null; then
+    echo "$name: cannot run here: $(grep -v '^$' "$work/err" | tail -1)"; wait $tracer || true; return
+  fi
+  "$work/load" $requests
+  kill -INT $tracer; wait $tracer 2>/dev/null || true
+  echo "$name $(seconds) $requests" >>"$work/results"
+}
+
+for round in $(seq "$rounds"); do
+  measure none 1 env
+  measure vptest 1 "$vptest" trace --
+  measure vptest-log 1 "$vptest" trace --log "$work/log.zst" --
+  if have strace; then measure strace-f 10 strace -f -c -o "$work/strace"; fi
+  if have perf; then
+    measure perf-trace 10 perf trace -o "$work/perf.trace" --
+    measure perf-record 1 perf record -q -o "$work/perf.data" -m 4M -e raw_syscalls:sys_enter,raw_syscalls:sys_exit --
+  fi
+  if have bpftrace; then
+    beside bpftrace bpftrace -e 'tracepoint:raw_syscalls:sys_enter { @[comm, args->id] = count(); }'
+  fi
+  if have sysdig; then beside sysdig sysdig -w "$work/sysdig.scap"; fi
+done | sort -u
+awk '{ per = $2 / $3 * 1e6; if (!($1 in n)) order[++k] = $1; n[$1]++; sum[$1] += per }
+     END { for (i = 1; i <= k; i++) { t = order[i]
+       printf "%-12s %8.1f us of CPU a request  %6.2f x  (%d rounds)\n", t, sum[t] / n[t], sum[t] / n[t] / (sum["none"] / n["none"]), n[t] } }' "$work/results"
+grep -h Failed "$work/ab"
