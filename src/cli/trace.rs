@@ -9,7 +9,7 @@ use super::exit::{Exit, Failure};
 use crate::host::cage::{Cage, Job};
 use crate::instrument::syscalls::{Options, Room, Tracer, Workload};
 use crate::node::{Command, Process as _, Stream};
-use crate::record::{SyscallScope, SyscallSource};
+use crate::record::SyscallScope;
 
 /// Run a command, follow its system calls and print them as JSON; its own output goes to standard error
 #[derive(Debug, clap::Args)]
@@ -17,9 +17,6 @@ pub(super) struct Args {
     /// Follow every process of this kernel
     #[arg(long)]
     node: bool,
-    /// Take this way and no other: bpf or perf
-    #[arg(long, value_parser = source)]
-    source: Option<SyscallSource>,
     /// Write single calls to this file
     #[arg(long)]
     log: Option<PathBuf>,
@@ -32,10 +29,6 @@ pub(super) struct Args {
     /// The command
     #[arg(last = true, required = true)]
     command: Vec<String>,
-}
-
-fn source(text: &str) -> Result<SyscallSource, String> {
-    SyscallSource::from_name(text).ok_or_else(|| "bpf or perf".to_owned())
 }
 
 fn room(text: &str) -> Result<(String, u32), String> {
@@ -69,7 +62,6 @@ fn start(args: &Args, cage: &Cage) -> Result<Tracer, Failure> {
     let scope = if args.node { SyscallScope::Node } else { SyscallScope::Workload };
     let mut options = Options::here(scope, Workload::of(cage));
     options.log.clone_from(&args.log);
-    options.source = args.source;
     for (name, rows) in &args.room {
         *table(&mut options.room, name)? = *rows;
     }

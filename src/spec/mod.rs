@@ -265,7 +265,7 @@ pub struct SyscallSpec {
     pub transitions: Option<u32>,
     /// Kinds of calls and descriptors, over all names.
     pub sizes: Option<u32>,
-    /// Bytes of the ring for the log, and of each of the fallback's.
+    /// Bytes of the ring for the log.
     pub ring: Option<u32>,
 }
 

@@ -288,11 +288,15 @@ impl<'a> Records<'a> {
     /// Adds what was counted of system calls.
     fn read_syscalls(&mut self, id: i64, traces: &mut [SyscallTrace]) -> Result<(), StoreError> {
         use super::syscalls::{call, error, find, loss, process, sizes, transition};
-        self.each(TableId::SyscallLoss, id, loss, |trace, loss| Some(traces.get_mut(trace)?.losses.push(loss)))?;
-        self.each(TableId::SyscallProcess, id, process, |trace, process| {
-            Some(traces.get_mut(trace)?.processes.push(process))
+        self.each(TableId::SyscallLoss, id, loss, |trace, loss| {
+            traces.get_mut(trace).map(|trace| trace.losses.push(loss))
         })?;
-        self.each(TableId::Syscall, id, call, |process, call| Some(find(traces, process)?.by_call.push(call)))?;
+        self.each(TableId::SyscallProcess, id, process, |trace, process| {
+            traces.get_mut(trace).map(|trace| trace.processes.push(process))
+        })?;
+        self.each(TableId::Syscall, id, call, |process, call| {
+            find(traces, process).map(|process| process.by_call.push(call))
+        })?;
         self.each(TableId::SyscallError, id, error, |process, (name, error)| {
             let calls = &mut find(traces, process)?.by_call;
             let at = calls.binary_search_by(|call| call.name.cmp(&name)).ok()?;
@@ -300,9 +304,11 @@ impl<'a> Records<'a> {
             Some(())
         })?;
         self.each(TableId::SyscallTransition, id, transition, |process, transition| {
-            Some(find(traces, process)?.transitions.push(transition))
+            find(traces, process).map(|process| process.transitions.push(transition))
         })?;
-        self.each(TableId::SyscallSize, id, sizes, |process, sizes| Some(find(traces, process)?.sizes.push(sizes)))
+        self.each(TableId::SyscallSize, id, sizes, |process, sizes| {
+            find(traces, process).map(|process| process.sizes.push(sizes))
+        })
     }
 
     /// Puts each row of a table where it belongs; `put` says `None` when there is no such place.

@@ -32,7 +32,7 @@ const KNOWN: [(&str, u64); 9] = [
 
 /// May this machine load BPF programs?
 fn bpf() -> bool {
-    let probe = Command::new(VPTEST).args(["trace", "--source", "bpf", "--", "true"]).output().unwrap();
+    let probe = Command::new(VPTEST).args(["trace", "--", "true"]).output().unwrap();
     root() && need("bpf", probe.status.success())
 }
 
@@ -225,7 +225,7 @@ fn a_refusal_says_why() {
     };
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{text}");
-    assert!(text.contains("BPF") && text.contains("perf"), "{text}");
+    assert!(text.contains("BPF") && text.contains("not permitted"), "{text}");
     assert!(output.stdout.is_empty(), "no row of zeros");
 }
 
@@ -277,8 +277,18 @@ fn nodes_in_namespaces_are_told_apart_and_repetitions_compared() {
     let mut merge = campaign.command(&["merge", "-o"]);
     merge.arg(&merged).args(campaign.files().iter().map(|file| campaign.out().join(file)));
     assert!(merge.output().unwrap().status.success());
-    let mut analyze = campaign.command(&["analyze", "--syscalls", "--baseline", "round=1", "--format", "json", "--db"]);
-    let analysed = said(analyze.arg(&merged).output().unwrap());
+    // Other tests keep this host busy, and the clients may begin too far apart.
+    let mut analyze = campaign.command(&[
+        "analyze",
+        "--syscalls",
+        "--baseline",
+        "round=1",
+        "--include",
+        "suspect",
+        "--format",
+        "json",
+    ]);
+    let analysed = said(analyze.arg("--db").arg(&merged).output().unwrap());
     let json: serde_json::Value = serde_json::from_str(&analysed.out).unwrap_or_else(|_| panic!("{}", analysed.err));
     let rows: Vec<_> = json["rows"].as_array().unwrap().iter().filter(|row| row["process"] == "client known").collect();
     assert_eq!(rows.len(), 2);

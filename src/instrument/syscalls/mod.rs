@@ -1,13 +1,12 @@
 //! System calls of the workload's processes, or of a whole kernel: counts, errors, times, transitions, sizes.
 //!
-//! A BPF program adds up in the kernel (`bpf`), so that nothing but its tables can be full, and what finds no room there
-//! is counted. Where BPF is refused, every call is handed over through perf's rings (`perf`), which costs more.
+//! A BPF program adds up in the kernel, so that nothing but its tables can be full, and what finds no room there is
+//! counted. Where BPF is refused, nothing is followed, and the reason is told.
 //!
 //! ```text
 //! bpf/     the program's source and its object
 //! bpf.rs   loads it, reads its tables
-//! perf.rs  the fallback: rings of raw tracepoint records
-//! tally    what both add up to
+//! tally    what it adds up to
 //! log      single calls, in a file
 //! names    names of calls
 //! ```
@@ -43,8 +42,6 @@ pub struct Options {
     pub log: Option<PathBuf>,
     /// How much the tables hold.
     pub room: Room,
-    /// Which way; `None` takes the first that works.
-    pub source: Option<crate::record::SyscallSource>,
 }
 
 /// Where the processes of a workload are.
@@ -71,7 +68,7 @@ pub struct Room {
     pub transitions: u32,
     /// Kinds of calls and descriptors, over all names.
     pub sizes: u32,
-    /// Bytes of the ring for the log and of each ring of the fallback; a power of two.
+    /// Bytes of the ring for the log; a power of two.
     pub ring: u32,
 }
 
@@ -81,17 +78,12 @@ impl Default for Room {
     }
 }
 
-/// No way to follow system calls works here.
+/// System calls cannot be followed here.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// Neither way is allowed, or the kernel has none.
-    #[error("system calls cannot be followed: BPF: {bpf}; perf: {perf}")]
-    Refused {
-        /// Why not by BPF.
-        bpf: String,
-        /// Why not by perf.
-        perf: String,
-    },
+    /// The kernel does not allow BPF, or has none; the text says why.
+    #[error("system calls cannot be followed by BPF: {0}")]
+    Refused(String),
     /// The processes of the workload cannot be told from others.
     #[error(
         "the processes of the workload have no PID namespace of their own, so that they cannot be told from others"
@@ -115,7 +107,7 @@ pub enum TraceError {
 pub struct Tracer {
     way: bpf::Bpf,
     options: Options,
-    /// What is worth an event: what is not known here, which way was refused.
+    /// What is worth an event: what is not known here.
     pub notes: Vec<String>,
 }
 
@@ -123,7 +115,7 @@ impl Tracer {
     /// Starts. When this returns, no call is missed.
     ///
     /// # Errors
-    /// When neither way works; the text has the reasons.
+    /// When the kernel refuses; the text has the reason.
     pub fn start(options: Options) -> Result<Self, TraceError> {
         if options.scope == SyscallScope::Workload && options.workload.is_none() {
             return Err(TraceError::NoNamespace);
@@ -132,7 +124,7 @@ impl Tracer {
         match bpf::Bpf::start(&options, &mut notes) {
             Ok(way) => Ok(Self { way, options, notes }),
             Err(bpf::Failure::Log(error)) => Err(error),
-            Err(bpf::Failure::Refused(bpf)) => Err(TraceError::Refused { bpf, perf: "not built".to_owned() }),
+            Err(bpf::Failure::Refused(why)) => Err(TraceError::Refused(why)),
         }
     }
 
@@ -156,7 +148,7 @@ impl Workload {
 impl Options {
     /// Follows this workload, or everything, on vptest's own kernel.
     pub fn here(scope: SyscallScope, workload: Option<Workload>) -> Self {
-        Self { scope, workload, place: None, nodes: Vec::new(), log: None, room: Room::default(), source: None }
+        Self { scope, workload, place: None, nodes: Vec::new(), log: None, room: Room::default() }
     }
 
     /// To which node something in a network namespace belongs.

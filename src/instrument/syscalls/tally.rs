@@ -8,9 +8,6 @@ use crate::record::{DescriptorKind, LogBins, Syscall, SyscallProcess, SyscallSiz
 
 /// Stands for the call before a thread's first.
 pub(super) const NO_CALL: u16 = u16::MAX;
-/// Resolution of times.
-pub(super) const TIME_UNIT_NS: u64 = 16;
-
 /// Bits of what a call is, as in the BPF program.
 const TRANSFERS: u8 = 1;
 const RENAMES: u8 = 2;
