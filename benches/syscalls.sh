@@ -46,12 +46,15 @@ beside() { # name, seconds to start, tracer...: one that follows the whole machi
     echo "$name: cannot run here: $(grep -v '^$' "$work/err" | tail -1)"; wait $tracer || true; return
   fi
   "$work/load" $requests
-  kill -INT $tracer; wait $tracer 2>/dev/null || true
+  if ! kill -INT $tracer 2>/dev/null; then
+    echo "$name: ended before the load did: $(grep -v '^$' "$work/err" | tail -1)"; return
+  fi
+  wait $tracer 2>/dev/null || true
   echo "$name $(seconds) $requests" >>"$work/results"
 }
 
 for round in $(seq "$rounds"); do
-  measure none 1 env
+  measure none 1 "$vptest" trace --off --
   measure vptest 1 "$vptest" trace --
   measure vptest-log 1 "$vptest" trace --log "$work/log.zst" --
   if have strace; then measure strace-f 10 strace -f -c -o "$work/strace"; fi

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::record::SyscallScope;
 use crate::units::{ByteSize, format_duration};
 
 /// The least a spec can be.
@@ -402,6 +403,33 @@ fn workloads() {
     ];
     let cases: Vec<String> = cases.iter().map(|case| format!("name = \"t\"\n[workload]\n{case}\n")).collect();
     snapshot_of("workloads", &cases);
+}
+
+#[test]
+fn instruments() {
+    let syscalls = |text: &str| parse(&format!("{LEAST}{text}\n")).instrument.syscalls;
+    assert_eq!(syscalls(""), None);
+    assert_eq!(syscalls("[instrument]\nsyscalls = false"), None);
+    assert_eq!(syscalls("[instrument]\nsyscalls = true"), Some(SyscallSpec::default()));
+    let table = "[instrument.syscalls]\nscope = \"node\"\nlog = true\nthreads = 5\nring = \"64 KiB\"";
+    let expected = SyscallSpec {
+        scope: SyscallScope::Node,
+        log: true,
+        threads: Some(5),
+        ring: Some(65_536),
+        ..SyscallSpec::default()
+    };
+    assert_eq!(syscalls(table), Some(expected));
+    for (bad, place) in [
+        ("[instrument]\nsyscall = true", "syscalls"),
+        ("[instrument]\nsyscalls = 3", "instrument.syscalls"),
+        ("[instrument.syscalls]\nscope = \"nodes\"", "workload"),
+        ("[instrument.syscalls]\nring = \"5 KiB\"", "a power of two"),
+        ("[instrument.syscalls]\nthreads = 0", "1 to 1048576"),
+    ] {
+        let text = Spec::parse(&format!("{LEAST}{bad}\n")).unwrap_err().to_string();
+        assert!(text.contains(place), "{text}");
+    }
 }
 
 #[test]
