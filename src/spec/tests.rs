@@ -427,7 +427,7 @@ fn instruments() {
         ("[instrument.syscalls]\nring = \"5 KiB\"", "a power of two"),
         ("[instrument.syscalls]\nthreads = 0", "1 to 1048576"),
     ] {
-        let text = Spec::parse(&format!("{LEAST}{bad}\n")).unwrap_err().to_string();
+        let text = Spec::parse(&format!("{LEAST}{bad}\n")).unwrap_err().render("t.toml", false);
         assert!(text.contains(place), "{text}");
     }
 }
