@@ -150,8 +150,11 @@ pub(super) fn call(row: &Row<'_>) -> Decoded<(usize, Syscall)> {
     Ok((process, Syscall { name, calls, returned, errors, by_error: Vec::new(), total_ns, most_ns, times }))
 }
 
+/// Name of a call, number of an error and how often.
+type OfCall = (String, (u32, u64));
+
 /// Number of the process, name of the call, and an error.
-pub(super) fn error(row: &Row<'_>) -> Decoded<(usize, (String, (u32, u64)))> {
+pub(super) fn error(row: &Row<'_>) -> Decoded<(usize, OfCall)> {
     let c = &mut Columns::new(row, 1);
     Ok((c.int()?, (c.string()?, (c.int()?, c.int()?))))
 }
