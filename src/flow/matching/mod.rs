@@ -113,6 +113,8 @@ struct Side {
     open: VecDeque<(Time, u64)>,
     first: Option<Time>,
     latest: Option<Time>,
+    /// The last promise that nothing earlier will come.
+    promised: Option<Time>,
     seen: u64,
     /// Orders of the first and the last packet, a2b and b2a, that is known at the other point.
     known: [Option<(u64, u64)>; 2],
@@ -184,6 +186,8 @@ impl Matcher {
         let side = &mut self.sides[here];
         side.first.get_or_insert(at);
         side.latest = side.latest.max(Some(at));
+        // What it may have been matched with is settled.
+        self.matched.given_up += u64::from(Some(at) < side.promised);
         side.seen += 1;
         let own = Seen { at, order: side.seen, print, flow, seq: Seq(segment.seq), payload, way };
         match self.sides[there].pending.take(print) {
@@ -195,9 +199,10 @@ impl Matcher {
         self.limit();
     }
 
-    /// A point has nothing more up to this time.
+    /// A point has nothing more up to this time. A packet that comes all the same counts as given up.
     pub fn quiet(&mut self, point: Point, until: Time) {
         let side = &mut self.sides[point.index()];
+        side.promised = side.promised.max(Some(until));
         if side.latest < Some(until) {
             side.latest = Some(until);
             self.settle();

@@ -123,7 +123,9 @@ fn a_silent_point_is_no_reason_to_wait() {
         matcher.packet(Near, at, AToB, &segment(number * 1000, 0));
         matcher.quiet(Far, at);
     }
-    assert_eq!(matcher.finish().given_up, 0);
+    matcher.packet(Far, at(199_990), AToB, &segment(0, 0));
+    matcher.packet(Far, at(100), AToB, &segment(10_000, 0));
+    assert_eq!(matcher.finish().given_up, 1, "it was promised that nothing would come");
 }
 
 #[test]
