@@ -274,7 +274,8 @@ impl Matcher {
             }
         }
         for side in &mut self.sides {
-            while let Some((at, flow)) = side.open.pop_front_if(|(at, _)| age(*at) >= 3) {
+            while let Some(&(at, flow)) = side.open.front().filter(|(at, _)| age(*at) >= 3) {
+                side.open.pop_front();
                 side.offered.forget(flow, at);
             }
         }
