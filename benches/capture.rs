@@ -1,6 +1,6 @@
 //! What a capture costs the workload it observes, beside tcpdump in the same run.
 //!
-//! `cargo bench --bench capture -- MODE [REPETITIONS [REQUESTS]]`, as root, with nginx, ab, iperf3, tcpdump and ip.
+//! `cargo bench --bench capture -- MODE [REPETITIONS [REQUESTS [PART OF A NAME]]]`, as root, with nginx, ab, iperf3, tcpdump and ip.
 //! Modes: `requests` (ab against nginx over one veth pair, variants interleaved), `gigabit` (iperf3 at 1 Gbit/s:
 //! what is dropped), `pps` (what the ring and the statistics keep up with: small packets as fast as one thread can send
 //! them, and full-size ones at 1 Gbit/s, over one veth pair), `open` (what starting and stopping costs), `snapshot` (what reading the host's counters costs),
@@ -39,7 +39,7 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let number = |index: usize, default: u32| arguments.get(index).map_or(Ok(default), |word| word.parse());
     match arguments.first().map(String::as_str) {
-        Some("requests") => requests(number(1, 7)?, number(2, 100_000)?),
+        Some("requests") => requests(number(1, 7)?, number(2, 100_000)?, arguments.get(3).map_or("", String::as_str)),
         Some("pps") => pps(number(1, 3)?, number(2, 100_000)?),
         Some("gigabit") => gigabit(number(1, 3)?),
         Some("open") => open(number(1, 5)?),
@@ -306,15 +306,18 @@ fn tcpdump(link: &Link, point: &CapturePoint, snap: bool, directory: &Path) -> R
     Ok(child)
 }
 
-fn requests(repetitions: u32, count: u32) -> Result<()> {
+/// Of the variants, those whose names hold `only`, and the run without capture.
+fn requests(repetitions: u32, count: u32, only: &str) -> Result<()> {
     let directory = tempfile::tempdir()?;
     fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
     let link = Link::new()?;
     let server = nginx(&link, directory.path())?;
     requests_per_second(&link, count)?;
-    let mut runs: Vec<Vec<Run>> = VARIANTS.iter().map(|_| Vec::new()).collect();
+    let variants: Vec<_> =
+        VARIANTS.iter().enumerate().filter(|(i, (name, _))| *i == 0 || name.contains(only)).map(|(_, v)| *v).collect();
+    let mut runs: Vec<Vec<Run>> = variants.iter().map(|_| Vec::new()).collect();
     for repetition in 1..=repetitions {
-        for (index, (name, variant)) in VARIANTS.iter().enumerate() {
+        for (index, (name, variant)) in variants.iter().enumerate() {
             let files = tempfile::tempdir_in(directory.path())?;
             // tcpdump gives up root and writes as its own user.
             fs::set_permissions(files.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
@@ -328,7 +331,7 @@ fn requests(repetitions: u32, count: u32) -> Result<()> {
         }
     }
     println!("\nmedian of {repetitions}, ab -n {count} -c 10:");
-    for (on, (name, _)) in runs.iter().zip(VARIANTS) {
+    for (on, (name, _)) in runs.iter().zip(variants) {
         let pairs = || on.iter().zip(&runs[0]);
         let rate = median(pairs().map(|(on, off)| on.rate / off.rate).collect());
         let cpu = median(pairs().map(|(on, off)| off.cpu() / on.cpu()).collect());
@@ -458,9 +461,9 @@ fn frame_socket(interface: &str) -> std::io::Result<std::os::fd::OwnedFd> {
         }
         let socket = std::os::fd::OwnedFd::from_raw_fd(fd);
         let mut address: libc::sockaddr_ll = std::mem::zeroed();
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_ifindex = index as i32;
-        let length = size_of::<libc::sockaddr_ll>() as u32;
+        address.sll_family = u16::try_from(libc::AF_PACKET).expect("17");
+        address.sll_ifindex = index.cast_signed();
+        let length = u32::try_from(size_of::<libc::sockaddr_ll>()).expect("20 bytes");
         match libc::bind(fd, (&raw const address).cast(), length) {
             0 => Ok(socket),
             _ => Err(std::io::Error::last_os_error()),
@@ -504,12 +507,10 @@ fn flood(namespace: &Namespace, frames: &[([u8; 66], u32)], full: bool, per_seco
             let mut at = 0;
             while at < messages.len() {
                 let rest = &mut messages[at..];
+                let length = u32::try_from(rest.len()).expect("at most a batch");
                 // SAFETY: the headers point at buffers that outlive the call.
-                let count = unsafe { libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, 0) };
-                if count < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-                at += count as usize;
+                let count = unsafe { libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), length, 0) };
+                at += usize::try_from(count).map_err(|_| std::io::Error::last_os_error())?;
             }
             sent += batch.len() as u64;
         }
