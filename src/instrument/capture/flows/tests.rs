@@ -1,6 +1,8 @@
 use super::*;
 use crate::ids::{Direction, NodeId, Vantage};
+use crate::instrument::capture::Stopped;
 use crate::record::ConnectionStatistic;
+use crate::record::{Capture, Problem, Tcp, Weight};
 use crate::testbed::CaptureSource;
 
 const OPTIONS: FlowOptions =
