@@ -10,6 +10,7 @@ mod flows_real;
 mod live;
 mod need;
 mod netns;
+mod paths;
 mod real;
 mod signals;
 mod store;
