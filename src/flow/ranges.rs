@@ -268,6 +268,9 @@ impl List {
     /// µs, 0 if that is no sample.
     #[inline]
     pub(super) fn acknowledge(&mut self, ack: Ack, newest: i64, stats: &mut Direction) -> Option<u64> {
+        if let Some(rtt) = self.acknowledge_next(ack, newest, stats) {
+            return Some(rtt);
+        }
         if self.unordered || self.raised == Raised::Many {
             return self.acknowledge_walking(ack, newest, stats);
         }
@@ -284,6 +287,33 @@ impl List {
             self.acknowledge_again(covered - 1, ack, stats);
         }
         None
+    }
+
+    /// The usual case of [`Self::acknowledge`]: all so far was acknowledged, is one range, and the number ends exactly at the
+    /// next, which adjoins. `None`, and nothing changed, in any other.
+    #[inline]
+    fn acknowledge_next(&mut self, ack: Ack, newest: i64, stats: &mut Direction) -> Option<u64> {
+        if self.acked != 1 || self.unordered || self.raised != Raised::None {
+            return None;
+        }
+        let head = self.ranges.head;
+        let is_last = self.ranges.items.len() == head + 2;
+        let [front, next] = self.ranges.items.get_mut(head..)?.first_chunk_mut()?;
+        let adjoins = front.hi.wrapping_add(1) == next.lo && next.hi.wrapping_add(1) == ack.number;
+        if !adjoins || next.acks != 0 || ack.number <= next.lo {
+            return None;
+        }
+        self.newest = self.newest.max(next.time);
+        let rtt = sample(next, self.newest.max(newest), ack.now, stats);
+        let joined = Range { hi: next.hi, time: front.time.max(next.time), ..*front };
+        if is_last {
+            *front = joined;
+            self.ranges.items.truncate(head + 1);
+        } else {
+            *next = joined;
+            self.ranges.head += 1;
+        }
+        Some(rtt)
     }
 
     /// Only ranges acknowledged before are covered, `at` is the last of them.
