@@ -9,6 +9,7 @@ use std::ops::{Deref, DerefMut};
 use super::direction::Direction;
 use super::ledger::{Ack, Inserted, gap};
 use super::samples::as_f64;
+use super::visit::Visit;
 
 /// Octets `lo..=hi`, sent together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +129,43 @@ pub(super) struct List {
 /// A list longer than this forgets its older half: 10^6 segments in flight are no connection but an attack on memory.
 const MAX_RANGES: usize = 1 << 20;
 
+impl Range {
+    fn visit(&mut self, v: &mut impl Visit) {
+        v.u32(&mut self.lo);
+        v.u32(&mut self.hi);
+        v.i64(&mut self.time);
+        v.u32(&mut self.acks);
+        v.u8(&mut self.resent);
+    }
+}
+
 impl List {
+    pub(super) fn visit(&mut self, v: &mut impl Visit) {
+        self.ranges.shrink();
+        let mut length = self.ranges.items.len() as u64;
+        v.u64(&mut length);
+        let length = usize::try_from(length).expect("was written from a length");
+        self.ranges.items.resize(length, Range { lo: 0, hi: 0, time: 0, acks: 0, resent: 0 });
+        self.ranges.items.iter_mut().for_each(|range| range.visit(v));
+        let mut acked = self.acked as u64;
+        v.u64(&mut acked);
+        self.acked = usize::try_from(acked).expect("was written from a length");
+        v.i64(&mut self.newest);
+        let (mut kind, mut lo) = match self.raised {
+            Raised::None => (0, 0),
+            Raised::One(lo) => (1, lo),
+            Raised::Many => (2, 0),
+        };
+        v.u8(&mut kind);
+        v.u32(&mut lo);
+        self.raised = match kind {
+            0 => Raised::None,
+            1 => Raised::One(lo),
+            _ => Raised::Many,
+        };
+        v.bool(&mut self.unordered);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }

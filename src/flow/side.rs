@@ -5,6 +5,7 @@ use crate::packet::{Flags, SackBlock, Segment, Seq};
 use super::direction::Direction;
 use super::ledger::{Ack, Inserted, Ledger, gap, low, quarter};
 use super::samples::as_f64;
+use super::visit::Visit;
 
 /// Microseconds since 1970; 0 is "never".
 pub(super) type Micros = i64;
@@ -67,7 +68,28 @@ struct Recent {
     next: u8,
 }
 
+impl Estimate {
+    fn visit(&mut self, v: &mut impl Visit) {
+        v.u8(&mut self.mode);
+        v.bool(&mut self.busy);
+        for field in [&mut self.mark, &mut self.mark0, &mut self.high] {
+            v.u32(field);
+        }
+    }
+}
+
 impl Recent {
+    /// Sequence numbers near `base` take few bytes.
+    fn visit(&mut self, base: u32, v: &mut impl Visit) {
+        for seq in &mut self.seqs {
+            let mut distance = i64::from(seq.wrapping_sub(base).cast_signed());
+            v.i64(&mut distance);
+            *seq = base.wrapping_add(i32::try_from(distance).expect("was written from 32 bits").cast_unsigned());
+        }
+        self.ids.iter_mut().for_each(|lanes| v.u64(lanes));
+        v.u8(&mut self.next);
+    }
+
     /// Is this pair among the last eight? If not it becomes one of them.
     #[inline]
     fn repeats(&mut self, seq: u32, id: u16) -> bool {
@@ -102,6 +124,27 @@ impl Recent {
 }
 
 impl Side {
+    /// Everything, so that a side that was packed goes on as if nothing had been.
+    pub(super) fn visit(&mut self, v: &mut impl Visit) {
+        self.stats.visit(v);
+        self.ledger.visit(v);
+        let mut sent = self.sent.0;
+        for field in [&mut self.edge, &mut self.acked, &mut sent] {
+            v.u32(field);
+        }
+        self.sent = Seq(sent);
+        for field in [&mut self.last_window, &mut self.owin] {
+            v.u64(field);
+        }
+        v.i64(&mut self.owin_time);
+        v.u8(&mut self.visited);
+        for field in [&mut self.sent_any, &mut self.acked_data] {
+            v.bool(field);
+        }
+        self.estimate.visit(v);
+        self.recent.visit(self.stats.latest, v);
+    }
+
     /// Must this sender's next packet begin a new connection? `peer` is the other side.
     pub(super) fn starts_anew(&self, peer: &Self, segment: &Segment) -> bool {
         if !segment.flags.syn() {
