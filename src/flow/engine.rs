@@ -25,13 +25,13 @@ pub struct Options {
     /// capture whose clock jumps backwards.
     pub release_above: usize,
     /// From so many live connections on, those that have ended (RST, or FIN from both sides) and were silent for a tenth
-    /// of a second are packed. A late packet still finds them.
+    /// of a second are packed, to half the room and for a third more time. A late packet still finds them.
     pub park_above: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { order: Order::Creation, max_live: 2_000_000, release_above: 20_000, park_above: 16_384 }
+        Self { order: Order::Creation, max_live: 2_000_000, release_above: 20_000, park_above: 1 << 17 }
     }
 }
 
