@@ -157,7 +157,8 @@ impl PacketSink for Flows {
 }
 
 fn finish(running: Running, options: &FlowOptions) -> State {
-    let Running { engine, beyond, .. } = running;
+    let Running { engine, mut beyond, .. } = running;
+    beyond.end(&engine.waiting(), engine.totals().last);
     let (totals, collected) = engine.finish();
     let mut problems = Vec::new();
     if totals.ended_early > 0 {
@@ -166,6 +167,11 @@ fn finish(running: Running, options: &FlowOptions) -> State {
     }
     if let Some(link) = totals.unsupported_link {
         problems.push(format!("{} packets of {link}, which is not understood", totals.unsupported));
+    }
+    let left_out = totals.connections.saturating_sub(collected.rows() as u64);
+    if options.connections && left_out > 0 {
+        let most = options.share(ROWS);
+        problems.push(format!("{left_out} connections have no row of their own: at most {most} are kept"));
     }
     let tcp = Box::new(assemble(&totals, collected, &beyond, options.mtu, options.share(BINS)));
     State::Ended { records: totals.records, tcp, problems }
