@@ -8,9 +8,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 mod host;
+mod path;
 mod tcp;
 
 pub use host::{CpuTime, ForeignUse, HostUse, TopProcess};
+pub use path::{Delay, PathCounts, PathDirection, PathMatch};
 pub use tcp::{Connection, ConnectionStatistic, SeriesBin, Stall, Tcp, TcpDirection};
 
 use crate::ids::{Better, IterationNumber, Level, NodeId, ShortHash, Stage, Vantage};
@@ -134,6 +136,8 @@ pub struct IterationRecord {
     pub quantiles: Vec<Quantile>,
     /// Captures, one for each point.
     pub captures: Vec<Capture>,
+    /// What captures of one path say together.
+    pub paths: Vec<PathMatch>,
     /// What happened, in order.
     pub events: Vec<Event>,
     /// Stage timings in order; a stage that never began has no entry.

@@ -41,7 +41,7 @@ pub use connection::{Connection, Way};
 pub use direction::{Direction, Rare};
 pub use engine::{Engine, Options, Order, Sink, Totals, Traced, Waiting};
 pub use exact::{STATISTICS, Statistic, Value};
-pub use matching::{Matched, Matcher, Point};
+pub use matching::{Clock, Matched, MatchedWay, Matcher, Point};
 pub use samples::Samples;
 pub use sketch::{EXACT, Sketch, SketchError};
 pub use summary::{Entry, QUANTILES, Summary};

@@ -15,7 +15,7 @@ use super::observer::Observer;
 use super::running::Claim;
 use crate::host::clock::now_ns;
 use crate::ids::{Stage, Vantage};
-use crate::instrument::capture::{Captures, FlowOptions, Flows, Stopped, available_memory};
+use crate::instrument::capture::{Analysed, Captures, FlowOptions, FlowSinks, Flows, available_memory};
 use crate::instrument::host::Snapshot;
 use crate::plan::{Iteration, Plan};
 use crate::record::{Environment, EventLevel, IterationRecord, Moment, Outcome, Setting};
@@ -97,6 +97,7 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
             metrics: gathered.metrics,
             quantiles: gathered.quantiles,
             captures: gathered.captures,
+            paths: gathered.paths,
             events: std::mem::take(&mut life.events),
             stages: std::mem::take(&mut life.stages),
             environment,
@@ -162,7 +163,7 @@ impl Stages<'_> {
         let (captures, settings, points) = self.collect(life, instance, running).await?;
         let spec = &self.setup.plan.spec;
         let collected = Collected { driven, captures, points, settings, host };
-        life.add(gathered.collected(spec, collected));
+        life.add(gathered.collected(spec, self.setup.host, collected));
         Ok(())
     }
 
@@ -212,14 +213,13 @@ impl Stages<'_> {
                 mtu: None,
                 points: count,
                 available: available_memory(),
+                fault_after: None,
             };
-            let mtus: Vec<_> = points.iter().map(|point| mtu(settings, point)).collect();
+            let options: Vec<_> =
+                points.iter().map(|point| FlowOptions { mtu: mtu(settings, point), ..flows }).collect();
             let start = move || {
-                let mut mtus = mtus.into_iter();
-                let sink = |point: &CapturePoint, link| {
-                    Flows::new(point, link, FlowOptions { mtu: mtus.next().flatten(), ..flows })
-                };
-                Captures::start_with(&points, &spec, keep_in.as_deref(), sink)
+                let mut sinks = FlowSinks::new(&points, &options);
+                Captures::start_with(&points, &spec, keep_in.as_deref(), |point, link| sinks.next(point, link))
             };
             Ok(Some((tokio::task::spawn_blocking(start).await??, count)))
         })
@@ -250,17 +250,19 @@ impl Stages<'_> {
         .await
     }
 
-    /// Stops the captures and reads the settings again.
+    /// Stops the captures, analyses what is left of their packets, and reads the settings again.
     async fn collect(
         &self,
         life: &mut Life<'_>,
         instance: &mut Up,
         running: Option<Capturing>,
-    ) -> Result<(Option<Stopped<Flows>>, Vec<Setting>, usize), Stop> {
+    ) -> Result<(Option<Analysed>, Vec<Setting>, usize), Stop> {
         life.stage(Stage::Collect, async {
             self.setup.testbed.enter(Stage::Collect, self.request).await?;
             let (stopped, points) = match running {
-                Some((captures, points)) => (Some(tokio::task::spawn_blocking(move || captures.stop()).await?), points),
+                Some((captures, points)) => {
+                    (Some(tokio::task::spawn_blocking(move || captures.stop().analyse()).await?), points)
+                }
                 None => (None, 0),
             };
             Ok((stopped, instance.settings().await?, points))

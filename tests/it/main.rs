@@ -9,6 +9,7 @@ mod flows_real;
 mod live;
 mod need;
 mod netns;
+mod paths;
 mod real;
 mod signals;
 mod store;
