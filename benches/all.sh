@@ -11,3 +11,4 @@ heading "capture: requests/s with and without";       cargo bench --bench captur
 heading "capture: a gigabit";                         cargo bench --bench capture -- gigabit
 heading "HTTP servers";                               benches/http_server.sh
 heading "merge of 10,000 files";                      benches/merge.sh
+heading "connection statistics of captures";           benches/flows.sh

@@ -177,7 +177,7 @@ pub(super) fn text(text: &str) -> ValueRef<'_> {
     ValueRef::Text(text.as_bytes())
 }
 
-fn opt_text(value: Option<&str>) -> ValueRef<'_> {
+pub(super) fn opt_text(value: Option<&str>) -> ValueRef<'_> {
     value.map_or(ValueRef::Null, text)
 }
 

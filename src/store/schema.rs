@@ -230,7 +230,7 @@ pub(super) const TABLES: [Table; 19] = [
               connection INTEGER NOT NULL CHECK(connection>0), \
               from_ns INTEGER, \
               duration_ns INTEGER NOT NULL CHECK(duration_ns>=0), \
-              ended_by TEXT NOT NULL CHECK(ended_by IN('a2b','b2a')), \
+              ended_by TEXT CHECK(ended_by IN('a2b','b2a')), \
               PRIMARY KEY(iteration, capture, position)) STRICT, WITHOUT ROWID",
         columns: &[Int, Int, Int, Int, Int, Int, Text],
     },

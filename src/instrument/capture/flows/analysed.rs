@@ -8,7 +8,7 @@ use super::collect::assemble;
 use super::group::Group;
 use super::paths::{self, Whole};
 use super::work::{PointWork, Running, State};
-use super::{BINS, FlowOptions, Flows};
+use super::{BINS, FlowOptions, Flows, ROWS};
 use crate::flow::Matched;
 use crate::instrument::capture::{Stopped, thread};
 use crate::record::{Capture, PathMatch, Problem, Tcp, Weight};
@@ -21,7 +21,8 @@ struct Ended {
 }
 
 fn finish(running: Running, options: &FlowOptions) -> Ended {
-    let Running { engine, beyond, .. } = running;
+    let Running { engine, mut beyond, .. } = running;
+    beyond.end(&engine.waiting(), engine.totals().last);
     let (totals, collected) = engine.finish();
     let mut problems = Vec::new();
     if totals.ended_early > 0 {
@@ -30,6 +31,11 @@ fn finish(running: Running, options: &FlowOptions) -> Ended {
     }
     if let Some(link) = totals.unsupported_link {
         problems.push(format!("{} packets of {link}, which is not understood", totals.unsupported));
+    }
+    let left_out = totals.connections.saturating_sub(collected.rows() as u64);
+    if options.connections && left_out > 0 {
+        let most = options.share(ROWS);
+        problems.push(format!("{left_out} connections have no row of their own: at most {most} are kept"));
     }
     let tcp = assemble(&totals, collected, &beyond, options.mtu, options.share(BINS));
     Ended { records: totals.records, tcp, problems }

@@ -237,6 +237,38 @@ fn a_limit_is_a_problem() {
 }
 
 #[test]
+fn rows_that_found_no_room_are_a_problem() {
+    let mut flows = flows(FlowOptions { points: ROWS, ..OPTIONS });
+    let packets = (0..3).map(|n| connection(&mut flows, 1000 + n, i64::from(n) * 20)).sum();
+    flows.end();
+    let (tcp, problems) = tcp_of(flows, packets);
+    assert_eq!(tcp.unwrap().rows.len(), 1);
+    assert!(problems[0].text.contains("2 connections have no row"), "{problems:?}");
+    assert_eq!(problems[0].weight, Weight::Suspect);
+}
+
+#[test]
+fn a_hang_that_lasts_to_the_end_is_a_stall() {
+    let mut flows = flows(OPTIONS);
+    let mut send = |ms: i64, port, client, flags, seq, ack, payload| {
+        let (wire, data) = frame(client, port, flags, seq, ack, payload);
+        flows.packet((1_700_000_000_000 + ms) * 1_000_000, wire, &data);
+    };
+    send(0, 1000, true, SYN, 0, 0, 0);
+    send(1, 1000, false, SYN | ACK, 500, 1, 0);
+    send(2, 1000, true, ACK, 1, 501, 100);
+    // Another goes on, idle but with nothing outstanding; its last packet is the capture's.
+    send(3, 1001, true, SYN, 0, 0, 0);
+    send(4, 1001, false, SYN | ACK, 500, 1, 0);
+    send(5000, 1001, true, ACK, 1, 501, 0);
+    flows.end();
+    let tcp = tcp_of(flows, 6).0.unwrap();
+    let ends: Vec<_> = tcp.first_stalls.iter().map(|s| (s.connection, s.duration_ns, s.ended_by)).collect();
+    assert_eq!(ends, [(2, 4_996_000_000, Some(Direction::AToB)), (1, 4_998_000_000, None)]);
+    assert_eq!((tcp.stalls, tcp.longest_stall_ns), (2, Some(4_998_000_000)));
+}
+
+#[test]
 fn engines_share_the_memory() {
     let with = |points, gib: u64| FlowOptions { points, available: Some(gib << 30), ..OPTIONS }.max_live();
     assert_eq!(with(2, 64), 524_288);
