@@ -10,5 +10,6 @@ heading "fixed cost of an iteration";                 benches/iteration.sh
 heading "capture: requests/s with and without";       cargo bench --bench capture -- requests
 heading "capture: a gigabit";                         cargo bench --bench capture -- gigabit
 heading "HTTP servers";                               benches/http_server.sh
+heading "boot of guests to the agent's greeting";        cargo bench --bench boot
 heading "merge of 10,000 files";                      benches/merge.sh
 heading "connection statistics of captures";           benches/flows.sh

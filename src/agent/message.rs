@@ -25,7 +25,7 @@ pub struct Hello {
     /// Differs from boot to boot.
     #[serde(default)]
     pub boot_id: Option<String>,
-    /// Is it the first process of its system?
+    /// Is it what its guest is there for, started by the first process?
     #[serde(default)]
     pub first_process: bool,
     /// Its process number.

@@ -9,6 +9,7 @@
 //! server   node side
 //! results  the disk on which a guest leaves files for its host
 //! init     the first process of a guest
+//! modules  kernel modules in a guest
 //! ```
 //!
 //! `docs/agent.md` describes the protocol and its limits.
@@ -18,6 +19,7 @@ pub mod client;
 mod error;
 pub mod init;
 mod message;
+pub mod modules;
 mod mux;
 pub mod results;
 pub mod server;

@@ -7,6 +7,7 @@ mod doctor;
 mod exit;
 mod flows;
 mod flows_text;
+mod image;
 mod merge;
 mod plan_file;
 mod progress;
@@ -61,6 +62,7 @@ enum Command {
     Merge(merge::Args),
     Analyze(analyze::Args),
     Flows(flows::Args),
+    Image(image::Args),
     Doctor(doctor::Args),
     Clean(clean::Args),
     Agent(agent::Args),
@@ -90,6 +92,7 @@ pub fn main() -> ExitCode {
         Command::Merge(args) => merge::run(&args, cli.verbosity),
         Command::Analyze(args) => analyze::run(&args),
         Command::Flows(args) => flows::run(&args),
+        Command::Image(args) => image::run(&args, cli.verbosity),
         Command::Doctor(args) => doctor::run(&args),
         Command::Clean(args) => clean::run(&args),
         Command::Agent(args) => agent::run(&args),

@@ -31,13 +31,12 @@ const DEVICES: [(&str, &str); 26] = [
 ];
 
 /// Loaded before the agent starts: what it talks and writes through.
-pub(super) const AT_BOOT: [&str; 4] = ["virtio_pci", "virtio_mmio", "virtio_console", "virtio_blk"];
+pub(super) const AT_BOOT: [&str; 5] = ["virtio_pci", "virtio_mmio", "virtio_console", "virtio_blk", "virtio_rng"];
 
 /// In the image for whoever asks: tunnels, rate limits, capture, links.
-pub(super) const ON_DEMAND: [&str; 17] = [
+pub(super) const ON_DEMAND: [&str; 16] = [
     "8139too",
     "af_packet",
-    "bonding",
     "bridge",
     "dummy",
     "gre",

@@ -1,4 +1,12 @@
-//! Packages of Debian and Ubuntu, without root.
+//! Packages of Debian and Ubuntu, downloaded and unpacked without root.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::hashed::Hashed;
+use super::{ImageError, Step};
 
 /// Programs that experiments use, and the package that each comes from.
 const PROGRAMS: [(&str, &str); 16] = [
@@ -23,4 +31,172 @@ const PROGRAMS: [(&str, &str); 16] = [
 /// The package that a program comes from; `None` for one not known here.
 pub(super) fn package_of(program: &str) -> Option<&'static str> {
     PROGRAMS.iter().find(|(name, _)| *name == program).map(|(_, package)| *package)
+}
+
+/// One version of a package, as the host's package lists have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Package {
+    pub(super) name: String,
+    pub(super) version: String,
+    sha256: String,
+    depends: Vec<String>,
+}
+
+impl Package {
+    /// `NAME VERSION`.
+    pub(super) fn title(&self) -> String {
+        format!("{} {}", self.name, self.version)
+    }
+
+    /// Hash of its file.
+    pub(super) fn sha256(&self) -> &str {
+        &self.sha256
+    }
+}
+
+/// The packages that a kernel consists of: first the one with the kernel itself, then those with further modules.
+///
+/// `names` are packages that stand for the newest kernel; the first one that the lists know counts.
+pub(super) fn kernel(names: &[&str]) -> Result<Vec<Package>, ImageError> {
+    let none = || ImageError::NoKernelPackage { names: names.iter().map(|&name| name.to_owned()).collect() };
+    let mut known = None;
+    for name in names {
+        known = show(name)?;
+        if known.is_some() {
+            break;
+        }
+    }
+    let newest = known.ok_or_else(none)?;
+    let is_kernel = |name: &&String| {
+        let rest = name.strip_prefix("linux-image-").map(|rest| rest.strip_prefix("unsigned-").unwrap_or(rest));
+        rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let name = newest.depends.iter().find(is_kernel).ok_or_else(none)?;
+    let kernel = show(name)?.ok_or_else(none)?;
+    // Ubuntu has its modules in packages of their own.
+    let modules = kernel.depends.iter().chain(&newest.depends).filter(|name| name.starts_with("linux-modules-"));
+    let mut packages = vec![kernel.clone()];
+    for name in modules {
+        packages.push(show(name)?.ok_or_else(none)?);
+    }
+    Ok(packages)
+}
+
+/// What the package lists say of a package; `None` when they do not know it.
+pub(super) fn show(name: &str) -> Result<Option<Package>, ImageError> {
+    let out = output(Command::new("apt-cache").args(["show", "--no-all-versions", name]))?;
+    if !out.status.success() {
+        return Ok(None);
+    }
+    let text = String::from_utf8_lossy(&out.stdout);
+    let field = |wanted: &str| {
+        let mut lines = text.lines().take_while(|line| !line.is_empty());
+        lines.find_map(|line| line.strip_prefix(wanted)?.strip_prefix(": ")).map(str::to_owned)
+    };
+    // A virtual package has no such fields, an installed one that no list has any more has no hash.
+    let (Some(name), Some(version), Some(sha256)) = (field("Package"), field("Version"), field("SHA256")) else {
+        return Ok(None);
+    };
+    // `linux-image-6.1.0-50-amd64 (= 6.1.176-1), …`: of alternatives the first counts.
+    let depends = field("Depends").unwrap_or_default();
+    let depends = depends.split(',').filter_map(|part| part.split_whitespace().next()).map(str::to_owned).collect();
+    Ok(Some(Package { name, version, sha256, depends }))
+}
+
+/// The package's file in `directory`, downloaded unless it is there.
+///
+/// apt checks what it downloads against the signed package lists; what was there already is checked here.
+pub(super) fn download(
+    package: &Package,
+    directory: &Path,
+    progress: &mut dyn FnMut(Step<'_>),
+) -> Result<PathBuf, ImageError> {
+    let short = package.sha256.get(..16).unwrap_or(&package.sha256);
+    let path = directory.join(format!("{}_{short}.deb", package.name));
+    if path.exists() {
+        check(&path, package)?;
+        return Ok(path);
+    }
+    progress(Step::Download(&package.title()));
+    fs::create_dir_all(directory).map_err(ImageError::file("make", directory))?;
+    let beside = tempfile::Builder::new().prefix(".download-").tempdir_in(directory);
+    let beside = beside.map_err(ImageError::file("write into", directory))?;
+    let wanted = format!("{}={}", package.name, package.version);
+    let mut command = Command::new("apt-get");
+    run(command.args(["-q", "download", &wanted]).current_dir(beside.path()))?;
+    let got = fs::read_dir(beside.path()).map_err(ImageError::file("read", beside.path()))?;
+    let got = got.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|end| end == "deb"));
+    let got = got.ok_or_else(|| ImageError::Tool {
+        command: format!("apt-get download {wanted}"),
+        text: "it left no package".to_owned(),
+    })?;
+    check(&got, package)?;
+    fs::rename(&got, &path).map_err(ImageError::file("write", &path))?;
+    Ok(path)
+}
+
+fn check(path: &Path, package: &Package) -> Result<(), ImageError> {
+    let read = || {
+        let mut sum = Hashed::new(io::sink());
+        io::copy(&mut File::open(path)?, &mut sum)?;
+        sum.finish()
+    };
+    let (found, _) = read().map_err(ImageError::file("read", path))?;
+    if found == package.sha256 {
+        return Ok(());
+    }
+    let text = format!("its SHA-256 is {found}, the package lists say {}", package.sha256);
+    Err(ImageError::Package { path: path.to_owned(), text })
+}
+
+/// Hands every regular file in a package to `take`: its path (without `./`) and its content.
+pub(super) fn each_file(
+    package: &Path,
+    mut take: impl FnMut(&Path, &mut dyn io::Read) -> Result<(), ImageError>,
+) -> Result<(), ImageError> {
+    let mut command = Command::new("dpkg-deb");
+    command.arg("--fsys-tarfile").arg(package).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| tool(&command, error))?;
+    let stream = child.stdout.take().ok_or_else(|| tool(&command, "it has no output"))?;
+    let result = walk(package, stream, &mut take);
+    // The stream is closed by now: dpkg-deb ends, by itself or by a closed pipe.
+    let out = child.wait_with_output().map_err(|error| tool(&command, error))?;
+    result?;
+    if out.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&out.stderr).trim().to_owned();
+    Err(ImageError::Package { path: package.to_owned(), text })
+}
+
+fn walk(
+    package: &Path,
+    stream: impl io::Read,
+    take: &mut impl FnMut(&Path, &mut dyn io::Read) -> Result<(), ImageError>,
+) -> Result<(), ImageError> {
+    let damaged = |error: io::Error| ImageError::Package { path: package.to_owned(), text: error.to_string() };
+    let mut archive = tar::Archive::new(stream);
+    for entry in archive.entries().map_err(damaged)? {
+        let mut entry = entry.map_err(damaged)?;
+        if entry.header().entry_type().is_file() {
+            let path = entry.path().map_err(damaged)?.into_owned();
+            take(path.strip_prefix(".").unwrap_or(&path), &mut entry)?;
+        }
+    }
+    Ok(())
+}
+
+fn run(command: &mut Command) -> Result<(), ImageError> {
+    let out = output(command)?;
+    if out.status.success() { Ok(()) } else { Err(tool(command, String::from_utf8_lossy(&out.stderr).trim())) }
+}
+
+fn output(command: &mut Command) -> Result<std::process::Output, ImageError> {
+    command.env("LC_ALL", "C").stdin(Stdio::null()).output().map_err(|error| tool(command, error))
+}
+
+fn tool(command: &Command, text: impl ToString) -> ImageError {
+    let arguments = command.get_args().map(|argument| argument.to_string_lossy());
+    let words: Vec<_> = std::iter::once(command.get_program().to_string_lossy()).chain(arguments).collect();
+    ImageError::Tool { command: words.join(" "), text: text.to_string() }
 }

@@ -7,6 +7,7 @@ mod capture;
 mod faults;
 mod flows;
 mod flows_real;
+mod image;
 mod live;
 mod need;
 mod netns;

@@ -161,7 +161,7 @@ fn hello(options: &Options) -> Hello {
         cpus: crate::host::cpus::usable().map(|cpus| cpus.len()),
         memory,
         boot_id: read("/proc/sys/kernel/random/boot_id"),
-        first_process: std::process::id() == 1,
+        first_process: super::init::is_under_way(),
         pid: Some(std::process::id()),
         scratch: options.scratch.to_string_lossy().into_owned(),
         vptest: program.map_or_else(|| "vptest".to_owned(), |path| path.to_string_lossy().into_owned()),
