@@ -110,8 +110,15 @@ async fn ours(pairs: i64) -> Taken {
     let values = [("pairs", Value::Integer(pairs)), ("rate", Value::Rate(rate)), ("offload", Value::Bool(false))];
     let tuple =
         Tuple::new(values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<BTreeMap<_, _>>());
-    let request =
-        Request { tuple, number: 1, attempt: 1, scratch: scratch.path().to_owned(), vptest: "/bin/true".into() };
+    let request = Request {
+        tuple,
+        number: 1,
+        attempt: 1,
+        scratch: scratch.path().to_owned(),
+        vptest: "/bin/true".into(),
+        programs: Vec::new(),
+        notice: Default::default(),
+    };
     let begun = Instant::now();
     let mut instance = Netns::default().launch(&request).await.expect("a testbed");
     let up = begun.elapsed();

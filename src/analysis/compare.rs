@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::summary::Summary;
 use super::two_sample::TwoSample;
 use crate::ids::ShortHash;
-use crate::store::Observation;
+use crate::store::{Conditions, Observation};
 
 /// How to group and what to compare with.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -18,6 +18,9 @@ pub struct Question {
     /// Factor and value (canonical text) of the groups that others are compared with; `None` compares nothing. The
     /// factor is added to `by` where that names others.
     pub baseline: Option<(String, String)>,
+    /// Compare metrics of packet sizes also where packets were looked at in different places, or under different
+    /// offloads.
+    pub unequal_vantage: bool,
 }
 
 /// The answer to a [`Question`].
@@ -45,6 +48,8 @@ pub struct Group {
     pub tuples: usize,
     /// Over iterations.
     pub summary: Summary,
+    /// The different conditions that its iterations were run under.
+    pub conditions: BTreeSet<Conditions>,
     /// Against the baseline.
     pub standing: Standing,
 }
@@ -83,6 +88,10 @@ pub enum NoContrast {
     SeveralBaselines,
     /// A mean is missing.
     NoMean,
+    /// The metric depends on where packets are looked at, and on offloads there, and these were not the same.
+    UnequalVantage,
+    /// Guests of one side ran under KVM in some iterations and under TCG in others.
+    MixedAcceleration,
 }
 
 impl NoContrast {
@@ -92,6 +101,8 @@ impl NoContrast {
             Self::NoBaseline => "no baseline group has the same other factors",
             Self::SeveralBaselines => "several baseline groups have the same other factors",
             Self::NoMean => "a mean is missing",
+            Self::UnequalVantage => "packets were looked at in different places, or under different offloads",
+            Self::MixedAcceleration => "one side has iterations with kvm and with tcg",
         }
     }
 }
@@ -148,7 +159,7 @@ pub fn compare(observations: &[Observation], question: &Question) -> Result<Comp
     let mut seen = BTreeSet::new();
     by.retain(|name| seen.insert(name.clone()));
     let cells = group(observations, &by, full);
-    let standings = standings(&cells, &by, baseline.as_ref());
+    let standings = standings(&cells, &by, baseline.as_ref(), question.unequal_vantage);
     let groups = cells.into_iter().zip(standings).map(|(cell, standing)| cell.finish(standing)).collect();
     let constant = constant(&levels, &by, observations.len());
     Ok(Comparison { factors: by, constant, baseline, groups })
@@ -219,6 +230,7 @@ struct Cell {
     values: Vec<Option<String>>,
     tuples: BTreeSet<ShortHash>,
     observed: Vec<f64>,
+    conditions: BTreeSet<Conditions>,
     /// Settings of the factors that are not shown, with the number of iterations.
     others: BTreeMap<Vec<(String, String)>, usize>,
 }
@@ -227,7 +239,13 @@ impl Cell {
     fn finish(self, standing: Standing) -> Group {
         let tuples = self.tuples.len();
         let tuple = self.tuples.into_iter().next().filter(|_| tuples == 1);
-        Group { values: self.values, tuple, tuples, summary: Summary::of(&self.observed), standing }
+        let summary = Summary::of(&self.observed);
+        Group { values: self.values, tuple, tuples, summary, conditions: self.conditions, standing }
+    }
+
+    /// Were guests run by KVM in some iterations and by TCG in others?
+    fn mixes_acceleration(&self) -> bool {
+        self.conditions.iter().map(|conditions| &conditions.accel).collect::<BTreeSet<_>>().len() > 1
     }
 }
 
@@ -238,10 +256,17 @@ fn group(observations: &[Observation], by: &[String], full: bool) -> Vec<Cell> {
         // The same factors with another meaning (another workload) are another tuple, never the same group.
         let tuple = full.then_some(o.tuple);
         let owned = || values.iter().map(|v| v.map(str::to_owned)).collect();
-        let new = || Cell { values: owned(), tuples: BTreeSet::new(), observed: Vec::new(), others: BTreeMap::new() };
+        let new = || Cell {
+            values: owned(),
+            tuples: BTreeSet::new(),
+            observed: Vec::new(),
+            conditions: BTreeSet::new(),
+            others: BTreeMap::new(),
+        };
         let cell = cells.entry((values.clone(), tuple)).or_insert_with(new);
         cell.tuples.insert(o.tuple);
         cell.observed.push(o.value);
+        cell.conditions.insert(o.conditions.clone());
         *cell.others.entry(others(o, by)).or_default() += 1;
     }
     let mut cells: Vec<Cell> = cells.into_values().collect();
@@ -268,7 +293,18 @@ fn natural(a: &[Option<String>], b: &[Option<String>]) -> Ordering {
     a.iter().zip(b).map(one).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
 }
 
-fn standings(cells: &[Cell], by: &[String], baseline: Option<&(String, String)>) -> Vec<Standing> {
+/// Was the metric seen under the same conditions everywhere in both?
+fn seen_alike(a: &Cell, b: &Cell) -> bool {
+    let seen = a.conditions.iter().chain(&b.conditions).map(|conditions| &conditions.seen);
+    seen.collect::<BTreeSet<_>>().len() == 1
+}
+
+fn standings(
+    cells: &[Cell],
+    by: &[String],
+    baseline: Option<&(String, String)>,
+    unequal_vantage: bool,
+) -> Vec<Standing> {
     let Some((factor, value)) = baseline else { return cells.iter().map(|_| Standing::NotAsked).collect() };
     let column = by.iter().position(|name| name == factor).expect("the baseline's factor is shown");
     let is_baseline = |cell: &Cell| cell.values[column].as_deref() == Some(value);
@@ -282,6 +318,13 @@ fn standings(cells: &[Cell], by: &[String], baseline: Option<&(String, String)>)
             Ok(partner) => partner,
             Err(why) => return Standing::Impossible(why),
         };
+        let other = &cells[partner];
+        if !unequal_vantage && !seen_alike(cell, other) {
+            return Standing::Impossible(NoContrast::UnequalVantage);
+        }
+        if !by.iter().any(|name| name == "accel") && (cell.mixes_acceleration() || other.mixes_acceleration()) {
+            return Standing::Impossible(NoContrast::MixedAcceleration);
+        }
         match TwoSample::of(&summaries[i], &summaries[partner]) {
             Some(result) => {
                 let balanced = balanced(cell, &cells[partner]);
@@ -368,6 +411,7 @@ mod tests {
                 factors: factors.clone(),
                 value,
                 pairs: 1,
+                conditions: Conditions::default(),
             };
             values.iter().map(observation).collect::<Vec<_>>()
         };
@@ -378,7 +422,45 @@ mod tests {
         Question {
             by: by.iter().map(|&s| s.to_owned()).collect(),
             baseline: baseline.map(|(f, v)| (f.to_owned(), v.to_owned())),
+            unequal_vantage: false,
         }
+    }
+
+    /// Two testbeds, the second with these conditions in its two iterations.
+    fn under(first: &Conditions, second: [&Conditions; 2]) -> Vec<Observation> {
+        let mut data = observations(&[("testbed=netns", &[1.0, 2.0]), ("testbed=qemu", &[3.0, 4.0])]);
+        for (one, conditions) in data.iter_mut().zip([first, first, second[0], second[1]]) {
+            one.conditions = conditions.clone();
+        }
+        data
+    }
+
+    fn standing_of_qemu(data: &[Observation], question: &Question) -> Standing {
+        let answer = compare(data, question).unwrap();
+        answer.groups.iter().find(|group| names(group) == ["qemu"]).unwrap().standing.clone()
+    }
+
+    #[test]
+    fn packets_seen_in_different_ways_are_compared_on_demand_only() {
+        let seen = |text: &str| Conditions { seen: Some(text.to_owned()), ..Conditions::default() };
+        let (on, off) = (seen("tso on"), seen("tso off"));
+        let question = question(&[], Some(("testbed", "netns")));
+        assert!(matches!(standing_of_qemu(&under(&on, [&on, &on]), &question), Standing::Against(_)));
+        let refused = Standing::Impossible(NoContrast::UnequalVantage);
+        assert_eq!(standing_of_qemu(&under(&on, [&off, &off]), &question), refused);
+        assert_eq!(standing_of_qemu(&under(&on, [&on, &off]), &question), refused, "mixed within one side");
+        let told = Question { unequal_vantage: true, ..question };
+        assert!(matches!(standing_of_qemu(&under(&on, [&off, &off]), &told), Standing::Against(_)));
+    }
+
+    #[test]
+    fn one_side_with_two_accelerators_is_no_side() {
+        let with = |accel: Option<&str>| Conditions { accel: accel.map(str::to_owned), ..Conditions::default() };
+        let (kvm, tcg) = (with(Some("kvm")), with(Some("tcg")));
+        let question = question(&[], Some(("testbed", "netns")));
+        assert!(matches!(standing_of_qemu(&under(&with(None), [&tcg, &tcg]), &question), Standing::Against(_)));
+        let mixed = Standing::Impossible(NoContrast::MixedAcceleration);
+        assert_eq!(standing_of_qemu(&under(&with(None), [&kvm, &tcg]), &question), mixed);
     }
 
     fn names(group: &Group) -> Vec<&str> {

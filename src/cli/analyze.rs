@@ -43,6 +43,9 @@ pub(super) struct Args {
     /// Compare with nothing, whatever the spec says
     #[arg(long, conflicts_with = "baseline")]
     no_baseline: bool,
+    /// Compare metrics of packet sizes also where packets were looked at in different places or under different offloads
+    #[arg(long)]
+    allow_unequal_vantage: bool,
     /// Count iterations of this status too
     #[arg(long, value_name = "STATUS,...", value_delimiter = ',', value_parser = status)]
     include: Vec<Status>,
@@ -66,7 +69,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         return Err(none_counts(&observations.left_out, &observations.metric));
     }
     let baseline = baseline(args, &database)?;
-    let question = Question { by: args.by.clone(), baseline };
+    let question = Question { by: args.by.clone(), baseline, unequal_vantage: args.allow_unequal_vantage };
     let comparison = compare(&observations.values, &question).map_err(wrong_question)?;
     let answer = Analyze::new(&observations, &comparison);
     let mut out = std::io::stdout().lock();

@@ -86,35 +86,33 @@ fn capture(capture: &CaptureSpec, testbed: &str) -> String {
         .finish()
 }
 
-/// Programs that are only there change nothing. The image itself is not known yet: what it was stands in the iteration's
-/// environment (`image.id`).
+/// Only what differs from the defaults. Programs that are only there, and how long booting may take, change nothing. The
+/// image itself is not known yet: which one it was stands in the iteration's environment (`image.id`).
 fn qemu(testbed: &TestbedSpec) -> Object {
-    let qemu = &testbed.qemu;
-    let (kernel, modules) = match &qemu.kernel {
-        GuestKernel::Full => ("full", None),
-        GuestKernel::Cloud => ("cloud", None),
-        GuestKernel::Path { kernel, modules } => (kernel.as_str(), modules.as_deref()),
-    };
-    Object::default()
-        .text("kernel", kernel)
-        .with("modules", or_null(modules.map(json_string)))
-        .with("disk", or_null(qemu.disk.as_deref().map(json_string)))
-        .with("cpu", or_null(qemu.cpu.as_deref().map(json_string)))
-        .with("arguments", strings(&qemu.arguments))
-        .text(
-            "stress",
-            match qemu.stress {
-                StressPlace::Host => "host",
-                StressPlace::Guest => "guest",
-            },
-        )
-        .text(
-            "reuse",
-            match testbed.reuse {
-                Reuse::None => "none",
-                Reuse::Tuple => "tuple",
-            },
-        )
+    let (qemu, mut object) = (&testbed.qemu, Object::default());
+    match &qemu.kernel {
+        GuestKernel::Full => {}
+        GuestKernel::Cloud => object = object.text("kernel", "cloud"),
+        GuestKernel::Path { kernel, modules } => {
+            object = object.text("kernel", kernel).with("modules", or_null(modules.as_deref().map(json_string)));
+        }
+    }
+    if let Some(disk) = &qemu.disk {
+        object = object.text("disk", disk);
+    }
+    if let Some(cpu) = &qemu.cpu {
+        object = object.text("cpu", cpu);
+    }
+    if !qemu.arguments.is_empty() {
+        object = object.with("arguments", strings(&qemu.arguments));
+    }
+    if qemu.stress == StressPlace::Guest {
+        object = object.text("stress", "guest");
+    }
+    if testbed.reuse == Reuse::Tuple {
+        object = object.text("reuse", "tuple");
+    }
+    object
 }
 
 fn fault(fault: &Fault) -> String {

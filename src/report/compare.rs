@@ -7,7 +7,7 @@ use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 use serde::Serialize;
 
 use super::number::{Column, escape};
-use crate::analysis::{Comparison, Contrast, Group, Interval, Standing, TwoSample};
+use crate::analysis::{Comparison, Contrast, Group, Interval, NoContrast, Standing, TwoSample};
 use crate::ids::Better;
 use crate::store::{LeftOut, Observations};
 
@@ -339,6 +339,8 @@ fn notes(observations: &Observations, comparison: &Comparison) -> Vec<String> {
     }
     notes.extend(left_out_note(observations));
     notes.extend(group_notes(comparison));
+    notes.extend(vantage_note(comparison));
+    notes.extend(machine_notes(observations));
     notes.extend(superseded_note(&observations.left_out));
     notes
 }
@@ -361,6 +363,51 @@ fn left_out_note(observations: &Observations) -> Option<String> {
     let all = total + observations.values.len() as u64;
     let reasons = || left_out_reasons(left_out, &observations.metric);
     (total > 0).then(|| format!("Left out: {total} of {all} iterations ({}).", reasons()))
+}
+
+/// What packets were seen under, where that kept groups from being compared.
+fn vantage_note(comparison: &Comparison) -> Option<String> {
+    let refused = |group: &&Group| group.standing == Standing::Impossible(NoContrast::UnequalVantage);
+    comparison.groups.iter().find(refused)?;
+    let mut places: Vec<&str> =
+        comparison.groups.iter().flat_map(|g| &g.conditions).filter_map(|c| c.seen.as_deref()).collect();
+    places.sort_unstable();
+    places.dedup();
+    Some(format!(
+        "Sizes and numbers of packets depend on where they are looked at: above a segmentation offload they are larger and \
+         fewer. Here they were seen at: {}. `--allow-unequal-vantage` compares them all the same.",
+        places.join("; and at: ")
+    ))
+}
+
+/// What ran the guests' code, and whether it was always the same guests.
+fn machine_notes(observations: &Observations) -> Vec<String> {
+    let mut by_testbed: BTreeMap<&str, (BTreeMap<&str, usize>, BTreeMap<&str, usize>)> = BTreeMap::new();
+    for observation in &observations.values {
+        let testbed = observation.factors.get("testbed").map_or("", String::as_str);
+        let (accels, images) = by_testbed.entry(testbed).or_default();
+        observation.conditions.accel.iter().for_each(|accel| *accels.entry(accel).or_default() += 1);
+        observation.conditions.image.iter().for_each(|image| *images.entry(image).or_default() += 1);
+    }
+    let mut notes = Vec::new();
+    for (testbed, (accels, images)) in by_testbed {
+        let counted = |counts: &BTreeMap<&str, usize>| {
+            counts.iter().map(|(name, n)| format!("{name} ({n})")).collect::<Vec<_>>().join(" and ")
+        };
+        match accels.len() {
+            0 => {}
+            1 if accels.contains_key("tcg") => notes.push(format!(
+                "testbed = {testbed} ran under tcg: QEMU translated the guests' code, and its speed is no virtual machine's \
+                 on a processor."
+            )),
+            1 => notes.push(format!("testbed = {testbed} ran under {}.", accels.keys().copied().collect::<String>())),
+            _ => notes.push(format!("testbed = {testbed} ran under {}: these are different machines.", counted(&accels))),
+        }
+        if images.len() > 1 {
+            notes.push(format!("testbed = {testbed} had guests of different images: {}.", counted(&images)));
+        }
+    }
+    notes
 }
 
 fn group_notes(comparison: &Comparison) -> Vec<String> {
@@ -418,7 +465,7 @@ mod tests {
     use crate::analysis::{Question, compare};
     use crate::ids::{IterationNumber, Level, ShortHash};
     use crate::record::Status;
-    use crate::store::Observation;
+    use crate::store::{Conditions, Observation};
 
     fn example() -> Analyze {
         let mut values = Vec::new();
@@ -436,6 +483,7 @@ mod tests {
                     factors,
                     value: base + f64::from(i) * 1.25,
                     pairs: 2,
+                    conditions: Conditions::default(),
                 });
             }
         }
@@ -450,7 +498,8 @@ mod tests {
             values,
             left_out,
         };
-        let question = Question { by: Vec::new(), baseline: Some(("testbed".to_owned(), "netns".to_owned())) };
+        let baseline = Some(("testbed".to_owned(), "netns".to_owned()));
+        let question = Question { baseline, ..Question::default() };
         Analyze::new(&observations, &compare(&observations.values, &question).unwrap())
     }
 

@@ -124,7 +124,11 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
         testbeds: testbeds(options.plan, &to_do)?,
         workload: workload::from_spec(&options.plan.spec.workload),
     };
-    campaign.run(&to_do, Report { complete_before, ..Report::default() }).await
+    let report = campaign.run(&to_do, Report { complete_before, ..Report::default() }).await;
+    for testbed in campaign.testbeds.values() {
+        testbed.close().await;
+    }
+    report
 }
 
 /// What all iterations of a run share.

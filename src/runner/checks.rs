@@ -9,10 +9,12 @@ use crate::host::namespace::Namespace;
 use crate::host::netlink::Netlink;
 use crate::host::userns::{Privilege, UserNamespaceError};
 use crate::ids::{NodeId, Vantage};
+use crate::image;
 use crate::instrument::capture::Captures;
 use crate::instrument::facts;
 use crate::spec::{CaptureSpec, TestbedSpec, Tuple, Value};
-use crate::testbed::{self, CapturePoint, CaptureSource, Request, TestbedError};
+use crate::testbed::qemu::{Offers, kvm_verdict};
+use crate::testbed::{self, CapturePoint, CaptureSource, Notice, Request, TestbedError};
 use crate::units::Rate;
 use crate::workload::{Tool, find_in_path};
 
@@ -69,6 +71,7 @@ pub async fn all(privilege: &Result<Privilege, UserNamespaceError>) -> Vec<Check
     let rate = Rate::from_bits_per_second(100_000_000).map(Value::Rate);
     checks.push(links("rate limits", &[("rate", rate)], State::Optional).await);
     checks.push(captures());
+    checks.extend(guests().await);
     checks.extend(TOOLS.iter().map(|&(program, package, state, what)| tool(program, package, state, what)));
     checks
 }
@@ -98,6 +101,8 @@ async fn links(name: &str, factors: &[(&str, Option<Value>)], state: State) -> C
         attempt: 1,
         scratch: std::env::temp_dir(),
         vptest: std::path::PathBuf::from("vptest"),
+        programs: Vec::new(),
+        notice: Notice::default(),
     };
     let result = match testbed::by_name("netns", &TestbedSpec::default()) {
         Ok(testbed) => testbed.preflight(&request).await,
@@ -142,6 +147,43 @@ fn captures() -> Check {
         Ok(_) => Check::ok(name, "works"),
         Err(error) => Check::lacking(name, State::Missing, format!("{error:#}"), None),
     }
+}
+
+/// What the qemu testbed needs. KVM is tried by booting a guest, once for each boot of this host.
+async fn guests() -> Vec<Check> {
+    let lacking = |name: &str, found: String, hint: Option<String>| Check::lacking(name, State::Optional, found, hint);
+    let mut checks = Vec::new();
+    let offers = Offers::ask().await;
+    match &offers {
+        Ok(offers) => checks.push(Check::ok("qemu", offers.version.clone())),
+        Err(error) => checks.push(lacking("qemu", error.to_string(), error.hint().map(str::to_owned))),
+    }
+    let cache = image::default_cache();
+    let images = cache
+        .as_ref()
+        .map_err(ToString::to_string)
+        .and_then(|cache| image::list(cache).map_err(|error| format!("{:#}", anyhow::Error::from(error))));
+    let build = || Some("`vptest image build` makes one, and `vptest run` where it is needed".to_owned());
+    checks.push(match &images {
+        Ok(images) => match images.first() {
+            Some(newest) => Check::ok(
+                "guest images",
+                format!("{}, the newest {} ({})", images.len(), newest.id, newest.kernel_source),
+            ),
+            None => lacking("guest images", "none yet".to_owned(), build()),
+        },
+        Err(error) => lacking("guest images", error.clone(), build()),
+    });
+    if let (Ok(offers), Ok(cache)) = (&offers, &cache) {
+        let scratch = std::env::temp_dir();
+        let newest = images.as_ref().ok().and_then(|images| images.first());
+        checks.push(match kvm_verdict(offers, newest, cache, &scratch).await {
+            Some(verdict) if verdict.works => Check::ok("kvm", verdict.reason),
+            Some(verdict) => lacking("kvm", format!("{}; guests run under TCG, far slower", verdict.reason), None),
+            None => lacking("kvm", "not tried: that takes a guest, and so an image".to_owned(), build()),
+        });
+    }
+    checks
 }
 
 const TOOLS: [(&str, &str, State, &str); 4] = [

@@ -5,13 +5,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::campaign::{CampaignError, header};
 use super::cancel::Cancel;
 use super::gathered::{Collected, Gathered};
 use super::life::{Life, Stop};
 use super::load;
-use super::observer::Observer;
+use super::observer::{Observer, Progress};
 use super::running::Claim;
 use crate::host::clock::now_ns;
 use crate::ids::{Stage, Vantage};
@@ -21,12 +23,15 @@ use crate::plan::{Iteration, Plan};
 use crate::record::{Environment, EventLevel, IterationRecord, Moment, Outcome, Setting};
 use crate::spec::{Tuple, Value};
 use crate::store::AttemptName;
-use crate::testbed::{CapturePoint, Instance, Request, Testbed};
+use crate::testbed::{CapturePoint, Instance, Notice, Request, Testbed};
 use crate::workload::drive::{Drive, Driven};
 use crate::workload::{Workload, assign_cpus};
 
 /// How long taking down may last, whatever the iteration's own limit.
 const TEARDOWN_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long after an error a lost node may take to be noticed.
+const LOSS_LIMIT: Duration = Duration::from_secs(3);
 
 /// What an iteration needs.
 pub(super) struct Setup<'a> {
@@ -57,8 +62,11 @@ pub(super) struct Ended {
 /// # Errors
 /// Only when this host cannot run it at all; then it was taken down and nothing is to be stored.
 pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, CampaignError> {
+    let (notice, told) = Notice::channel();
     let request = Request {
         tuple: setup.iteration.tuple.clone(),
+        programs: setup.workload.tools().into_iter().map(|tool| tool.program).collect(),
+        notice,
         number: setup.iteration.number.0,
         attempt: claim.attempt(),
         scratch: absolute(claim.scratch())?,
@@ -69,7 +77,8 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
     let mut life = Life::new(setup, claim);
     let mut gathered = Gathered::default();
     let mut instance = None;
-    let stages = Stages { setup, request: &request, artifacts: &artifacts };
+    let told = tokio::sync::Mutex::new(told);
+    let stages = Stages { setup, request: &request, artifacts: &artifacts, told: &told };
     let outcome = match stages.run(&mut life, &mut instance, &mut gathered).await {
         Ok(()) => gathered.verdict.clone().outcome(),
         Err(Stop::Outcome(outcome)) => outcome,
@@ -84,6 +93,11 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
     let kept = if keep { stages.keep(&mut life, &mut instance).await } else { None };
     let (outcome, leftovers) = stages.take_down(&mut life, instance, outcome).await;
     let outcome = stages.before_store(&mut life, outcome).await;
+    if matches!(outcome, Outcome::Failed { .. } | Outcome::TimedOut { .. } | Outcome::Invalid(_))
+        && let Err(error) = keep_consoles(&request.scratch, &artifacts)
+    {
+        life.event(EventLevel::Warn, format!("the consoles of the nodes are lost: {error:#}"));
+    }
     let mut header = header;
     header.finished_ns = Some(now_ns());
     let mut environment = gathered.environment;
@@ -128,6 +142,8 @@ struct Stages<'a> {
     setup: &'a Setup<'a>,
     request: &'a Request,
     artifacts: &'a Path,
+    /// News of work that takes long.
+    told: &'a tokio::sync::Mutex<UnboundedReceiver<String>>,
 }
 
 type Up = Box<dyn Instance>;
@@ -148,7 +164,7 @@ impl Stages<'_> {
         let testbed = self.setup.testbed;
         life.stage(Stage::Preflight, async {
             testbed.enter(Stage::Preflight, self.request).await?;
-            Ok(testbed.preflight(self.request).await?)
+            Ok(self.passing_on(testbed.preflight(self.request)).await?)
         })
         .await?;
         let up = life.stage(Stage::Launch, async {
@@ -167,15 +183,36 @@ impl Stages<'_> {
         Ok(())
     }
 
+    /// Passes on what the testbed tells while it works.
+    async fn passing_on<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut told = self.told.lock().await;
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                Some(text) = told.recv() => self.setup.observer.notice(&Progress::Event {
+                    number: self.setup.iteration.number,
+                    level: EventLevel::Info,
+                    text: &text,
+                }),
+            }
+        }
+    }
+
     /// Reads settings and walks paths; an iteration whose settings are not in force goes no further.
     async fn verify(&self, life: &mut Life<'_>, instance: &mut Up, gathered: &mut Gathered) -> Result<(), Stop> {
         let spec = &self.setup.plan.spec.verify;
-        let result = life.stage(Stage::Verify, async {
-            self.setup.testbed.enter(Stage::Verify, self.request).await?;
-            let settings = instance.settings().await?;
-            let paths = if spec.path { instance.paths().await? } else { Vec::new() };
-            Ok((settings, paths))
-        });
+        let lost = instance.lost();
+        let result = life.stage(
+            Stage::Verify,
+            while_up(lost, async {
+                self.setup.testbed.enter(Stage::Verify, self.request).await?;
+                let settings = instance.settings().await?;
+                let paths = if spec.path { instance.paths().await? } else { Vec::new() };
+                Ok((settings, paths))
+            }),
+        );
         let (settings, paths) = result.await?;
         let events = gathered.verified(spec, settings, &paths);
         life.add(events);
@@ -194,59 +231,73 @@ impl Stages<'_> {
         settings: &[Setting],
     ) -> Result<Option<Capturing>, Stop> {
         let spec = &self.setup.plan.spec.capture;
-        life.stage(Stage::Instrument, async {
-            self.setup.testbed.enter(Stage::Instrument, self.request).await?;
-            let mut points = instance.capture_points();
-            points.retain(|point| spec.vantage.contains(&point.vantage));
-            if !self.request.tuple.instrument() || points.is_empty() {
-                return Ok(None);
-            }
-            let keep_in = spec.keep.then(|| self.artifacts.to_owned());
-            if let Some(directory) = &keep_in {
-                std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
-            }
-            let spec = spec.clone();
-            let count = points.len();
-            let flows = FlowOptions {
-                statistics: spec.statistics,
-                connections: spec.connections,
-                mtu: None,
-                points: count,
-                available: available_memory(),
-                fault_after: None,
-            };
-            let options: Vec<_> =
-                points.iter().map(|point| FlowOptions { mtu: mtu(settings, point), ..flows }).collect();
-            let start = move || {
-                let mut sinks = FlowSinks::new(&points, &options);
-                Captures::start_with(&points, &spec, keep_in.as_deref(), |point, link| sinks.next(point, link))
-            };
-            Ok(Some((tokio::task::spawn_blocking(start).await??, count)))
-        })
+        let lost = instance.lost();
+        life.stage(
+            Stage::Instrument,
+            while_up(lost, async {
+                self.setup.testbed.enter(Stage::Instrument, self.request).await?;
+                let mut points = instance.capture_points();
+                points.retain(|point| spec.vantage.contains(&point.vantage));
+                if !self.request.tuple.instrument() || points.is_empty() {
+                    return Ok(None);
+                }
+                let keep_in = spec.keep.then(|| self.artifacts.to_owned());
+                if let Some(directory) = &keep_in {
+                    std::fs::create_dir_all(directory)
+                        .with_context(|| format!("cannot create {}", directory.display()))?;
+                }
+                let spec = spec.clone();
+                let count = points.len();
+                let flows = FlowOptions {
+                    statistics: spec.statistics,
+                    connections: spec.connections,
+                    mtu: None,
+                    points: count,
+                    available: available_memory(),
+                    fault_after: None,
+                };
+                let options: Vec<_> =
+                    points.iter().map(|point| FlowOptions { mtu: mtu(settings, point), ..flows }).collect();
+                let start = move || {
+                    let mut sinks = FlowSinks::new(&points, &options);
+                    Captures::start_with(&points, &spec, keep_in.as_deref(), |point, link| sinks.next(point, link))
+                };
+                Ok(Some((tokio::task::spawn_blocking(start).await??, count)))
+            }),
+        )
         .await
     }
 
     /// Runs the workload, with the host's counters before and after the clients.
     async fn workload(&self, life: &mut Life<'_>, instance: &mut Up) -> Result<(Driven, [Snapshot; 2]), Stop> {
-        life.stage(Stage::Workload, async {
-            self.setup.testbed.enter(Stage::Workload, self.request).await?;
-            let tuple = &self.request.tuple;
-            let load = load::start(tuple, instance.as_mut()).await?;
-            let pairs = instance.pairs();
-            let cpus = tuple.pinning().then(|| assign_cpus(pairs.len(), &crate::host::cpus::usable()?)).flatten();
-            let drive = Drive { workload: self.setup.workload, tuple, pairs, cpus: cpus.as_deref() };
-            let prepared = drive.prepare().await?;
-            let loaded = load.as_ref().map(load::Load::setting);
-            let before = Snapshot::take();
-            let mut after = None;
-            let mut driven = prepared.run(|| after = Some(Snapshot::take())).await?;
-            driven.settings.extend(loaded);
-            if let Some(load) = load {
-                driven.settings.push(Setting { when: Moment::After, ..load.setting() });
-                driven.invalid.extend(load.stop().await?);
-            }
-            Ok((driven, [before, after.context("the workload has ended without its clients")?]))
-        })
+        let lost = instance.lost();
+        life.stage(
+            Stage::Workload,
+            while_up(lost, async {
+                self.setup.testbed.enter(Stage::Workload, self.request).await?;
+                let tuple = &self.request.tuple;
+                let load = load::start(tuple, instance.as_mut()).await?;
+                let (own, pairs) = (instance.cpus(), instance.pairs());
+                let shared = || assign_cpus(pairs.len(), &crate::host::cpus::usable()?);
+                let cpus = tuple.pinning().then(|| own.or_else(shared)).flatten();
+                let drive = Drive { workload: self.setup.workload, tuple, pairs, cpus: cpus.as_deref() };
+                let prepared = drive.prepare().await?;
+                let loaded = match &load {
+                    Some(load) => load.settings().await,
+                    None => Vec::new(),
+                };
+                let before = Snapshot::take();
+                let mut after = None;
+                let mut driven = prepared.run(|| after = Some(Snapshot::take())).await?;
+                driven.settings.extend(loaded);
+                if let Some(load) = load {
+                    let after = load.settings().await.into_iter();
+                    driven.settings.extend(after.map(|setting| Setting { when: Moment::After, ..setting }));
+                    driven.invalid.extend(load.stop().await?);
+                }
+                Ok((driven, [before, after.context("the workload has ended without its clients")?]))
+            }),
+        )
         .await
     }
 
@@ -257,16 +308,20 @@ impl Stages<'_> {
         instance: &mut Up,
         running: Option<Capturing>,
     ) -> Result<(Option<Analysed>, Vec<Setting>, usize), Stop> {
-        life.stage(Stage::Collect, async {
-            self.setup.testbed.enter(Stage::Collect, self.request).await?;
-            let (stopped, points) = match running {
-                Some((captures, points)) => {
-                    (Some(tokio::task::spawn_blocking(move || captures.stop().analyse()).await?), points)
-                }
-                None => (None, 0),
-            };
-            Ok((stopped, instance.settings().await?, points))
-        })
+        let lost = instance.lost();
+        life.stage(
+            Stage::Collect,
+            while_up(lost, async {
+                self.setup.testbed.enter(Stage::Collect, self.request).await?;
+                let (stopped, points) = match running {
+                    Some((captures, points)) => {
+                        (Some(tokio::task::spawn_blocking(move || captures.stop().analyse()).await?), points)
+                    }
+                    None => (None, 0),
+                };
+                Ok((stopped, instance.settings().await?, points))
+            }),
+        )
         .await
     }
 
@@ -328,6 +383,39 @@ impl Stages<'_> {
             Err(Stop::Outcome(stop)) => worse(outcome, stop),
         }
     }
+}
+
+/// Does the work as long as all nodes are there. That a node is gone says more than the errors that follow from it.
+async fn while_up<T>(
+    lost: Option<BoxFuture<'static, String>>,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let Some(mut lost) = lost else { return work.await };
+    let failed = tokio::select! {
+        biased;
+        result = work => match result {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        },
+        why = &mut lost => anyhow::bail!("{why}"),
+    };
+    match tokio::time::timeout(LOSS_LIMIT, lost).await {
+        Ok(why) => anyhow::bail!("{why}"),
+        Err(_) => Err(failed),
+    }
+}
+
+/// Moves what nodes printed on their consoles (`NODE.console`) from the scratch directory to the iteration's files.
+fn keep_consoles(scratch: &Path, artifacts: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(scratch)? {
+        let path = entry?.path();
+        let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|kind| kind == "console")) else {
+            continue;
+        };
+        std::fs::create_dir_all(artifacts).with_context(|| format!("cannot create {}", artifacts.display()))?;
+        std::fs::copy(&path, artifacts.join(name)).with_context(|| format!("cannot copy {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// The first failure counts: what goes wrong later is a consequence as often as not, and stands in the events.

@@ -271,6 +271,8 @@ pub struct QemuSpec {
     pub cpu: Option<String>,
     /// Further arguments for QEMU, put last.
     pub arguments: Vec<String>,
+    /// How long the guests may take until their agents answer; `None` for what suits the accelerator and their number.
+    pub boot_timeout: Option<Duration>,
     /// Where the load of `stress_cpu`, `stress_io` and `stress_mem` runs. Default on the host.
     pub stress: StressPlace,
 }

@@ -1,8 +1,12 @@
 //! `[testbed.qemu]`.
 
+use std::time::Duration;
+
+use super::parse::positive_duration;
 use super::read::{Entry, Sink};
 use super::{GuestKernel, QemuSpec, StressPlace};
 
+const LONGEST_BOOT: Duration = Duration::from_secs(3600);
 const KERNELS: [&str; 2] = ["full", "cloud"];
 const PLACES: &[(&str, StressPlace)] = &[("host", StressPlace::Host), ("guest", StressPlace::Guest)];
 
@@ -23,6 +27,7 @@ pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> QemuSpec {
     qemu.programs = section.take("programs").and_then(|entry| words(&entry, sink)).unwrap_or_default();
     qemu.arguments = section.take("arguments").and_then(|entry| entry.strings(sink)).unwrap_or_default();
     qemu.cpu = section.take("cpu").and_then(|entry| entry.filled(sink).map(str::to_owned));
+    qemu.boot_timeout = section.take("boot_timeout").and_then(|entry| positive_duration(&entry, LONGEST_BOOT, sink));
     if let Some(entry) = section.take("stress") {
         qemu.stress = entry.choice(sink, PLACES).unwrap_or_default();
     }

@@ -8,6 +8,7 @@
 mod campaign;
 mod check;
 mod check_tcp;
+mod conditions;
 mod decode;
 mod decode_tcp;
 mod error;
@@ -26,6 +27,7 @@ mod writer;
 pub use campaign::{
     AttemptHead, AttemptName, Attempts, BadAttemptName, NamedHead, head, heads, next_attempt, scan, stale_temps,
 };
+pub use conditions::Conditions;
 pub use error::{BadRecord, StoreError};
 pub use merge::{Conflict, MergeProgress, MergeReport, merge};
 pub use pooled::Pool;

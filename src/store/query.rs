@@ -11,6 +11,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
+use super::conditions::Conditions;
 use super::error::StoreError;
 use super::reader::{RecordFile, Records};
 use crate::ids::{Better, IterationNumber, Level, NodeId, Role, ShortHash};
@@ -88,6 +89,8 @@ pub struct Observation {
     pub value: f64,
     /// How many pairs (nodes of the role) the mean is over.
     pub pairs: usize,
+    /// What it may be compared with.
+    pub conditions: Conditions,
 }
 
 /// Iterations without an observation, by reason; and attempts that stand for no iteration.
@@ -327,7 +330,8 @@ impl<'a> Collector<'a> {
             Content::NotMeasured
         } else if let Some(values) = rows.iter().map(|m| m.value).collect::<Option<Vec<f64>>>() {
             let (value, pairs) = (mean(&values), values.len());
-            Content::Value(observation(record, value, pairs))
+            let conditions = Conditions::of(&record, &rows);
+            Content::Value(observation(record, value, pairs, conditions))
         } else {
             Content::ValueMissing
         };
@@ -382,7 +386,7 @@ impl<'a> Collector<'a> {
     }
 }
 
-fn observation(record: IterationRecord, value: f64, pairs: usize) -> Observation {
+fn observation(record: IterationRecord, value: f64, pairs: usize, conditions: Conditions) -> Observation {
     let status = record.outcome.status();
     let mut factors: BTreeMap<String, String> = record.factors.into_iter().collect();
     let header = record.header;
@@ -396,6 +400,7 @@ fn observation(record: IterationRecord, value: f64, pairs: usize) -> Observation
         factors,
         value,
         pairs,
+        conditions,
     }
 }
 

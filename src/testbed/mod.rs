@@ -4,11 +4,13 @@
 pub mod fake;
 mod lan;
 pub mod netns;
+pub mod qemu;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 pub(crate) use lan::path::trace_from_here;
 
@@ -17,6 +19,7 @@ use crate::ids::{NodeId, Stage, Vantage};
 use crate::node::Node;
 use crate::record::{Environment, Setting};
 use crate::spec::{TestbedSpec, Tuple};
+use crate::workload::PairCpus;
 
 /// What an iteration asks of its testbed.
 #[derive(Debug, Clone)]
@@ -31,6 +34,29 @@ pub struct Request {
     pub scratch: PathBuf,
     /// Path of the running vptest program.
     pub vptest: PathBuf,
+    /// Programs that the workload starts on the nodes.
+    pub programs: Vec<String>,
+    /// Hears of work that takes long, such as building an image.
+    pub notice: Notice,
+}
+
+/// Where news of long work go. Without a listener they are dropped.
+#[derive(Debug, Clone, Default)]
+pub struct Notice(Option<tokio::sync::mpsc::UnboundedSender<String>>);
+
+impl Notice {
+    /// One with its listener.
+    pub fn channel() -> (Self, tokio::sync::mpsc::UnboundedReceiver<String>) {
+        let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+        (Self(Some(sender)), receiver)
+    }
+
+    /// Tells the listener, if there still is one.
+    pub fn say(&self, text: &str) {
+        if let Some(sender) = &self.0 {
+            let _ = sender.send(text.to_owned());
+        }
+    }
 }
 
 /// The testbed of that name.
@@ -40,10 +66,11 @@ pub struct Request {
 pub fn by_name(name: &str, spec: &TestbedSpec) -> Result<Box<dyn Testbed>, TestbedError> {
     match name {
         "netns" => Ok(Box::new(netns::Netns::default())),
+        "qemu" => Ok(Box::new(qemu::Qemu::new(spec))),
         "fake" => Ok(Box::new(fake::Fake::new(spec.fake.clone()))),
         other => Err(TestbedError::Unsupported {
             what: format!("this version of vptest has no testbed {other}"),
-            hint: Some("testbeds it can drive: netns, fake".to_owned()),
+            hint: Some("testbeds it can drive: netns, qemu, fake".to_owned()),
         }),
     }
 }
@@ -74,6 +101,9 @@ pub trait Testbed: Send + Sync {
 
     /// Brings up all nodes and links. When it fails, or is dropped half-way, nothing stays behind.
     async fn launch(&self, request: &Request) -> Result<Box<dyn Instance>, TestbedError>;
+
+    /// Called after the last iteration: ends what was kept from one to the next.
+    async fn close(&self) {}
 }
 
 /// A testbed that is up. Dropping it takes it down as well as can be; `teardown` also reports.
@@ -99,6 +129,22 @@ pub trait Instance: Send {
         &mut self,
         command: &crate::node::Command,
     ) -> Result<Box<dyn crate::node::Process>, crate::node::NodeError>;
+
+    /// The nodes that the load of `stress_cpu` and its like is to run in; `None` for beside the nodes.
+    fn load_inside(&self) -> Option<Vec<Arc<dyn Node>>> {
+        None
+    }
+
+    /// CPUs for pinned processes of each pair, where the nodes have CPUs of their own; `None` where they share the
+    /// host's.
+    fn cpus(&self) -> Option<Vec<PairCpus>> {
+        None
+    }
+
+    /// Resolves when a node is gone while it is needed, and says which and why; `None` where nodes cannot go.
+    fn lost(&self) -> Option<BoxFuture<'static, String>> {
+        None
+    }
 
     /// Makes the testbed outlive this process (`--keep-failed`) and says how to look into it and how to remove it;
     /// an error says why it cannot be kept.

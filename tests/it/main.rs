@@ -12,6 +12,7 @@ mod live;
 mod need;
 mod netns;
 mod paths;
+mod qemu;
 mod real;
 mod signals;
 mod store;

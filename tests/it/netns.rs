@@ -16,7 +16,7 @@ use vptest::node::{Command, Node, NodeError, Process as _, Stream};
 use vptest::record::Setting;
 use vptest::spec::{Tuple, Value};
 use vptest::testbed::netns::Netns;
-use vptest::testbed::{CaptureSource, Instance, Request, Testbed, TestbedError};
+use vptest::testbed::{CaptureSource, Instance, Notice, Request, Testbed, TestbedError};
 use vptest::units::Rate;
 
 use crate::need;
@@ -35,7 +35,15 @@ fn tuple(values: &[(&str, Value)]) -> Tuple {
 }
 
 fn request(values: &[(&str, Value)], scratch: &Path) -> Request {
-    Request { tuple: tuple(values), number: 7, attempt: 1, scratch: scratch.to_owned(), vptest: "/bin/true".into() }
+    Request {
+        tuple: tuple(values),
+        number: 7,
+        attempt: 1,
+        scratch: scratch.to_owned(),
+        vptest: "/bin/true".into(),
+        programs: Vec::new(),
+        notice: Notice::default(),
+    }
 }
 
 async fn launch(values: &[(&str, Value)]) -> Launched {

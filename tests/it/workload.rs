@@ -10,7 +10,7 @@ use vptest::spec::{
     FakeSpec, HttpServer, MetricPattern, MetricRule, Protocol, Ready, Source, Tuple, Value, WorkloadSpec,
 };
 use vptest::testbed::fake::Fake;
-use vptest::testbed::{Instance, Request, Teardown, Testbed as _};
+use vptest::testbed::{Instance, Notice, Request, Teardown, Testbed as _};
 use vptest::workload::drive::{Drive, DriveError, Driven};
 use vptest::workload::{PairCpus, find_in_path, from_spec};
 
@@ -32,6 +32,8 @@ async fn bed(values: &[(&str, Value)]) -> Bed {
         attempt: 1,
         scratch: scratch.path().to_owned(),
         vptest: PathBuf::from(env!("CARGO_BIN_EXE_vptest")),
+        programs: Vec::new(),
+        notice: Notice::default(),
     };
     let instance = Fake::new(FakeSpec::default()).launch(&request).await.unwrap();
     Bed { instance, tuple, _scratch: scratch }

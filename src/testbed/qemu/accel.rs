@@ -42,7 +42,7 @@ impl Verdict {
 }
 
 /// The verdict of this boot: remembered in `cache`, or found out by booting `boot` in `scratch` (an existing directory).
-pub(crate) async fn verdict(boot: &Boot, qemu: &str, cache: &Path, scratch: &Path) -> Verdict {
+pub(super) async fn verdict(boot: &Boot, qemu: &str, cache: &Path, scratch: &Path) -> Verdict {
     let boot_id = boot_id();
     let new = |works, reason| Verdict { works, reason, boot_id: boot_id.clone(), qemu: qemu.to_owned() };
     if let Err(error) = File::options().read(true).write(true).open(DEVICE) {
@@ -62,7 +62,7 @@ pub(crate) async fn verdict(boot: &Boot, qemu: &str, cache: &Path, scratch: &Pat
 }
 
 /// The verdict of this boot, if there is one for this QEMU.
-pub(crate) fn remembered(cache: &Path, qemu: &str) -> Option<Verdict> {
+pub(super) fn remembered(cache: &Path, qemu: &str) -> Option<Verdict> {
     let known: Verdict = serde_json::from_slice(&std::fs::read(cache.join(FILE)).ok()?).ok()?;
     let boot_id = boot_id();
     (!boot_id.is_empty() && known.boot_id == boot_id && known.qemu == qemu).then_some(known)

@@ -60,7 +60,8 @@ impl Machine {
     const fn options(self) -> &'static str {
         match self {
             Self::Pc | Self::Q35 => "usb=off,graphics=off,vmport=off",
-            Self::Microvm => "x-option-roms=off,isa-serial=on,rtc=on,auto-kernel-cmdline=on",
+            // Its devices are found through ACPI: Debian's kernel takes none from its command line.
+            Self::Microvm => "acpi=on,x-option-roms=off,isa-serial=on,rtc=on,auto-kernel-cmdline=off",
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::args::{self, Boot, Files, GuestPlan, Hardware};
 use super::console::{Console, quoted};
 use super::qmp::Qmp;
-use crate::agent::client::{Client, Limits};
+use crate::agent::{Client, Limits};
 use crate::host::cage::Job;
 use crate::host::cpus;
 use crate::host::namespace::Namespace;
@@ -28,6 +28,10 @@ use crate::testbed::TestbedError;
 const POLL: Duration = Duration::from_millis(10);
 /// How long QEMU may take to follow its guest, or to end when it is told to.
 const END_LIMIT: Duration = Duration::from_secs(2);
+/// How long after a failure QEMU may take to be found gone.
+const BRIEFLY: Duration = Duration::from_millis(300);
+/// How long a guest's network card may take to find its link.
+const LINK_LIMIT: Duration = Duration::from_secs(20);
 /// Room on the results disk. The file has holes: only what is written takes room.
 const RESULTS_BYTES: u64 = 64 << 30;
 
@@ -107,14 +111,14 @@ impl Guest {
         let pid = process.pid();
         let running = Arc::new(Running { node, console: Console::new(console), ended: watch_end(process) });
         let up = async {
-            let qmp = connect(site.directory, &files.qmp, site.deadline).await.map_err(|error| {
-                running.failed(format_args!("QEMU opens no control socket: {error}"))
-            })?;
+            let qmp = connect(site.directory, &files.qmp, site.deadline)
+                .await
+                .map_err(|error| running.failed(format_args!("QEMU opens no control socket: {error}")))?;
             let (read, write) = qmp.into_split();
             let qmp = Qmp::start(read, write).await.map_err(|error| running.failed(error))?;
-            let agent = connect(site.directory, &files.agent, site.deadline).await.map_err(|error| {
-                running.failed(format_args!("QEMU opens no socket for the agent: {error}"))
-            })?;
+            let agent = connect(site.directory, &files.agent, site.deadline)
+                .await
+                .map_err(|error| running.failed(format_args!("QEMU opens no socket for the agent: {error}")))?;
             let (read, write) = agent.into_split();
             let left = site.deadline.saturating_duration_since(Instant::now());
             let limits = Limits { handshake: left, ..Limits::default() };
@@ -124,7 +128,14 @@ impl Guest {
         let (qmp, client) = tokio::select! {
             biased;
             how = running.ended() => Err(running.failed(running.why(&how))),
-            up = up => up,
+            // A conversation that breaks off may be the first sign of a QEMU that has ended.
+            up = up => match up {
+                Ok(up) => Ok(up),
+                Err(error) => match tokio::time::timeout(BRIEFLY, running.ended()).await {
+                    Ok(how) => Err(running.failed(running.why(&how))),
+                    Err(_) => Err(error),
+                },
+            },
         }?;
         Ok(Self { node, client, qmp: Arc::new(qmp), running, pid, results })
     }
@@ -151,11 +162,33 @@ impl Guest {
         }
     }
 
+    /// An error of this guest, with the last lines of its console.
+    pub(super) fn failed(&self, what: impl std::fmt::Display) -> TestbedError {
+        self.running.failed(what)
+    }
+
     /// Is QEMU there and the machine running?
     pub(super) async fn is_well(&self) -> bool {
         let ended = self.running.ended.borrow().is_some();
         let status = self.qmp.execute("query-status", Value::Null).await;
         !ended && status.is_ok_and(|status| status["running"] == true)
+    }
+
+    /// Waits until an interface in the guest is up: some drivers find out about the link some time after they are
+    /// switched on. One that does not say counts as up.
+    pub(super) async fn await_link(&self, interface: &str) -> Result<(), TestbedError> {
+        let deadline = Instant::now() + LINK_LIMIT;
+        loop {
+            let readings = self.client.settings(interface).await.map_err(|error| self.failed(&error))?;
+            let state = readings.iter().find(|r| r.name == "operstate").and_then(|r| r.value.as_deref());
+            match state {
+                Some("up" | "unknown") | None => return Ok(()),
+                Some(state) if Instant::now() >= deadline => {
+                    return Err(self.failed(format_args!("{interface} is {state} after {LINK_LIMIT:?}")));
+                }
+                Some(_) => tokio::time::sleep(POLL).await,
+            }
+        }
     }
 
     /// What the guest printed so far.
@@ -197,11 +230,6 @@ impl Guest {
         let card = json!({ "path": "/machine/peripheral/card0", "property": "type" });
         let card = self.qmp.execute("qom-get", card).await.ok().and_then(|card| Some(card.as_str()?.to_owned()));
         [("accel", accel), ("memory", memory), ("driver", card)]
-    }
-
-    /// Version of this QEMU.
-    pub(super) fn qemu_version(&self) -> &str {
-        self.qmp.version()
     }
 
     /// Asks QEMU to end and waits a moment; the cage kills it otherwise.

@@ -17,17 +17,37 @@ mod settings;
 mod up;
 mod wishes;
 
+use std::path::Path;
+
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
 
+use self::accel::Verdict;
 use self::prepare::Prepared;
 use self::up::Up;
 use self::wishes::Wishes;
 use super::{Instance, Request, Testbed, TestbedError};
+use crate::image::Image;
 use crate::spec::{Reuse, TestbedSpec, Tuple};
 
-pub(crate) use self::accel::remembered as remembered_kvm;
 pub(crate) use self::offers::Offers;
+
+/// Does KVM work here? Remembered, or found out with this image; `None` without either.
+pub(crate) async fn kvm_verdict(
+    offers: &Offers,
+    image: Option<&Image>,
+    cache: &Path,
+    scratch: &Path,
+) -> Option<Verdict> {
+    match (accel::remembered(cache, &offers.version), image) {
+        (Some(known), _) => Some(known),
+        (None, Some(image)) => {
+            let boot = prepare::kernel_boot(image, &[]).ok()?;
+            Some(accel::verdict(&boot, &offers.version, cache, scratch).await)
+        }
+        (None, None) => None,
+    }
+}
 
 /// Name of this testbed in specs.
 const NAME: &str = "qemu";

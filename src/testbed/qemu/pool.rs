@@ -39,7 +39,8 @@ impl Machines {
 
     /// Can they be used again? Ends everything that earlier iterations left in them.
     async fn are_well(&self) -> bool {
-        let well = self.guests.iter().map(|guest| async move { guest.is_well().await && guest.client.reset().await.is_ok() });
+        let well =
+            self.guests.iter().map(|guest| async move { guest.is_well().await && guest.client.reset().await.is_ok() });
         futures_util::future::join_all(well).await.into_iter().all(|well| well)
     }
 }
@@ -49,7 +50,7 @@ impl Machines {
 pub(super) struct Pool {
     keeps: bool,
     /// By tuple, the longest kept first.
-    kept: Arc<Mutex<Vec<(Tuple, Machines)>>>,
+    kept: Arc<Mutex<Vec<(String, Machines)>>>,
 }
 
 impl Pool {
@@ -66,8 +67,8 @@ impl Pool {
     /// # Errors
     /// [`TestbedError::Request`] when they would not fit even so.
     pub(super) async fn make_room(&self, wishes: &Wishes, tuple: &Tuple) -> Result<(), TestbedError> {
-        let mut kept = self.kept.lock().await;
-        if kept.iter().any(|(of, _)| of == tuple) {
+        let (mut kept, key) = (self.kept.lock().await, key(tuple));
+        if kept.iter().any(|(of, _)| *of == key) {
             return Ok(());
         }
         loop {
@@ -84,8 +85,8 @@ impl Pool {
 
     /// The guests kept for this tuple, if there are any and they are well.
     pub(super) async fn take(&self, tuple: &Tuple) -> Option<Machines> {
-        let mut kept = self.kept.lock().await;
-        let index = kept.iter().position(|(of, _)| of == tuple)?;
+        let (mut kept, key) = (self.kept.lock().await, key(tuple));
+        let index = kept.iter().position(|(of, _)| *of == key)?;
         let (_, machines) = kept.remove(index);
         drop(kept);
         if machines.are_well().await {
@@ -97,8 +98,8 @@ impl Pool {
     }
 
     /// Keeps guests for the next iteration of their tuple.
-    pub(super) async fn put(&self, tuple: Tuple, machines: Machines) {
-        self.kept.lock().await.push((tuple, machines));
+    pub(super) async fn put(&self, key: String, machines: Machines) {
+        self.kept.lock().await.push((key, machines));
     }
 
     /// Takes all guests down.
@@ -107,6 +108,11 @@ impl Pool {
             report(machines.close().await);
         }
     }
+}
+
+/// Equal for equal tuples alone.
+pub(super) fn key(tuple: &Tuple) -> String {
+    tuple.iter().map(|(name, value)| format!("{name}={}\n", value.canonical_json())).collect()
 }
 
 fn report(closed: std::io::Result<()>) {

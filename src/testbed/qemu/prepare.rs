@@ -15,7 +15,7 @@ use super::wishes::{AccelWish, Wishes};
 use super::{NAME, PROGRAM};
 use crate::host::tap;
 use crate::image::{self, Image, KernelChoice, Step};
-use crate::spec::{GuestKernel, QemuSpec, StressPlace};
+use crate::spec::{GuestKernel, QemuSpec, StressPlace, Tuple};
 use crate::testbed::lan::preflight::Tried;
 use crate::testbed::{Request, TestbedError};
 
@@ -77,12 +77,14 @@ impl Prepared {
         }
         let offers = known.offers.clone().expect("they were asked for just now");
         let driver = offers.card(&wishes.driver, wishes.machine).map_err(refused)?.to_owned();
-        let (boot, image) = match &self.spec.disk {
+        let (mut boot, image) = match &self.spec.disk {
             Some(disk) => (disk_boot(Path::new(disk))?, None),
             None => {
                 let image = self.image(&mut known, request).await?;
                 check_modules(&image, &wishes, &driver).map_err(refused)?;
-                (kernel_boot(&image)?, Some(image))
+                let tunnel = wishes.tunnel.then_some("ip_gre");
+                let modules: Vec<&str> = image::module_of(&driver).into_iter().chain(tunnel).collect();
+                (kernel_boot(&image, &modules)?, Some(image))
             }
         };
         let verdict = match wishes.accel {
@@ -96,6 +98,9 @@ impl Prepared {
             (Some(verdict), _) => verdict.accel(),
             (None, _) => Accel::Tcg,
         };
+        if let (Accel::Tcg, Boot::Kernel { arguments, .. }) = (accel, &mut boot) {
+            *arguments = format!("{arguments} {}", image::tcg_arguments());
+        }
         let hardware = Hardware {
             machine: wishes.machine,
             accel,
@@ -110,7 +115,7 @@ impl Prepared {
 
     async fn image(&self, known: &mut Known, request: &Request) -> Result<Arc<Image>, TestbedError> {
         let mut programs: BTreeSet<String> = self.spec.programs.iter().chain(&request.programs).cloned().collect();
-        if self.spec.stress == StressPlace::Guest && request.stress() {
+        if self.spec.stress == StressPlace::Guest && stressed(&request.tuple) {
             programs.insert("stress-ng".to_owned());
         }
         if let Some(image) = known.images.get(&programs) {
@@ -150,7 +155,10 @@ impl Prepared {
     }
 }
 
-/// How long steps are that are worth a word: all but finding the image in the cache.
+fn stressed(tuple: &Tuple) -> bool {
+    ["stress_cpu", "stress_io", "stress_mem"].iter().any(|name| tuple.integer(name).is_some_and(|count| count > 0))
+}
+
 fn told(step: Step<'_>) -> String {
     match step {
         Step::Resolve => "image: looking for the kernel".to_owned(),
@@ -193,7 +201,9 @@ fn check_modules(image: &Image, wishes: &Wishes, driver: &str) -> Result<(), Str
             ));
         }
         None => {
-            return Err(format!("driver = `{driver}`: {PROGRAM} has it, but which kernel module drives it is not known"));
+            return Err(format!(
+                "driver = `{driver}`: {PROGRAM} has it, but which kernel module drives it is not known"
+            ));
         }
     }
     if wishes.tunnel && !image.has_module("ip_gre") {
@@ -202,11 +212,12 @@ fn check_modules(image: &Image, wishes: &Wishes, driver: &str) -> Result<(), Str
     Ok(())
 }
 
-fn kernel_boot(image: &Image) -> Result<Boot, TestbedError> {
+/// `modules` are loaded at boot, besides those that every guest needs.
+pub(super) fn kernel_boot(image: &Image, modules: &[&str]) -> Result<Boot, TestbedError> {
     Ok(Boot::Kernel {
         kernel: text(&image.kernel)?,
         initramfs: text(&image.initramfs)?,
-        arguments: format!("{} ipv6.disable_ipv6=1", image::KERNEL_ARGUMENTS),
+        arguments: format!("{} ipv6.disable_ipv6=1 vptest.modules={}", image::KERNEL_ARGUMENTS, modules.join(",")),
     })
 }
 

@@ -1,0 +1,294 @@
+//! The QEMU testbed with real guests, under TCG so that every host runs the same test.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use rusqlite::types::FromSql;
+
+use super::campaign::{Campaign, Said, VPTEST, said};
+use super::need::{self, need};
+
+/// Kernels and images, kept from one run of the tests to the next.
+fn cache() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("vptest-cache")
+}
+
+/// Everything a guest needs; the image is built once, and a mirror that cannot be reached is a reason to skip.
+fn guests() -> bool {
+    static IMAGE: OnceLock<bool> = OnceLock::new();
+    if !need::root() || !need::program("qemu-system-x86_64") || !need::program("ab") {
+        return false;
+    }
+    let built = *IMAGE.get_or_init(|| {
+        let request = vptest::image::Request {
+            kernel: vptest::image::KernelChoice::Full,
+            programs: vec!["ab".to_owned()],
+            vptest: PathBuf::from(VPTEST),
+            cache: cache(),
+        };
+        let built = vptest::image::build(&request, &mut |_| {});
+        built.inspect_err(|error| eprintln!("{error}")).is_ok()
+    });
+    need("guest-image", built)
+}
+
+/// A sweep over these factors with this workload.
+fn sweep(factors: &str, workload: &str, more: &str) -> Campaign {
+    // Other tests, and the translator itself, keep this host busy.
+    Campaign::planned(&format!(
+        "name = \"guests\"\nrepetitions = 1\ntimeout = \"240 s\"\norder = \"sequential\"\n\n\
+         [factors]\ntestbed = \"qemu\"\naccel = \"tcg\"\n{factors}\n\n[workload]\n{workload}\n\n\
+         [verify]\nforeign_cpu = \"off\"\nsteal = \"off\"\nclient_cpu = \"off\"\n{more}\n"
+    ))
+}
+
+const AB: &str = "preset = \"ab\"";
+const SMALL: &str = "request = { url = \"/image.png?size=200kB\", count = 5 }";
+
+fn command(argv: &str) -> String {
+    format!("preset = \"command\"\nclient = {argv}")
+}
+
+fn run(campaign: &Campaign, code: i32) -> Said {
+    let said = said(campaign.command(&["run"]).env("VPTEST_CACHE", cache()).output().unwrap());
+    assert_eq!(said.code, Some(code), "{}{}{:?}", said.out, said.err, campaign.outcomes());
+    said
+}
+
+fn databases(campaign: &Campaign) -> Vec<Connection> {
+    campaign.files().iter().map(|name| Connection::open(campaign.out().join(name)).unwrap()).collect()
+}
+
+fn only<T: FromSql>(db: &Connection, sql: &str) -> T {
+    db.query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
+/// Status and reasons of the only iteration.
+fn outcome(campaign: &Campaign) -> (String, String) {
+    let outcomes = campaign.outcomes();
+    assert_eq!(outcomes.len(), 1, "{outcomes:?}");
+    let (_, _, status, reasons) = outcomes.into_iter().next().unwrap();
+    (status, reasons)
+}
+
+/// Process numbers of the QEMUs of a campaign.
+fn qemus(campaign: &Campaign) -> Vec<i32> {
+    let directory = campaign.out().canonicalize().unwrap();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let is_ours = std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&directory));
+        let program = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
+        if is_ours && program.ends_with("qemu-system-x86_64") {
+            found.extend(entry.file_name().to_str().and_then(|pid| pid.parse::<i32>().ok()));
+        }
+    }
+    found
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Starts `vptest run` and waits until the guests' workload runs.
+fn begin(campaign: &Campaign) -> Child {
+    let mut command = campaign.command(&["run"]);
+    let mut child = command.env("VPTEST_CACHE", cache()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let running = campaign.out().join(".running");
+    wait_until("the workload", || {
+        assert!(child.try_wait().unwrap().is_none(), "vptest ended early: {:?}", campaign.outcomes());
+        let marks = std::fs::read_dir(&running).into_iter().flatten().flatten();
+        marks.map(|mark| std::fs::read_to_string(mark.path()).unwrap_or_default()).any(|text| text.contains("workload"))
+    });
+    child
+}
+
+fn signal(pid: i32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+}
+
+#[test]
+fn every_network_card_works_with_and_without_offloads() {
+    if !guests() {
+        return;
+    }
+    let factors = "driver = [\"e1000\", \"e1000e\", \"virtio-net-pci\", \"rtl8139\", \"vmxnet3\"]\n\
+                   offload = [\"on\", \"off\"]\n";
+    let campaign = sweep(&format!("{factors}{SMALL}"), AB, "[capture]\nvantage = [\"guest\", \"host\"]");
+    run(&campaign, 0);
+    let all = databases(&campaign);
+    assert_eq!(all.len(), 10);
+    for db in &all {
+        let driver: String = only(db, "SELECT value FROM factor WHERE name = 'driver'");
+        let offload: String = only(db, "SELECT value FROM factor WHERE name = 'offload'");
+        let context = format!("{driver} {offload}");
+        let status: String = only(db, "SELECT status || ' ' || reasons FROM iteration");
+        assert!(status.starts_with("complete"), "{context}: {status}");
+        assert_eq!(only::<f64>(db, "SELECT value FROM metric WHERE name = 'complete_requests'"), 5.0, "{context}");
+        for name in ["tso", "gso", "gro", "sg"] {
+            let sql =
+                format!("SELECT count(*) FROM setting WHERE name = '{name}' AND observed = '{offload}' AND ok = 1");
+            assert_eq!(only::<i64>(db, &sql), 4, "{context}: {name} of both guests, before and after");
+        }
+        let card = format!("SELECT count(*) FROM setting WHERE name = 'driver' AND observed = '{driver}'");
+        assert_eq!(only::<i64>(db, &card), 4, "{context}");
+        let seen = "SELECT count(*) FROM capture WHERE packets > 20 AND dropped_kernel = 0";
+        assert_eq!(only::<i64>(db, seen), 4, "{context}: two guests, two taps");
+        let largest = only::<i64>(db, "SELECT max(from_bytes) FROM capture_size");
+        assert!(offload == "on" || largest <= 1514, "{context}: a packet of {largest} bytes");
+        assert_eq!(only::<String>(db, "SELECT value FROM environment WHERE name = 'testbed.qemu.accel'"), "tcg");
+        assert!(!only::<String>(db, "SELECT value FROM environment WHERE name = 'image.id'").is_empty());
+    }
+    campaign.assert_clean();
+}
+
+#[test]
+fn a_microvm_a_pc_routers_pinning_and_a_tunnel_work() {
+    if !guests() {
+        return;
+    }
+    let microvm = sweep(&format!("machine = \"microvm\"\nvcpus = 2\n{SMALL}"), AB, "");
+    run(&microvm, 0);
+    assert_eq!(outcome(&microvm).0, "complete");
+    let db = &databases(&microvm)[0];
+    assert_eq!(only::<i64>(db, "SELECT count(*) FROM setting WHERE name = 'vcpus' AND observed = '2' AND ok = 1"), 4);
+
+    let factors = format!(
+        "machine = \"pc\"\nhops = [\"A\", \"B\"]\nmtu = 1400\npinning = true\ntunnel = [\"none\", \"gre\"]\n{SMALL}"
+    );
+    let routed = sweep(&factors, AB, "");
+    run(&routed, 0);
+    assert_eq!(routed.statuses(), ["complete", "complete"]);
+    for db in &databases(&routed) {
+        let wrong = "SELECT count(*) FROM setting WHERE requested IS NOT NULL AND ok IS NOT 1";
+        assert_eq!(only::<i64>(db, wrong), 0);
+        let pinned = "SELECT count(*) FROM setting WHERE name = 'vcpu_cpus' AND ok = 1";
+        assert_eq!(only::<i64>(db, pinned), 4);
+    }
+}
+
+#[test]
+fn the_rate_is_respected_within_five_percent() {
+    if !guests() || !need::program("iperf3") {
+        return;
+    }
+    // More than the limit lets through, so that no congestion control has a say.
+    let workload = "preset = \"iperf3\"\nprotocol = \"udp\"\nbitrate = \"20 Mbit/s\"\nduration = \"3 s\"";
+    let campaign = sweep("rate = \"10 Mbit/s\"", workload, "");
+    run(&campaign, 0);
+    let db = &databases(&campaign)[0];
+    assert_eq!(only::<i64>(db, "SELECT count(*) FROM setting WHERE name = 'host.rate' AND observed = '10 Mbit/s'"), 4);
+    let throughput: f64 = only(db, "SELECT value FROM metric WHERE name = 'throughput'");
+    // The limit counts Ethernet frames: 1448 of 1490 bytes are data.
+    let expected = 10e6 * 1448.0 / 1490.0;
+    assert!((throughput / expected - 1.0).abs() < 0.05, "{throughput} bit/s, expected {expected}");
+}
+
+#[test]
+fn what_no_guest_can_be_is_refused_before_one_is_started() {
+    if !guests() {
+        return;
+    }
+    for (factors, more, reason) in [
+        ("driver = \"e1000f\"", "", "is unknown to this QEMU"),
+        ("driver = \"e1000\"\nmachine = \"microvm\"", "", "is on PCI, which a microvm has not"),
+        ("memory = \"2 TiB\"", "", "are available on this host"),
+        ("driver = \"e1000\"", "[testbed.qemu]\nkernel = \"cloud\"", "has no module e1000"),
+    ] {
+        let campaign = sweep(&format!("{factors}\n{SMALL}"), AB, more);
+        run(&campaign, 1);
+        let (status, reasons) = outcome(&campaign);
+        assert_eq!(status, "failed", "{reasons}");
+        assert!(reasons.contains("preflight") && reasons.contains(reason), "{reasons}");
+    }
+}
+
+#[test]
+fn a_disk_without_an_agent_fails_with_what_it_printed() {
+    if !guests() {
+        return;
+    }
+    let more = "[testbed.qemu]\ndisk = \"empty.raw\"\nboot_timeout = \"4 s\"";
+    let campaign = sweep(SMALL, AB, more);
+    std::fs::write(campaign.path().join("empty.raw"), vec![0; 1 << 20]).unwrap();
+    run(&campaign, 1);
+    let (status, reasons) = outcome(&campaign);
+    assert_eq!(status, "failed");
+    assert!(reasons.contains("launch") && reasons.contains("no agent answered within"), "{reasons}");
+    assert!(qemus(&campaign).is_empty());
+}
+
+#[test]
+fn a_guest_that_panics_is_a_failure_at_once_and_its_console_is_kept() {
+    if !guests() {
+        return;
+    }
+    let campaign = sweep("", &command("[\"sh\", \"-c\", \"echo c > /proc/sysrq-trigger; sleep 1000\"]"), "");
+    run(&campaign, 1);
+    let (status, reasons) = outcome(&campaign);
+    assert_eq!(status, "failed", "not timed out: {reasons}");
+    assert!(reasons.contains("workload") && reasons.contains("panicked: sysrq triggered crash"), "{reasons}");
+    let name = campaign.files()[0].replace(".db", ".d");
+    let console = std::fs::read(campaign.out().join(name).join("client1.console")).unwrap();
+    assert!(String::from_utf8_lossy(&console).contains("Kernel panic"));
+}
+
+#[test]
+fn a_guest_that_hangs_or_whose_qemu_is_killed_is_a_failure_at_once() {
+    use nix::sys::signal::Signal::{SIGKILL, SIGSTOP};
+    if !guests() {
+        return;
+    }
+    for (how, reason) in [(SIGKILL, "QEMU ended with signal 9"), (SIGSTOP, "nothing was heard for")] {
+        let campaign = sweep("", &command("[\"sleep\", \"1000\"]"), "");
+        let mut child = begin(&campaign);
+        let victims = qemus(&campaign);
+        assert_eq!(victims.len(), 2);
+        signal(victims[0], how);
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+        let (status, reasons) = outcome(&campaign);
+        assert_eq!(status, "failed", "not timed out: {reasons}");
+        assert!(reasons.contains(reason), "{reasons}");
+        assert!(qemus(&campaign).is_empty());
+    }
+}
+
+#[test]
+fn killed_itself_it_leaves_no_guest_and_the_next_run_goes_on() {
+    if !guests() {
+        return;
+    }
+    let campaign = sweep("", &command("[\"sleep\", \"5\"]"), "");
+    let mut child = begin(&campaign);
+    assert_eq!(qemus(&campaign).len(), 2);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_until("the end of the guests", || qemus(&campaign).is_empty());
+    run(&campaign, 0);
+    assert_eq!(campaign.statuses(), ["interrupted", "complete"]);
+    assert!(qemus(&campaign).is_empty());
+}
+
+#[test]
+fn guests_are_kept_for_repetitions_on_request() {
+    if !guests() {
+        return;
+    }
+    let spec = std::fs::read_to_string(sweep(SMALL, AB, "[testbed]\nreuse = \"tuple\"").path().join("params.toml"));
+    let campaign = Campaign::planned(&spec.unwrap().replace("repetitions = 1", "repetitions = 3"));
+    run(&campaign, 0);
+    let reused: Vec<String> = databases(&campaign)
+        .iter()
+        .map(|db| only(db, "SELECT value FROM environment WHERE name = 'testbed.reused'"))
+        .collect();
+    assert_eq!(reused, ["0", "1", "2"]);
+    assert_eq!(campaign.statuses(), ["complete", "complete", "complete"]);
+    assert!(qemus(&campaign).is_empty(), "kept beyond the end of the run");
+    campaign.assert_clean();
+}
