@@ -103,8 +103,15 @@ async fn slow(offload: bool) -> (Box<dyn Instance>, tempfile::TempDir) {
         [("rate", Value::Rate(Rate::from_bits_per_second(20_000_000).unwrap())), ("offload", Value::Switch(offload))];
     let tuple =
         Tuple::new(values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<BTreeMap<_, _>>());
-    let request =
-        Request { tuple, number: 8, attempt: 1, scratch: scratch.path().to_owned(), vptest: "/bin/true".into() };
+    let request = Request {
+        tuple,
+        number: 8,
+        attempt: 1,
+        scratch: scratch.path().to_owned(),
+        vptest: "/bin/true".into(),
+        programs: Vec::new(),
+        notice: vptest::testbed::Notice::default(),
+    };
     Netns::default().preflight(&request).await.unwrap();
     (Netns::default().launch(&request).await.unwrap(), scratch)
 }

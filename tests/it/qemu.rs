@@ -1,5 +1,6 @@
 //! The QEMU testbed with real guests, under TCG so that every host runs the same test.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::OnceLock;
@@ -7,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use rusqlite::types::FromSql;
+use vptest::spec::{TestbedSpec, Tuple, Value};
+use vptest::testbed::qemu::Qemu;
+use vptest::testbed::{Notice, Request, Testbed as _};
 
 use super::campaign::{Campaign, Said, VPTEST, said};
 use super::need::{self, need};
@@ -188,6 +192,38 @@ fn the_rate_is_respected_within_five_percent() {
     // The limit counts Ethernet frames: 1448 of 1490 bytes are data.
     let expected = 10e6 * 1448.0 / 1490.0;
     assert!((throughput / expected - 1.0).abs() < 0.05, "{throughput} bit/s, expected {expected}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_travel_through_the_channel_and_over_the_disk() {
+    if !guests() {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let request = Request {
+        tuple: Tuple::new(BTreeMap::from([("accel".to_owned(), Value::Text("tcg".to_owned()))])),
+        number: 1,
+        attempt: 1,
+        scratch: scratch.path().to_owned(),
+        vptest: VPTEST.into(),
+        programs: vec!["ab".to_owned()],
+        notice: Notice::default(),
+    };
+    let testbed = Qemu::with_cache(&TestbedSpec::default(), cache());
+    testbed.preflight(&request).await.unwrap();
+    let mut instance = testbed.launch(&request).await.unwrap();
+    // No byte at a place that would fit another one.
+    let content: Vec<u8> = (0..5_000_000_u32).flat_map(|n| [n.to_le_bytes()[0], n.to_le_bytes()[1]]).collect();
+    let client = std::sync::Arc::clone(&instance.pairs()[0].client);
+    client.put("large", &content).await.unwrap();
+    assert!(client.get("large", 64 << 20).await.unwrap() == content);
+    assert!(client.get("large", 1000).await.is_err(), "larger than allowed");
+    let directory = tempfile::tempdir().unwrap();
+    let file = format!("{}/large", client.scratch());
+    let collected = instance.collect(client.id(), &[file], directory.path()).await.unwrap();
+    assert_eq!(collected.len(), 1);
+    assert!(std::fs::read(&collected[0]).unwrap() == content);
+    assert_eq!(instance.teardown().await.left, Vec::<String>::new());
 }
 
 #[test]
