@@ -142,12 +142,11 @@ async fn what_an_agent_sends_is_analysed_as_if_it_were_captured_here() {
         let Guests { mut instance, points: [local, points], agent, client: _client, scratch } = guests(offload).await;
         let captures = start(&points, hold, scratch.path()).await;
         pump(&*instance, &local, 6, 1_500_000);
+        let drops = [dropped(&local, "s1"), dropped(&local, "c1")];
         if hold.is_some() {
-            // Enough to fill what may be held several times.
             chat(&local);
         }
         let found = stop(captures).await;
-        let drops = [dropped(&local, "s1"), dropped(&local, "c1")];
         instance.teardown().await;
         drop(agent);
         assert!(found.problems.is_empty() && found.warnings.is_empty(), "{:?} {:?}", found.problems, found.warnings);
@@ -180,7 +179,7 @@ async fn what_an_agent_sends_is_analysed_as_if_it_were_captured_here() {
     }
 }
 
-/// Datagrams from the client, none of which is answered or passes the rate limit's queue in time; they fill what is held.
+/// Datagrams from the client to nobody, enough to fill what may be held.
 fn chat(points: &[CapturePoint]) {
     let point = points.iter().find(|point| is_guest(point)).unwrap();
     let CaptureSource::Live { namespace: Some(namespace) } = &point.source else { panic!("no namespace") };
