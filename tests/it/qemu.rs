@@ -23,7 +23,8 @@ fn cache() -> PathBuf {
 /// Everything a guest needs; the image is built once, and a mirror that cannot be reached is a reason to skip.
 fn guests() -> bool {
     static IMAGE: OnceLock<bool> = OnceLock::new();
-    if !need::root() || !need::program("qemu-system-x86_64") || !need::program("ab") {
+    let qemu = vptest::workload::find_in_path("qemu-system-x86_64").is_some();
+    if !need::root() || !need("qemu", qemu) || !need::program("ab") {
         return false;
     }
     let built = *IMAGE.get_or_init(|| {
