@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 
 mod exact;
 mod host;
+mod path;
 mod tcp;
 pub(crate) mod text;
 
 pub use host::{CpuTime, ForeignUse, HostUse, TopProcess};
+pub use path::{Delay, PathCounts, PathDirection, PathMatch};
 pub use tcp::{Connection, ConnectionStatistic, SeriesBin, Stall, Tcp, TcpDirection};
 
 use crate::ids::{Better, IterationNumber, Level, NodeId, ShortHash, Stage, Vantage};
@@ -136,6 +138,8 @@ pub struct IterationRecord {
     pub quantiles: Vec<Quantile>,
     /// Captures, one for each point.
     pub captures: Vec<Capture>,
+    /// What captures of one path say together.
+    pub paths: Vec<PathMatch>,
     /// What happened, in order.
     pub events: Vec<Event>,
     /// Stage timings in order; a stage that never began has no entry.

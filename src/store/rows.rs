@@ -63,6 +63,7 @@ pub(super) fn emit<E>(
         sink(TableId::Quantile, &row)?;
     }
     emit_captures(&record.captures, &mut sink)?;
+    super::path::emit(&record.paths, &mut sink)?;
     for (i, e) in record.events.iter().enumerate() {
         let row =
             [position(i), ValueRef::Integer(e.at_ns), text(e.stage.as_str()), text(e.level.as_str()), text(&e.text)];
@@ -176,7 +177,7 @@ pub(super) fn text(text: &str) -> ValueRef<'_> {
     ValueRef::Text(text.as_bytes())
 }
 
-fn opt_text(value: Option<&str>) -> ValueRef<'_> {
+pub(super) fn opt_text(value: Option<&str>) -> ValueRef<'_> {
     value.map_or(ValueRef::Null, text)
 }
 
@@ -191,6 +192,10 @@ pub(super) fn opt_real(value: Option<f64>) -> ValueRef<'static> {
 
 pub(super) fn count(value: u64) -> ValueRef<'static> {
     ValueRef::Integer(i64::try_from(value).expect("checked: counters fit SQLite's integers"))
+}
+
+pub(super) fn opt_count(value: Option<u64>) -> ValueRef<'static> {
+    value.map_or(ValueRef::Null, count)
 }
 
 pub(super) fn position(index: usize) -> ValueRef<'static> {

@@ -228,6 +228,25 @@ pub enum CaptureSource {
     },
 }
 
+/// Whose clock the time stamps of a capture point are from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// That of the host vptest runs on.
+    Host,
+    /// The node's own.
+    Node,
+}
+
+impl CaptureSource {
+    /// Whose clock is it?
+    pub const fn clock(&self) -> Clock {
+        match self {
+            Self::Live { .. } | Self::Synthetic { .. } => Clock::Host,
+            Self::Agent(_) => Clock::Node,
+        }
+    }
+}
+
 /// The way packets take from a client to its server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Path {

@@ -20,7 +20,7 @@ use vptest::agent::{
 };
 use vptest::host::namespace::Namespace;
 use vptest::ids::{NodeId, Vantage};
-use vptest::instrument::capture::{Captures, FlowOptions, Flows};
+use vptest::instrument::capture::{Captures, FlowOptions, FlowSinks};
 use vptest::node::agent::AgentNode;
 use vptest::node::{self, ExitStatus, Node as _, NodeError, Process as _, Stream};
 use vptest::record::Weight;
@@ -835,21 +835,29 @@ async fn remote_points_are_captured_beside_local_ones() {
         filter: None,
         ring: None,
     };
-    let flows = FlowOptions { statistics: true, connections: true, mtu: Some(1500), points: 2, available: None };
+    let flows = FlowOptions {
+        statistics: true,
+        connections: true,
+        mtu: Some(1500),
+        points: 2,
+        available: None,
+        fault_after: None,
+    };
     let directory = tempfile::tempdir().unwrap();
     let start = |points: Vec<CapturePoint>, spec: CaptureSpec, directory: &Path| {
         let directory = directory.to_owned();
         tokio::task::spawn_blocking(move || {
-            Captures::start_with(&points, &spec, Some(&directory), |point, link| Flows::new(point, link, flows))
+            let mut sinks = FlowSinks::new(&points, &vec![flows; points.len()]);
+            Captures::start_with(&points, &spec, Some(&directory), |point, link| sinks.next(point, link))
         })
     };
     let captures = start(points.to_vec(), spec.clone(), directory.path()).await.unwrap().unwrap();
     talk(&namespace, 1 << 20);
     chatter(&namespace, 100);
     let stopped = tokio::task::spawn_blocking(move || captures.stop()).await.unwrap();
-    let (records, problems) = stopped.with_tcp();
-    assert!(problems.is_empty(), "{problems:?}");
-    let [mut remote, mut local] = <[_; 2]>::try_from(records).unwrap();
+    let analysed = stopped.analyse();
+    assert!(analysed.problems.is_empty(), "{:?}", analysed.problems);
+    let [mut remote, mut local] = <[_; 2]>::try_from(analysed.captures).unwrap();
     let base = directory.path().file_name().unwrap().to_str().unwrap();
     assert_eq!(remote.file.take(), Some(format!("{base}/client1-guest.pcapng")));
     assert_eq!(local.file.take(), Some(format!("{base}/client1-host.pcapng")));

@@ -11,6 +11,7 @@ mod image;
 mod live;
 mod need;
 mod netns;
+mod paths;
 mod qemu;
 mod real;
 mod signals;

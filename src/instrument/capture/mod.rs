@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-pub use flows::{FlowOptions, Flows};
+pub use flows::{Analysed, Effort, FlowOptions, FlowSinks, Flows};
 pub use open::LinkType;
 pub(crate) use remote::{FILTER, Here, Watch};
 pub use ring::{available_memory, ring_bytes};
@@ -49,6 +49,9 @@ pub trait PacketSink: Send + 'static {
     /// A packet captured at `at_ns` (nanoseconds since 1970-01-01 UTC), of `wire_len` bytes on the wire of which `data`
     /// holds the first, link-layer header included.
     fn packet(&mut self, at_ns: i64, wire_len: u32, data: &[u8]);
+
+    /// No packet has come for a while, about half a second.
+    fn idle(&mut self) {}
 
     /// There are no more packets. Called once, on the same thread; never where the capture was dropped or is synthetic.
     fn end(&mut self) {}
@@ -141,6 +144,8 @@ pub struct Stopped<S = NoSink> {
     pub captures: Vec<record::Capture>,
     /// What went wrong, drops not included (they are in the captures).
     pub problems: Vec<Problem>,
+    /// Did each capture run to its end and hand over everything that was not counted as dropped?
+    pub whole: Vec<bool>,
     /// The sinks of the points in `captures`, in the same order.
     pub sinks: Vec<S>,
 }
@@ -199,7 +204,7 @@ impl<S: PacketSink> Captures<S> {
     ///
     /// Blocks for about 50 ms, and longer where a file is written.
     pub fn stop(mut self) -> Stopped<S> {
-        let mut stopped = Stopped { captures: Vec::new(), problems: Vec::new(), sinks: Vec::new() };
+        let mut stopped = Stopped { captures: Vec::new(), problems: Vec::new(), whole: Vec::new(), sinks: Vec::new() };
         stopped.problems.extend(self.clock_step());
         let linger = i64::try_from(LINGER.as_nanos()).expect("a few milliseconds");
         self.window.until_ns.store(now_ns() + linger, Ordering::Relaxed);
@@ -231,6 +236,7 @@ impl<S> Stopped<S> {
         match point {
             Running::Synthetic { capture, sink } => {
                 self.captures.push(*capture);
+                self.whole.push(true);
                 self.sinks.push(sink);
             }
             Running::Remote { remote, sink } => {
@@ -238,6 +244,7 @@ impl<S> Stopped<S> {
                 match remote.join() {
                     Ok((capture, problems)) => {
                         self.captures.push(capture);
+                        self.whole.push(problems.is_empty());
                         self.problems.extend(problems);
                         self.sinks.push(sink);
                     }
@@ -248,8 +255,9 @@ impl<S> Stopped<S> {
                 }
             }
             Running::Live { place, thread } => match thread.join() {
-                Ok(Finished { capture, problems, sink }) => {
+                Ok(Finished { capture, problems, whole, sink }) => {
                     self.captures.push(capture);
+                    self.whole.push(whole);
                     self.problems.extend(problems);
                     self.sinks.push(sink);
                 }

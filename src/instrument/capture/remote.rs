@@ -10,7 +10,9 @@ use tokio::sync::oneshot;
 
 use super::interface::receive_drops;
 use super::pcapng::{Interface, Totals, Writer};
-use super::{CaptureError, Captures, FlowOptions, Flows, LinkType, PacketSink, Stopped, available_memory, place};
+use super::{
+    CaptureError, Captures, FlowOptions, FlowSinks, Flows, LinkType, PacketSink, Stopped, available_memory, place,
+};
 use crate::agent::{AgentError, CaptureProgress, CaptureRequest, Client, FailureKind};
 use crate::flow::{STATISTICS, Sketch};
 use crate::record::{self, Problem, Weight};
@@ -296,10 +298,12 @@ impl Here {
             mtu: request.mtu,
             points,
             available,
+            fault_after: None,
         };
         let seen = Arc::new(Seen::default());
         let dropped_before = receive_drops(&request.interface);
         let mut keep = keep;
+        let mut sinks = FlowSinks::new(std::slice::from_ref(&point), &[flows]);
         let sink = |point: &CapturePoint, link: LinkType| {
             let interface = Interface {
                 name: &point.interface,
@@ -309,7 +313,7 @@ impl Here {
             };
             let kept =
                 keep.take().map(|file| Kept { writer: Some(Writer::new(file, &interface)), lost: 0, error: None });
-            Tap { flows: Flows::new(point, link, flows), kept, seen: Arc::clone(&seen) }
+            Tap { flows: sinks.next(point, link), kept, seen: Arc::clone(&seen) }
         };
         let captures = Captures::start_with(&[point], &spec, None, sink)?;
         let watch = Watch { seen, interface: request.interface.clone(), dropped_before };
@@ -323,19 +327,17 @@ impl Here {
 
     /// Ends it. Blocks for about 50 ms, and as long as nobody reads what is kept.
     pub(crate) fn stop(self) -> Result<Ended, String> {
-        let Stopped { captures, mut problems, sinks } = self.captures.stop();
-        let (Some(mut capture), Some(Tap { flows, kept, .. })) =
-            (captures.into_iter().next(), sinks.into_iter().next())
-        else {
+        let Stopped { captures, problems, whole, sinks } = self.captures.stop();
+        let (sinks, kept): (Vec<_>, Vec<_>) = sinks.into_iter().map(|tap| (tap.flows, tap.kept)).unzip();
+        let analysed = Stopped { captures, problems, whole, sinks }.analyse();
+        let mut problems = analysed.problems;
+        let Some(capture) = analysed.captures.into_iter().next() else {
             let texts: Vec<_> = problems.into_iter().map(|problem| problem.text).collect();
             return Err(texts.join("; "));
         };
-        if let Some(problem) = kept.and_then(|kept| kept.finish(&capture)) {
+        if let Some(problem) = kept.into_iter().next().flatten().and_then(|kept| kept.finish(&capture)) {
             problems.push(Problem { weight: Weight::Suspect, text: problem });
         }
-        let (tcp, more) = flows.into_tcp(capture.packets);
-        capture.tcp = tcp;
-        problems.extend(more);
         Ok((capture, problems))
     }
 }
@@ -368,6 +370,10 @@ impl PacketSink for Tap {
             kept.packet(at_ns, wire_len, data);
         }
         self.flows.packet(at_ns, wire_len, data);
+    }
+
+    fn idle(&mut self) {
+        self.flows.idle();
     }
 
     fn end(&mut self) {
