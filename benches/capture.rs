@@ -345,7 +345,15 @@ fn requests(repetitions: u32, count: u32, only: &str) -> Result<()> {
 
 fn flow_options(points: usize) -> FlowOptions {
     let available = available_memory();
-    FlowOptions { statistics: true, connections: false, mtu: Some(1500), points, available, fault_after: None }
+    FlowOptions {
+        statistics: true,
+        connections: false,
+        mtu: Some(1500),
+        points,
+        available,
+        hold: None,
+        fault_after: None,
+    }
 }
 
 fn start_tcp(points: &[CapturePoint]) -> Result<Captures<vptest::instrument::capture::Flows>> {
@@ -414,7 +422,8 @@ fn engine(repetitions: u32, connections: u32) {
         let begin = Instant::now();
         flows.end();
         let captures = vec![capture(&point, frames.len() as u64)];
-        let stopped = Stopped { captures, problems: Vec::new(), whole: vec![true], sinks: vec![flows] };
+        let stopped =
+            Stopped { captures, problems: Vec::new(), whole: vec![true], sinks: vec![flows], nodes: Vec::new() };
         let Analysed { captures, problems, effort, .. } = stopped.analyse();
         let ended = begin.elapsed();
         let cpu = cpu_seconds(UsageWho::RUSAGE_SELF).unwrap_or(f64::NAN) - before;

@@ -28,8 +28,8 @@ pub mod wire;
 pub use client::{Client, Limits};
 pub use error::{AgentError, Lost};
 pub use message::{
-    ArchiveReceipt, CaptureProgress, CaptureRequest, ClockReading, Failure, FailureKind, Hello, InterfaceSetup,
-    NetworkSetup, Reading, Receipt, RouteSetup, TunnelSetup,
+    ArchiveReceipt, CaptureEnd, CaptureProgress, CaptureRequest, ClockReading, Failure, FailureKind, Hello,
+    InterfaceSetup, NetworkSetup, Reading, Receipt, RouteSetup, TunnelSetup,
 };
 
 /// Name of the virtio-serial port of a guest's agent.

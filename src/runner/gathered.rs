@@ -2,7 +2,7 @@
 
 use crate::host::clock::now_ns;
 use crate::ids::Stage;
-use crate::instrument::capture::{Analysed, Effort};
+use crate::instrument::capture::{Analysed, Effort, NodeFacts};
 use crate::instrument::host::{Snapshot, metrics};
 use crate::instrument::network;
 use crate::record::{Capture, Environment, Event, EventLevel, Metric, Moment, PathMatch, Quantile, Setting};
@@ -64,7 +64,8 @@ impl Gathered {
         self.settings.extend(read_since);
         verdict.add(verify::changes(&self.settings));
 
-        if let Some(Analysed { captures, paths, problems, warnings, effort }) = captures {
+        if let Some(Analysed { captures, paths, problems, warnings, effort, nodes }) = captures {
+            self.environment.extend(nodes.iter().flat_map(node_facts));
             verdict.add_problems(problems);
             verdict.events.extend(warnings.into_iter().map(|text| Note { level: EventLevel::Warn, text }));
             if let Some(effort) = effort {
@@ -127,4 +128,25 @@ fn facts(host: &str, effort: &Effort) -> Vec<Environment> {
         ("analysis.spool_was_full", effort.was_full.to_string()),
     ];
     facts.into_iter().map(|(name, value)| Environment { host: host.to_owned(), name: name.to_owned(), value }).collect()
+}
+
+/// A node's clock against this host's, and how its headers waited.
+fn node_facts(of: &NodeFacts) -> Vec<Environment> {
+    let [before, after] = &of.clock;
+    let mut facts = vec![
+        ("clock.before_at_least_ns", before.at_least_ns.to_string()),
+        ("clock.before_at_most_ns", before.at_most_ns.to_string()),
+        ("clock.after_at_least_ns", after.at_least_ns.to_string()),
+        ("clock.after_at_most_ns", after.at_most_ns.to_string()),
+        ("clock.drift_ns", of.drift_ns().to_string()),
+    ];
+    if let Some(holding) = &of.holding {
+        facts.extend([
+            ("capture.held_peak_bytes", holding.peak.to_string()),
+            ("capture.held_limit_bytes", holding.limit.to_string()),
+            ("capture.sent_early_bytes", holding.early.to_string()),
+        ]);
+    }
+    let fact = |(name, value): (&str, String)| Environment { host: of.node.to_string(), name: name.to_owned(), value };
+    facts.into_iter().map(fact).collect()
 }

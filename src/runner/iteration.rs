@@ -251,6 +251,7 @@ impl Stages<'_> {
                 mtu: None,
                 points: count,
                 available: available_memory(),
+                hold: None,
                 fault_after: None,
             };
             let options: Vec<_> =

@@ -123,6 +123,7 @@ fn start(points: &[CapturePoint], fault_after: Option<u64>) -> Captures<vptest::
         mtu: Some(1500),
         points: points.len(),
         available: available_memory(),
+        hold: None,
         fault_after,
     };
     let spec = CaptureSpec {

@@ -6,6 +6,9 @@
 //! much as they hand over, and when it is full, more: then the ring fills, and the kernel counts what it drops. Nothing is
 //! lost unseen, and memory is bounded.
 //!
+//! Points on other nodes send the same over (see [`Inlet`]), most of it when the workload has ended. Until then their pair waits:
+//! its packets are taken in order of time.
+//!
 //! A fault in the analysis ends the statistics of its point and becomes a problem of the iteration; the capture goes on
 //! counting.
 
@@ -19,11 +22,13 @@ use crate::testbed::{CapturePoint, CaptureSource};
 mod analysed;
 mod collect;
 mod group;
+mod inlet;
 mod paths;
-mod spool;
+pub(super) mod spool;
 mod work;
 
 pub use analysed::{Analysed, Effort};
+pub use inlet::Inlet;
 
 use collect::Collected;
 use group::Group;
@@ -60,6 +65,8 @@ pub struct FlowOptions {
     pub points: usize,
     /// Memory of the host that is free, in bytes; `None` when not known.
     pub available: Option<u64>,
+    /// Bytes of headers that a node behind an agent may hold for a point; `None` for a quarter of its free memory.
+    pub hold: Option<u64>,
     /// The analysis is to fail after so many packets of a point, to see what happens then.
     pub fault_after: Option<u64>,
 }
@@ -115,7 +122,8 @@ pub struct Flows {
     ethernet: bool,
     chunk: Chunk,
     has_ended: bool,
-    options: Option<FlowOptions>,
+    /// Its packets come from elsewhere.
+    inlet: Option<Inlet>,
 }
 
 /// Gives the sinks of all points one after the other.
@@ -129,7 +137,7 @@ pub struct FlowSinks {
 impl FlowSinks {
     /// For these points, each with its options. The points of a pair are analysed together.
     pub fn new(points: &[CapturePoint], options: &[FlowOptions]) -> Self {
-        let live = |i: usize| options[i].statistics && matches!(points[i].source, CaptureSource::Live { .. });
+        let live = |i: usize| options[i].statistics && !matches!(points[i].source, CaptureSource::Synthetic { .. });
         let mut places: Vec<Option<(Arc<Group>, usize)>> = vec![None; points.len()];
         let paths = paths::between(points);
         let mut pairs: Vec<u32> = points.iter().map(|point| point.node.pair).collect();
@@ -141,7 +149,11 @@ impl FlowSinks {
             let inner = paths.iter().filter_map(|path| {
                 Some(PathPoints { near: local(path.near)?, far: local(path.far)?, clock: path.clock })
             });
-            let group = Group::new(members.iter().map(|&i| options[i]).collect(), inner.collect());
+            let group = Group::new(
+                members.iter().map(|&i| options[i]).collect(),
+                members.iter().map(|&i| matches!(points[i].source, CaptureSource::Agent(_))).collect(),
+                inner.collect(),
+            );
             let group = Arc::new(group);
             for (at, &i) in members.iter().enumerate() {
                 places[i] = Some((Arc::clone(&group), at));
@@ -153,12 +165,17 @@ impl FlowSinks {
     /// The sink of the next point.
     pub fn next(&mut self, point: &CapturePoint, link: LinkType) -> Flows {
         let at = self.places.get_mut(self.next).and_then(Option::take);
-        let options = self.options.get(self.next).copied();
+        let hold = self.options.get(self.next).and_then(|options| options.hold);
         self.next += 1;
+        let mut inlet = None;
         if let Some((group, place)) = &at {
-            group.open(*place, link);
+            if matches!(point.source, CaptureSource::Agent(_)) {
+                inlet = Some(Inlet::new(Arc::clone(group), *place, hold));
+            } else {
+                group.open(*place, link);
+            }
         }
-        Flows { place: place(point), at, ethernet: link.0 == 1, chunk: Chunk::default(), has_ended: false, options }
+        Flows { place: place(point), at, ethernet: link.0 == 1, chunk: Chunk::default(), has_ended: false, inlet }
     }
 }
 
@@ -191,8 +208,8 @@ impl PacketSink for Flows {
         self.hand_over();
     }
 
-    fn flow_options(&self) -> Option<FlowOptions> {
-        self.options
+    fn inlet(&mut self) -> Option<Inlet> {
+        self.inlet.take()
     }
 
     fn end(&mut self) {

@@ -10,7 +10,7 @@ use super::paths::{self, Whole};
 use super::work::{PointWork, Running, State};
 use super::{BINS, FlowOptions, Flows, ROWS};
 use crate::flow::Matched;
-use crate::instrument::capture::{Stopped, thread};
+use crate::instrument::capture::{NodeFacts, Stopped, thread};
 use crate::record::{Capture, PathMatch, Problem, Tcp, Weight};
 
 /// What an engine came to.
@@ -79,6 +79,8 @@ pub struct Analysed {
     pub warnings: Vec<String>,
     /// How the analysis went; `None` when there was none.
     pub effort: Option<Effort>,
+    /// What is known of captures on nodes behind agents.
+    pub nodes: Vec<NodeFacts>,
 }
 
 /// How the analysis went.
@@ -97,7 +99,7 @@ pub struct Effort {
 impl Stopped<Flows> {
     /// Analyses what is left. Blocks while it does.
     pub fn analyse(self) -> Analysed {
-        let Self { captures, problems, whole, sinks } = self;
+        let Self { captures, problems, whole, sinks, nodes } = self;
         let mut groups: Vec<Arc<Group>> = Vec::new();
         for (group, _) in sinks.iter().filter_map(|sink| sink.at.as_ref()) {
             if !groups.iter().any(|other| Arc::ptr_eq(other, group)) {
@@ -105,7 +107,7 @@ impl Stopped<Flows> {
             }
         }
         let mut done = all_done(&groups);
-        let mut analysed = Analysed { captures, problems, ..Analysed::default() };
+        let mut analysed = Analysed { captures, problems, nodes, ..Analysed::default() };
         // Group, place in it and whether the capture has everything, of each capture.
         let mut places = Vec::new();
         for (i, sink) in sinks.iter().enumerate() {

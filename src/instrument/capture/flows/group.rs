@@ -28,6 +28,8 @@ pub(super) struct Group {
     pub(super) options: Vec<FlowOptions>,
     /// Paths between its points, by their places in the group.
     pub(super) paths: Vec<PathPoints>,
+    /// Which points are on other nodes, that hold their packets back.
+    late: Vec<bool>,
     /// Link layers as they become known.
     links: Vec<OnceLock<LinkType>>,
     /// Begins when all links are known.
@@ -40,12 +42,13 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn new(options: Vec<FlowOptions>, paths: Vec<PathPoints>) -> Self {
+    pub(super) fn new(options: Vec<FlowOptions>, late: Vec<bool>, paths: Vec<PathPoints>) -> Self {
         let limit = options.iter().map(FlowOptions::spool).sum();
         Self {
             spool: Spool::new(options.len(), limit),
             links: options.iter().map(|_| OnceLock::new()).collect(),
             options,
+            late,
             paths,
             work: OnceLock::new(),
             idle: Mutex::new(None),
@@ -63,7 +66,7 @@ impl Group {
         let engines = self.options.iter().zip(links).map(|(options, link)| options.running(link)).collect();
         let matcher =
             |path: &PathPoints| ([path.near, path.far], Matcher::new(self.options[path.near].waiting(), path.clock));
-        let work = Work::new(engines, self.paths.iter().map(matcher).collect());
+        let work = Work::new(engines, &self.late, self.paths.iter().map(matcher).collect());
         if self.work.set(Mutex::new(work)).is_ok() {
             let group = Arc::clone(self);
             let named = std::thread::Builder::new().name("analysis".to_owned());

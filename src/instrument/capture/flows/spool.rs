@@ -5,24 +5,29 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Packets are handed over in pieces of this size.
-pub(super) const CHUNK_BYTES: usize = 256 << 10;
+pub(in crate::instrument::capture) const CHUNK_BYTES: usize = 256 << 10;
 /// Time, length on the wire, captured length, kept length.
 const HEADER: usize = 8 + 4 + 2 + 2;
 /// Captured bytes beyond this are not looked at by the engine.
-pub(super) const MAX_FRAME: usize = 65_535;
+pub(in crate::instrument::capture) const MAX_FRAME: usize = 65_535;
 /// Emptied chunks that are kept for the next packets.
 const SPARE: usize = 8;
 
 /// Packets of one point, in the order in which they came.
 #[derive(Debug, Default)]
-pub(super) struct Chunk {
+pub(in crate::instrument::capture) struct Chunk {
     bytes: Vec<u8>,
     packets: usize,
     first_ns: i64,
 }
 
 impl Chunk {
-    pub(super) fn packets(&self) -> usize {
+    /// An empty one with room for everything it may hold.
+    pub(in crate::instrument::capture) fn with_room() -> Self {
+        Self { bytes: Vec::with_capacity(CHUNK_BYTES), packets: 0, first_ns: 0 }
+    }
+
+    pub(in crate::instrument::capture) fn packets(&self) -> usize {
         self.packets
     }
 
@@ -32,13 +37,13 @@ impl Chunk {
     }
 
     /// Is there room for a packet of so many kept bytes?
-    pub(super) fn has_room(&self, kept: usize) -> bool {
+    pub(in crate::instrument::capture) fn has_room(&self, kept: usize) -> bool {
         self.bytes.len() + HEADER + kept <= CHUNK_BYTES
     }
 
     /// Adds a packet of which `captured` bytes (at most 65535) were captured and `kept`, their beginning, is needed.
     #[inline]
-    pub(super) fn push(&mut self, at_ns: i64, wire_len: u32, captured: usize, kept: &[u8]) {
+    pub(in crate::instrument::capture) fn push(&mut self, at_ns: i64, wire_len: u32, captured: usize, kept: &[u8]) {
         if self.packets == 0 {
             self.first_ns = at_ns;
         }
@@ -52,6 +57,11 @@ impl Chunk {
         self.bytes.extend_from_slice(&header);
         self.bytes.extend_from_slice(kept);
     }
+
+    /// Its packets as [`record`] reads them.
+    pub(in crate::instrument::capture) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
 }
 
 /// A packet out of a chunk.
@@ -61,6 +71,21 @@ pub(super) struct Spooled<'a> {
     pub(super) wire_len: u32,
     pub(super) captured: usize,
     pub(super) kept: &'a [u8],
+}
+
+/// The first packet in these bytes, and how long its record is; `None` when they end before it does.
+#[inline]
+pub(super) fn record(bytes: &[u8]) -> Option<(Spooled<'_>, usize)> {
+    let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
+    let short = |at: usize| usize::from(u16::from_le_bytes([header[at], header[at + 1]]));
+    let kept = rest.get(..short(14))?;
+    let packet = Spooled {
+        at_ns: i64::from_le_bytes(*header.first_chunk()?),
+        wire_len: u32::from_le_bytes([header[8], header[9], header[10], header[11]]),
+        captured: short(12),
+        kept,
+    };
+    Some((packet, HEADER + kept.len()))
 }
 
 /// Reads a chunk.
@@ -83,17 +108,10 @@ impl Cursor {
 
     #[inline]
     pub(super) fn advance(&mut self) -> Option<Spooled<'_>> {
-        let (header, rest) = self.chunk.bytes.get(self.at..)?.split_first_chunk::<HEADER>()?;
-        let short = |at: usize| usize::from(u16::from_le_bytes([header[at], header[at + 1]]));
-        let kept = rest.get(..short(14))?;
-        self.at += HEADER + kept.len();
+        let (packet, length) = record(self.chunk.bytes.get(self.at..)?)?;
+        self.at += length;
         self.chunk.packets -= 1;
-        Some(Spooled {
-            at_ns: i64::from_le_bytes(*header.first_chunk()?),
-            wire_len: u32::from_le_bytes([header[8], header[9], header[10], header[11]]),
-            captured: short(12),
-            kept,
-        })
+        Some(packet)
     }
 }
 
@@ -217,7 +235,7 @@ const ONLY_TIMESTAMP: [u8; 4] = [1, 1, 8, 10];
 ///
 /// Of what is cut off here only the length matters, which is kept apart.
 #[inline]
-pub(super) fn needed(ethernet: bool, data: &[u8]) -> usize {
+pub(in crate::instrument::capture) fn needed(ethernet: bool, data: &[u8]) -> usize {
     let all = data.len();
     let Some(head) = data.first_chunk::<54>().filter(|_| ethernet) else { return all };
     match (head[12], head[13]) {

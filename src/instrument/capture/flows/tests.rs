@@ -5,8 +5,15 @@ use crate::record::ConnectionStatistic;
 use crate::record::{Capture, Problem, Tcp, Weight};
 use crate::testbed::CaptureSource;
 
-const OPTIONS: FlowOptions =
-    FlowOptions { statistics: true, connections: true, mtu: Some(1500), points: 1, available: None, fault_after: None };
+const OPTIONS: FlowOptions = FlowOptions {
+    statistics: true,
+    connections: true,
+    mtu: Some(1500),
+    points: 1,
+    available: None,
+    hold: None,
+    fault_after: None,
+};
 
 fn point(node: NodeId, vantage: Vantage) -> CapturePoint {
     CapturePoint { node, vantage, interface: "eth0".to_owned(), source: CaptureSource::Live { namespace: None } }
@@ -37,7 +44,7 @@ fn capture(vantage: Vantage, packets: u64) -> Capture {
 /// What comes of it when so many packets were counted.
 fn analysed(flows: Flows, packets: u64) -> Analysed {
     let captures = vec![capture(Vantage::Guest, packets)];
-    Stopped { captures, problems: Vec::new(), whole: vec![true], sinks: vec![flows] }.analyse()
+    Stopped { captures, problems: Vec::new(), whole: vec![true], sinks: vec![flows], nodes: Vec::new() }.analyse()
 }
 
 fn tcp_of(flows: Flows, packets: u64) -> (Option<Tcp>, Vec<Problem>) {
@@ -147,7 +154,8 @@ fn a_fault_costs_the_statistics_and_nothing_else() {
         flows.end();
     }
     let captures = vec![capture(Vantage::Guest, 18), capture(Vantage::Host, 18)];
-    let found = Stopped { captures, problems: Vec::new(), whole: vec![true; 2], sinks: both }.analyse();
+    let found =
+        Stopped { captures, problems: Vec::new(), whole: vec![true; 2], sinks: both, nodes: Vec::new() }.analyse();
     assert!(found.captures[0].tcp.is_none());
     assert_eq!(found.captures[1].tcp.as_ref().unwrap().connections, 2, "the other point is not concerned");
     let [problem] = found.problems.as_slice() else { panic!("{:?}", found.problems) };
@@ -177,7 +185,8 @@ fn two_points_of_a_path_are_compared() {
     send(1, 3, 21, 10);
     both.iter_mut().for_each(PacketSink::end);
     let captures = || vec![capture(Vantage::Guest, 90_002), capture(Vantage::Host, 90_002)];
-    let stopped = Stopped { captures: captures(), problems: Vec::new(), whole: vec![true; 2], sinks: both };
+    let stopped =
+        Stopped { captures: captures(), problems: Vec::new(), whole: vec![true; 2], sinks: both, nodes: Vec::new() };
     let found = stopped.analyse();
     assert!(found.problems.is_empty() && found.warnings.is_empty(), "{:?} {:?}", found.problems, found.warnings);
     let effort = found.effort.unwrap();
@@ -205,7 +214,8 @@ fn a_full_spool_is_emptied_by_those_who_fill_it() {
     }
     both.iter_mut().for_each(PacketSink::end);
     let captures = vec![capture(Vantage::Guest, packets), capture(Vantage::Host, 0)];
-    let found = Stopped { captures, problems: Vec::new(), whole: vec![true; 2], sinks: both }.analyse();
+    let found =
+        Stopped { captures, problems: Vec::new(), whole: vec![true; 2], sinks: both, nodes: Vec::new() }.analyse();
     assert!(found.problems.is_empty(), "{:?}", found.problems);
     let effort = found.effort.unwrap();
     assert_eq!(effort.packets.iter().sum::<u64>(), packets);

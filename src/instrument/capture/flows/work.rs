@@ -17,7 +17,8 @@ const LAG_NS: i64 = 3_000_000_000;
 /// How strictly packets are taken in order of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pace {
-    /// A point that has handed over nothing is waited for, up to [`LAG_NS`].
+    /// A point that has handed over nothing is waited for, up to [`LAG_NS`], and as long as it takes where the packets are
+    /// on another node.
     Ordered,
     /// Nobody is waited for: no more will come, or there is no more room.
     Forced,
@@ -64,6 +65,8 @@ pub(super) struct PointWork {
     has_ended: bool,
     /// Time of the last packet taken.
     last_ns: i64,
+    /// May its packets come however late?
+    late: bool,
 }
 
 /// See the module.
@@ -79,7 +82,7 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub(super) fn new(engines: Vec<Running>, paths: Vec<([usize; 2], Matcher)>) -> Self {
+    pub(super) fn new(engines: Vec<Running>, late: &[bool], paths: Vec<([usize; 2], Matcher)>) -> Self {
         let of = |point: usize| {
             let each = paths.iter().enumerate().flat_map(move |(i, ([near, far], _))| {
                 [(i, Point::Near, *near), (i, Point::Far, *far)].into_iter().filter(move |end| end.2 == point)
@@ -92,6 +95,7 @@ impl Work {
             cursor: None,
             has_ended: false,
             last_ns: i64::MIN,
+            late: late[i],
         };
         let points = engines.into_iter().enumerate().map(point).collect();
         let (ends, matchers) = paths.into_iter().map(|(ends, matcher)| (ends, Some(matcher))).unzip();
@@ -137,6 +141,10 @@ impl Work {
             return Some((first, i64::MAX));
         }
         let others = heads().filter(|&(_, i)| i != first).map(|(ns, _)| ns).min().unwrap_or(i64::MAX);
+        let late = |point: &PointWork| point.late && head(point).is_none() && !point.has_ended;
+        if pace == Pace::Ordered && self.points.iter().any(late) {
+            return None;
+        }
         let waits = self.points.iter().any(|point| head(point).is_none() && !point.has_ended);
         let quiet = if waits && pace == Pace::Ordered { now_ns() - LAG_NS } else { i64::MAX };
         (first_ns <= quiet).then_some((first, others.min(quiet)))
