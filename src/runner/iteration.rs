@@ -232,41 +232,37 @@ impl Stages<'_> {
     ) -> Result<Option<Capturing>, Stop> {
         let spec = &self.setup.plan.spec.capture;
         let lost = instance.lost();
-        life.stage(
-            Stage::Instrument,
-            while_up(lost, async {
-                self.setup.testbed.enter(Stage::Instrument, self.request).await?;
-                let mut points = instance.capture_points();
-                points.retain(|point| spec.vantage.contains(&point.vantage));
-                if !self.request.tuple.instrument() || points.is_empty() {
-                    return Ok(None);
-                }
-                let keep_in = spec.keep.then(|| self.artifacts.to_owned());
-                if let Some(directory) = &keep_in {
-                    std::fs::create_dir_all(directory)
-                        .with_context(|| format!("cannot create {}", directory.display()))?;
-                }
-                let spec = spec.clone();
-                let count = points.len();
-                let flows = FlowOptions {
-                    statistics: spec.statistics,
-                    connections: spec.connections,
-                    mtu: None,
-                    points: count,
-                    available: available_memory(),
-                    hold: None,
-                    fault_after: None,
-                };
-                let options: Vec<_> =
-                    points.iter().map(|point| FlowOptions { mtu: mtu(settings, point), ..flows }).collect();
-                let start = move || {
-                    let mut sinks = FlowSinks::new(&points, &options);
-                    Captures::start_with(&points, &spec, keep_in.as_deref(), |point, link| sinks.next(point, link))
-                };
-                Ok(Some((tokio::task::spawn_blocking(start).await??, count)))
-            }),
-        )
-        .await
+        let work = async {
+            self.setup.testbed.enter(Stage::Instrument, self.request).await?;
+            let mut points = instance.capture_points();
+            points.retain(|point| spec.vantage.contains(&point.vantage));
+            if !self.request.tuple.instrument() || points.is_empty() {
+                return Ok(None);
+            }
+            let keep_in = spec.keep.then(|| self.artifacts.to_owned());
+            if let Some(directory) = &keep_in {
+                std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+            }
+            let spec = spec.clone();
+            let count = points.len();
+            let flows = FlowOptions {
+                statistics: spec.statistics,
+                connections: spec.connections,
+                mtu: None,
+                points: count,
+                available: available_memory(),
+                hold: None,
+                fault_after: None,
+            };
+            let options: Vec<_> =
+                points.iter().map(|point| FlowOptions { mtu: mtu(settings, point), ..flows }).collect();
+            let start = move || {
+                let mut sinks = FlowSinks::new(&points, &options);
+                Captures::start_with(&points, &spec, keep_in.as_deref(), |point, link| sinks.next(point, link))
+            };
+            Ok(Some((tokio::task::spawn_blocking(start).await??, count)))
+        };
+        life.stage(Stage::Instrument, while_up(lost, work)).await
     }
 
     /// Runs the workload, with the host's counters before and after the clients.
@@ -310,20 +306,17 @@ impl Stages<'_> {
         running: Option<Capturing>,
     ) -> Result<(Option<Analysed>, Vec<Setting>, usize), Stop> {
         let lost = instance.lost();
-        life.stage(
-            Stage::Collect,
-            while_up(lost, async {
-                self.setup.testbed.enter(Stage::Collect, self.request).await?;
-                let (stopped, points) = match running {
-                    Some((captures, points)) => {
-                        (Some(tokio::task::spawn_blocking(move || captures.stop().analyse()).await?), points)
-                    }
-                    None => (None, 0),
-                };
-                Ok((stopped, instance.settings().await?, points))
-            }),
-        )
-        .await
+        let work = async {
+            self.setup.testbed.enter(Stage::Collect, self.request).await?;
+            let (stopped, points) = match running {
+                Some((captures, points)) => {
+                    (Some(tokio::task::spawn_blocking(move || captures.stop().analyse()).await?), points)
+                }
+                None => (None, 0),
+            };
+            Ok((stopped, instance.settings().await?, points))
+        };
+        life.stage(Stage::Collect, while_up(lost, work)).await
     }
 
     /// Leaves the testbed up, if it can be.
