@@ -14,6 +14,7 @@ mod netns;
 mod paths;
 mod qemu;
 mod real;
+mod remote;
 mod signals;
 mod store;
 mod wild;

@@ -97,7 +97,7 @@ fn a_clean_path_loses_nothing_and_offload_is_seen() {
 }
 
 /// A testbed whose rate limit drops packets.
-async fn slow(offload: bool) -> (Box<dyn Instance>, tempfile::TempDir) {
+pub(crate) async fn slow(offload: bool) -> (Box<dyn Instance>, tempfile::TempDir) {
     let scratch = tempfile::tempdir().unwrap();
     let values =
         [("rate", Value::Rate(Rate::from_bits_per_second(20_000_000).unwrap())), ("offload", Value::Switch(offload))];
@@ -140,7 +140,7 @@ fn start(points: &[CapturePoint], fault_after: Option<u64>) -> Captures<vptest::
 }
 
 /// Sends so many bytes from the client to the server on each of some connections at a time.
-fn pump(instance: &dyn Instance, points: &[CapturePoint], connections: usize, bytes: usize) {
+pub(crate) fn pump(instance: &dyn Instance, points: &[CapturePoint], connections: usize, bytes: usize) {
     let namespace = |index: usize| match &points[index].source {
         CaptureSource::Live { namespace: Some(namespace) } => namespace.clone(),
         other => panic!("{other:?} is no namespace"),
@@ -168,7 +168,7 @@ fn pump(instance: &dyn Instance, points: &[CapturePoint], connections: usize, by
 }
 
 /// What the rate limit at a host's end of a link dropped.
-fn dropped(points: &[CapturePoint], interface: &str) -> u64 {
+pub(crate) fn dropped(points: &[CapturePoint], interface: &str) -> u64 {
     let point = points.iter().find(|point| point.interface == interface).unwrap();
     let CaptureSource::Live { namespace: Some(namespace) } = &point.source else { panic!("no namespace") };
     let tc = || Command::new("tc").args(["-s", "-j", "qdisc", "show", "dev", interface]).output();
@@ -178,7 +178,7 @@ fn dropped(points: &[CapturePoint], interface: &str) -> u64 {
     root["drops"].as_u64().unwrap()
 }
 
-fn counts(path: &PathMatch) -> [PathCounts; 2] {
+pub(crate) fn counts(path: &PathMatch) -> [PathCounts; 2] {
     path.directions.each_ref().map(|direction| direction.counts.unwrap())
 }
 

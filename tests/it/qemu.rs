@@ -157,6 +157,36 @@ fn every_network_card_works_with_and_without_offloads() {
 }
 
 #[test]
+fn packets_of_guests_and_their_taps_are_matched() {
+    if !guests() {
+        return;
+    }
+    let factors = format!("driver = \"virtio-net-pci\"\noffload = \"on\"\n{SMALL}");
+    let campaign = sweep(&factors, AB, "[capture]\nvantage = [\"guest\", \"host\"]\nconnections = true");
+    run(&campaign, 0);
+    assert_eq!(outcome(&campaign).0, "complete", "{:?}", campaign.outcomes());
+    let db = &databases(&campaign)[0];
+    // Between the clients' ends, and of each guest to its tap.
+    assert_eq!(only::<i64>(db, "SELECT count(*) FROM path"), 3);
+    assert_eq!(only::<i64>(db, "SELECT count(*) FROM path WHERE shared_clock = 1"), 0);
+    let all = "SELECT count(*) FROM path_direction WHERE lost = 0 AND appeared = 0 AND edge = 0 AND both > 0 AND sent > 20 AND \
+               sent = both + sent_resegmented AND received = both + received_resegmented AND \
+               sent_bytes = received_bytes AND delay_count IS NULL";
+    assert_eq!(only::<i64>(db, all), 6);
+    let cells = "SELECT count(DISTINCT printf('%d %d', connections, complete)) FROM tcp";
+    assert_eq!(only::<i64>(db, cells), 1, "all four points saw the same connections");
+    for name in ["clock.before_at_least_ns", "clock.after_at_most_ns", "clock.drift_ns", "capture.held_peak_bytes"] {
+        let sql = format!("SELECT count(*) FROM environment WHERE name = '{name}' AND host IN ('client1', 'server1')");
+        assert_eq!(only::<i64>(db, &sql), 2, "{name}");
+    }
+    assert_eq!(
+        only::<i64>(db, "SELECT sum(CAST(value AS INTEGER)) FROM environment WHERE name = 'capture.sent_early_bytes'"),
+        0
+    );
+    campaign.assert_clean();
+}
+
+#[test]
 fn a_microvm_a_pc_routers_pinning_and_a_tunnel_work() {
     if !guests() {
         return;

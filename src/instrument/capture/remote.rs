@@ -24,7 +24,7 @@ const ROUNDS: u32 = 10;
 /// Frames of headers that wait for the analysis.
 const WAITING: usize = 4;
 /// A clock that moved further against ours than this during a capture mixes up the order of packets of different points.
-const MOST_DRIFT_NS: i64 = 500_000_000;
+const MOST_DRIFT_NS: u64 = 500_000_000;
 
 type Headers = tokio::sync::mpsc::Receiver<Vec<u8>>;
 type Feeder = JoinHandle<Result<u64, String>>;
@@ -231,7 +231,7 @@ impl Remote {
 
     fn moved(&self, facts: &NodeFacts) -> Option<Problem> {
         let drift = facts.drift_ns();
-        (drift.abs() > MOST_DRIFT_NS).then(|| {
+        (drift.unsigned_abs() > MOST_DRIFT_NS).then(|| {
             let node = self.point.node;
             let text = format!("the clock of {node} moved by {:.3} s during the capture", drift as f64 / 1e9);
             Problem { weight: Weight::Suspect, text }
@@ -318,5 +318,29 @@ impl tokio::io::AsyncWrite for Blocking {
         _: &mut std::task::Context<'_>,
     ) -> std::task::Poll<io::Result<()>> {
         std::task::Poll::Ready(self.0.sync_all())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_has_moved_only_as_far_as_is_certain() {
+        let reading = |at_least_ns, at_most_ns| ClockReading { at_least_ns, at_most_ns, round_trip_ns: 1, rounds: 1 };
+        let cases = [
+            ([0, 10], [5, 20], 0),
+            ([0, 10], [15, 20], 5),
+            ([0, 10], [-30, -20], -20),
+            ([i64::MIN, i64::MAX], [0, 1], 0),
+            ([i64::MAX, i64::MAX], [i64::MIN, i64::MIN], i64::MIN),
+        ];
+        for ([a, b], [c, d], expected) in cases {
+            let clock = [reading(a, b), reading(c, d)];
+            let facts = NodeFacts { node: NodeId::client(1), clock, holding: None };
+            assert_eq!(facts.drift_ns(), expected, "{clock:?}");
+        }
+        assert_eq!(ahead_ns(&reading(-3_500, -1_500)), -2_000);
+        assert_eq!(ahead_ns(&reading(i64::MIN, i64::MAX)), 0);
     }
 }

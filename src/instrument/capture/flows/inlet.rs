@@ -76,3 +76,85 @@ fn hand_over(inlet: &Inlet, chunk: &mut Chunk) {
         inlet.group.keep_up(packets);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::Clock;
+    use crate::instrument::capture::flows::paths::PathPoints;
+    use crate::instrument::capture::flows::spool::{Cursor, Next};
+    use crate::instrument::capture::flows::work::Pace;
+    use crate::instrument::capture::{FlowOptions, available_memory};
+
+    const OPTIONS: FlowOptions = FlowOptions {
+        statistics: true,
+        connections: false,
+        mtu: None,
+        points: 2,
+        available: None,
+        hold: None,
+        fault_after: None,
+    };
+
+    /// A local and a remote point.
+    fn group(paths: Vec<PathPoints>) -> Arc<Group> {
+        let options = FlowOptions { available: available_memory(), ..OPTIONS };
+        Arc::new(Group::new(vec![options; 2], vec![false, true], paths))
+    }
+
+    fn chunk(times: &[i64]) -> Chunk {
+        let mut chunk = Chunk::default();
+        times.iter().for_each(|&at| chunk.push(at, 100, 90, &[7; 60]));
+        chunk
+    }
+
+    #[test]
+    fn records_are_put_together_wherever_they_were_cut() {
+        let bytes = chunk(&[1_000, 2_000, i64::MIN]).into_bytes();
+        for cut in 0..bytes.len() {
+            let group = group(Vec::new());
+            let mut records = Inlet::new(Arc::clone(&group), 1, None).open(LinkType(1), 500);
+            records.feed(&bytes[..cut]).unwrap();
+            records.feed(&bytes[cut..]).unwrap();
+            assert_eq!(records.end(), Ok(3));
+            let Next::Chunk(chunk) = group.spool.pop(1) else { panic!("there is one") };
+            let mut cursor = Cursor::new(chunk);
+            let mut times = Vec::new();
+            while let Some(packet) = cursor.advance() {
+                assert_eq!((packet.wire_len, packet.captured, packet.kept), (100, 90, &[7; 60][..]));
+                times.push(packet.at_ns);
+            }
+            assert_eq!(times, [500, 1_500, i64::MIN], "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused() {
+        let mut bytes = chunk(&[1_000]).into_bytes();
+        bytes[12] = 59;
+        let open = || Inlet::new(group(Vec::new()), 1, None).open(LinkType(1), 0);
+        assert_eq!(open().feed(&bytes), Err("packet 1: more sent than captured".to_owned()));
+        let mut records = open();
+        records.feed(&chunk(&[1_000]).into_bytes()[..70]).unwrap();
+        assert_eq!(records.end(), Err("70 bytes of half a packet".to_owned()));
+    }
+
+    #[test]
+    fn a_point_on_another_node_is_waited_for() {
+        let group = group(vec![PathPoints { near: 1, far: 0, clock: Clock::Apart }]);
+        group.open(0, LinkType(1));
+        assert!(group.work().is_none(), "one link is not known");
+        let records = Inlet::new(Arc::clone(&group), 1, None).open(LinkType(1), 0);
+        group.end_idle();
+        let step = |pace| group.work().unwrap().step(&group.spool, 100, pace);
+        // Long ago: a local point would have been given up.
+        group.spool.push(0, chunk(&[1_000, 3_000]));
+        assert_eq!(step(Pace::Ordered), 0);
+        group.spool.push(1, chunk(&[2_000]));
+        assert_eq!(step(Pace::Ordered), 2, "as far as the other point is");
+        group.spool.end(1);
+        assert_eq!(step(Pace::Ordered), 1);
+        assert_eq!(records.end(), Ok(0));
+        assert_eq!(group.drain(), 0);
+    }
+}
