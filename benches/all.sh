@@ -12,3 +12,4 @@ heading "capture: a gigabit";                         cargo bench --bench captur
 heading "HTTP servers";                               benches/http_server.sh
 heading "boot of guests to the agent's greeting";        cargo bench --bench boot
 heading "merge of 10,000 files";                      benches/merge.sh
+heading "connection statistics of captures";           benches/flows.sh

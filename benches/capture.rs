@@ -1,14 +1,17 @@
 //! What a capture costs the workload it observes, beside tcpdump in the same run.
 //!
-//! `cargo bench --bench capture -- MODE [REPETITIONS [REQUESTS]]`, as root, with nginx, ab, iperf3, tcpdump and ip.
+//! `cargo bench --bench capture -- MODE [REPETITIONS [REQUESTS [PART OF A NAME]]]`, as root, with nginx, ab, iperf3, tcpdump and ip.
 //! Modes: `requests` (ab against nginx over one veth pair, variants interleaved), `gigabit` (iperf3 at 1 Gbit/s:
-//! what is dropped), `open` (what starting and stopping costs), `snapshot` (what reading the host's counters costs),
+//! what is dropped), `pps` (what the ring and the statistics keep up with: small packets as fast as one thread can send
+//! them, and full-size ones at 1 Gbit/s, over one veth pair), `open` (what starting and stopping costs), `snapshot` (what reading the host's counters costs),
 //! `engine` (packets per second that the TCP statistics of one point take on one core; needs no root).
 //! Without a mode it does nothing, so that `cargo bench` stays usable without root.
 //!
 //! Requests per second need a quiet machine. CPU time per request, which the kernel counts in nanoseconds and which
 //! includes the soft interrupts run on behalf of ab and nginx, can be compared on a busy one too; on two saturated
 //! CPUs the two ratios are the same.
+
+#![expect(unsafe_code, reason = "sending many packets with one system call has no safe wrapper")]
 
 use std::error::Error;
 use std::fs;
@@ -24,7 +27,7 @@ use nix::unistd::Pid;
 use vptest::host::namespace::Namespace;
 use vptest::ids::{NodeId, Vantage};
 use vptest::instrument::capture::{
-    Captures, FlowOptions, Flows, LinkType, NoSink, PacketSink, available_memory, ring_bytes,
+    Analysed, Captures, FlowOptions, FlowSinks, LinkType, NoSink, PacketSink, Stopped, available_memory, ring_bytes,
 };
 use vptest::instrument::host::Snapshot;
 use vptest::spec::CaptureSpec;
@@ -36,7 +39,8 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let number = |index: usize, default: u32| arguments.get(index).map_or(Ok(default), |word| word.parse());
     match arguments.first().map(String::as_str) {
-        Some("requests") => requests(number(1, 7)?, number(2, 100_000)?),
+        Some("requests") => requests(number(1, 7)?, number(2, 100_000)?, arguments.get(3).map_or("", String::as_str)),
+        Some("pps") => pps(number(1, 3)?, number(2, 100_000)?),
         Some("gigabit") => gigabit(number(1, 3)?),
         Some("open") => open(number(1, 5)?),
         Some("snapshot") => snapshot(number(1, 20)?),
@@ -46,7 +50,7 @@ fn main() -> Result<()> {
         }
         _ => {
             eprintln!(
-                "usage: cargo bench --bench capture -- requests|gigabit|open|snapshot|engine [REPETITIONS [REQUESTS]]"
+                "usage: cargo bench --bench capture -- requests|gigabit|pps|open|snapshot|engine [REPETITIONS [REQUESTS]]"
             );
             Ok(())
         }
@@ -241,19 +245,26 @@ fn measure(link: &Link, server: &Ended, variant: Variant, count: u32, directory:
             Ok(Run { rate, workload, capture, note: format!("(packets, drops) {packets:?} {:?}", stopped.problems) })
         }
         Variant::Tcp { points } => {
-            let sink = |point: &CapturePoint, link| Flows::new(point, link, flow_options(points));
-            let captures = Captures::start_with(&link.points()[..points], &spec(), None, sink)?;
+            let captures = start_tcp(&link.points()[..points])?;
             let before = cpu_seconds(UsageWho::RUSAGE_SELF)?;
             let (rate, workload) = workload(link, server, count)?;
             let during = cpu_seconds(UsageWho::RUSAGE_SELF)? - before;
-            let (captures, problems) = captures.stop().with_tcp();
-            let capture = cpu_seconds(UsageWho::RUSAGE_SELF)? - before;
+            let begin = Instant::now();
+            let Analysed { captures, paths, problems, effort, .. } = captures.stop().analyse();
+            let (ended, capture) = (begin.elapsed(), cpu_seconds(UsageWho::RUSAGE_SELF)? - before);
             let packets: Vec<_> = captures
                 .iter()
                 .map(|c| (c.packets, c.dropped_kernel, c.tcp.as_ref().map(|tcp| tcp.connections)))
                 .collect();
-            let note = format!("(packets, drops, connections) {packets:?} during {during:.3} s {problems:?}");
-            Ok(Run { rate, workload, capture, note })
+            let effort = effort.map(|effort| (effort.packets, effort.peak >> 20));
+            let lost: Vec<_> = paths.iter().flat_map(|path| path.directions.each_ref().map(|way| way.counts)).collect();
+            let lost: Vec<_> = lost.iter().map(|counts| counts.map(|counts| (counts.both, counts.lost))).collect();
+            let note = format!(
+                "(packets, drops, connections) {packets:?} CPU during {during:.3} s, end {ended:?} {capture:.3} s; (idle, \
+                 forced, after), MiB {effort:?}; (both, lost) {lost:?} {problems:?}"
+            );
+            // What is analysed after the workload costs it nothing.
+            Ok(Run { rate, workload, capture: during, note })
         }
         Variant::Tcpdump { points, snap } => {
             let mut running = Vec::new();
@@ -295,15 +306,18 @@ fn tcpdump(link: &Link, point: &CapturePoint, snap: bool, directory: &Path) -> R
     Ok(child)
 }
 
-fn requests(repetitions: u32, count: u32) -> Result<()> {
+/// Of the variants, those whose names hold `only`, and the run without capture.
+fn requests(repetitions: u32, count: u32, only: &str) -> Result<()> {
     let directory = tempfile::tempdir()?;
     fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
     let link = Link::new()?;
     let server = nginx(&link, directory.path())?;
     requests_per_second(&link, count)?;
-    let mut runs: Vec<Vec<Run>> = VARIANTS.iter().map(|_| Vec::new()).collect();
+    let variants: Vec<_> =
+        VARIANTS.iter().enumerate().filter(|(i, (name, _))| *i == 0 || name.contains(only)).map(|(_, v)| *v).collect();
+    let mut runs: Vec<Vec<Run>> = variants.iter().map(|_| Vec::new()).collect();
     for repetition in 1..=repetitions {
-        for (index, (name, variant)) in VARIANTS.iter().enumerate() {
+        for (index, (name, variant)) in variants.iter().enumerate() {
             let files = tempfile::tempdir_in(directory.path())?;
             // tcpdump gives up root and writes as its own user.
             fs::set_permissions(files.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
@@ -317,7 +331,7 @@ fn requests(repetitions: u32, count: u32) -> Result<()> {
         }
     }
     println!("\nmedian of {repetitions}, ab -n {count} -c 10:");
-    for (on, (name, _)) in runs.iter().zip(VARIANTS) {
+    for (on, (name, _)) in runs.iter().zip(variants) {
         let pairs = || on.iter().zip(&runs[0]);
         let rate = median(pairs().map(|(on, off)| on.rate / off.rate).collect());
         let cpu = median(pairs().map(|(on, off)| off.cpu() / on.cpu()).collect());
@@ -330,7 +344,21 @@ fn requests(repetitions: u32, count: u32) -> Result<()> {
 }
 
 fn flow_options(points: usize) -> FlowOptions {
-    FlowOptions { statistics: true, connections: false, mtu: Some(1500), points, available: available_memory() }
+    let available = available_memory();
+    FlowOptions {
+        statistics: true,
+        connections: false,
+        mtu: Some(1500),
+        points,
+        available,
+        hold: None,
+        fault_after: None,
+    }
+}
+
+fn start_tcp(points: &[CapturePoint]) -> Result<Captures<vptest::instrument::capture::Flows>> {
+    let mut sinks = FlowSinks::new(points, &vec![flow_options(points.len()); points.len()]);
+    Ok(Captures::start_with(points, &spec(), None, |point, link| sinks.next(point, link))?)
 }
 
 /// Frames of one connection: who sends, flags, sequence and acknowledgement number, payload.
@@ -384,26 +412,161 @@ fn engine(repetitions: u32, connections: u32) {
         node: NodeId::client(1),
         vantage: Vantage::Guest,
         interface: "c0".to_owned(),
-        source: CaptureSource::Synthetic { packets: 0, bytes: 0, dropped: 0 },
+        source: CaptureSource::Live { namespace: None },
     };
     for _ in 0..repetitions {
         let counting = feed(&mut NoSink, &frames);
-        let mut flows = Flows::new(&point, LinkType(1), flow_options(1));
-        let before = available_memory();
-        let packets = feed(&mut flows, &frames);
-        let grown = before.zip(available_memory()).map(|(before, after)| before.saturating_sub(after) >> 20);
+        let mut flows = FlowSinks::new(std::slice::from_ref(&point), &[flow_options(1)]).next(&point, LinkType(1));
+        let before = cpu_seconds(UsageWho::RUSAGE_SELF).unwrap_or(f64::NAN);
+        let copying = feed(&mut flows, &frames);
         let begin = Instant::now();
         flows.end();
-        let (tcp, problems) = flows.into_tcp(frames.len() as u64);
+        let captures = vec![capture(&point, frames.len() as u64)];
+        let stopped =
+            Stopped { captures, problems: Vec::new(), whole: vec![true], sinks: vec![flows], nodes: Vec::new() };
+        let Analysed { captures, problems, effort, .. } = stopped.analyse();
+        let ended = begin.elapsed();
+        let cpu = cpu_seconds(UsageWho::RUSAGE_SELF).unwrap_or(f64::NAN) - before;
+        let rate = |time: f64| frames.len() as f64 / time / 1e6;
         println!(
-            "{} packets: {:.2} M/s (without engine {:.0} M/s), end {:?}, {} connections, {grown:?} MiB {problems:?}",
+            "{} packets: copied at {:.2} M/s (without {:.0} M/s), all CPU {:.2} M/s, end {ended:?}, {} connections, {:?} \
+             {problems:?}",
             frames.len(),
-            frames.len() as f64 / packets.as_secs_f64() / 1e6,
-            frames.len() as f64 / counting.as_secs_f64() / 1e6,
-            begin.elapsed(),
-            tcp.map_or(0, |tcp| tcp.connections),
+            rate(copying.as_secs_f64()),
+            rate(counting.as_secs_f64()),
+            rate(cpu),
+            captures[0].tcp.as_ref().map_or(0, |tcp| tcp.connections),
+            effort.map(|effort| effort.packets),
         );
     }
+}
+
+fn capture(point: &CapturePoint, packets: u64) -> vptest::record::Capture {
+    vptest::record::Capture {
+        node: point.node,
+        vantage: point.vantage,
+        interface: point.interface.clone(),
+        snaplen: 96,
+        packets,
+        bytes: 0,
+        dropped_kernel: Some(0),
+        dropped_interface: Some(0),
+        ring_bytes: 0,
+        sizes: Vec::new(),
+        file: None,
+        tcp: None,
+    }
+}
+
+/// A socket that sends whole frames through an interface of the calling thread's namespace.
+fn frame_socket(interface: &str) -> std::io::Result<std::os::fd::OwnedFd> {
+    use std::os::fd::FromRawFd;
+    let index = nix::net::if_::if_nametoindex(interface)?;
+    // SAFETY: the descriptor is new and ours; an address is a plain structure, its length is right.
+    unsafe {
+        let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        let socket = std::os::fd::OwnedFd::from_raw_fd(fd);
+        let mut address: libc::sockaddr_ll = std::mem::zeroed();
+        address.sll_family = u16::try_from(libc::AF_PACKET).expect("17");
+        address.sll_ifindex = index.cast_signed();
+        let length = u32::try_from(size_of::<libc::sockaddr_ll>()).expect("20 bytes");
+        match libc::bind(fd, (&raw const address).cast(), length) {
+            0 => Ok(socket),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Sends frames, each as long as it is on the wire if `full`, at no more than `per_second`; returns how many and for how long.
+fn flood(namespace: &Namespace, frames: &[([u8; 66], u32)], full: bool, per_second: f64) -> Result<(u64, f64)> {
+    const BATCH: usize = 64;
+    let padded: Vec<Vec<u8>> = frames
+        .iter()
+        .map(|(frame, wire)| {
+            let mut bytes = frame.to_vec();
+            bytes.resize(if full { *wire as usize } else { 66 }, 0);
+            bytes
+        })
+        .collect();
+    let work = || {
+        let socket = frame_socket("c0")?;
+        let begin = Instant::now();
+        let mut sent = 0_u64;
+        for batch in padded.chunks(BATCH) {
+            while sent as f64 > per_second * begin.elapsed().as_secs_f64() {
+                std::hint::spin_loop();
+            }
+            let mut parts: Vec<libc::iovec> = batch
+                .iter()
+                .map(|bytes| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() })
+                .collect();
+            let mut messages: Vec<libc::mmsghdr> = parts
+                .iter_mut()
+                .map(|part| {
+                    // SAFETY: all zeroes is a valid header without address and control data.
+                    let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+                    message.msg_hdr.msg_iov = part;
+                    message.msg_hdr.msg_iovlen = 1;
+                    message
+                })
+                .collect();
+            let mut at = 0;
+            while at < messages.len() {
+                let rest = &mut messages[at..];
+                let length = u32::try_from(rest.len()).expect("at most a batch");
+                // SAFETY: the headers point at buffers that outlive the call.
+                let count = unsafe { libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), length, 0) };
+                at += usize::try_from(count).map_err(|_| std::io::Error::last_os_error())?;
+            }
+            sent += batch.len() as u64;
+        }
+        Ok((sent, begin.elapsed().as_secs_f64()))
+    };
+    Ok(namespace.run(work)?)
+}
+
+fn pps(repetitions: u32, connections: u32) -> Result<()> {
+    let link = Link::new()?;
+    let small = frames(connections);
+    let large: Vec<_> = small.iter().map(|(frame, _)| (*frame, 1514)).collect();
+    // 1 Gbit/s with preamble, checksum and gap.
+    let gigabit = 1e9 / 8.0 / (1514.0 + 24.0);
+    let points = &link.points()[1..];
+    for (name, frames, full, rate) in [("small", &small, false, f64::INFINITY), ("1 Gbit/s", &large, true, gigabit)] {
+        for tcp in [false, true] {
+            for _ in 0..repetitions {
+                let before = cpu_seconds(UsageWho::RUSAGE_SELF)?;
+                let sender = cpu_seconds(UsageWho::RUSAGE_CHILDREN)?;
+                let (sent, taken, during, captures) = if tcp {
+                    let captures = start_tcp(points)?;
+                    let (sent, taken) = flood(&link.client, frames, full, rate)?;
+                    let during = cpu_seconds(UsageWho::RUSAGE_SELF)? - before;
+                    (sent, taken, during, captures.stop().analyse().captures)
+                } else {
+                    let captures = Captures::start(points, &spec(), None)?;
+                    let (sent, taken) = flood(&link.client, frames, full, rate)?;
+                    let during = cpu_seconds(UsageWho::RUSAGE_SELF)? - before;
+                    (sent, taken, during, captures.stop().captures)
+                };
+                let capture = &captures[0];
+                println!(
+                    "{name}{}: {sent} sent at {:.0} packets/s, {:.0} Mbit/s; {} captured, drops {:?}; CPU while sending \
+                     {:.2} s in {taken:.2} s with the sender ({sender:.2}), {:?} connections",
+                    if tcp { " TCP" } else { "" },
+                    sent as f64 / taken,
+                    capture.bytes as f64 * 8.0 / taken / 1e6,
+                    capture.packets,
+                    (capture.dropped_kernel, capture.dropped_interface),
+                    during,
+                    capture.tcp.as_ref().map(|tcp| tcp.connections),
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 fn feed(sink: &mut impl PacketSink, frames: &[([u8; 66], u32)]) -> Duration {

@@ -104,6 +104,7 @@ fn record(n: u32, metrics: u32) -> IterationRecord {
         metrics: (0..metrics).map(metric).collect(),
         quantiles: Vec::new(),
         captures: Vec::new(),
+        paths: Vec::new(),
         syscalls: Vec::new(),
         events: Stage::ALL.iter().map(event).collect(),
         stages: Stage::ALL

@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 
 mod exact;
 mod host;
+mod path;
 mod syscalls;
 mod tcp;
 pub(crate) mod text;
 
 pub use host::{CpuTime, ForeignUse, HostUse, TopProcess};
+pub use path::{Delay, PathCounts, PathDirection, PathMatch};
 pub use syscalls::{
     DescriptorKind, LogBins, Syscall, SyscallLoss, SyscallProcess, SyscallScope, SyscallSizes, SyscallSource,
     SyscallTrace, SyscallTransition,
@@ -141,6 +143,8 @@ pub struct IterationRecord {
     pub quantiles: Vec<Quantile>,
     /// Captures, one for each point.
     pub captures: Vec<Capture>,
+    /// What captures of one path say together.
+    pub paths: Vec<PathMatch>,
     /// What was counted of system calls, one for each kernel that was looked at.
     pub syscalls: Vec<SyscallTrace>,
     /// What happened, in order.

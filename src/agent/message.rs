@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{NodeId, Vantage};
+use crate::instrument::capture::Holding;
 use crate::instrument::syscalls::Room;
+use crate::record;
 use crate::record::SyscallScope;
 
 /// What an agent says of itself in its answer. `protocol`, `version` mean the same in every protocol.
@@ -105,7 +107,10 @@ pub(super) enum News {
     },
     /// Answers a signal.
     Signalled(Option<Failure>),
-    Capturing,
+    /// Link layer of the packets, as in pcap files.
+    Capturing {
+        link: u16,
+    },
     Progress(CaptureProgress),
     Tracing {
         notes: Vec<String>,
@@ -123,6 +128,7 @@ pub(super) enum Outcome {
     Readings(Vec<Reading>),
     Walked { passed: Vec<Option<IpAddr>>, reached: bool },
     Archived(ArchiveReceipt),
+    Captured(Box<CaptureEnd>),
     Failed(Failure),
 }
 
@@ -279,16 +285,25 @@ pub struct CaptureRequest {
     pub filter: Option<String>,
     /// Ring in bytes; `None` chooses by the node's memory.
     pub ring: Option<u64>,
-    /// Compute TCP statistics?
-    pub statistics: bool,
-    /// A row for each connection?
-    pub connections: bool,
-    /// MTU of the link; `None` when it is not known.
-    pub mtu: Option<u32>,
-    /// Capture points that share the iteration's file.
-    pub points: usize,
+    /// Send what the TCP statistics need of each packet?
+    pub headers: bool,
+    /// Bytes of that which may wait on the node before any are sent; `None` for a quarter of its free memory.
+    pub hold: Option<u64>,
+    /// Captures that run on the node at a time and share that quarter.
+    pub captures: usize,
     /// Send the packets themselves as well?
     pub keep: bool,
+}
+
+/// What came of a capture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CaptureEnd {
+    /// Without the name of a file and without what is said about TCP.
+    pub capture: record::Capture,
+    /// What went wrong.
+    pub problems: Vec<record::Problem>,
+    /// How the headers waited; `None` when none were wanted.
+    pub holding: Option<Holding>,
 }
 
 /// How far a running capture is.

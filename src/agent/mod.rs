@@ -28,8 +28,8 @@ pub mod wire;
 pub use client::{Client, Limits, RemoteTrace};
 pub use error::{AgentError, Lost};
 pub use message::{
-    ArchiveReceipt, CaptureProgress, CaptureRequest, ClockReading, Failure, FailureKind, Hello, InterfaceSetup,
-    NetworkSetup, Reading, Receipt, RouteSetup, TraceRequest, TunnelSetup,
+    ArchiveReceipt, CaptureEnd, CaptureProgress, CaptureRequest, ClockReading, Failure, FailureKind, Hello,
+    InterfaceSetup, NetworkSetup, Reading, Receipt, RouteSetup, TraceRequest, TunnelSetup,
 };
 
 /// Name of the virtio-serial port of a guest's agent.

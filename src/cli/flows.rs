@@ -252,6 +252,9 @@ fn trace(
         }
     }
     let end = reader.end().cloned().expect("there is no next record");
+    if let Some(beyond) = beyond {
+        beyond.end(&engine.waiting(), engine.totals().last);
+    }
     let (totals, _sink) = engine.finish();
     Ok((totals, end))
 }

@@ -153,7 +153,7 @@ fn stalls_json(stalls: &Stalls) -> Json {
             "connection": stall.connection,
             "from_ns": stall.from.nanos(),
             "duration_ns": stall.nanos,
-            "ended_by": stall.ended_by.as_str(),
+            "ended_by": stall.ended_by.map(Way::as_str),
         })
     });
     json!({

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::packet::{Segment, Time};
 
 use super::connection::Way;
-use super::engine::Traced;
+use super::engine::{Traced, Waiting};
 
 /// Lower bounds of the size bins, in bytes on the wire with link-layer header; the last bin is open.
 pub const SIZE_BOUNDS: [u32; 12] = [0, 64, 128, 256, 512, 1024, 1280, 1519, 3000, 9019, 16384, 32768];
@@ -78,8 +78,8 @@ pub struct Stall {
     pub from: Time,
     /// How long, in nanoseconds.
     pub nanos: i64,
-    /// Which way the packet went that ended it.
-    pub ended_by: Way,
+    /// Which way the packet went that ended it; `None` when the capture ended before the silence did.
+    pub ended_by: Option<Way>,
 }
 
 /// All stalls.
@@ -139,7 +139,20 @@ impl Beyond {
 
     fn note_stall(&mut self, at: Time, traced: &Traced) {
         let Some(from) = traced.previous.filter(|_| traced.outstanding) else { return };
-        let nanos = at.nanos_since(from);
+        self.add_stall(traced.connection, from, at, Some(traced.way));
+    }
+
+    /// The capture ended at `last`, and these connections were waiting then: those that had waited for long enough to be
+    /// stalls are counted as such.
+    pub fn end(&mut self, waiting: &[Waiting], last: Time) {
+        for waiting in waiting {
+            self.add_stall(waiting.connection, waiting.since, last, None);
+        }
+    }
+
+    #[inline]
+    fn add_stall(&mut self, connection: u64, from: Time, until: Time, ended_by: Option<Way>) {
+        let nanos = until.nanos_since(from);
         if nanos < self.options.stall_nanos {
             return;
         }
@@ -148,7 +161,7 @@ impl Beyond {
         stalls.nanos = stalls.nanos.saturating_add(nanos);
         stalls.longest_nanos = stalls.longest_nanos.max(Some(nanos));
         if stalls.first.len() < LISTED_STALLS {
-            stalls.first.push(Stall { connection: traced.connection, from, nanos, ended_by: traced.way });
+            stalls.first.push(Stall { connection, from, nanos, ended_by });
         }
     }
 
@@ -178,7 +191,7 @@ impl Beyond {
         self.start
     }
 
-    /// Silences of busy connections. A silence that lasts to the end of the capture is none: nothing ended it.
+    /// Silences of busy connections, those that last to the end of the capture only after [`Self::end`].
     pub const fn stalls(&self) -> &Stalls {
         &self.stalls
     }
@@ -237,7 +250,18 @@ mod tests {
         packet(&mut beyond, 9999, 100, true, Some(9000));
         let stalls = beyond.stalls();
         assert_eq!((stalls.count, stalls.longest_nanos), (1, Some(1_500_000_000)));
-        assert_eq!(stalls.first[0].nanos, 1_500_000_000);
+        assert_eq!((stalls.first[0].nanos, stalls.first[0].ended_by), (1_500_000_000, Some(Way::AToB)));
+    }
+
+    #[test]
+    fn a_silence_at_the_end_is_a_stall_that_nothing_ended() {
+        let mut beyond = Beyond::new(BeyondOptions::default());
+        packet(&mut beyond, 0, 100, false, None);
+        let at = |millis: i64| Time::from_micros(1_000_000_000 + millis * 1000);
+        let waiting = [0, 1500].map(|since| Waiting { connection: 7, since: at(since) });
+        beyond.end(&waiting, at(2000));
+        let stalls = beyond.stalls();
+        assert_eq!((stalls.count, stalls.first[0].nanos, stalls.first[0].ended_by), (1, 2_000_000_000, None));
     }
 
     #[test]

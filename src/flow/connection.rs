@@ -138,19 +138,8 @@ impl Connection {
     fn visit(&mut self, v: &mut impl Visit) {
         v.u64(&mut self.number);
         v.bool(&mut self.v6);
-        for end in [&mut self.a, &mut self.b] {
-            let (mut high, mut low, mut port) = end.words();
-            v.u64(&mut high);
-            v.u64(&mut low);
-            v.u16(&mut port);
-            *end = Endpoint::from_words(high, low, port);
-        }
-        for time in [&mut self.first, &mut self.last] {
-            let (mut micros, mut below) = time.parts();
-            v.i64(&mut micros);
-            v.u16(&mut below);
-            *time = Time::from_stored(micros, below);
-        }
+        [&mut self.a, &mut self.b].into_iter().for_each(|end| v.endpoint(end));
+        [&mut self.first, &mut self.last].into_iter().for_each(|time| v.time(time));
         for direction in &mut self.directions {
             direction.visit(v);
         }

@@ -6,7 +6,7 @@ use crate::packet::{LinkDecoder, LinkType, Segment, Time};
 
 use super::connection::{Connection, Way};
 use super::ledger::gap;
-use super::table::{Slot, Table};
+use super::table::{Live, Place, Slot, Table, Where};
 
 /// Bytes of a record that are looked at.
 const MAX_FRAME: usize = 65_535;
@@ -24,11 +24,14 @@ pub struct Options {
     /// From so many live connections on, those silent for longer than 240 s are released. They could come back only in a
     /// capture whose clock jumps backwards.
     pub release_above: usize,
+    /// From so many live connections on, those that have ended (RST, or FIN from both sides) and were silent for a tenth
+    /// of a second are packed, to half the room and for a third more time. A late packet still finds them.
+    pub park_above: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { order: Order::Creation, max_live: 2_000_000, release_above: 20_000 }
+        Self { order: Order::Creation, max_live: 2_000_000, release_above: 20_000, park_above: 1 << 17 }
     }
 }
 
@@ -89,6 +92,15 @@ pub struct Traced {
     pub outstanding: bool,
 }
 
+/// A connection that waits for an acknowledgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// Number of the connection, from 1.
+    pub connection: u64,
+    /// Its last packet.
+    pub since: Time,
+}
+
 /// Computes the statistics of all TCP connections of one capture.
 ///
 /// Memory is bounded by the number of live connections; see [`Options`].
@@ -104,9 +116,10 @@ pub struct Engine<S> {
     /// Number of the next connection to hand out, in order of creation.
     next: u64,
     sweep: Sweep,
+    parking: Sweep,
 }
 
-/// When to look for connections to release.
+/// When to look for connections to release or to park.
 #[derive(Debug, Default)]
 struct Sweep {
     packets: u64,
@@ -125,6 +138,7 @@ impl<S: Sink> Engine<S> {
             waiting: BTreeMap::new(),
             next: 1,
             sweep: Sweep::default(),
+            parking: Sweep::default(),
         }
     }
 
@@ -173,7 +187,7 @@ impl<S: Sink> Engine<S> {
     fn segment(&mut self, at: Time, segment: &Segment) -> Traced {
         let now = at.micros();
         let hash = self.table.hash(segment);
-        let found = self.table.find(hash, segment);
+        let found = self.table.find(hash, segment).or_else(|| self.table.wake(hash, segment));
         let (slot, way) = match found {
             Some((slot, way)) if !self.starts_anew(slot, way, now, segment) => (slot, way),
             other => (self.begin(hash, other.map(|(slot, _)| slot), at, segment), Way::AToB),
@@ -214,7 +228,11 @@ impl<S: Sink> Engine<S> {
 
     /// Takes a connection out of the table: no packet can reach it any more.
     fn release(&mut self, slot: Slot) {
-        let mut connection = self.table.remove(slot);
+        let connection = self.table.remove(slot);
+        self.hand_out(connection);
+    }
+
+    fn hand_out(&mut self, mut connection: Connection) {
         let number = connection.number;
         let is_final = connection.has_ended();
         if is_final && (self.options.order == Order::Final || number == self.next) {
@@ -229,6 +247,9 @@ impl<S: Sink> Engine<S> {
     /// the limit would be passed. Amortised, each packet pays a constant.
     #[inline]
     fn make_room(&mut self, now: i64) {
+        if self.table.awake() >= self.options.park_above {
+            self.park(now);
+        }
         if self.table.len() < self.options.release_above.min(self.options.max_live) {
             return;
         }
@@ -236,6 +257,21 @@ impl<S: Sink> Engine<S> {
         if (rested && now >= self.sweep.due) || self.table.len() >= self.options.max_live {
             self.sweep(now);
         }
+    }
+
+    /// Packs what has ended and rests, if there may be enough of it.
+    fn park(&mut self, now: i64) {
+        const REST: u64 = 100_000;
+        let packets = self.totals.tcp_packets;
+        if packets - self.parking.packets < self.table.awake() as u64 || now < self.parking.due {
+            return;
+        }
+        let resting = |live: &Live| live.has_ended() && gap(live.last.micros(), now) >= REST;
+        let ended: Vec<Slot> = self.table.slots().filter(|(_, live)| resting(live)).map(|(slot, _)| slot).collect();
+        for slot in ended {
+            self.table.park(slot);
+        }
+        self.parking = Sweep { packets, due: now.saturating_add(REST.cast_signed()) };
     }
 
     #[cold]
@@ -247,27 +283,44 @@ impl<S: Sink> Engine<S> {
         for slot in old {
             self.release(slot);
         }
+        let old: Vec<Place> =
+            self.table.parked().filter(|&(_, _, last)| silent(last) > MAX_SILENCE).map(|(place, _, _)| place).collect();
+        for place in old {
+            let connection = self.table.remove_parked(place);
+            self.hand_out(connection);
+        }
         if self.table.len() >= self.options.max_live {
             self.end_early();
         }
         self.sweep = Sweep { packets: self.totals.tcp_packets, due: now.saturating_add(PERIOD) };
     }
 
-    /// Ends an eighth of the live connections, those silent for longest.
+    /// Ends an eighth of the connections, those silent for longest.
     fn end_early(&mut self) {
-        let mut all: Vec<(Time, u64, Slot)> =
-            self.table.slots().map(|(slot, live)| (live.last, live.number, slot)).collect();
+        let live = self.table.slots().map(|(slot, live)| (live.last, live.number, Where::Live(slot)));
+        let parked = self.table.parked().map(|(place, number, last)| (last, number, Where::Parked(place)));
+        let mut all: Vec<(Time, u64, Where)> = live.chain(parked).collect();
         let count = (all.len() / 8).max(1);
         all.select_nth_unstable_by_key(count - 1, |&(last, number, _)| (last, number));
-        for &(_, _, slot) in &all[..count] {
-            self.release(slot);
+        for &(_, _, place) in &all[..count] {
+            let connection = self.table.remove_from(place);
+            self.hand_out(connection);
         }
         self.totals.ended_early += count as u64;
     }
 
-    /// Connections that may still see packets.
+    /// Connections that may still see packets, packed ones included.
     pub const fn live(&self) -> usize {
         self.table.len()
+    }
+
+    /// Live connections that have not ended and have octets outstanding, in order of their numbers.
+    pub fn waiting(&self) -> Vec<Waiting> {
+        let open = self.table.slots().filter(|(_, live)| !live.has_ended() && live.has_outstanding());
+        let mut waiting: Vec<Waiting> =
+            open.map(|(_, live)| Waiting { connection: live.number, since: live.last }).collect();
+        waiting.sort_unstable_by_key(|waiting| waiting.connection);
+        waiting
     }
 
     /// What was seen so far.
@@ -278,15 +331,17 @@ impl<S: Sink> Engine<S> {
     /// The capture is over: hands out every connection not handed out before, and gives the sink back.
     pub fn finish(mut self) -> (Totals, S) {
         let last = self.totals.last;
-        let mut live: Vec<(u64, Slot)> = self.table.slots().map(|(slot, live)| (live.number, slot)).collect();
+        let awake = self.table.slots().map(|(slot, live)| (live.number, Where::Live(slot)));
+        let parked = self.table.parked().map(|(place, number, _)| (number, Where::Parked(place)));
+        let mut live: Vec<(u64, Where)> = awake.chain(parked).collect();
         live.sort_unstable_by_key(|&(number, _)| number);
         let mut live = live.into_iter().peekable();
         let mut waiting = std::mem::take(&mut self.waiting).into_iter().peekable();
         loop {
             let mut connection = match (live.peek(), waiting.peek()) {
-                (Some(&(number, slot)), next) if next.is_none_or(|(other, _)| number < *other) => {
+                (Some(&(number, place)), next) if next.is_none_or(|(other, _)| number < *other) => {
                     live.next();
-                    self.table.remove(slot)
+                    self.table.remove_from(place)
                 }
                 (_, Some(_)) => Connection::unpack(&waiting.next().expect("just seen").1),
                 (_, None) => break,
@@ -335,6 +390,47 @@ mod tests {
         }
         let (totals, _sink) = engine.finish();
         (totals, ended)
+    }
+
+    #[test]
+    fn what_was_packed_goes_on_as_if_it_had_not_been() {
+        let closing = [
+            (30, AToB, PA, 1001, 5001, 100),
+            (40, BToA, FA, 5001, 1101, 0),
+            (41, AToB, FA, 1101, 5002, 0),
+            (42, BToA, A, 5002, 1102, 0),
+        ];
+        // Another connection begins, and packets of the first one come late: a resend, its acknowledgement, a new SYN.
+        let late = [
+            (500, AToB, PA, 1001, 5002, 100),
+            (510, BToA, A, 5002, 1102, 0),
+            (520, BToA, A, 5002, 1102, 0),
+            (700, AToB, S, 900, 0, 0),
+        ];
+        let other = |millis| {
+            let b = Endpoint::v4(Ipv4Addr::new(10, 0, 0, 9), 80);
+            (millis, Segment { destination: b, ..segment(&(0, AToB, S, 7, 0, 0)) })
+        };
+        let run = |park_above| {
+            let mut ended = Vec::new();
+            let options = Options { park_above, ..Options::default() };
+            let mut engine = Engine::new(options, |connection: &Connection| ended.push(connection.clone()));
+            let first = HANDSHAKE.iter().chain(&closing).map(|line| (line.0, segment(line)));
+            let packets = first.chain([other(400)]).chain(late.iter().map(|line| (line.0, segment(line))));
+            let mut packed = 0;
+            for (millis, segment) in packets {
+                engine.totals.tcp_packets += 1;
+                engine.segment(Time::from_micros(1_700_000_000_000_000 + millis * 1000), &segment);
+                packed += usize::from(engine.table.awake() < engine.table.len());
+            }
+            let (_, _sink) = engine.finish();
+            (packed, ended)
+        };
+        let (packed, found) = run(0);
+        let (never, expected) = run(usize::MAX);
+        assert!(packed > 0 && never == 0, "{packed} {never}");
+        assert_eq!(found, expected);
+        assert_eq!(found.len(), 3);
     }
 
     fn run(script: &[Line]) -> Vec<Connection> {

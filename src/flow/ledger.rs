@@ -6,6 +6,7 @@
 
 use super::direction::Direction;
 use super::ranges::List;
+use super::visit::Visit;
 
 /// Number of the quarter of sequence space that `seq` lies in.
 #[inline]
@@ -49,6 +50,19 @@ struct Neighbours {
 }
 
 impl Ledger {
+    pub(super) fn visit(&mut self, v: &mut impl Visit) {
+        self.near.visit(v);
+        let mut has_far = self.far.is_some();
+        v.bool(&mut has_far);
+        if has_far {
+            let far = self.far.get_or_insert_default();
+            far.before.visit(v);
+            far.after.visit(v);
+        }
+        v.u8(&mut self.quarter);
+        v.u64(&mut self.latest_rtt);
+    }
+
     /// Makes `quarter` the current one.
     #[inline]
     pub(super) fn focus(&mut self, quarter: u8) {

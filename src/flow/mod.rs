@@ -39,9 +39,9 @@ pub use beyond::{Beyond, BeyondOptions, Bin, Packetization, SIZE_BOUNDS, Stall, 
 pub use compat::{write_header, write_row};
 pub use connection::{Connection, Way};
 pub use direction::{Direction, Rare};
-pub use engine::{Engine, Options, Order, Sink, Totals, Traced};
+pub use engine::{Engine, Options, Order, Sink, Totals, Traced, Waiting};
 pub use exact::{STATISTICS, Statistic, Value};
-pub use matching::{Matched, Matcher, Point};
+pub use matching::{Clock, Matched, MatchedWay, Matcher, Point};
 pub use samples::Samples;
 pub use sketch::{EXACT, Sketch, SketchError};
 pub use summary::{Entry, QUANTILES, Summary};

@@ -9,6 +9,7 @@ use std::ops::{Deref, DerefMut};
 use super::direction::Direction;
 use super::ledger::{Ack, Inserted, gap};
 use super::samples::as_f64;
+use super::visit::Visit;
 
 /// Octets `lo..=hi`, sent together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +129,43 @@ pub(super) struct List {
 /// A list longer than this forgets its older half: 10^6 segments in flight are no connection but an attack on memory.
 const MAX_RANGES: usize = 1 << 20;
 
+impl Range {
+    fn visit(&mut self, v: &mut impl Visit) {
+        v.u32(&mut self.lo);
+        v.u32(&mut self.hi);
+        v.i64(&mut self.time);
+        v.u32(&mut self.acks);
+        v.u8(&mut self.resent);
+    }
+}
+
 impl List {
+    pub(super) fn visit(&mut self, v: &mut impl Visit) {
+        self.ranges.shrink();
+        let mut length = self.ranges.items.len() as u64;
+        v.u64(&mut length);
+        let length = usize::try_from(length).expect("was written from a length");
+        self.ranges.items.resize(length, Range { lo: 0, hi: 0, time: 0, acks: 0, resent: 0 });
+        self.ranges.items.iter_mut().for_each(|range| range.visit(v));
+        let mut acked = self.acked as u64;
+        v.u64(&mut acked);
+        self.acked = usize::try_from(acked).expect("was written from a length");
+        v.i64(&mut self.newest);
+        let (mut kind, mut lo) = match self.raised {
+            Raised::None => (0, 0),
+            Raised::One(lo) => (1, lo),
+            Raised::Many => (2, 0),
+        };
+        v.u8(&mut kind);
+        v.u32(&mut lo);
+        self.raised = match kind {
+            0 => Raised::None,
+            1 => Raised::One(lo),
+            _ => Raised::Many,
+        };
+        v.bool(&mut self.unordered);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
@@ -268,6 +305,9 @@ impl List {
     /// µs, 0 if that is no sample.
     #[inline]
     pub(super) fn acknowledge(&mut self, ack: Ack, newest: i64, stats: &mut Direction) -> Option<u64> {
+        if let Some(rtt) = self.acknowledge_next(ack, newest, stats) {
+            return Some(rtt);
+        }
         if self.unordered || self.raised == Raised::Many {
             return self.acknowledge_walking(ack, newest, stats);
         }
@@ -284,6 +324,33 @@ impl List {
             self.acknowledge_again(covered - 1, ack, stats);
         }
         None
+    }
+
+    /// The usual case of [`Self::acknowledge`]: all so far was acknowledged, is one range, and the number ends exactly at the
+    /// next, which adjoins. `None`, and nothing changed, in any other.
+    #[inline]
+    fn acknowledge_next(&mut self, ack: Ack, newest: i64, stats: &mut Direction) -> Option<u64> {
+        if self.acked != 1 || self.unordered || self.raised != Raised::None {
+            return None;
+        }
+        let head = self.ranges.head;
+        let is_last = self.ranges.items.len() == head + 2;
+        let [front, next] = self.ranges.items.get_mut(head..)?.first_chunk_mut()?;
+        let adjoins = front.hi.wrapping_add(1) == next.lo && next.hi.wrapping_add(1) == ack.number;
+        if !adjoins || next.acks != 0 || ack.number <= next.lo {
+            return None;
+        }
+        self.newest = self.newest.max(next.time);
+        let rtt = sample(next, self.newest.max(newest), ack.now, stats);
+        let joined = Range { hi: next.hi, time: front.time.max(next.time), ..*front };
+        if is_last {
+            *front = joined;
+            self.ranges.items.truncate(head + 1);
+        } else {
+            *next = joined;
+            self.ranges.head += 1;
+        }
+        Some(rtt)
     }
 
     /// Only ranges acknowledged before are covered, `at` is the last of them.

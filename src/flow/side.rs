@@ -1,19 +1,21 @@
 //! One sender while its connection lives: what each of its packets does, in tcptrace's order of steps.
 
-use crate::packet::{SackBlock, Segment, Seq};
+use crate::packet::{Flags, SackBlock, Segment, Seq};
 
 use super::direction::Direction;
-use super::ledger::{Ack, Inserted, Ledger, gap, low};
+use super::ledger::{Ack, Inserted, Ledger, gap, low, quarter};
 use super::samples::as_f64;
+use super::visit::Visit;
 
 /// Microseconds since 1970; 0 is "never".
 pub(super) type Micros = i64;
 
 /// A segment with what its direction and window make of it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Packet<'a> {
-    pub(super) now: Micros,
-    pub(super) segment: &'a Segment,
+struct Packet<'a> {
+    now: Micros,
+    segment: &'a Segment,
+    flags: Flags,
     /// Effective window in bytes.
     window: u64,
     /// Sequence number after the payload, not reduced modulo 2^32.
@@ -59,30 +61,90 @@ struct Estimate {
 /// The last eight pairs of sequence number and IP identification.
 #[derive(Debug, Default)]
 struct Recent {
+    /// A ring; `next` is the oldest.
     seqs: [u32; 8],
-    ids: [u16; 8],
+    /// Lanes of 16 bits, the newest lowest in the first.
+    ids: [u64; 2],
     next: u8,
 }
 
+impl Estimate {
+    fn visit(&mut self, v: &mut impl Visit) {
+        v.u8(&mut self.mode);
+        v.bool(&mut self.busy);
+        for field in [&mut self.mark, &mut self.mark0, &mut self.high] {
+            v.u32(field);
+        }
+    }
+}
+
 impl Recent {
+    /// Sequence numbers near `base` take few bytes.
+    fn visit(&mut self, base: u32, v: &mut impl Visit) {
+        for seq in &mut self.seqs {
+            let mut distance = i64::from(seq.wrapping_sub(base).cast_signed());
+            v.i64(&mut distance);
+            *seq = base.wrapping_add(i32::try_from(distance).expect("was written from 32 bits").cast_unsigned());
+        }
+        self.ids.iter_mut().for_each(|lanes| v.u64(lanes));
+        v.u8(&mut self.next);
+    }
+
     /// Is this pair among the last eight? If not it becomes one of them.
     #[inline]
     fn repeats(&mut self, seq: u32, id: u16) -> bool {
-        let mut found = false;
-        for at in 0..8 {
-            found |= (self.seqs[at] == seq) & (self.ids[at] == id);
-        }
-        if found && seq != 0 && id != 0 {
+        if seq != 0 && id != 0 && self.has_id(id) && self.has(seq, id) {
             return true;
         }
-        let at = usize::from(self.next & 7);
-        (self.seqs[at], self.ids[at]) = (seq, id);
+        let [newer, older] = &mut self.ids;
+        *older = *older << 16 | *newer >> 48;
+        *newer = *newer << 16 | u64::from(id);
+        self.seqs[usize::from(self.next & 7)] = seq;
         self.next = self.next.wrapping_add(1);
         false
+    }
+
+    /// Is the identification among the last eight? Four at a time: the difference with the wanted one then has a lane of
+    /// zero, and only with such a lane does subtracting 1 from each reach an upper bit that was not set.
+    #[inline]
+    fn has_id(&self, id: u16) -> bool {
+        const ONES: u64 = 0x0001_0001_0001_0001;
+        let zero_lane = |lanes: u64| lanes.wrapping_sub(ONES) & !lanes & ONES << 15;
+        let wanted = ONES * u64::from(id);
+        zero_lane(self.ids[0] ^ wanted) | zero_lane(self.ids[1] ^ wanted) != 0
+    }
+
+    #[cold]
+    fn has(&self, seq: u32, id: u16) -> bool {
+        (0..8_u8).any(|age| {
+            let lane = self.ids[usize::from(age / 4)] >> (16 * (age % 4)) & 0xffff;
+            lane == u64::from(id) && self.seqs[usize::from(self.next.wrapping_sub(1 + age) & 7)] == seq
+        })
     }
 }
 
 impl Side {
+    /// Everything, so that a side that was packed goes on as if nothing had been.
+    pub(super) fn visit(&mut self, v: &mut impl Visit) {
+        self.stats.visit(v);
+        self.ledger.visit(v);
+        let mut sent = self.sent.0;
+        for field in [&mut self.edge, &mut self.acked, &mut sent] {
+            v.u32(field);
+        }
+        self.sent = Seq(sent);
+        for field in [&mut self.last_window, &mut self.owin] {
+            v.u64(field);
+        }
+        v.i64(&mut self.owin_time);
+        v.u8(&mut self.visited);
+        for field in [&mut self.sent_any, &mut self.acked_data] {
+            v.bool(field);
+        }
+        self.estimate.visit(v);
+        self.recent.visit(self.stats.latest, v);
+    }
+
     /// Must this sender's next packet begin a new connection? `peer` is the other side.
     pub(super) fn starts_anew(&self, peer: &Self, segment: &Segment) -> bool {
         if !segment.flags.syn() {
@@ -96,33 +158,67 @@ impl Side {
     /// One packet from `self` to `peer`.
     #[inline]
     pub(super) fn send(&mut self, peer: &mut Self, now: Micros, segment: &Segment) {
-        let end = u64::from(segment.seq).wrapping_add(i64::from(segment.payload).cast_unsigned());
+        if self.is_plain(peer, segment) {
+            self.step::<true>(peer, now, segment);
+        } else {
+            self.step::<false>(peer, now, segment);
+        }
+    }
+
+    /// Is it the usual packet of an open connection, in which most of the steps do nothing? It has ACK and at most PSH,
+    /// no option but a time stamp, and both sides scale their windows, have agreed on SACK and have a window open.
+    #[inline]
+    fn is_plain(&self, peer: &Self, segment: &Segment) -> bool {
+        segment.flags.0 & !Flags::PSH & Flags::COUNTED == Flags::ACK
+            && segment.options.is_plain()
+            && self.stats.window_scale & peer.stats.window_scale & self.stats.scaled
+            && self.estimate.mode != 0
+            && peer.estimate.mode != 0
+            && peer.last_window != 0
+    }
+
+    /// All steps, compiled once for plain packets and once for the others.
+    #[inline(always)]
+    fn step<const PLAIN: bool>(&mut self, peer: &mut Self, now: Micros, segment: &Segment) {
+        let flags = if PLAIN { Flags(segment.flags.0 & Flags::PSH | Flags::ACK) } else { segment.flags };
+        let scales = PLAIN || self.stats.window_scale && peer.stats.window_scale;
         let packet = Packet {
             now,
             segment,
-            window: self.window(peer, segment),
-            end,
-            blocks: segment.options.sack_blocks.unwrap_or(0),
+            flags,
+            window: self.window(scales, flags, segment.window),
+            end: u64::from(segment.seq).wrapping_add(i64::from(segment.payload).cast_unsigned()),
+            blocks: if PLAIN { 0 } else { segment.options.sack_blocks.unwrap_or(0) },
         };
-        self.count_flags(segment);
+        self.count_flags(flags);
         self.note_time(now);
         self.note_numbers(peer, &packet);
-        self.note_options(peer, segment);
+        self.stats.timestamps |= segment.options.timestamp;
+        if !PLAIN {
+            self.note_options(peer, segment);
+        }
         self.count_payload(&packet);
         self.count_packet(&packet);
         let mut inserted = self.enter(peer, &packet);
-        if segment.flags.ack() {
+        if flags.ack() {
             self.acknowledge(peer, &packet);
         }
-        self.estimate(peer, &packet, inserted.resent);
+        if PLAIN || self.estimate.mode != 0 {
+            if inserted.resent <= 0 {
+                self.estimate.high = low(packet.end);
+            }
+        } else {
+            self.estimate(peer, &packet, inserted.resent);
+        }
         inserted.resent = inserted.resent.max(0);
         self.count_resent(inserted.resent);
-        if segment.flags.rst() {
-            self.stats.ack_packets += u64::from(segment.flags.ack());
+        if flags.rst() {
+            self.stats.ack_packets += u64::from(flags.ack());
             return;
         }
-        self.note_window(peer, &packet);
-        if segment.flags.ack() {
+        let scales = PLAIN || self.stats.window_scale && peer.stats.window_scale;
+        self.note_window(scales, &packet);
+        if flags.ack() {
             self.note_ack(&packet);
         }
         self.note_first_data(peer, &packet, inserted);
@@ -136,37 +232,34 @@ impl Side {
         peer.acked != 0 && self.sent_any && self.sent.is_after(Seq(peer.acked))
     }
 
-    #[inline]
+    #[inline(always)]
     fn note_sent(&mut self, packet: &Packet<'_>) {
-        let flags = packet.segment.flags;
+        let flags = packet.flags;
         let sent = Seq(low(packet.end)).after(u32::from(flags.syn()) + u32::from(flags.fin()));
         if !self.sent_any || sent.is_after(self.sent) {
             (self.sent, self.sent_any) = (sent, true);
         }
     }
 
-    #[inline]
-    fn window(&self, peer: &Self, segment: &Segment) -> u64 {
-        let flags = segment.flags;
+    /// Effective window; `scales` if both sides have shown a window scale.
+    #[inline(always)]
+    fn window(&self, scales: bool, flags: Flags, field: u16) -> u64 {
         if !flags.ack() && !flags.syn() {
             return 0;
         }
-        let window = u64::from(segment.window);
-        if self.stats.window_scale && peer.stats.window_scale && !flags.syn() {
-            return window.wrapping_shl(u32::from(self.stats.scale));
-        }
-        window
+        let window = u64::from(field);
+        if scales && !flags.syn() { window.wrapping_shl(u32::from(self.stats.scale)) } else { window }
     }
 
-    #[inline]
-    fn count_flags(&mut self, segment: &Segment) {
-        let (stats, flags) = (&mut self.stats, segment.flags);
+    #[inline(always)]
+    fn count_flags(&mut self, flags: Flags) {
+        let stats = &mut self.stats;
         stats.syns = stats.syns.wrapping_add(u8::from(flags.syn()));
         stats.resets = stats.resets.wrapping_add(u8::from(flags.rst()));
         stats.fins = stats.fins.wrapping_add(u8::from(flags.fin()));
     }
 
-    #[inline]
+    #[inline(always)]
     fn note_time(&mut self, now: Micros) {
         if self.stats.last_sent != 0 {
             self.stats.idle = self.stats.idle.max(gap(self.stats.last_sent, now));
@@ -175,27 +268,23 @@ impl Side {
     }
 
     /// Sequence numbers: wraps, ISN, FIN, right edge of the window.
-    #[inline]
+    #[inline(always)]
     fn note_numbers(&mut self, peer: &mut Self, packet: &Packet<'_>) {
         let (segment, stats) = (packet.segment, &mut self.stats);
-        let quarter_bit = |x: u64| if x >> 32 == 0 { 1_u8 << (x >> 30) } else { 0 };
-        let end_quarter = quarter_bit(packet.end);
-        if self.visited == 0b1111
-            && quarter_bit(u64::from(stats.isn)) == end_quarter
-            && packet.end >= u64::from(stats.isn)
-        {
+        let end_quarter = if packet.end >> 32 == 0 { 1_u8 << quarter(low(packet.end)) } else { 0 };
+        if self.visited == 0b1111 && 1 << quarter(stats.isn) == end_quarter && packet.end >= u64::from(stats.isn) {
             stats.wraps += 1;
             self.visited = 0;
         }
-        self.visited |= quarter_bit(u64::from(segment.seq)) | end_quarter;
-        if segment.flags.syn() {
+        self.visited |= 1 << quarter(segment.seq) | end_quarter;
+        if packet.flags.syn() {
             stats.isn = segment.seq;
             peer.acked = segment.seq;
         }
-        if segment.flags.fin() {
+        if packet.flags.fin() {
             stats.fin_seq = low(packet.end);
         }
-        if segment.flags.ack() {
+        if packet.flags.ack() {
             self.edge = segment.ack.wrapping_add(low(packet.window));
         }
     }
@@ -209,7 +298,6 @@ impl Side {
         if let Some(scale) = options.window_scale {
             (stats.scale, stats.window_scale) = (scale, true);
         }
-        stats.timestamps |= options.timestamp;
         let both_scale = stats.window_scale && peer.stats.window_scale;
         if !segment.flags.syn() && !both_scale {
             (stats.scale, peer.stats.scale) = (0, 0);
@@ -225,10 +313,10 @@ impl Side {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn count_payload(&mut self, packet: &Packet<'_>) {
         let Ok(payload @ 1..) = u32::try_from(packet.segment.payload) else { return };
-        let (flags, stats) = (packet.segment.flags, &mut self.stats);
+        let (flags, stats) = (packet.flags, &mut self.stats);
         stats.data_packets += 1;
         stats.push_packets += u64::from(flags.psh());
         stats.data_bytes += u64::from(payload);
@@ -251,7 +339,7 @@ impl Side {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn count_packet(&mut self, packet: &Packet<'_>) {
         self.stats.packets += 1;
         self.stats.scaled_packets += u64::from(self.stats.scaled);
@@ -264,9 +352,9 @@ impl Side {
     }
 
     /// Enters the octets in the ledger, unless they probe a closed window.
-    #[inline]
+    #[inline(always)]
     fn enter(&mut self, peer: &Self, packet: &Packet<'_>) -> Inserted {
-        let (segment, flags) = (packet.segment, packet.segment.flags);
+        let (segment, flags) = (packet.segment, packet.flags);
         if !flags.syn() && !flags.fin() && segment.payload <= 0 {
             return Inserted::default();
         }
@@ -291,7 +379,7 @@ impl Side {
         inserted
     }
 
-    #[inline]
+    #[inline(always)]
     fn acknowledge(&mut self, peer: &mut Self, packet: &Packet<'_>) {
         let segment = packet.segment;
         let repeats = segment.ack == self.acked
@@ -308,14 +396,7 @@ impl Side {
     }
 
     /// See [`Estimate`]: both its calls of [`Ledger::few_acks_below`] can move the ledger's focus.
-    #[inline]
     fn estimate(&mut self, peer: &mut Self, packet: &Packet<'_>, resent: i32) {
-        if self.estimate.mode != 0 {
-            if resent <= 0 {
-                self.estimate.high = low(packet.end);
-            }
-            return;
-        }
         let segment = packet.segment;
         if self.estimate.busy && segment.payload > 0 {
             if self.ledger.few_acks_below(segment.seq) {
@@ -326,7 +407,7 @@ impl Side {
                 self.estimate.mark = segment.seq;
             }
         }
-        if peer.estimate.busy && segment.flags.ack() && segment.ack > peer.estimate.mark {
+        if peer.estimate.busy && packet.flags.ack() && segment.ack > peer.estimate.mark {
             peer.estimate.busy = false;
         }
         if resent <= 0 {
@@ -337,7 +418,7 @@ impl Side {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn count_resent(&mut self, resent: i32) {
         if let Ok(resent @ 1..) = u64::try_from(resent) {
             let rare = self.stats.rare_mut();
@@ -346,17 +427,16 @@ impl Side {
         }
     }
 
-    #[inline]
-    fn note_window(&mut self, peer: &Self, packet: &Packet<'_>) {
-        let (window, flags, stats) = (packet.window, packet.segment.flags, &mut self.stats);
+    #[inline(always)]
+    fn note_window(&mut self, scales: bool, packet: &Packet<'_>) {
+        let (window, flags, stats) = (packet.window, packet.flags, &mut self.stats);
         self.last_window = window;
         if !flags.ack() && !flags.syn() {
             return;
         }
         stats.window_max = stats.window_max.max(window);
         if window > 0 {
-            let both_scale = stats.window_scale && peer.stats.window_scale;
-            if both_scale && !flags.syn() && !stats.scaled {
+            if scales && !flags.syn() && !stats.scaled {
                 (stats.scaled, stats.window_min, stats.window_max) = (true, window, window);
                 (stats.window_sum, stats.scaled_packets) = (0, 1);
             } else if stats.window_min == 0 || window < stats.window_min {
@@ -366,9 +446,9 @@ impl Side {
         stats.window_sum = stats.window_sum.wrapping_add(window);
     }
 
-    #[inline]
+    #[inline(always)]
     fn note_ack(&mut self, packet: &Packet<'_>) {
-        let (segment, flags, stats) = (packet.segment, packet.segment.flags, &mut self.stats);
+        let (segment, flags, stats) = (packet.segment, packet.flags, &mut self.stats);
         stats.zero_windows += u64::from(packet.window == 0);
         stats.ack_packets += 1;
         stats.pure_acks += u64::from(segment.payload == 0 && !flags.syn() && !flags.fin());
@@ -392,10 +472,10 @@ impl Side {
     }
 
     /// The initial window: what goes out before the peer has acknowledged anything but the SYN.
-    #[inline]
+    #[inline(always)]
     fn note_first_data(&mut self, peer: &mut Self, packet: &Packet<'_>, inserted: Inserted) {
         let segment = packet.segment;
-        if segment.flags.ack() && segment.ack != peer.stats.isn.wrapping_add(1) {
+        if packet.flags.ack() && segment.ack != peer.stats.isn.wrapping_add(1) {
             peer.acked_data = true;
         }
         let Ok(payload @ 1..) = u64::try_from(segment.payload) else { return };
@@ -406,9 +486,9 @@ impl Side {
     }
 
     /// Outstanding octets, pure ACKs included.
-    #[inline]
+    #[inline(always)]
     fn count_outstanding(&mut self, peer: &Self, packet: &Packet<'_>, inserted: Inserted) {
-        if packet.segment.flags.syn() || inserted.out_of_order || inserted.resent > 0 {
+        if packet.flags.syn() || inserted.out_of_order || inserted.resent > 0 {
             return;
         }
         let from = if peer.acked == 0 { u64::from(packet.segment.seq) } else { u64::from(peer.acked - 1) };

@@ -39,7 +39,7 @@ pub enum SketchError {
     #[error("a stored distribution has the wrong length")]
     Length,
     /// Written by another version.
-    #[error("a stored distribution of version {0}, known is 1")]
+    #[error("a stored distribution of version {0}, known are 1 and 2")]
     Version(u8),
     /// The parts contradict each other.
     #[error("a stored distribution whose counts do not add up")]
@@ -150,15 +150,12 @@ impl Sketch {
 
     /// Compact bytes; see [`Self::from_bytes`].
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = vec![1];
+        let mut bytes = vec![VERSION];
         number(&mut bytes, self.count);
         for value in [self.mean, self.spread, self.min, self.max] {
             bytes.extend(value.to_le_bytes());
         }
-        number(&mut bytes, self.few.len() as u64);
-        for value in &self.few {
-            bytes.extend(value.to_le_bytes());
-        }
+        write_few(&mut bytes, &self.few);
         let mut before = 0;
         for (&bin, &count) in &self.bins {
             let step = i64::from(bin) - before;
@@ -175,17 +172,14 @@ impl Sketch {
     /// When the bytes are cut, of another version, or contradict themselves.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, SketchError> {
         let (&version, mut rest) = bytes.split_first().ok_or(SketchError::Length)?;
-        if version != 1 {
+        if version != 1 && version != VERSION {
             return Err(SketchError::Version(version));
         }
         let count = take_number(&mut rest)?;
         let [mean, spread, min, max] =
             [take_real(&mut rest)?, take_real(&mut rest)?, take_real(&mut rest)?, take_real(&mut rest)?];
-        let exact = take_number(&mut rest)?;
-        if exact > EXACT as u64 {
-            return Err(SketchError::Contradiction);
-        }
-        let few = (0..exact).map(|_| take_real(&mut rest)).collect::<Result<Vec<_>, _>>()?;
+        let few = if version == 1 { take_reals(&mut rest)? } else { take_few(&mut rest)? };
+        let exact = few.len() as u64;
         let bins = take_bins(&mut rest)?;
         let binned = bins.values().try_fold(0_u64, |sum, &count| sum.checked_add(count));
         let sound = [mean, spread, min, max].iter().chain(&few).all(|value| value.is_finite())
@@ -194,6 +188,100 @@ impl Sketch {
             && binned.and_then(|binned| binned.checked_add(exact)) == Some(count);
         if sound { Ok(Self { count, mean, spread, few, bins, min, max }) } else { Err(SketchError::Contradiction) }
     }
+}
+
+/// Of the bytes. Version 1 had every single value as a double.
+const VERSION: u8 = 2;
+
+/// Units that single values may be whole numbers of, as parts of 1: counts and bytes, milliseconds and seconds that were
+/// measured in microseconds.
+const UNITS: [f64; 3] = [1.0, 1e3, 1e6];
+
+/// Single values, ascending: how many; the number of their unit in [`UNITS`] from 1, 0 for doubles as they are; and then, for
+/// each distinct value, the difference from the one before (the first: zigzag) times two, plus one if it repeats, and
+/// then how often more.
+fn write_few(bytes: &mut Vec<u8>, few: &[f64]) {
+    number(bytes, few.len() as u64);
+    if few.is_empty() {
+        return;
+    }
+    let whole = UNITS.iter().zip(1_u8..).find_map(|(&unit, id)| Some((id, in_units(few, unit)?)));
+    let Some((id, whole)) = whole else {
+        bytes.push(0);
+        few.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
+        return;
+    };
+    bytes.push(id);
+    let mut before = None;
+    for run in whole.chunk_by(|a, b| a == b) {
+        let step = before.map_or((run[0] << 1 ^ run[0] >> 63).cast_unsigned(), |before| run[0].abs_diff(before));
+        let more = run.len() as u64 - 1;
+        number(bytes, step << 1 | u64::from(more > 0));
+        if more > 0 {
+            number(bytes, more);
+        }
+        before = Some(run[0]);
+    }
+}
+
+/// The values as whole numbers of a unit, if that is exactly what they are.
+fn in_units(few: &[f64], unit: f64) -> Option<Vec<i64>> {
+    const MOST: f64 = 9_007_199_254_740_992.0;
+    let whole = |&value: &f64| {
+        let scaled = (value * unit).round();
+        #[expect(clippy::cast_possible_truncation, reason = "below 2^53, as checked")]
+        let number = (scaled.abs() < MOST).then_some(scaled as i64)?;
+        (of_unit(number, unit).to_bits() == value.to_bits()).then_some(number)
+    };
+    few.iter().map(whole).collect()
+}
+
+fn of_unit(number: i64, unit: f64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "written from less than 2^53")]
+    let number = number as f64;
+    number / unit
+}
+
+fn take_few(rest: &mut &[u8]) -> Result<Vec<f64>, SketchError> {
+    let count = take_count(rest)?;
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let (&id, after) = rest.split_first().ok_or(SketchError::Length)?;
+    *rest = after;
+    if id == 0 {
+        return (0..count).map(|_| take_real(rest)).collect();
+    }
+    let unit = *UNITS.get(usize::from(id) - 1).ok_or(SketchError::Contradiction)?;
+    let mut few = Vec::with_capacity(count);
+    let mut at: Option<i64> = None;
+    while few.len() < count {
+        let coded = take_number(rest)?;
+        let more = if coded & 1 == 1 { take_number(rest)? } else { 0 };
+        let step = coded >> 1;
+        let next = match at {
+            None => (step >> 1).cast_signed() ^ -(step & 1).cast_signed(),
+            Some(at) => at.checked_add_unsigned(step).ok_or(SketchError::Contradiction)?,
+        };
+        let left = (count - few.len()) as u64;
+        if more >= left {
+            return Err(SketchError::Contradiction);
+        }
+        few.extend((0..=more).map(|_| of_unit(next, unit)));
+        at = Some(next);
+    }
+    Ok(few)
+}
+
+fn take_reals(rest: &mut &[u8]) -> Result<Vec<f64>, SketchError> {
+    let count = take_count(rest)?;
+    (0..count).map(|_| take_real(rest)).collect()
+}
+
+/// How many single values there are.
+fn take_count(rest: &mut &[u8]) -> Result<usize, SketchError> {
+    let count = take_number(rest)?;
+    usize::try_from(count).ok().filter(|&count| count <= EXACT).ok_or(SketchError::Contradiction)
 }
 
 /// Number of the bin of a finite value; 0 for zero, negative for negative values.
@@ -323,6 +411,31 @@ mod tests {
                 sketch.quantile(0.5);
             }
         }
+    }
+
+    #[test]
+    fn whole_numbers_of_a_unit_take_few_bytes() {
+        let micros: Vec<f64> = (0..100).map(|n| f64::from(1000 + n * 7) / 1e3).collect();
+        for (values, most) in [(vec![1460.0; 100], 40), (micros, 140), (vec![-3.0, 0.0, 5.0], 42)] {
+            let sketch = of(&values);
+            let bytes = sketch.to_bytes();
+            assert!(bytes.len() <= most, "{} bytes", bytes.len());
+            assert_eq!(Sketch::from_bytes(&bytes), Ok(sketch));
+        }
+        let odd = of(&[0.1 + 0.2, std::f64::consts::PI, -0.0]);
+        assert_eq!(Sketch::from_bytes(&odd.to_bytes()), Ok(odd));
+    }
+
+    #[test]
+    fn bytes_of_version_1_are_read() {
+        let sketch = of(&[2.5, 4.0]);
+        let mut bytes = vec![1, 2];
+        for value in [sketch.mean, sketch.spread, 2.5, 4.0] {
+            bytes.extend(value.to_le_bytes());
+        }
+        bytes.push(2);
+        bytes.extend([2.5_f64, 4.0].into_iter().flat_map(f64::to_le_bytes));
+        assert_eq!(Sketch::from_bytes(&bytes), Ok(sketch));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::packet::{Endpoint, Segment, Time};
 use super::connection::{Connection, Way};
 use super::ledger::low;
 use super::side::Side;
+use super::visit::{Loader, Visit, Writer};
 
 /// A connection that may still see packets.
 #[derive(Debug, Default)]
@@ -43,9 +44,49 @@ impl Live {
         }
     }
 
-    /// Its record, leaving the slot empty.
-    fn take(&mut self) -> Connection {
-        let Self { number, v6, a, b, first, last, sides: [ab, ba] } = std::mem::take(self);
+    /// Has it ended, so that hardly any packet will come?
+    pub(super) fn has_ended(&self) -> bool {
+        let [a, b] = &self.sides;
+        a.stats.resets > 0 || b.stats.resets > 0 || a.stats.fins > 0 && b.stats.fins > 0
+    }
+
+    /// Were octets sent and not acknowledged, in either direction?
+    pub(super) fn has_outstanding(&self) -> bool {
+        let [a, b] = &self.sides;
+        a.has_outstanding(b) || b.has_outstanding(a)
+    }
+
+    fn visit_head(&mut self, v: &mut impl Visit) {
+        v.u64(&mut self.number);
+        v.bool(&mut self.v6);
+        [&mut self.a, &mut self.b].into_iter().for_each(|end| v.endpoint(end));
+        [&mut self.first, &mut self.last].into_iter().for_each(|time| v.time(time));
+    }
+
+    fn pack(mut self) -> Box<[u8]> {
+        let mut bytes = Vec::with_capacity(768);
+        let mut writer = Writer(&mut bytes);
+        self.visit_head(&mut writer);
+        self.sides.iter_mut().for_each(|side| side.visit(&mut writer));
+        bytes.as_slice().into()
+    }
+
+    fn unpack(bytes: &[u8]) -> Self {
+        let (mut live, mut loader) = (Self::default(), Loader(bytes));
+        live.visit_head(&mut loader);
+        live.sides.iter_mut().for_each(|side| side.visit(&mut loader));
+        live
+    }
+
+    /// What stands at the beginning of a packed one; its sides are empty.
+    fn head(bytes: &[u8]) -> Self {
+        let mut live = Self::default();
+        live.visit_head(&mut Loader(bytes));
+        live
+    }
+
+    fn into_connection(self) -> Connection {
+        let Self { number, v6, a, b, first, last, sides: [ab, ba] } = self;
         Connection { number, v6, a, b, first, last, directions: [ab.stats, ba.stats] }
     }
 }
@@ -53,6 +94,26 @@ impl Live {
 /// Place of a live connection in its [`Table`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Slot(u32);
+
+/// Place of a parked connection in its [`Table`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place(u32);
+
+/// Where a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Where {
+    Live(Slot),
+    Parked(Place),
+}
+
+/// Connections that may still see packets but hardly will, packed to a third of the room.
+#[derive(Debug)]
+struct Parked {
+    items: Vec<Option<Box<[u8]>>>,
+    free: Vec<u32>,
+    index: Index,
+    count: usize,
+}
 
 /// Connections live in chunks, so that growing never copies them.
 const CHUNK: usize = 256;
@@ -64,6 +125,7 @@ pub(super) struct Table {
     free: Vec<u32>,
     live: usize,
     index: Index,
+    parked: Parked,
     seeds: [u64; 2],
 }
 
@@ -71,11 +133,17 @@ impl Table {
     pub(super) fn new() -> Self {
         let random = RandomState::new();
         let seeds = [random.hash_one(1_u8), random.hash_one(2_u8)];
-        Self { chunks: Vec::new(), free: Vec::new(), live: 0, index: Index::new(), seeds }
+        let parked = Parked { items: Vec::new(), free: Vec::new(), index: Index::new(), count: 0 };
+        Self { chunks: Vec::new(), free: Vec::new(), live: 0, index: Index::new(), parked, seeds }
     }
 
-    /// Number of live connections.
+    /// Number of connections that may see packets, parked ones included.
     pub(super) const fn len(&self) -> usize {
+        self.live + self.parked.count
+    }
+
+    /// Of these, those that are not parked.
+    pub(super) const fn awake(&self) -> usize {
         self.live
     }
 
@@ -107,13 +175,75 @@ impl Table {
 
     /// Makes room for a new connection between the ends of `segment`.
     pub(super) fn insert(&mut self, hash: u32, number: u64, segment: &Segment) -> Slot {
+        let slot = self.occupy(hash);
+        let live = self.get_mut(slot);
+        (live.number, live.v6) = (number, segment.v6);
+        (live.a, live.b) = (segment.source, segment.destination);
+        slot
+    }
+
+    fn occupy(&mut self, hash: u32) -> Slot {
         let slot = self.free.pop().unwrap_or_else(|| self.grow());
         self.index.insert(hash, slot);
         self.live += 1;
-        let live = self.get_mut(Slot(slot));
-        (live.number, live.v6) = (number, segment.v6);
-        (live.a, live.b) = (segment.source, segment.destination);
         Slot(slot)
+    }
+
+    /// As [`Self::find`] among the parked ones; what is found is live again.
+    #[inline]
+    pub(super) fn wake(&mut self, hash: u32, segment: &Segment) -> Option<(Slot, Way)> {
+        if self.parked.count == 0 { None } else { self.wake_any(hash, segment) }
+    }
+
+    #[cold]
+    fn wake_any(&mut self, hash: u32, segment: &Segment) -> Option<(Slot, Way)> {
+        let parked = &self.parked;
+        let bytes = |place: u32| parked.items[place as usize].as_deref().expect("the index leads to parked ones only");
+        let (place, way) =
+            parked.index.find(hash, |place| Some((Place(place), Live::head(bytes(place)).way(segment)?)))?;
+        let bytes = self.leave(hash, place);
+        let slot = self.occupy(hash);
+        *self.get_mut(slot) = Live::unpack(&bytes);
+        Some((slot, way))
+    }
+
+    /// Takes a parked connection's bytes out.
+    fn leave(&mut self, hash: u32, Place(place): Place) -> Box<[u8]> {
+        let parked = &mut self.parked;
+        parked.index.remove(hash, place);
+        parked.count -= 1;
+        parked.free.push(place);
+        parked.items[place as usize].take().expect("only parked ones are taken out")
+    }
+
+    /// Packs a live connection.
+    pub(super) fn park(&mut self, slot: Slot) {
+        let (hash, live) = self.vacate(slot);
+        let parked = &mut self.parked;
+        let place = parked.free.pop().unwrap_or_else(|| {
+            parked.items.push(None);
+            u32::try_from(parked.items.len() - 1).expect("the limit on connections is below 2^32")
+        });
+        parked.items[place as usize] = Some(live.pack());
+        parked.index.insert(hash, place);
+        parked.count += 1;
+    }
+
+    /// Takes a parked connection out.
+    pub(super) fn remove_parked(&mut self, place: Place) -> Connection {
+        let bytes = self.parked.items[place.0 as usize].as_deref().expect("only parked ones are taken out");
+        let head = Live::head(bytes);
+        let bytes = self.leave(hash(self.seeds, head.a, head.b), place);
+        Live::unpack(&bytes).into_connection()
+    }
+
+    /// All parked connections: place, number, time of the last packet.
+    pub(super) fn parked(&self) -> impl Iterator<Item = (Place, u64, Time)> {
+        let all = self.parked.items.iter().zip(0..);
+        all.filter_map(|(bytes, place)| {
+            let head = Live::head(bytes.as_deref()?);
+            Some((Place(place), head.number, head.last))
+        })
     }
 
     fn grow(&mut self) -> u32 {
@@ -126,14 +256,26 @@ impl Table {
         u32::try_from(before + chunk.len() - 1).expect("the limit on live connections is below 2^32")
     }
 
-    /// Takes a connection out.
+    /// Takes a live connection out.
     pub(super) fn remove(&mut self, slot: Slot) -> Connection {
+        self.vacate(slot).1.into_connection()
+    }
+
+    /// Takes a connection out, wherever it is.
+    pub(super) fn remove_from(&mut self, place: Where) -> Connection {
+        match place {
+            Where::Live(slot) => self.remove(slot),
+            Where::Parked(place) => self.remove_parked(place),
+        }
+    }
+
+    fn vacate(&mut self, slot: Slot) -> (u32, Live) {
         let live = self.at(slot.0);
         let hash = hash(self.seeds, live.a, live.b);
         self.index.remove(hash, slot.0);
         self.live -= 1;
         self.free.push(slot.0);
-        self.get_mut(slot).take()
+        (hash, std::mem::take(self.get_mut(slot)))
     }
 
     /// All live connections.

@@ -1,5 +1,7 @@
 //! Compact storage of records whose connection has ended: every field once, small numbers in few bytes.
 
+use crate::packet::{Endpoint, Time};
+
 /// Walks over the fields of a record in a fixed order, reading or writing each.
 pub(super) trait Visit {
     fn u64(&mut self, field: &mut u64);
@@ -33,6 +35,21 @@ pub(super) trait Visit {
         let mut wide = u64::from(*field);
         self.u64(&mut wide);
         *field = wide != 0;
+    }
+
+    fn endpoint(&mut self, field: &mut Endpoint) {
+        let (mut high, mut low, mut port) = field.words();
+        self.u64(&mut high);
+        self.u64(&mut low);
+        self.u16(&mut port);
+        *field = Endpoint::from_words(high, low, port);
+    }
+
+    fn time(&mut self, field: &mut Time) {
+        let (mut micros, mut below) = field.parts();
+        self.i64(&mut micros);
+        self.u16(&mut below);
+        *field = Time::from_stored(micros, below);
     }
 
     /// Sums of whole numbers have their low bits clear: turned round they are small.

@@ -33,7 +33,8 @@ pub fn of(thread: i32) -> Option<Vec<usize>> {
 /// `NotFound` when the process has no such thread.
 pub fn thread_of(pid: u32, inner: i32) -> io::Result<i32> {
     for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let status = std::fs::read_to_string(entry?.path().join("status"))?;
+        // A thread may end while the others are looked at.
+        let Ok(status) = std::fs::read_to_string(entry?.path().join("status")) else { continue };
         if let Some((outer, innermost)) = numbers(&status)
             && innermost == inner
         {

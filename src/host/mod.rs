@@ -9,6 +9,7 @@ pub mod kept;
 pub mod link;
 pub mod namespace;
 pub mod netlink;
+pub mod priority;
 pub mod qdisc;
 pub mod setup;
 pub mod tap;

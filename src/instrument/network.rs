@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::ids::{Better, Direction, Level, NodeId, Role, Vantage};
-use crate::record::{Capture, Metric, Tcp};
+use crate::record::{Capture, Metric, PathDirection, PathMatch, Tcp};
 
 /// The metrics of every capture with TCP statistics; `docs/metrics.md` defines them.
 ///
@@ -25,6 +25,24 @@ pub fn metrics(captures: &[Capture]) -> Vec<Metric> {
             Role::Client => list.of_direction(tcp, Direction::AToB),
             Role::Server => list.of_direction(tcp, Direction::BToA),
             Role::Router(_) => {}
+        }
+    }
+    metrics
+}
+
+/// The metrics of every path between capture points; `docs/metrics.md` defines them.
+///
+/// From client to server and back they belong to the node that sends, with the names of its vantage before them: `path_lost`.
+/// From a node's own interface to the host's end of its link they are `guest_host.path_lost`, and back `host_guest.path_lost`.
+pub fn path_metrics(captures: &[Capture], paths: &[PathMatch]) -> Vec<Metric> {
+    let mut metrics = Vec::new();
+    for path in paths {
+        let (Some(near), Some(far)) = (captures.get(path.near), captures.get(path.far)) else { continue };
+        let one_node = near.node == far.node;
+        for (from, to, direction) in [(near, far, &path.directions[0]), (far, near, &path.directions[1])] {
+            let prefix =
+                if one_node { format!("{}_{}.", from.vantage, to.vantage) } else { side(from.vantage).to_owned() };
+            List { node: from.node, prefix, metrics: &mut metrics }.of_path(direction);
         }
     }
     metrics
@@ -70,6 +88,24 @@ impl List<'_> {
         self.add("connection_duration", "s", lasted, None);
         self.add("stalls", "1", Some(real(tcp.stalls)), LOWER);
         self.add("stall_time", "s", Some(real(tcp.stalled_ns) / 1e9), LOWER);
+    }
+
+    fn of_path(&mut self, path: &PathDirection) {
+        let counts = path.counts.as_ref();
+        let lost = counts.map(|counts| real(counts.lost));
+        let cut = counts.map(|counts| real(counts.sent_resegmented));
+        let delay = path.delay.as_ref();
+        self.add("path_sent", "1", Some(real(path.sent)), None);
+        self.add("path_lost", "1", lost, LOWER);
+        self.add("path_loss", "1", lost.and_then(|lost| ratio(lost, real(path.sent))), LOWER);
+        self.add("path_reordered", "1", counts.map(|counts| real(counts.reordered)), LOWER);
+        self.add("path_resegmented", "1", cut, None);
+        self.add("path_delay_mean", "s", delay.map(|delay| delay.mean), LOWER);
+        self.add("path_delay_min", "s", delay.map(|delay| delay.min), LOWER);
+        self.add("path_delay_p50", "s", delay.map(|delay| delay.p50), LOWER);
+        self.add("path_delay_p95", "s", delay.map(|delay| delay.p95), LOWER);
+        self.add("path_delay_p99", "s", delay.map(|delay| delay.p99), LOWER);
+        self.add("path_delay_max", "s", delay.map(|delay| delay.max), LOWER);
     }
 
     fn of_direction(&mut self, tcp: &Tcp, direction: Direction) {

@@ -32,6 +32,12 @@ const ONLY_TIMESTAMP: [u8; 4] = [1, 1, 8, 10];
 const MAX_BLOCKS: u8 = 10;
 
 impl TcpOptions {
+    /// Is there none but perhaps a time stamp?
+    #[inline]
+    pub(crate) const fn is_plain(&self) -> bool {
+        self.mss.is_none() & self.window_scale.is_none() & !self.sack_permitted & self.sack_blocks.is_none()
+    }
+
     /// Reads options from `packet[from..to]`, which may reach beyond the packet's captured `last` byte.
     ///
     /// Lengths are trusted as far as the option begins and ends within `last`: kind 0 does not end the scan and

@@ -68,18 +68,25 @@ impl Pcap {
         if available < self.record_header {
             return Err(cut(offset, "a record header", self.record_header, available));
         }
-        let bytes = window.bytes();
-        let (seconds, fraction) = (self.order.u32(bytes, 0), self.order.u32(bytes, 4));
-        let (captured, wire_len) = self.lengths(self.order.u32(bytes, 8), self.order.u32(bytes, 12));
+        let words: &[u8; RECORD_HEADER] = window.bytes().first_chunk().expect("a record header is at hand");
+        let little = |at: usize| u32::from_le_bytes([words[at], words[at + 1], words[at + 2], words[at + 3]]);
+        let mut words = [little(0), little(4), little(8), little(12)];
+        if self.order == Order::Big {
+            words = words.map(u32::swap_bytes);
+        }
+        let [seconds, fraction, first, second] = words;
+        let (captured, wire_len) = self.lengths(first, second);
         if captured > MAX_CAPTURED {
             let reason = BadRecord::CapturedLength { length: captured, limit: MAX_CAPTURED };
             return Err(End::Bad { offset, reason });
         }
         let total = captured as usize;
         let needed = self.record_header + total;
-        let available = window.want(needed).map_err(|e| End::unreadable(offset, &e))?;
         if available < needed {
-            return Err(cut(offset, "a record", needed, available));
+            let available = window.want(needed).map_err(|e| End::unreadable(offset, &e))?;
+            if available < needed {
+                return Err(cut(offset, "a record", needed, available));
+            }
         }
         Ok(Header {
             time: self.time(seconds, fraction),
@@ -104,6 +111,9 @@ impl Pcap {
     /// Seconds are unsigned: they reach the year 2106.
     #[inline]
     fn time(&mut self, seconds: u32, fraction: u32) -> Time {
+        if !self.nanos && !self.overflowed && fraction < 1_000_000 {
+            return Time::from_micros(i64::from(seconds) * 1_000_000 + i64::from(fraction));
+        }
         let (seconds, fraction) = (i64::from(seconds), u64::from(fraction));
         let nanos = if self.nanos { fraction } else { fraction * 1000 };
         self.overflowed |= nanos >= 1_000_000_000;

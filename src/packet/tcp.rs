@@ -75,6 +75,11 @@ impl Endpoint {
 pub struct Flags(pub u8);
 
 impl Flags {
+    pub(crate) const PSH: u8 = 0x08;
+    pub(crate) const ACK: u8 = 0x10;
+    /// Those that the statistics look at.
+    pub(crate) const COUNTED: u8 = 0x3f;
+
     /// No more data from the sender.
     pub const fn fin(self) -> bool {
         self.0 & 0x01 != 0
@@ -167,31 +172,67 @@ impl Segment {
     /// As [`Self::decode`], into a segment that is there already: moving one costs as much as decoding it.
     #[inline]
     pub(crate) fn read(&mut self, ip: &[u8]) -> Option<()> {
+        if let Some(headers) = ip.first_chunk::<40>()
+            && headers[0] == 0x45
+        {
+            return self.read_usual(ip, headers);
+        }
+        self.read_any(ip)
+    }
+
+    /// IPv4 without options: everything has its place.
+    #[inline]
+    fn read_usual(&mut self, ip: &[u8], headers: &[u8; 40]) -> Option<()> {
+        let short = |at: usize| u16::from_be_bytes([headers[at], headers[at + 1]]);
+        let long = |at: usize| u32::from_be_bytes([headers[at], headers[at + 1], headers[at + 2], headers[at + 3]]);
+        let network = ipv4_of(short(6), headers[9], short(2), 20, ip.len())?;
+        if network.last < 20 + TCP_HEADER - 1 {
+            return None;
+        }
+        self.v6 = false;
+        self.source = Endpoint { high: 0, low: u64::from(long(12)), port: short(20) };
+        self.destination = Endpoint { high: 0, low: u64::from(long(16)), port: short(22) };
+        self.ip_id = Some(short(4));
+        (self.seq, self.ack) = (long(24), long(28));
+        (self.flags, self.window, self.urgent) = (Flags(headers[33]), short(34), short(38));
+        self.ip_len = u32::from(short(2));
+        self.finish(ip, headers[32], &network);
+        Some(())
+    }
+
+    fn read_any(&mut self, ip: &[u8]) -> Option<()> {
         let network = match ip.first()? >> 4 {
             4 => ipv4(ip)?,
             6 => ipv6(ip)?,
             _ => return None,
         };
-        let Network { v6, tcp_at, payload, last } = network;
+        let Network { v6, tcp_at, last, .. } = network;
         if tcp_at + TCP_HEADER - 1 > last {
             return None;
         }
         let tcp: &[u8; TCP_HEADER] = ip.get(tcp_at..)?.first_chunk()?;
-        let header = usize::from(tcp[12] >> 4) * 4;
         let short = |at: usize| u16::from_be_bytes([tcp[at], tcp[at + 1]]);
         let long = |at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
         (self.source, self.destination) = endpoints(ip, v6, short(0), short(2))?;
-        let as_i32 = |n: usize| i32::try_from(n & 0xff_ffff).expect("24 bits");
         self.v6 = v6;
         self.ip_id = if v6 { None } else { Some(u16::from_be_bytes([ip[4], ip[5]])) };
         (self.seq, self.ack) = (long(4), long(8));
         (self.flags, self.window, self.urgent) = (Flags(tcp[13]), short(14), short(18));
-        self.payload = payload - as_i32(header);
         let length = u32::from(u16::from_be_bytes(if v6 { [ip[4], ip[5]] } else { [ip[2], ip[3]] }));
         self.ip_len = if v6 { length + 40 } else { length };
+        self.finish(ip, tcp[12], &network);
+        Some(())
+    }
+
+    /// What follows from the TCP header's length.
+    #[inline]
+    fn finish(&mut self, ip: &[u8], offset: u8, network: &Network) {
+        let &Network { tcp_at, payload, last, .. } = network;
+        let as_i32 = |n: usize| i32::try_from(n & 0xff_ffff).expect("24 bits");
+        let header = usize::from(offset >> 4) * 4;
+        self.payload = payload - as_i32(header);
         self.missing = as_i32(tcp_at) + payload - as_i32(last + 1);
         self.options.read(ip, tcp_at + TCP_HEADER, tcp_at + header, last);
-        Some(())
     }
 }
 
@@ -208,13 +249,17 @@ fn endpoints(ip: &[u8], v6: bool, source: u16, destination: u16) -> Option<(Endp
 #[inline]
 fn ipv4(ip: &[u8]) -> Option<Network> {
     let header: &[u8; 20] = ip.first_chunk()?;
-    let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
-    if header[9] != 6 || fragment != 0 {
+    let short = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    ipv4_of(short(6), header[9], short(2), usize::from(header[0] & 0x0f) * 4, ip.len())
+}
+
+#[inline]
+fn ipv4_of(fragment: u16, protocol: u8, total: u16, tcp_at: usize, captured: usize) -> Option<Network> {
+    if protocol != 6 || fragment & 0x1fff != 0 {
         return None;
     }
-    let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    let tcp_at = usize::from(header[0] & 0x0f) * 4;
-    let mut last = ip.len() - 1;
+    let total = usize::from(total);
+    let mut last = captured - 1;
     if total <= last {
         last = total; // one too far when there is padding, as tcptrace has it
     }

@@ -142,8 +142,8 @@ pub struct Stall {
     pub from_ns: Option<i64>,
     /// How long.
     pub duration_ns: u64,
-    /// Direction of the packet that ended it.
-    pub ended_by: Direction,
+    /// Direction of the packet that ended it; `None` when the capture ended before the silence did.
+    pub ended_by: Option<Direction>,
 }
 
 /// A single connection.

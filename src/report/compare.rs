@@ -382,7 +382,8 @@ fn vantage_note(comparison: &Comparison) -> Option<String> {
 
 /// What ran the guests' code, and whether it was always the same guests.
 fn machine_notes(observations: &Observations) -> Vec<String> {
-    let mut by_testbed: BTreeMap<&str, (BTreeMap<&str, usize>, BTreeMap<&str, usize>)> = BTreeMap::new();
+    type Counts<'a> = BTreeMap<&'a str, usize>;
+    let mut by_testbed: BTreeMap<&str, (Counts<'_>, Counts<'_>)> = BTreeMap::new();
     for observation in &observations.values {
         let testbed = observation.factors.get("testbed").map_or("", String::as_str);
         let (accels, images) = by_testbed.entry(testbed).or_default();
@@ -391,7 +392,7 @@ fn machine_notes(observations: &Observations) -> Vec<String> {
     }
     let mut notes = Vec::new();
     for (testbed, (accels, images)) in by_testbed {
-        let counted = |counts: &BTreeMap<&str, usize>| {
+        let counted = |counts: &Counts<'_>| {
             counts.iter().map(|(name, n)| format!("{name} ({n})")).collect::<Vec<_>>().join(" and ")
         };
         match accels.len() {

@@ -2,14 +2,16 @@
 
 use crate::host::clock::now_ns;
 use crate::ids::Stage;
-use crate::instrument::capture::{Flows, Stopped};
+use crate::instrument::capture::{Analysed, Effort, NodeFacts};
 use crate::instrument::host::{Snapshot, metrics};
 use crate::instrument::network;
 use crate::instrument::syscalls::{self, Traced};
-use crate::record::{Capture, Environment, Event, Metric, Moment, Quantile, Setting, SyscallTrace};
+use crate::record::{
+    Capture, Environment, Event, EventLevel, Metric, Moment, PathMatch, Quantile, Setting, SyscallTrace,
+};
 use crate::spec::{Spec, VerifySpec, WorkloadSpec};
 use crate::testbed::Path;
-use crate::verify::{self, Traffic, Verdict};
+use crate::verify::{self, Note, Traffic, Verdict};
 use crate::workload::drive::Driven;
 
 /// Each stage adds to it.
@@ -19,6 +21,7 @@ pub(super) struct Gathered {
     pub(super) metrics: Vec<Metric>,
     pub(super) quantiles: Vec<Quantile>,
     pub(super) captures: Vec<Capture>,
+    pub(super) paths: Vec<PathMatch>,
     pub(super) syscalls: Vec<SyscallTrace>,
     pub(super) environment: Vec<Environment>,
     pub(super) verdict: Verdict,
@@ -28,7 +31,7 @@ pub(super) struct Gathered {
 pub(super) struct Collected {
     pub(super) driven: Driven,
     /// `None` when nothing was to be captured.
-    pub(super) captures: Option<Stopped<Flows>>,
+    pub(super) captures: Option<Analysed>,
     /// Capture points there were.
     pub(super) points: usize,
     /// Read after the workload.
@@ -49,7 +52,7 @@ impl Gathered {
     }
 
     /// Everything after the workload.
-    pub(super) fn collected(&mut self, spec: &Spec, collected: Collected) -> Vec<Event> {
+    pub(super) fn collected(&mut self, spec: &Spec, host_name: &str, collected: Collected) -> Vec<Event> {
         let Collected { driven, captures, points, settings, host: [before, after], traced } = collected;
         let traffic = traffic(spec, &driven);
         let spec = &spec.verify;
@@ -67,13 +70,19 @@ impl Gathered {
         self.settings.extend(read_since);
         verdict.add(verify::changes(&self.settings));
 
-        if let Some(stopped) = captures {
-            let (captures, problems) = stopped.with_tcp();
+        if let Some(Analysed { captures, paths, problems, warnings, effort, nodes }) = captures {
+            self.environment.extend(nodes.iter().flat_map(node_facts));
             verdict.add_problems(problems);
+            verdict.events.extend(warnings.into_iter().map(|text| Note { level: EventLevel::Warn, text }));
+            if let Some(effort) = effort {
+                verdict.events.push(note(&effort));
+                self.environment.extend(facts(host_name, &effort));
+            }
             verdict.add(verify::captures(&captures, points, traffic));
             verdict.add(verify::vantages(&captures, &self.settings, spec.vantage_difference));
             self.metrics.extend(network::metrics(&captures));
-            self.captures = captures;
+            self.metrics.extend(network::path_metrics(&captures, &paths));
+            (self.captures, self.paths) = (captures, paths);
         }
         verdict.add_problems(traced.problems);
         self.metrics.extend(syscalls::metrics(&traced.traces));
@@ -102,4 +111,51 @@ fn traffic(spec: &Spec, driven: &Driven) -> Traffic {
     } else {
         Traffic::Expected
     }
+}
+
+/// How the analysis of packets went. Worth a warning when it took CPU time from the workload.
+fn note(effort: &Effort) -> Note {
+    let [idle, forced, after] = effort.packets;
+    let mib = |bytes: u64| bytes >> 20;
+    let (peak, limit) = (mib(effort.peak), mib(effort.limit));
+    let text = format!(
+        "TCP analysis: {idle} packets while CPUs were idle, {after} after the workload, {forced} at its expense; at most \
+         {peak} of {limit} MiB of packets waited{}",
+        if effort.was_full { ", and there was no more room at times" } else { "" }
+    );
+    Note { level: if forced > 0 { EventLevel::Warn } else { EventLevel::Info }, text }
+}
+
+fn facts(host: &str, effort: &Effort) -> Vec<Environment> {
+    let [idle, forced, after] = effort.packets;
+    let facts = [
+        ("analysis.packets_idle", idle.to_string()),
+        ("analysis.packets_forced", forced.to_string()),
+        ("analysis.packets_after", after.to_string()),
+        ("analysis.spool_peak_bytes", effort.peak.to_string()),
+        ("analysis.spool_bytes", effort.limit.to_string()),
+        ("analysis.spool_was_full", effort.was_full.to_string()),
+    ];
+    facts.into_iter().map(|(name, value)| Environment { host: host.to_owned(), name: name.to_owned(), value }).collect()
+}
+
+/// A node's clock against this host's, and how its headers waited.
+fn node_facts(of: &NodeFacts) -> Vec<Environment> {
+    let [before, after] = &of.clock;
+    let mut facts = vec![
+        ("clock.before_at_least_ns", before.at_least_ns.to_string()),
+        ("clock.before_at_most_ns", before.at_most_ns.to_string()),
+        ("clock.after_at_least_ns", after.at_least_ns.to_string()),
+        ("clock.after_at_most_ns", after.at_most_ns.to_string()),
+        ("clock.drift_ns", of.drift_ns().to_string()),
+    ];
+    if let Some(holding) = &of.holding {
+        facts.extend([
+            ("capture.held_peak_bytes", holding.peak.to_string()),
+            ("capture.held_limit_bytes", holding.limit.to_string()),
+            ("capture.sent_early_bytes", holding.early.to_string()),
+        ]);
+    }
+    let fact = |(name, value): (&str, String)| Environment { host: of.node.to_string(), name: name.to_owned(), value };
+    facts.into_iter().map(fact).collect()
 }

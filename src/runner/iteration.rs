@@ -17,7 +17,7 @@ use super::observer::{Observer, Progress};
 use super::running::Claim;
 use crate::host::clock::now_ns;
 use crate::ids::{Stage, Vantage};
-use crate::instrument::capture::{Captures, FlowOptions, Flows, Stopped, available_memory};
+use crate::instrument::capture::{Analysed, Captures, FlowOptions, FlowSinks, Flows, available_memory};
 use crate::instrument::host::Snapshot;
 use crate::instrument::syscalls::{Running as Tracing, Traced};
 use crate::plan::{Iteration, Plan};
@@ -112,6 +112,7 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
             metrics: gathered.metrics,
             quantiles: gathered.quantiles,
             captures: gathered.captures,
+            paths: gathered.paths,
             syscalls: gathered.syscalls,
             events: std::mem::take(&mut life.events),
             stages: std::mem::take(&mut life.stages),
@@ -180,7 +181,7 @@ impl Stages<'_> {
         let (traced, captures, settings, points) = self.collect(life, instance, running, tracing).await?;
         let spec = &self.setup.plan.spec;
         let collected = Collected { driven, captures, points, settings, host, traced };
-        life.add(gathered.collected(spec, collected));
+        life.add(gathered.collected(spec, self.setup.host, collected));
         Ok(())
     }
 
@@ -235,42 +236,38 @@ impl Stages<'_> {
         let spec = &self.setup.plan.spec.capture;
         let notes = &mut Vec::new();
         let lost = instance.lost();
-        let started = life.stage(
-            Stage::Instrument,
-            while_up(lost, async {
-                self.setup.testbed.enter(Stage::Instrument, self.request).await?;
-                let tracing = self.trace(instance, notes).await;
-                let mut points = instance.capture_points();
-                points.retain(|point| spec.vantage.contains(&point.vantage));
-                if !self.request.tuple.instrument() || points.is_empty() {
-                    return Ok((None, tracing));
-                }
-                let keep_in = spec.keep.then(|| self.artifacts.to_owned());
-                if let Some(directory) = &keep_in {
-                    std::fs::create_dir_all(directory)
-                        .with_context(|| format!("cannot create {}", directory.display()))?;
-                }
-                let spec = spec.clone();
-                let count = points.len();
-                let flows = FlowOptions {
-                    statistics: spec.statistics,
-                    connections: spec.connections,
-                    mtu: None,
-                    points: count,
-                    available: available_memory(),
-                };
-                let mtus: Vec<_> = points.iter().map(|point| mtu(settings, point)).collect();
-                let start = move || {
-                    let mut mtus = mtus.into_iter();
-                    let sink = |point: &CapturePoint, link| {
-                        Flows::new(point, link, FlowOptions { mtu: mtus.next().flatten(), ..flows })
-                    };
-                    Captures::start_with(&points, &spec, keep_in.as_deref(), sink)
-                };
-                Ok((Some((tokio::task::spawn_blocking(start).await??, count)), tracing))
-            }),
-        );
-        let started = started.await?;
+        let work = async {
+            self.setup.testbed.enter(Stage::Instrument, self.request).await?;
+            let tracing = self.trace(instance, notes).await;
+            let mut points = instance.capture_points();
+            points.retain(|point| spec.vantage.contains(&point.vantage));
+            if !self.request.tuple.instrument() || points.is_empty() {
+                return Ok((None, tracing));
+            }
+            let keep_in = spec.keep.then(|| self.artifacts.to_owned());
+            if let Some(directory) = &keep_in {
+                std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+            }
+            let spec = spec.clone();
+            let count = points.len();
+            let flows = FlowOptions {
+                statistics: spec.statistics,
+                connections: spec.connections,
+                mtu: None,
+                points: count,
+                available: available_memory(),
+                hold: None,
+                fault_after: None,
+            };
+            let options: Vec<_> =
+                points.iter().map(|point| FlowOptions { mtu: mtu(settings, point), ..flows }).collect();
+            let start = move || {
+                let mut sinks = FlowSinks::new(&points, &options);
+                Captures::start_with(&points, &spec, keep_in.as_deref(), |point, link| sinks.next(point, link))
+            };
+            Ok((Some((tokio::task::spawn_blocking(start).await??, count)), tracing))
+        };
+        let started = life.stage(Stage::Instrument, while_up(lost, work)).await?;
         for note in notes.drain(..) {
             life.event(EventLevel::Info, note);
         }
@@ -318,33 +315,30 @@ impl Stages<'_> {
         .await
     }
 
-    /// Stops the captures and reads the settings again.
+    /// Stops the captures, analyses what is left of their packets, and reads the settings again.
     async fn collect(
         &self,
         life: &mut Life<'_>,
         instance: &mut Up,
         running: Option<Capturing>,
         tracing: Option<Tracing>,
-    ) -> Result<(Traced, Option<Stopped<Flows>>, Vec<Setting>, usize), Stop> {
+    ) -> Result<(Traced, Option<Analysed>, Vec<Setting>, usize), Stop> {
         let lost = instance.lost();
-        life.stage(
-            Stage::Collect,
-            while_up(lost, async {
-                self.setup.testbed.enter(Stage::Collect, self.request).await?;
-                let traced = match tracing {
-                    Some(tracing) => tracing.stop().await,
-                    None => Traced::default(),
-                };
-                let (stopped, points) = match running {
-                    Some((captures, points)) => {
-                        (Some(tokio::task::spawn_blocking(move || captures.stop()).await?), points)
-                    }
-                    None => (None, 0),
-                };
-                Ok((traced, stopped, instance.settings().await?, points))
-            }),
-        )
-        .await
+        let work = async {
+            self.setup.testbed.enter(Stage::Collect, self.request).await?;
+            let traced = match tracing {
+                Some(tracing) => tracing.stop().await,
+                None => Traced::default(),
+            };
+            let (stopped, points) = match running {
+                Some((captures, points)) => {
+                    (Some(tokio::task::spawn_blocking(move || captures.stop().analyse()).await?), points)
+                }
+                None => (None, 0),
+            };
+            Ok((traced, stopped, instance.settings().await?, points))
+        };
+        life.stage(Stage::Collect, while_up(lost, work)).await
     }
 
     /// Leaves the testbed up, if it can be.

@@ -78,6 +78,7 @@ fn obituary(plan: &Plan, dead: &Dead) -> Option<IterationRecord> {
         metrics: Vec::new(),
         quantiles: Vec::new(),
         captures: Vec::new(),
+        paths: Vec::new(),
         syscalls: Vec::new(),
         events: Vec::new(),
         stages: Vec::new(),

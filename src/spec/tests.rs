@@ -565,6 +565,13 @@ fn sweeps_that_come_along_are_clean_and_have_their_size() {
     let quickstart = include_str!("../../sweeps/quickstart.toml");
     let contention = include_str!("../../sweeps/contention.toml");
     let physical = include_str!("../../sweeps/physical.toml");
+    for (text, iterations) in [
+        (include_str!("../../sweeps/virtual-vs-native.toml"), 60),
+        (include_str!("../../sweeps/virtual-short.toml"), 6),
+    ] {
+        assert_eq!(said(text), "(nothing)\n");
+        assert_eq!(crate::plan::Plan::expand(parse(text), text).unwrap().iterations.len(), iterations);
+    }
     for (text, iterations, seconds) in [(quickstart, 40, 30), (contention, 960, 360), (physical, 240, 180)] {
         assert_eq!(said(text), "(nothing)\n");
         let spec = parse(text);

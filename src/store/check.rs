@@ -33,6 +33,7 @@ pub(super) fn check(record: &IterationRecord) -> Result<(), BadRecord> {
     record.quantiles.iter().try_for_each(check_quantile)?;
     record.captures.iter().try_for_each(check_capture)?;
     record.captures.iter().try_for_each(check_tcp::check)?;
+    super::path::check(record)?;
     super::syscalls::check(&record.syscalls)?;
     if let Some(stage) = record.stages.iter().find(|s| s.duration_ns.is_some_and(|d| d < 0)) {
         return bad(format!("stage {} lasted less than nothing", stage.stage));
@@ -134,6 +135,7 @@ fn check_sizes(record: &IterationRecord) -> Result<(), BadRecord> {
         record.quantiles.len(),
         record.captures.iter().map(|c| c.sizes.len() + 1).sum(),
         record.captures.iter().map(check_tcp::rows).sum(),
+        2 * record.paths.len(),
         super::syscalls::rows(&record.syscalls),
         record.events.len(),
         record.stages.len(),

@@ -65,7 +65,7 @@ impl<'a> Columns<'a> {
         }
     }
 
-    fn opt_str(&mut self) -> Decoded<Option<&'a str>> {
+    pub(super) fn opt_str(&mut self) -> Decoded<Option<&'a str>> {
         match self.take()? {
             ValueRef::Null => Ok(None),
             ValueRef::Text(bytes) => std::str::from_utf8(bytes).map(Some).or_else(|_| self.wrong("UTF-8 text")),

@@ -14,6 +14,11 @@ impl Columns<'_> {
         self.named("direction", Direction::from_name)
     }
 
+    fn opt_direction(&mut self) -> Decoded<Option<Direction>> {
+        let Some(name) = self.opt_str()? else { return Ok(None) };
+        Direction::from_name(name).map_or_else(|| self.wrong("direction"), |direction| Ok(Some(direction)))
+    }
+
     fn flag(&mut self) -> Decoded<bool> {
         match self.int::<i64>()? {
             0 => Ok(false),
@@ -102,7 +107,7 @@ pub(super) fn stall(row: &Row<'_>) -> Decoded<Of<Stall>> {
     let capture = Columns::new(row, 1).int()?;
     let c = &mut Columns::new(row, 3);
     let (connection, from_ns, duration_ns) = (c.int()?, c.opt_int()?, c.int()?);
-    Ok((capture, Stall { connection, from_ns, duration_ns, ended_by: c.direction()? }))
+    Ok((capture, Stall { connection, from_ns, duration_ns, ended_by: c.opt_direction()? }))
 }
 
 /// Without its values.

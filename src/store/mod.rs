@@ -14,6 +14,7 @@ mod decode_tcp;
 mod error;
 mod insert;
 mod merge;
+mod path;
 mod pooled;
 mod query;
 mod raw;

@@ -238,6 +238,7 @@ impl<'a> Records<'a> {
             metrics: self.table(TableId::Metric).collect(id, decode::metric)?,
             quantiles: self.table(TableId::Quantile).collect(id, decode::quantile)?,
             captures: self.table(TableId::Capture).collect(id, decode::capture)?,
+            paths: self.table(TableId::Path).collect(id, super::path::path)?,
             syscalls: self.table(TableId::SyscallTrace).collect(id, super::syscalls::trace)?,
             events: self.table(TableId::Event).collect(id, decode::event)?,
             stages: self.table(TableId::Stage).collect(id, decode::stage)?,
@@ -251,6 +252,10 @@ impl<'a> Records<'a> {
             }
         }
         self.read_tcp(id, &mut record.captures)?;
+        self.each(TableId::PathDirection, id, super::path::direction, |path, (direction, numbers)| {
+            record.paths.get_mut(path)?.directions[index(direction)] = numbers;
+            Some(())
+        })?;
         self.read_syscalls(id, &mut record.syscalls)?;
         self.verify(&record, sha256)?;
         Ok(Some(Verified { record, sha256 }))

@@ -63,6 +63,7 @@ pub(super) fn emit<E>(
         sink(TableId::Quantile, &row)?;
     }
     emit_captures(&record.captures, &mut sink)?;
+    super::path::emit(&record.paths, &mut sink)?;
     super::syscalls::emit(&record.syscalls, &mut sink)?;
     for (i, e) in record.events.iter().enumerate() {
         let row =
@@ -192,6 +193,10 @@ pub(super) fn opt_real(value: Option<f64>) -> ValueRef<'static> {
 
 pub(super) fn count(value: u64) -> ValueRef<'static> {
     ValueRef::Integer(i64::try_from(value).expect("checked: counters fit SQLite's integers"))
+}
+
+pub(super) fn opt_count(value: Option<u64>) -> ValueRef<'static> {
+    value.map_or(ValueRef::Null, count)
 }
 
 pub(super) fn position(index: usize) -> ValueRef<'static> {

@@ -2,7 +2,7 @@
 
 use rusqlite::types::ValueRef;
 
-use super::rows::{count, opt_int, opt_real, position, text};
+use super::rows::{count, opt_count, opt_int, opt_real, opt_text, position, text};
 use super::schema::TableId;
 use crate::flow::STATISTICS;
 use crate::ids::Direction;
@@ -56,7 +56,7 @@ pub(super) fn emit<E>(
                 count(stall.connection),
                 opt_int(stall.from_ns),
                 count(stall.duration_ns),
-                text(stall.ended_by.as_str()),
+                opt_text(stall.ended_by.map(Direction::as_str)),
             ];
             sink(TableId::TcpStall, &row)?;
         }
@@ -148,8 +148,4 @@ fn emit_values<E>(
         sink(TableId::ConnectionDirection, &row)?;
     }
     Ok(())
-}
-
-fn opt_count(value: Option<u64>) -> ValueRef<'static> {
-    value.map_or(ValueRef::Null, count)
 }

@@ -9,9 +9,9 @@ use crate::flow::STATISTICS;
 pub const APPLICATION_ID: u32 = u32::from_be_bytes(*b"vpts");
 
 /// `PRAGMA user_version`: version of the schema. Other versions are refused.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
-/// Page size of iteration files: small, because a dozen tables need a page each.
+/// Page size of iteration files: small, because two dozen tables need a page each.
 pub(super) const ITERATION_PAGE_BYTES: u32 = 1024;
 
 /// Page size of merged files.
@@ -47,7 +47,7 @@ const PER_DIRECTION: [Kind; 4 + STATISTICS.len()] = {
 };
 
 /// Tables in the order in which their rows are written and hashed.
-pub(super) const TABLES: [Table; 24] = [
+pub(super) const TABLES: [Table; 26] = [
     Table {
         name: "iteration",
         sql: "CREATE TABLE iteration(\
@@ -230,7 +230,7 @@ pub(super) const TABLES: [Table; 24] = [
               connection INTEGER NOT NULL CHECK(connection>0), \
               from_ns INTEGER, \
               duration_ns INTEGER NOT NULL CHECK(duration_ns>=0), \
-              ended_by TEXT NOT NULL CHECK(ended_by IN('a2b','b2a')), \
+              ended_by TEXT CHECK(ended_by IN('a2b','b2a')), \
               PRIMARY KEY(iteration, capture, position)) STRICT, WITHOUT ROWID",
         columns: &[Int, Int, Int, Int, Int, Int, Text],
     },
@@ -276,6 +276,44 @@ pub(super) const TABLES: [Table; 24] = [
               triple_dupacks REAL, \"max_#_retrans\" REAL, min_retr_time REAL, max_retr_time REAL, \
               avg_retr_time REAL, sdv_retr_time REAL) STRICT",
         columns: &PER_DIRECTION,
+    },
+    Table {
+        name: "path",
+        sql: "CREATE TABLE path(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              position INTEGER NOT NULL, \
+              near INTEGER NOT NULL CHECK(near>=0), \
+              far INTEGER NOT NULL CHECK(far>=0 AND far<>near), \
+              shared_clock INTEGER NOT NULL CHECK(shared_clock IN(0,1)), \
+              PRIMARY KEY(iteration, position)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Int, Int, Int],
+    },
+    // Without a key, as connection_statistic.
+    Table {
+        name: "path_direction",
+        sql: "CREATE TABLE path_direction(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              path INTEGER NOT NULL, \
+              direction TEXT NOT NULL CHECK(direction IN('a2b','b2a')), \
+              sent INTEGER NOT NULL CHECK(sent>=0), \
+              sent_bytes INTEGER NOT NULL CHECK(sent_bytes>=0), \
+              received INTEGER NOT NULL CHECK(received>=0), \
+              received_bytes INTEGER NOT NULL CHECK(received_bytes>=0), \
+              both INTEGER CHECK(both>=0), \
+              lost INTEGER CHECK(lost>=0), \
+              appeared INTEGER CHECK(appeared>=0), \
+              sent_resegmented INTEGER CHECK(sent_resegmented>=0), \
+              received_resegmented INTEGER CHECK(received_resegmented>=0), \
+              reordered INTEGER CHECK(reordered>=0), \
+              edge INTEGER CHECK(edge>=0), \
+              delay_count INTEGER CHECK(delay_count>0), \
+              delay_mean REAL, delay_sd REAL, delay_min REAL, delay_p50 REAL, delay_p95 REAL, delay_p99 REAL, \
+              delay_max REAL, \
+              delay_sketch BLOB) STRICT",
+        columns: &[
+            Int, Int, Text, Int, Int, Int, Int, Int, Int, Int, Int, Int, Int, Int, Int, Real, Real, Real, Real, Real,
+            Real, Real, Blob,
+        ],
     },
     Table {
         name: "syscall_trace",
@@ -426,6 +464,8 @@ pub(super) enum TableId {
     TcpStall,
     Connection,
     ConnectionDirection,
+    Path,
+    PathDirection,
     SyscallTrace,
     SyscallLoss,
     SyscallProcess,
@@ -455,6 +495,8 @@ impl TableId {
         Self::TcpStall,
         Self::Connection,
         Self::ConnectionDirection,
+        Self::Path,
+        Self::PathDirection,
         Self::SyscallTrace,
         Self::SyscallLoss,
         Self::SyscallProcess,

@@ -106,6 +106,9 @@ pub trait Testbed: Send + Sync {
     async fn close(&self) {}
 }
 
+/// Bytes of one file that are collected through memory.
+const COLLECT_LIMIT: u64 = 1 << 30;
+
 /// A testbed that is up. Dropping it takes it down as well as can be; `teardown` also reports.
 #[async_trait]
 pub trait Instance: Send {
@@ -129,6 +132,32 @@ pub trait Instance: Send {
         &mut self,
         command: &crate::node::Command,
     ) -> Result<Box<dyn crate::node::Process>, crate::node::NodeError>;
+
+    /// Brings files of any size from a node into an empty directory of this host, by the quickest way the testbed has.
+    /// Returns their paths here.
+    async fn collect(
+        &mut self,
+        node: NodeId,
+        files: &[String],
+        directory: &std::path::Path,
+    ) -> Result<Vec<PathBuf>, TestbedError> {
+        let nodes = self.pairs().iter().flat_map(|pair| [&pair.client, &pair.server]);
+        let source = nodes.into_iter().find(|one| one.id() == node).map(Arc::clone);
+        let source = source.ok_or_else(|| TestbedError::Io {
+            what: format!("collect files of {node}"),
+            source: std::io::Error::from(std::io::ErrorKind::NotFound),
+        })?;
+        let mut collected = Vec::new();
+        for (number, file) in files.iter().enumerate() {
+            let content = source.get(file, COLLECT_LIMIT).await?;
+            let name = file.rsplit('/').next().unwrap_or("file");
+            let path = directory.join(format!("{number}-{name}"));
+            let failed = |source| TestbedError::Io { what: format!("write {}", path.display()), source };
+            std::fs::write(&path, content).map_err(failed)?;
+            collected.push(path);
+        }
+        Ok(collected)
+    }
 
     /// The nodes that the load of `stress_cpu` and its like is to run in; `None` for beside the nodes.
     fn load_inside(&self) -> Option<Vec<Arc<dyn Node>>> {
@@ -221,6 +250,25 @@ pub enum CaptureSource {
         /// Packets the kernel dropped.
         dropped: u64,
     },
+}
+
+/// Whose clock the time stamps of a capture point are from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// That of the host vptest runs on.
+    Host,
+    /// The node's own.
+    Node,
+}
+
+impl CaptureSource {
+    /// Whose clock is it?
+    pub const fn clock(&self) -> Clock {
+        match self {
+            Self::Live { .. } | Self::Synthetic { .. } => Clock::Host,
+            Self::Agent(_) => Clock::Node,
+        }
+    }
 }
 
 /// The way packets take from a client to its server.

@@ -15,12 +15,12 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::net::unix::pipe;
 use vptest::agent::wire::{Answer, GREETING, PROTOCOL, Preamble};
 use vptest::agent::{
-    AgentError, CaptureRequest, Client, FailureKind, InterfaceSetup, Limits, Lost, NetworkSetup, RouteSetup,
-    TunnelSetup, results,
+    AgentError, CaptureEnd, CaptureRequest, Client, FailureKind, InterfaceSetup, Limits, Lost, NetworkSetup,
+    RouteSetup, TunnelSetup, results,
 };
 use vptest::host::namespace::Namespace;
 use vptest::ids::{NodeId, Vantage};
-use vptest::instrument::capture::{Captures, FlowOptions, Flows};
+use vptest::instrument::capture::{Captures, FlowOptions, FlowSinks};
 use vptest::node::agent::AgentNode;
 use vptest::node::{self, ExitStatus, Node as _, NodeError, Process as _, Stream};
 use vptest::record::Weight;
@@ -34,7 +34,7 @@ const VPTEST: &str = env!("CARGO_BIN_EXE_vptest");
 const LONG: Duration = Duration::from_secs(60);
 
 /// A running agent. Dropping it kills it.
-struct Agent {
+pub(crate) struct Agent {
     child: Child,
     scratch: tempfile::TempDir,
 }
@@ -619,6 +619,16 @@ async fn in_namespace() -> (Arc<Namespace>, Agent, Client) {
         child.stdin.take().unwrap().write_all(batch.as_bytes())?;
         assert!(child.wait()?.success());
         fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1")?;
+        Ok(())
+    });
+    started.unwrap();
+    let (agent, client) = agent_in(&namespace).await;
+    (namespace, agent, client)
+}
+
+/// An agent in this namespace.
+pub(crate) async fn agent_in(namespace: &Namespace) -> (Agent, Client) {
+    let started = namespace.run(|| {
         let scratch = tempfile::tempdir()?;
         let mut child = Command::new(VPTEST)
             .args(["agent", "--stdio", "--scratch"])
@@ -632,7 +642,7 @@ async fn in_namespace() -> (Arc<Namespace>, Agent, Client) {
     let (agent, (input, output)) = started.unwrap();
     let (input, output) = (pipe::Sender::from_owned_fd(input).unwrap(), pipe::Receiver::from_owned_fd(output).unwrap());
     let client = Client::connect(output, input, Limits::default()).await.unwrap();
-    (namespace, agent, client)
+    (agent, client)
 }
 
 fn eth0() -> InterfaceSetup {
@@ -740,10 +750,9 @@ fn capture_request(keep: bool) -> CaptureRequest {
         snaplen: 128,
         filter: None,
         ring: None,
-        statistics: true,
-        connections: true,
-        mtu: Some(65_536),
-        points: 1,
+        headers: true,
+        hold: None,
+        captures: 1,
         keep,
     }
 }
@@ -786,7 +795,15 @@ async fn a_capture_streams_and_brings_its_statistics_home() {
     let (reader, writer) = io::pipe().unwrap();
     let copied = std::thread::spawn(move || io::copy(&mut { reader }, &mut { file }).unwrap());
     let keep = pipe::Sender::from_owned_fd(OwnedFd::from(writer)).unwrap();
-    let mut capture = client.capture(&capture_request(true), Some(Box::new(keep))).await.unwrap();
+    let (sender, mut headers) = tokio::sync::mpsc::channel(4);
+    let received = tokio::spawn(async move {
+        let mut all = Vec::new();
+        while let Some(bytes) = headers.recv().await {
+            all.extend(bytes);
+        }
+        all
+    });
+    let mut capture = client.capture(&capture_request(true), Some(Box::new(keep)), Some(sender)).await.unwrap();
     chatter(&namespace, 5000);
     talk(&namespace, 100_000);
     let counted = tokio::time::timeout(LONG, async {
@@ -796,22 +813,25 @@ async fn a_capture_streams_and_brings_its_statistics_home() {
     });
     counted.await.expect("news of the packets while it runs");
     until("packets while it runs", || fs::metadata(&kept).unwrap().len() > 0).await;
-    let (record, problems) = capture.stop().await.unwrap();
+    assert_eq!(capture.link(), 1);
+    let CaptureEnd { capture: record, problems, holding } = capture.stop().await.unwrap();
     assert!(problems.is_empty(), "{problems:?}");
     assert_eq!((record.dropped_kernel, record.dropped_interface), (Some(0), Some(0)));
-    let tcp = record.tcp.as_ref().unwrap();
-    assert_eq!((tcp.connections, tcp.complete, tcp.rows.len()), (1, 1, 1));
-    assert_eq!(tcp.directions[0].data_bytes, 100_000);
-    assert_eq!(record.packets, 5000 + tcp.packets);
+    assert!(record.packets > 5000 && record.tcp.is_none());
+    let headers = received.await.unwrap();
+    // 16 bytes and at least the IP header of each.
+    let rest = headers.len() as u64 - record.packets * (16 + 34);
+    assert!(rest > 0 && rest < record.packets * 34, "{} bytes of {} packets", headers.len(), record.packets);
+    assert_eq!(holding.unwrap().early, 0, "there was room for all of them");
     copied.join().unwrap();
     let output = Command::new("tcpdump").args(["-nn", "-r"]).arg(&kept).output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count() as u64, record.packets);
 
     let missing = CaptureRequest { interface: "eth9".to_owned(), ..capture_request(false) };
-    let error = client.capture(&missing, None).await.unwrap_err();
+    let error = client.capture(&missing, None, None).await.unwrap_err();
     assert!(error.to_string().contains("eth9"), "{error}");
     let bad = CaptureRequest { filter: Some("tcp prot 80".to_owned()), ..capture_request(false) };
-    assert_eq!(failure(&client.capture(&bad, None).await.unwrap_err()), FailureKind::Invalid);
+    assert_eq!(failure(&client.capture(&bad, None, None).await.unwrap_err()), FailureKind::Invalid);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -835,21 +855,30 @@ async fn remote_points_are_captured_beside_local_ones() {
         filter: None,
         ring: None,
     };
-    let flows = FlowOptions { statistics: true, connections: true, mtu: Some(1500), points: 2, available: None };
+    let flows = FlowOptions {
+        statistics: true,
+        connections: true,
+        mtu: Some(1500),
+        points: 2,
+        available: None,
+        hold: None,
+        fault_after: None,
+    };
     let directory = tempfile::tempdir().unwrap();
     let start = |points: Vec<CapturePoint>, spec: CaptureSpec, directory: &Path| {
         let directory = directory.to_owned();
         tokio::task::spawn_blocking(move || {
-            Captures::start_with(&points, &spec, Some(&directory), |point, link| Flows::new(point, link, flows))
+            let mut sinks = FlowSinks::new(&points, &vec![flows; points.len()]);
+            Captures::start_with(&points, &spec, Some(&directory), |point, link| sinks.next(point, link))
         })
     };
     let captures = start(points.to_vec(), spec.clone(), directory.path()).await.unwrap().unwrap();
     talk(&namespace, 1 << 20);
     chatter(&namespace, 100);
     let stopped = tokio::task::spawn_blocking(move || captures.stop()).await.unwrap();
-    let (records, problems) = stopped.with_tcp();
-    assert!(problems.is_empty(), "{problems:?}");
-    let [mut remote, mut local] = <[_; 2]>::try_from(records).unwrap();
+    let analysed = stopped.analyse();
+    assert!(analysed.problems.is_empty(), "{:?}", analysed.problems);
+    let [mut remote, mut local] = <[_; 2]>::try_from(analysed.captures).unwrap();
     let base = directory.path().file_name().unwrap().to_str().unwrap();
     assert_eq!(remote.file.take(), Some(format!("{base}/client1-guest.pcapng")));
     assert_eq!(local.file.take(), Some(format!("{base}/client1-host.pcapng")));
@@ -869,7 +898,7 @@ async fn remote_points_are_captured_beside_local_ones() {
     drop(agent);
     client.lost().await;
     let stopped = tokio::task::spawn_blocking(move || captures.stop()).await.unwrap();
-    assert_eq!(stopped.captures.len(), 1);
+    assert_eq!((stopped.captures.len(), stopped.nodes.len()), (1, 0));
     let [problem] = stopped.problems.as_slice() else { panic!("{:?}", stopped.problems) };
     assert_eq!(problem.weight, Weight::Invalid);
     assert!(problem.text.starts_with("capture of client1 (guest, lo) is lost: "), "{}", problem.text);

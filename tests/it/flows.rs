@@ -231,13 +231,20 @@ proptest! {
     #[test]
     fn tight_limits_lose_no_packet(seed: u64, kind in kind()) {
         let bytes = capture(seed, kind, 300);
-        let tight = Options { order: Order::Creation, max_live: 2, release_above: 1 };
+        let tight = Options { order: Order::Creation, max_live: 2, release_above: 1, park_above: 0 };
         let (packets, text) = trace_with(&bytes[..], tight);
         let counted: u64 = text
             .lines()
             .flat_map(|row| row.split(',').skip(7).take(2).map(|cell| cell.trim().parse::<u64>().expect("a count")).collect::<Vec<_>>())
             .sum();
         prop_assert_eq!(counted, packets);
+    }
+
+    #[test]
+    fn packing_ended_connections_changes_nothing(seed: u64, kind in kind()) {
+        let bytes = capture(seed, kind, 300);
+        let rows = |park_above| trace_with(&bytes[..], Options { park_above, ..Options::default() });
+        prop_assert_eq!(rows(0), rows(usize::MAX));
     }
 
     #[test]

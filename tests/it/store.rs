@@ -31,6 +31,7 @@ pub(crate) fn record(n: u32) -> IterationRecord {
         metrics: Vec::new(),
         quantiles: Vec::new(),
         captures: Vec::new(),
+        paths: Vec::new(),
         syscalls: Vec::new(),
         events: (0..20)
             .map(|i| Event {

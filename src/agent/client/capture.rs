@@ -1,28 +1,22 @@
 //! A capture that runs on the node.
 
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::super::error::{AgentError, Lost};
-use super::super::message::{CaptureProgress, CaptureRequest, News, Outcome, Request, Tell};
+use super::super::message::{CaptureEnd, CaptureProgress, CaptureRequest, News, Outcome, Request, Tell};
 use super::super::mux::{Inbox, Item, Link};
 use super::{Client, outcome, strange};
-use crate::record::{self, Problem, Weight};
-
-/// Longest line of a record; all series and distributions are in one.
-const MAX_LINE: usize = 256 << 20;
-/// Single connections in a record.
-const MAX_ROWS: usize = 1 << 17;
-
-type Ended = (record::Capture, Vec<Problem>);
+use crate::record::{Problem, Weight};
 
 /// A capture on a node. Dropping it ends it.
 #[derive(Debug)]
 pub struct RemoteCapture {
     link: Link,
     call: u32,
+    captured_link: u16,
     progress: watch::Receiver<CaptureProgress>,
-    collector: Option<tokio::task::JoinHandle<Result<Ended, AgentError>>>,
+    collector: Option<tokio::task::JoinHandle<Result<CaptureEnd, AgentError>>>,
 }
 
 /// Where the packets of a capture go.
@@ -30,34 +24,45 @@ pub type Keep = Box<dyn AsyncWrite + Send + Unpin>;
 
 impl Client {
     /// Starts a capture; when this returns, it is capturing. With `request.keep`, the packets are written to `keep` while it
-    /// runs, as a pcapng file. Where that is slow, the node's ring fills, and what it drops is counted.
+    /// runs, as a pcapng file. Where that is slow, the node's ring fills, and what it drops is counted. With `request.headers`,
+    /// what the statistics need of each packet goes to `headers`, most of it at the end; whoever receives it must go on doing so.
     ///
     /// # Errors
     /// [`AgentError::Failed`] when the interface cannot be opened or the filter not be compiled.
-    pub async fn capture(&self, request: &CaptureRequest, keep: Option<Keep>) -> Result<RemoteCapture, AgentError> {
+    pub async fn capture(
+        &self,
+        request: &CaptureRequest,
+        keep: Option<Keep>,
+        headers: Option<mpsc::Sender<Vec<u8>>>,
+    ) -> Result<RemoteCapture, AgentError> {
         let (mut inbox, outbox) = self.call(&Request::Capture(Box::new(request.clone()))).await?;
-        loop {
+        let captured_link = loop {
             match inbox.next().await {
                 Some(Item::News(payload)) => match serde_json::from_slice(&payload) {
-                    Ok(News::Capturing) => break,
+                    Ok(News::Capturing { link }) => break link,
                     other => return Err(AgentError::Answer { request: "capture", text: format!("{other:?}") }),
                 },
                 Some(Item::Done(payload)) => return Err(strange("capture", &outcome("capture", &payload)?)),
                 Some(_) => {}
                 None => return Err(self.over()),
             }
-        }
+        };
         let (call, link) = (inbox.call(), inbox.link().clone());
         let (report, progress) = watch::channel(CaptureProgress::default());
         let collector = tokio::spawn(async move {
             let _outbox = outbox;
-            collect(inbox, keep, &report).await
+            collect(inbox, keep, headers, &report).await
         });
-        Ok(RemoteCapture { link, call, progress, collector: Some(collector) })
+        Ok(RemoteCapture { link, call, captured_link, progress, collector: Some(collector) })
     }
 }
 
 impl RemoteCapture {
+    /// Link layer of its packets, as in pcap files.
+    pub const fn link(&self) -> u16 {
+        self.captured_link
+    }
+
     /// How far it is.
     pub fn progress(&self) -> CaptureProgress {
         *self.progress.borrow()
@@ -68,11 +73,11 @@ impl RemoteCapture {
         self.progress.changed().await.is_ok()
     }
 
-    /// Ends it: the record (without the name of a file), and what went wrong. Nothing captured before is lost.
+    /// Ends it: the record, and what went wrong. Nothing captured before is lost, and all headers have been handed over.
     ///
     /// # Errors
     /// When the agent is lost, or the capture had died.
-    pub async fn stop(mut self) -> Result<Ended, AgentError> {
+    pub async fn stop(mut self) -> Result<CaptureEnd, AgentError> {
         self.link.tell(self.call, Tell::Stop);
         let collector = self.collector.take().ok_or(Lost::Ended)?;
         collector.await.unwrap_or(Err(Lost::Ended.into()))
@@ -91,11 +96,11 @@ impl Drop for RemoteCapture {
 async fn collect(
     mut inbox: Inbox,
     mut keep: Option<Keep>,
+    headers: Option<mpsc::Sender<Vec<u8>>>,
     report: &watch::Sender<CaptureProgress>,
-) -> Result<Ended, AgentError> {
-    let mut lines = Lines::default();
+) -> Result<CaptureEnd, AgentError> {
     let mut unkept = None;
-    loop {
+    let mut end = loop {
         match inbox.next().await {
             Some(Item::Data(0, bytes)) => {
                 let failed = match &mut keep {
@@ -107,79 +112,31 @@ async fn collect(
                     keep = None;
                 }
             }
-            Some(Item::Data(_, bytes)) => lines.add(&bytes)?,
+            Some(Item::Data(_, bytes)) => {
+                if let Some(headers) = &headers {
+                    // Who does not want them any more has reasons, and says them.
+                    let _ = headers.send(bytes).await;
+                }
+            }
             Some(Item::News(payload)) => {
                 if let Ok(News::Progress(progress)) = serde_json::from_slice(&payload) {
                     report.send_replace(progress);
                 }
             }
             Some(Item::End(..)) => {}
-            Some(Item::Done(payload)) => {
-                let Outcome::Done = outcome("capture", &payload)? else {
-                    return Err(AgentError::Answer { request: "capture", text: "no end".to_owned() });
-                };
-                break;
-            }
+            Some(Item::Done(payload)) => match outcome("capture", &payload)? {
+                Outcome::Captured(end) => break *end,
+                other => return Err(strange("capture", &other)),
+            },
             None => return Err(inbox.link().lost().unwrap_or(Lost::Ended).into()),
         }
-    }
+    };
     if let Some(keep) = &mut keep {
         unkept = keep.shutdown().await.err();
     }
-    let (capture, mut problems) = lines.end()?;
     if let Some(error) = unkept {
-        let text = format!("cannot write the packets of {} that the agent sent: {error}", capture.node);
-        problems.push(Problem { weight: Weight::Suspect, text });
+        let text = format!("cannot write the packets of {} that the agent sent: {error}", end.capture.node);
+        end.problems.push(Problem { weight: Weight::Suspect, text });
     }
-    Ok((capture, problems))
-}
-
-/// A record as it arrives.
-#[derive(Default)]
-struct Lines {
-    rest: Vec<u8>,
-    ended: Option<Ended>,
-}
-
-impl Lines {
-    fn add(&mut self, bytes: &[u8]) -> Result<(), AgentError> {
-        let mut bytes = bytes;
-        while let Some(at) = bytes.iter().position(|&byte| byte == b'\n') {
-            self.rest.extend(&bytes[..at]);
-            bytes = &bytes[at + 1..];
-            let line = std::mem::take(&mut self.rest);
-            self.line(&line)?;
-        }
-        self.rest.extend(bytes);
-        if self.rest.len() > MAX_LINE {
-            return Err(nonsense("a line that is too long"));
-        }
-        Ok(())
-    }
-
-    fn line(&mut self, line: &[u8]) -> Result<(), AgentError> {
-        let bad = |error: serde_json::Error| nonsense(&error.to_string());
-        let Some((capture, _)) = &mut self.ended else {
-            self.ended = Some(serde_json::from_slice(line).map_err(bad)?);
-            return Ok(());
-        };
-        let rows = &mut capture.tcp.as_mut().ok_or_else(|| nonsense("connections without statistics"))?.rows;
-        if rows.len() >= MAX_ROWS {
-            return Err(nonsense("too many connections"));
-        }
-        rows.push(serde_json::from_slice(line).map_err(bad)?);
-        Ok(())
-    }
-
-    fn end(self) -> Result<Ended, AgentError> {
-        if self.rest.is_empty() {
-            self.ended.ok_or_else(|| nonsense("no record"))
-        } else {
-            Err(nonsense("half a line"))
-        }
-    }
-}
-
-fn nonsense(text: &str) -> AgentError {
-    AgentError::Answer { request: "capture", text: text.to_owned() }
+    Ok(end)
 }

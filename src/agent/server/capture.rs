@@ -1,4 +1,4 @@
-//! Captures on this node: progress and packets go to the host while they run, the record at the end.
+//! Captures on this node: progress and packets go to the host while they run, headers and the record mostly at the end.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -9,12 +9,11 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 
 use super::super::error::Lost;
-use super::super::message::{CaptureRequest, Failure, FailureKind, News, Outcome, Tell};
-use super::super::mux::{CHUNK, Chunk, Inbox, Item, Outbox, json};
+use super::super::message::{CaptureEnd, CaptureRequest, Failure, FailureKind, News, Outcome, Tell};
+use super::super::mux::{CHUNK, Chunk, Inbox, Item, Outbox};
 use super::super::wire::Kind;
 use super::files::blocking;
-use crate::instrument::capture::{CaptureError, FILTER, Here, Watch};
-use crate::record::{self, Problem};
+use crate::instrument::capture::{CaptureError, FILTER, Here, Holding, Outlet, Watch};
 
 /// Time between two pieces of news.
 const PROGRESS: Duration = Duration::from_millis(500);
@@ -30,26 +29,36 @@ pub(super) async fn capture(request: CaptureRequest, mut inbox: Inbox, outbox: &
     } else {
         (None, None)
     };
-    let here = blocking(move || Here::start(&request, keep).map_err(|error| not_started(&error))).await?;
-    outbox.send(Kind::Reply, &News::Capturing).await?;
+    let (here, outlet) = blocking(move || Here::start(&request, keep).map_err(|error| not_started(&error))).await?;
+    let sender = outlet.map(|outlet| {
+        let outbox = outbox.clone();
+        tokio::spawn(async move { send_headers(outlet, &outbox).await })
+    });
+    outbox.send(Kind::Reply, &News::Capturing { link: here.link() }).await?;
     let stopped = follow(&here.watch(), &mut inbox, outbox).await;
     if let Err(lost) = stopped {
-        // Nobody wants the record; ending may block on the pipe until its other end is gone.
+        // Nobody wants the record; ending may block until nobody is there any more who should take packets.
         if let Some(pump) = pump {
             pump.abort();
+        }
+        if let Some(sender) = sender {
+            sender.abort();
         }
         let _ = tokio::task::spawn_blocking(move || drop(here)).await;
         return Err(lost);
     }
     let failed = |text: String| Failure::new(FailureKind::Other, "capture", text);
     let (capture, problems) = blocking(move || here.stop().map_err(failed)).await?;
+    // All packets and headers are on their way before the record is.
     if let Some(pump) = pump {
-        // All packets are on their way before the record is.
         let pumped = pump.await.unwrap_or(Err(Lost::Ended));
         pumped?;
     }
-    send_record(capture, problems, outbox).await?;
-    Ok(Outcome::Done)
+    let holding = match sender {
+        Some(sender) => Some(sender.await.unwrap_or(Err(Lost::Ended))?),
+        None => None,
+    };
+    Ok(Outcome::Captured(Box::new(CaptureEnd { capture, problems, holding })))
 }
 
 /// A pipe from the capture's thread, which may block on it, to a task.
@@ -104,28 +113,14 @@ async fn send_packets(mut pipe: pipe::Receiver, outbox: &Outbox) -> Result<(), L
     }
 }
 
-/// One line of JSON for the record without its connections, and one for each of those, so that they never lie in memory
-/// as text all together.
-async fn send_record(mut capture: record::Capture, problems: Vec<Problem>, outbox: &Outbox) -> Result<(), Lost> {
-    let rows = capture.tcp.as_mut().map(|tcp| std::mem::take(&mut tcp.rows)).unwrap_or_default();
-    let mut text = json(&(capture, problems));
-    text.push(b'\n');
-    for row in rows {
-        text.extend(json(&row));
-        text.push(b'\n');
-        if text.len() >= 16 * CHUNK {
-            send_text(&text, outbox).await?;
-            text.clear();
+/// Sends headers when it is their time, until there are no more.
+async fn send_headers(mut outlet: Outlet, outbox: &Outbox) -> Result<Holding, Lost> {
+    while let Some(chunk) = outlet.next().await {
+        for piece in chunk.chunks(CHUNK) {
+            outbox.data(1, Chunk::of(piece)).await?;
         }
     }
-    send_text(&text, outbox).await
-}
-
-async fn send_text(text: &[u8], outbox: &Outbox) -> Result<(), Lost> {
-    for piece in text.chunks(CHUNK) {
-        outbox.data(1, Chunk::of(piece)).await?;
-    }
-    Ok(())
+    Ok(outlet.holding())
 }
 
 fn not_started(error: &CaptureError) -> Failure {

@@ -6,6 +6,8 @@
 //! [`Stopped::problems`].
 
 mod flows;
+mod held;
+mod here;
 mod interface;
 mod kept;
 mod open;
@@ -23,9 +25,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-pub use flows::{FlowOptions, Flows};
+pub use flows::{Analysed, Effort, FlowOptions, FlowSinks, Flows, Inlet};
+pub use held::Holding;
+pub(crate) use held::Outlet;
+pub(crate) use here::{FILTER, Here, Watch};
 pub use open::LinkType;
-pub(crate) use remote::{FILTER, Here, Watch};
+pub use remote::NodeFacts;
 pub use ring::{available_memory, ring_bytes};
 pub use tally::{SIZE_EDGES, Tally};
 
@@ -50,12 +55,15 @@ pub trait PacketSink: Send + 'static {
     /// holds the first, link-layer header included.
     fn packet(&mut self, at_ns: i64, wire_len: u32, data: &[u8]);
 
-    /// There are no more packets. Called once, on the same thread; never where the capture was dropped or is synthetic.
+    /// No packet has come for a while, about half a second.
+    fn idle(&mut self) {}
+
+    /// There are no more packets. Called once; never where the capture was dropped or lost, or is synthetic.
     fn end(&mut self) {}
 
-    /// What an engine in this sink would do, so that an agent can do it on its node: there the packets are. Such a sink
-    /// gets none. `None` for a sink without an engine.
-    fn flow_options(&self) -> Option<FlowOptions> {
+    /// Where the headers of a point on another node go, if this sink analyses them: it gets no packets then, only
+    /// [`PacketSink::end`]. Asked once, before anything else.
+    fn inlet(&mut self) -> Option<Inlet> {
         None
     }
 }
@@ -141,8 +149,12 @@ pub struct Stopped<S = NoSink> {
     pub captures: Vec<record::Capture>,
     /// What went wrong, drops not included (they are in the captures).
     pub problems: Vec<Problem>,
+    /// Did each capture run to its end and hand over everything that was not counted as dropped?
+    pub whole: Vec<bool>,
     /// The sinks of the points in `captures`, in the same order.
     pub sinks: Vec<S>,
+    /// What is known besides of captures on nodes behind agents.
+    pub nodes: Vec<NodeFacts>,
 }
 
 impl Captures<NoSink> {
@@ -183,11 +195,14 @@ impl<S: PacketSink> Captures<S> {
         let (began, from_ns) = (Instant::now(), now_ns());
         window.from_ns.store(from_ns, Ordering::Relaxed);
         let points = waiting.into_iter().zip(links).map(|(waiting, link)| {
-            let sink = sink(waiting.point(), link);
-            waiting.go(spec, sink)
+            let point = waiting.point();
+            let sink = sink(point, link);
+            let is_beside =
+                |other: &&CapturePoint| other.node == point.node && matches!(other.source, CaptureSource::Agent(_));
+            waiting.go(spec, points.iter().filter(is_beside).count(), sink)
         });
-        let captures = Self { points: points.collect(), stop: Some(stop), window, began };
-        for point in &captures.points {
+        let mut captures = Self { points: points.collect(), stop: Some(stop), window, began };
+        for point in &mut captures.points {
             if let Running::Remote { remote, .. } = point {
                 remote.ready()?;
             }
@@ -199,7 +214,13 @@ impl<S: PacketSink> Captures<S> {
     ///
     /// Blocks for about 50 ms, and longer where a file is written.
     pub fn stop(mut self) -> Stopped<S> {
-        let mut stopped = Stopped { captures: Vec::new(), problems: Vec::new(), sinks: Vec::new() };
+        let mut stopped = Stopped {
+            captures: Vec::new(),
+            problems: Vec::new(),
+            whole: Vec::new(),
+            sinks: Vec::new(),
+            nodes: Vec::new(),
+        };
         stopped.problems.extend(self.clock_step());
         let linger = i64::try_from(LINGER.as_nanos()).expect("a few milliseconds");
         self.window.until_ns.store(now_ns() + linger, Ordering::Relaxed);
@@ -226,18 +247,22 @@ impl<S: PacketSink> Captures<S> {
     }
 }
 
-impl<S> Stopped<S> {
+impl<S: PacketSink> Stopped<S> {
     fn collect(&mut self, point: Running<S>) {
         match point {
             Running::Synthetic { capture, sink } => {
                 self.captures.push(*capture);
+                self.whole.push(true);
                 self.sinks.push(sink);
             }
-            Running::Remote { remote, sink } => {
+            Running::Remote { remote, mut sink } => {
                 let place = remote.place();
                 match remote.join() {
-                    Ok((capture, problems)) => {
+                    Ok((capture, problems, facts)) => {
+                        sink.end();
+                        self.nodes.push(facts);
                         self.captures.push(capture);
+                        self.whole.push(problems.is_empty());
                         self.problems.extend(problems);
                         self.sinks.push(sink);
                     }
@@ -248,8 +273,9 @@ impl<S> Stopped<S> {
                 }
             }
             Running::Live { place, thread } => match thread.join() {
-                Ok(Finished { capture, problems, sink }) => {
+                Ok(Finished { capture, problems, whole, sink }) => {
                     self.captures.push(capture);
+                    self.whole.push(whole);
                     self.problems.extend(problems);
                     self.sinks.push(sink);
                 }
@@ -306,11 +332,12 @@ impl<'a, S: PacketSink> Waiting<'a, S> {
     fn ready(&self) -> Result<LinkType, CaptureError> {
         match self {
             Self::Live { thread, .. } => thread.ready(),
+            // A remote one's is told to the inlet of its sink.
             Self::Synthetic { .. } | Self::Remote { .. } => Ok(LinkType(1)),
         }
     }
 
-    fn go(self, spec: &CaptureSpec, sink: S) -> Running<S> {
+    fn go(self, spec: &CaptureSpec, captures: usize, sink: S) -> Running<S> {
         match self {
             Self::Live { point, mut thread } => {
                 thread.go(sink);
@@ -318,7 +345,8 @@ impl<'a, S: PacketSink> Waiting<'a, S> {
             }
             Self::Synthetic { point } => Running::Synthetic { capture: Box::new(synthetic(point, spec)), sink },
             Self::Remote { mut remote, .. } => {
-                remote.begin(spec, sink.flow_options());
+                let mut sink = sink;
+                remote.begin(spec, captures, sink.inlet());
                 Running::Remote { remote, sink }
             }
         }

@@ -18,6 +18,8 @@ use super::tally::Tally;
 const PACE: Duration = Duration::from_millis(20);
 /// Packets handled between two looks at the clock.
 const BATCH: usize = 8192;
+/// After so long without a packet the sink is told.
+const IDLE: Duration = Duration::from_millis(500);
 /// How long the kernel may take to hand over what it has counted.
 const TAIL: Duration = Duration::from_millis(1000);
 
@@ -84,9 +86,13 @@ struct Reader<'a, S> {
 impl<S: PacketSink> Reader<'_, S> {
     /// Empties the ring whenever there is something in it, until `stop` is closed.
     fn follow(&mut self, handle: &mut Capture<Active>, stop: &PipeReader) -> std::io::Result<()> {
-        while !closed(stop.as_fd(), Some(handle.as_fd()), None)? {
+        while !closed(stop.as_fd(), Some(handle.as_fd()), Some(IDLE))? {
+            let before = delivered(&self.seen);
             // A full batch means that there is more; `stop` is still looked at, for a flood may never let up.
             while self.batch(handle)? == BATCH && !closed(stop.as_fd(), None, Some(Duration::ZERO))? {}
+            if delivered(&self.seen) == before {
+                self.seen.sink.idle();
+            }
             if closed(stop.as_fd(), None, Some(PACE))? {
                 break;
             }

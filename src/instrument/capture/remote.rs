@@ -1,26 +1,69 @@
-//! Capture points on a node behind an agent: the same capture and analysis, run by the agent; and its side of it.
+//! Capture points on a node behind an agent, as their host holds them: the packets' headers come here and are analysed here.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
-use super::interface::receive_drops;
-use super::pcapng::{Interface, Totals, Writer};
-use super::{CaptureError, Captures, FlowOptions, Flows, LinkType, PacketSink, Stopped, available_memory, place};
-use crate::agent::{AgentError, CaptureProgress, CaptureRequest, Client, FailureKind};
-use crate::flow::{STATISTICS, Sketch};
+use super::flows::Inlet;
+use super::{CaptureError, FILTER, Holding, LinkType, place};
+use crate::agent::{AgentError, CaptureEnd, CaptureRequest, Client, ClockReading, FailureKind};
+use crate::ids::NodeId;
 use crate::record::{self, Problem, Weight};
 use crate::spec::CaptureSpec;
-use crate::testbed::{CapturePoint, CaptureSource};
+use crate::testbed::CapturePoint;
 
 /// Counters of an agent are whole numbers that a database and a mean can hold.
 const MOST: u64 = 1 << 53;
 
-type Ended = (record::Capture, Vec<Problem>);
+/// Round trips by which clocks are compared.
+const ROUNDS: u32 = 10;
+/// Frames of headers that wait for the analysis.
+const WAITING: usize = 4;
+/// A clock that moved further against ours than this during a capture mixes up the order of packets of different points.
+const MOST_DRIFT_NS: u64 = 500_000_000;
+
+type Headers = tokio::sync::mpsc::Receiver<Vec<u8>>;
+type Feeder = JoinHandle<Result<u64, String>>;
+
+/// What is known of a capture on a node behind an agent, besides its record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Which node.
+    pub node: NodeId,
+    /// Its wall clock against this host's, before the capture and after it. Times of its packets were put onto this host's clock by
+    /// the middle of the first.
+    pub clock: [ClockReading; 2],
+    /// How the headers waited there; `None` when none were wanted.
+    pub holding: Option<Holding>,
+}
+
+impl NodeFacts {
+    /// How far the node's clock moved against this host's, as far as that is certain: nanoseconds; 0 when the bounds allow that
+    /// it did not.
+    pub fn drift_ns(&self) -> i64 {
+        let [before, after] = &self.clock;
+        let at_least = after.at_least_ns.saturating_sub(before.at_most_ns);
+        let at_most = after.at_most_ns.saturating_sub(before.at_least_ns);
+        if at_least > 0 { at_least } else { at_most.min(0) }
+    }
+}
+
+/// Nanoseconds that the node's clock is ahead of ours. Whole microseconds: the statistics are computed of those, and do not depend on
+/// it then.
+fn ahead_ns(clock: &ClockReading) -> i64 {
+    let middle = i64::midpoint(clock.at_least_ns, clock.at_most_ns);
+    middle - middle % 1000
+}
+
+/// What came of a capture.
+struct Ended {
+    end: CaptureEnd,
+    clock: [ClockReading; 2],
+}
 
 /// A capture at an agent, as its host holds it. Dropping it ends it.
 #[derive(Debug)]
@@ -33,7 +76,9 @@ pub(super) struct Remote {
 
 #[derive(Debug)]
 struct Running {
-    ready: mpsc::Receiver<Result<(), AgentError>>,
+    ready: mpsc::Receiver<Result<Option<Feeder>, AgentError>>,
+    /// Takes headers; `None` when none are wanted, and before it is ready.
+    feeder: Option<Feeder>,
     /// Sending ends the capture and wants its result; closing it gives it up.
     stop: Option<oneshot::Sender<()>>,
     ended: mpsc::Receiver<Result<Ended, AgentError>>,
@@ -48,8 +93,9 @@ impl Remote {
         place(&self.point)
     }
 
-    /// Begins to capture; [`Remote::ready`] waits for it. `flows` is what the point's own engine would do.
-    pub(super) fn begin(&mut self, spec: &CaptureSpec, flows: Option<FlowOptions>) {
+    /// Begins to capture; [`Remote::ready`] waits for it. `captures` run on the node at a time; `inlet` is where headers go, if they are
+    /// wanted.
+    pub(super) fn begin(&mut self, spec: &CaptureSpec, captures: usize, inlet: Option<Inlet>) {
         let request = CaptureRequest {
             node: self.point.node,
             vantage: self.point.vantage,
@@ -57,46 +103,63 @@ impl Remote {
             snaplen: spec.snaplen,
             filter: spec.filter.clone(),
             ring: spec.ring,
-            statistics: flows.is_some_and(|flows| flows.statistics),
-            connections: flows.is_some_and(|flows| flows.connections),
-            mtu: flows.and_then(|flows| flows.mtu),
-            points: flows.map_or(1, |flows| flows.points),
+            headers: inlet.is_some(),
+            hold: inlet.as_ref().and_then(Inlet::hold),
+            captures,
             keep: self.keep.is_some(),
         };
         let (report, ready) = mpsc::sync_channel(1);
         let (finish, ended) = mpsc::sync_channel(1);
-        let (stop, stopped) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
         // Made here, so that it is there to be removed whenever this is dropped.
         let keep = self.keep.as_ref().map(|(directory, stem)| File::create(beside(directory, stem)));
         let client = self.client.clone();
         self.client.runtime().spawn(async move {
             let started = async {
-                let failed = |source| AgentError::Here { what: "create the file to keep".to_owned(), source };
-                let keep = keep.transpose().map_err(failed)?;
-                client.capture(&request, keep.map(|file| Box::new(Blocking(file)) as _)).await
+                let failed = |what: &str, source| AgentError::Here { what: what.to_owned(), source };
+                let keep = keep.transpose().map_err(|error| failed("create the file to keep", error))?;
+                let before = client.clock(ROUNDS).await?;
+                let (sender, headers) = tokio::sync::mpsc::channel(WAITING);
+                let sender = inlet.is_some().then_some(sender);
+                let capture = client.capture(&request, keep.map(|file| Box::new(Blocking(file)) as _), sender).await?;
+                let link = LinkType(capture.link());
+                let feeder = inlet.map(|inlet| feed(inlet, link, ahead_ns(&before), headers)).transpose();
+                Ok((capture, before, feeder.map_err(|error| failed("start a thread", error))?))
             };
-            let capture = match started.await {
-                Ok(capture) => capture,
+            let (capture, before) = match started.await {
+                Ok((capture, before, feeder)) => {
+                    let _ = report.send(Ok(feeder));
+                    (capture, before)
+                }
                 Err(error) => {
                     // Whoever waited may have gone.
                     let _ = report.send(Err(error));
                     return;
                 }
             };
-            let _ = report.send(Ok(()));
             // Without a word the capture is given up: it ends with its value.
             if stopped.await.is_ok() {
-                let _ = finish.send(capture.stop().await);
+                let ended = async {
+                    let end = capture.stop().await?;
+                    Ok(Ended { end, clock: [before, client.clock(ROUNDS).await?] })
+                };
+                let _ = finish.send(ended.await);
             }
         });
-        self.running = Some(Running { ready, stop: Some(stop), ended });
+        self.running = Some(Running { ready, feeder: None, stop: Some(stop), ended });
     }
 
     /// Waits until it is capturing.
-    pub(super) fn ready(&self) -> Result<(), CaptureError> {
-        let Some(running) = &self.running else { return Ok(()) };
+    pub(super) fn ready(&mut self) -> Result<(), CaptureError> {
+        let Some(running) = &mut self.running else { return Ok(()) };
         let gone = || AgentError::Lost(crate::agent::Lost::Ended);
-        running.ready.recv().unwrap_or_else(|_| Err(gone())).map_err(|error| self.error(error))
+        match running.ready.recv().unwrap_or_else(|_| Err(gone())) {
+            Ok(feeder) => {
+                running.feeder = feeder;
+                Ok(())
+            }
+            Err(error) => Err(self.error(error)),
+        }
     }
 
     fn error(&self, error: AgentError) -> CaptureError {
@@ -122,32 +185,69 @@ impl Remote {
     }
 
     /// Waits for the record. An error is why there is none.
-    pub(super) fn join(mut self) -> Result<Ended, String> {
+    pub(super) fn join(mut self) -> Result<(record::Capture, Vec<Problem>, NodeFacts), String> {
         self.stop();
-        let running = self.running.take().ok_or("it was never told to begin")?;
+        let mut running = self.running.take().ok_or("it was never told to begin")?;
         let ended = running.ended.recv().map_err(|_| "the agent's task has died".to_owned());
         let ended = ended.and_then(|ended| ended.map_err(|error| chain(&error)));
+        let fed = running.feeder.take().map(JoinHandle::join);
         let kept = self.keep.take().map(|(directory, stem)| settle(&directory, &stem, ended.is_ok()));
-        let (mut capture, mut problems) = ended.map_err(|error| match &kept {
-            Some(Ok(path)) => format!("{error}; what was sent until then is in {}", path.display()),
-            _ => error,
-        })?;
+        let Ended { end: CaptureEnd { mut capture, mut problems, holding }, clock } =
+            ended.map_err(|error| match &kept {
+                Some(Ok(path)) => format!("{error}; what was sent until then is in {}", path.display()),
+                _ => error,
+            })?;
         sane(&capture)?;
         // Who it is about is not for the agent to say.
         capture.node = self.point.node;
         capture.vantage = self.point.vantage;
         capture.interface.clone_from(&self.point.interface);
-        capture.file = None;
+        (capture.file, capture.tcp) = (None, None);
         match kept {
             None => {}
             Some(Ok(path)) => capture.file = Some(super::thread::below_campaign(&path)),
             Some(Err(problem)) => problems.push(Problem { weight: Weight::Suspect, text: problem }),
         }
+        let facts = NodeFacts { node: self.point.node, clock, holding };
+        problems.extend(fed.and_then(|fed| self.incomplete(fed, capture.packets)));
+        problems.extend(self.moved(&facts));
         for problem in &mut problems {
             problem.text = problem.text.chars().filter(|c| !c.is_control()).take(1000).collect();
         }
-        Ok((capture, problems))
+        Ok((capture, problems, facts))
     }
+
+    /// Every packet that was captured must have come.
+    fn incomplete(&self, fed: std::thread::Result<Result<u64, String>>, packets: u64) -> Option<Problem> {
+        let text = match fed {
+            Ok(Ok(came)) if came == packets => return None,
+            Ok(Ok(came)) => format!("{came} of {packets} came"),
+            Ok(Err(error)) => error,
+            Err(panic) => super::thread::panic_text(panic.as_ref()),
+        };
+        let text = format!("headers of packets of {} are missing: {text}", self.place());
+        Some(Problem { weight: Weight::Invalid, text })
+    }
+
+    fn moved(&self, facts: &NodeFacts) -> Option<Problem> {
+        let drift = facts.drift_ns();
+        (drift.unsigned_abs() > MOST_DRIFT_NS).then(|| {
+            let node = self.point.node;
+            let text = format!("the clock of {node} moved by {:.3} s during the capture", drift as f64 / 1e9);
+            Problem { weight: Weight::Suspect, text }
+        })
+    }
+}
+
+/// The thread that puts headers into the analysis, and may have to wait for it: the sender gets no credit meanwhile.
+fn feed(inlet: Inlet, link: LinkType, ahead_ns: i64, mut headers: Headers) -> io::Result<Feeder> {
+    let mut records = inlet.open(link, ahead_ns);
+    std::thread::Builder::new().name("headers".to_owned()).spawn(move || {
+        while let Some(bytes) = headers.blocking_recv() {
+            records.feed(&bytes)?;
+        }
+        records.end()
+    })
 }
 
 impl Drop for Remote {
@@ -190,31 +290,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 fn sane(capture: &record::Capture) -> Result<(), String> {
     let counters = [capture.packets, capture.bytes, capture.ring_bytes];
     let counters = counters.into_iter().chain(capture.dropped_kernel).chain(capture.dropped_interface);
-    let mut all: Vec<u64> = counters.chain(capture.sizes.iter().map(|bin| bin.packets)).collect();
-    if let Some(tcp) = &capture.tcp {
-        if tcp.complete > tcp.connections || tcp.reset > tcp.connections {
-            return Err(
-                "the agent's record makes no sense: more connections complete or reset than there are".to_owned()
-            );
-        }
-        all.extend([tcp.connections, tcp.packets, tcp.ended_early, tcp.stalls]);
-        for way in &tcp.directions {
-            all.extend([way.packets, way.data_packets, way.data_bytes, way.unbinned]);
-            all.extend([way.super_segments, way.super_bytes, way.super_on_wire].into_iter().flatten());
-        }
-        let known = |statistic: &record::ConnectionStatistic| {
-            let sketch = statistic.sketch.as_ref().is_none_or(|sketch| Sketch::from_bytes(sketch).is_ok());
-            sketch && STATISTICS.iter().any(|known| known.name == statistic.name)
-        };
-        if !tcp.statistics.iter().all(known) {
-            return Err("the agent's record makes no sense: a statistic that does not exist, or is damaged".to_owned());
-        }
-        let whole = |row: &record::Connection| row.values.iter().all(|values| values.len() == STATISTICS.len());
-        if !tcp.rows.iter().all(whole) {
-            return Err("the agent's record makes no sense: a connection without all its statistics".to_owned());
-        }
-    }
-    match all.iter().find(|&&counter| counter > MOST) {
+    let mut all = counters.chain(capture.sizes.iter().map(|bin| bin.packets));
+    match all.find(|&counter| counter > MOST) {
         Some(counter) => Err(format!("the agent's record makes no sense: a counter of {counter}")),
         None => Ok(()),
     }
@@ -244,176 +321,26 @@ impl tokio::io::AsyncWrite for Blocking {
     }
 }
 
-/// How a failure begins whose cause is the filter.
-pub(crate) const FILTER: &str = "compile the filter ";
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// A capture on the node itself, for the agent.
-#[derive(Debug)]
-pub(crate) struct Here {
-    captures: Captures<Tap>,
-    watch: Watch,
-}
-
-/// Looks at a capture that runs.
-#[derive(Debug, Clone)]
-pub(crate) struct Watch {
-    seen: Arc<Seen>,
-    interface: String,
-    dropped_before: Option<u64>,
-}
-
-/// How far a capture is, readable while it runs.
-#[derive(Debug, Default)]
-struct Seen {
-    packets: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Here {
-    /// Starts to capture. With `keep`, packets are written there as pcapng: the other end has to read them.
-    pub(crate) fn start(request: &CaptureRequest, keep: Option<File>) -> Result<Self, CaptureError> {
-        let point = CapturePoint {
-            node: request.node,
-            vantage: request.vantage,
-            interface: request.interface.clone(),
-            source: CaptureSource::Live { namespace: None },
-        };
-        let spec = CaptureSpec {
-            snaplen: request.snaplen,
-            vantage: vec![request.vantage],
-            statistics: request.statistics,
-            connections: request.connections,
-            keep: false,
-            filter: request.filter.clone(),
-            ring: request.ring,
-        };
-        let points = request.points.max(1);
-        // The points share the host's file, but not this node's memory.
-        let available = available_memory().map(|bytes| bytes.saturating_mul(points as u64));
-        let flows = FlowOptions {
-            statistics: request.statistics,
-            connections: request.connections,
-            mtu: request.mtu,
-            points,
-            available,
-        };
-        let seen = Arc::new(Seen::default());
-        let dropped_before = receive_drops(&request.interface);
-        let mut keep = keep;
-        let sink = |point: &CapturePoint, link: LinkType| {
-            let interface = Interface {
-                name: &point.interface,
-                link_type: link.0,
-                snaplen: request.snaplen,
-                filter: request.filter.as_deref(),
-            };
-            let kept =
-                keep.take().map(|file| Kept { writer: Some(Writer::new(file, &interface)), lost: 0, error: None });
-            Tap { flows: Flows::new(point, link, flows), kept, seen: Arc::clone(&seen) }
-        };
-        let captures = Captures::start_with(&[point], &spec, None, sink)?;
-        let watch = Watch { seen, interface: request.interface.clone(), dropped_before };
-        Ok(Self { captures, watch })
-    }
-
-    /// To look at it from elsewhere.
-    pub(crate) fn watch(&self) -> Watch {
-        self.watch.clone()
-    }
-
-    /// Ends it. Blocks for about 50 ms, and as long as nobody reads what is kept.
-    pub(crate) fn stop(self) -> Result<Ended, String> {
-        let Stopped { captures, mut problems, sinks } = self.captures.stop();
-        let (Some(mut capture), Some(Tap { flows, kept, .. })) =
-            (captures.into_iter().next(), sinks.into_iter().next())
-        else {
-            let texts: Vec<_> = problems.into_iter().map(|problem| problem.text).collect();
-            return Err(texts.join("; "));
-        };
-        if let Some(problem) = kept.and_then(|kept| kept.finish(&capture)) {
-            problems.push(Problem { weight: Weight::Suspect, text: problem });
+    #[test]
+    fn a_clock_has_moved_only_as_far_as_is_certain() {
+        let reading = |at_least_ns, at_most_ns| ClockReading { at_least_ns, at_most_ns, round_trip_ns: 1, rounds: 1 };
+        let cases = [
+            ([0, 10], [5, 20], 0),
+            ([0, 10], [15, 20], 5),
+            ([0, 10], [-30, -20], -20),
+            ([i64::MIN, i64::MAX], [0, 1], 0),
+            ([i64::MAX, i64::MAX], [i64::MIN, i64::MIN], i64::MIN),
+        ];
+        for ([a, b], [c, d], expected) in cases {
+            let clock = [reading(a, b), reading(c, d)];
+            let facts = NodeFacts { node: NodeId::client(1), clock, holding: None };
+            assert_eq!(facts.drift_ns(), expected, "{clock:?}");
         }
-        let (tcp, more) = flows.into_tcp(capture.packets);
-        capture.tcp = tcp;
-        problems.extend(more);
-        Ok((capture, problems))
-    }
-}
-
-impl Watch {
-    /// How far the capture is.
-    pub(crate) fn progress(&self) -> CaptureProgress {
-        let now = receive_drops(&self.interface);
-        CaptureProgress {
-            packets: self.seen.packets.load(Ordering::Relaxed),
-            bytes: self.seen.bytes.load(Ordering::Relaxed),
-            dropped_interface: self.dropped_before.zip(now).and_then(|(before, now)| now.checked_sub(before)),
-        }
-    }
-}
-
-/// Feeds the engine, counts, and writes packets to where they are kept.
-#[derive(Debug)]
-struct Tap {
-    flows: Flows,
-    kept: Option<Kept>,
-    seen: Arc<Seen>,
-}
-
-impl PacketSink for Tap {
-    fn packet(&mut self, at_ns: i64, wire_len: u32, data: &[u8]) {
-        self.seen.packets.fetch_add(1, Ordering::Relaxed);
-        self.seen.bytes.fetch_add(u64::from(wire_len), Ordering::Relaxed);
-        if let Some(kept) = &mut self.kept {
-            kept.packet(at_ns, wire_len, data);
-        }
-        self.flows.packet(at_ns, wire_len, data);
-    }
-
-    fn end(&mut self) {
-        self.flows.end();
-    }
-}
-
-#[derive(Debug)]
-struct Kept {
-    /// `None` after a write has failed.
-    writer: Option<Writer>,
-    lost: u64,
-    error: Option<io::Error>,
-}
-
-impl Kept {
-    fn packet(&mut self, at_ns: i64, wire_len: u32, data: &[u8]) {
-        let Some(writer) = &mut self.writer else {
-            self.lost += 1;
-            return;
-        };
-        let pending = writer.pending() + 1;
-        if let Err(error) = writer.packet(at_ns, wire_len, data) {
-            self.lost += pending;
-            self.error = Some(error);
-            self.writer = None;
-        }
-    }
-
-    /// What went wrong.
-    fn finish(mut self, capture: &record::Capture) -> Option<String> {
-        if let Some(writer) = self.writer.take() {
-            let pending = writer.pending();
-            let totals = Totals {
-                started_ns: 0,
-                ended_ns: crate::host::clock::now_ns(),
-                received: capture.dropped_kernel.map(|dropped| capture.packets + dropped),
-                dropped_kernel: capture.dropped_kernel,
-                dropped_interface: capture.dropped_interface,
-            };
-            if let Err((_, error)) = writer.finish(&totals) {
-                self.lost += pending;
-                self.error = Some(error);
-            }
-        }
-        let error = self.error?;
-        Some(format!("cannot send the packets of {}: {error}; {} are missing", capture.interface, self.lost))
+        assert_eq!(ahead_ns(&reading(-3_500, -1_500)), -2_000);
+        assert_eq!(ahead_ns(&reading(i64::MIN, i64::MAX)), 0);
     }
 }

@@ -19,6 +19,8 @@ use crate::testbed::CapturePoint;
 pub(super) struct Finished<S> {
     pub(super) capture: Capture,
     pub(super) problems: Vec<Problem>,
+    /// Did it read to the end, and get everything that was not dropped?
+    pub(super) whole: bool,
     pub(super) sink: S,
 }
 
@@ -127,6 +129,7 @@ impl Job {
     fn finish<S>(&self, seen: Seen<S>, dropped_interface: Option<u64>) -> Finished<S> {
         let dropped_kernel = seen.counters.map(|counters| u64::from(counters.dropped));
         let mut problems = Vec::from_iter(self.problem(&seen));
+        let whole = problems.is_empty();
         let totals = Totals {
             started_ns: self.window.from_ns.load(Ordering::Relaxed),
             ended_ns: self.window.until_ns.load(Ordering::Relaxed),
@@ -157,7 +160,7 @@ impl Job {
             file: file.map(|path| below_campaign(&path)),
             tcp: None,
         };
-        Finished { capture, problems, sink: seen.sink }
+        Finished { capture, problems, whole, sink: seen.sink }
     }
 
     fn problem<S>(&self, seen: &Seen<S>) -> Option<Problem> {

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use crate::ids::{Better, IterationNumber, Level, NodeId, ShortHash, Stage, Vantage};
 use crate::record::{
-    Capture, Environment, Event, EventLevel, Header, IterationRecord, Metric, Moment, Outcome, Quantile, Setting,
-    SizeBin, StageTiming,
+    Capture, Environment, Event, EventLevel, Header, IterationRecord, Metric, Moment, Outcome, PathMatch, Quantile,
+    Setting, SizeBin, StageTiming,
 };
 use crate::record::{
     DescriptorKind, LogBins, Syscall, SyscallLoss, SyscallProcess, SyscallScope, SyscallSizes, SyscallSource,
@@ -79,6 +79,7 @@ pub(in crate::store) fn sample(n: u32) -> IterationRecord {
             file: None,
             tcp: Some(super::records_tcp::sample()),
         }],
+        paths: Vec::new(),
         syscalls: traces(),
         events: vec![Event {
             at_ns: 1_700_000_000_000_000_000,
@@ -225,6 +226,14 @@ fn capture() -> impl Strategy<Value = Capture> {
     )
 }
 
+fn captures() -> impl Strategy<Value = (Vec<Capture>, Vec<PathMatch>)> {
+    vec(capture(), 0..4).prop_flat_map(|captures| {
+        let most = if captures.len() < 2 { 0 } else { 4 };
+        let path = super::records_tcp::path(captures.len());
+        (Just(captures), vec(path, 0..=most))
+    })
+}
+
 fn event() -> impl Strategy<Value = Event> {
     let levels = proptest::sample::select(&[EventLevel::Info, EventLevel::Warn, EventLevel::Error]);
     (any::<i64>(), stage(), levels, text()).prop_map(|(at_ns, stage, level, text)| Event { at_ns, stage, level, text })
@@ -284,9 +293,9 @@ pub(super) fn record() -> impl Strategy<Value = IterationRecord> {
     let factors = proptest::collection::btree_map(text(), text(), 0..8);
     let stages = vec((stage(), any::<i64>(), option::of(0..=i64::MAX)), 0..8);
     let environment = vec((text(), text(), text()), 0..8);
-    let lists = (vec(setting(), 0..12), metrics(), quantiles(), vec(capture(), 0..4), vec(event(), 0..12));
+    let lists = (vec(setting(), 0..12), metrics(), quantiles(), captures(), vec(event(), 0..12));
     (header(), outcome(), factors, lists, stages, environment).prop_map(
-        |(header, outcome, factors, (settings, metrics, quantiles, captures, events), stages, environment)| {
+        |(header, outcome, factors, (settings, metrics, quantiles, (captures, paths), events), stages, environment)| {
             IterationRecord {
                 header,
                 outcome,
@@ -295,6 +304,7 @@ pub(super) fn record() -> impl Strategy<Value = IterationRecord> {
                 metrics,
                 quantiles,
                 captures,
+                paths,
                 syscalls: traces(),
                 events,
                 stages: stages

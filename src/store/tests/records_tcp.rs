@@ -9,7 +9,9 @@ use proptest::prelude::*;
 use super::records::{number, text};
 use crate::flow::{STATISTICS, Sketch};
 use crate::ids::Direction;
-use crate::record::{Connection, ConnectionStatistic, SeriesBin, Stall, Tcp, TcpDirection};
+use crate::record::{
+    Connection, ConnectionStatistic, Delay, PathCounts, PathDirection, PathMatch, SeriesBin, Stall, Tcp, TcpDirection,
+};
 
 /// The distribution of these values.
 pub(in crate::store) fn statistic(direction: Direction, name: &str, values: &[f64]) -> ConnectionStatistic {
@@ -113,7 +115,7 @@ fn series() -> impl Strategy<Value = Vec<SeriesBin>> {
 }
 
 fn stalls() -> impl Strategy<Value = Vec<Stall>> {
-    let stall = (count(), option::of(any::<i64>()), count(), direction());
+    let stall = (count(), option::of(any::<i64>()), count(), option::of(direction()));
     vec(stall, 0..4).prop_map(|all| {
         let stall = |(connection, from_ns, duration_ns, ended_by)| Stall { connection, from_ns, duration_ns, ended_by };
         all.into_iter().map(stall).collect()
@@ -158,6 +160,60 @@ pub(super) fn tcp() -> impl Strategy<Value = Tcp> {
             longest_stall_ns,
             first_stalls: lists.2,
             rows: lists.3,
+        },
+    )
+}
+
+fn delay(values: &[f64]) -> Option<Delay> {
+    let mut sketch = Sketch::default();
+    values.iter().for_each(|&value| sketch.add(value));
+    Some(Delay {
+        count: sketch.count(),
+        mean: sketch.mean()?,
+        sd: sketch.deviation(),
+        min: sketch.min()?,
+        p50: sketch.quantile(0.5)?,
+        p95: sketch.quantile(0.95)?,
+        p99: sketch.quantile(0.99)?,
+        max: sketch.max()?,
+        sketch: sketch.to_bytes(),
+    })
+}
+
+fn path_direction() -> impl Strategy<Value = PathDirection> {
+    let counts = [count(), count(), count(), count(), count(), count(), count()].prop_map(
+        |[both, lost, appeared, sent_resegmented, received_resegmented, reordered, edge]| PathCounts {
+            both,
+            lost,
+            appeared,
+            sent_resegmented,
+            received_resegmented,
+            reordered,
+            edge,
+        },
+    );
+    let delays = vec(-1e-3..10.0, 0..200);
+    ([count(), count(), count(), count()], option::of(counts), delays).prop_map(
+        |([sent, sent_bytes, received, received_bytes], counts, delays)| PathDirection {
+            sent,
+            sent_bytes,
+            received,
+            received_bytes,
+            counts,
+            delay: delay(&delays),
+        },
+    )
+}
+
+/// A path between two of so many captures; with less than two there is none that keeps the rules.
+pub(super) fn path(captures: usize) -> impl Strategy<Value = PathMatch> {
+    let most = captures.max(2);
+    (0..most, 1..most, any::<bool>(), [path_direction(), path_direction()]).prop_map(
+        move |(near, step, shared_clock, mut directions)| {
+            if !shared_clock {
+                directions.iter_mut().for_each(|direction| direction.delay = None);
+            }
+            PathMatch { near, far: (near + step) % most, shared_clock, directions }
         },
     )
 }

@@ -135,5 +135,6 @@ fn a_typical_iteration_is_small() {
     let dir = tempfile::tempdir().unwrap();
     let path = write_iteration(dir.path(), &record).unwrap();
     let bytes = std::fs::metadata(path).unwrap().len();
-    assert!(bytes <= 44 * 1024, "{bytes} bytes");
+    // Each of the tables takes a page, empty or not, and the text of its schema.
+    assert!(bytes <= 48 * 1024, "{bytes} bytes");
 }

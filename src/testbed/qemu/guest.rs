@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::args::{self, Boot, Files, GuestPlan, Hardware};
 use super::console::{Console, quoted};
 use super::qmp::Qmp;
+use crate::agent::results::{self, ReadLimits};
 use crate::agent::{Client, Limits};
 use crate::host::cage::Job;
 use crate::host::cpus;
@@ -57,7 +58,7 @@ pub(super) struct Guest {
     /// Process number of QEMU.
     pid: Option<u32>,
     /// The file that is the guest's results disk; it can be read also when its name is gone.
-    pub(super) results: File,
+    results: File,
 }
 
 /// A QEMU process, watched.
@@ -189,6 +190,18 @@ impl Guest {
                 Some(_) => tokio::time::sleep(POLL).await,
             }
         }
+    }
+
+    /// Brings files of the guest into an empty directory of this host, over the results disk: of any size, without a
+    /// byte of them on the channel. Returns their paths here.
+    pub(super) async fn collect(&self, paths: &[String], directory: &Path) -> Result<Vec<PathBuf>, TestbedError> {
+        let receipt = self.client.archive(paths).await.map_err(|error| self.failed(&error))?;
+        let disk = PathBuf::from(format!("/proc/self/fd/{}", self.results.as_raw_fd()));
+        let directory = directory.to_owned();
+        let read = move || results::read(&disk, Some(receipt.nonce), ReadLimits::default(), &directory);
+        let unpacked = tokio::task::spawn_blocking(read).await.map_err(|error| self.failed(error))?;
+        let unpacked = unpacked.map_err(|error| self.failed(&error))?;
+        Ok(unpacked.into_iter().map(|file| file.path).collect())
     }
 
     /// What the guest printed so far.

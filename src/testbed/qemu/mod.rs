@@ -17,7 +17,7 @@ mod settings;
 mod up;
 mod wishes;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
@@ -64,7 +64,13 @@ impl Qemu {
     /// A testbed with these options. Guests that are kept for further iterations end with it.
     pub fn new(spec: &TestbedSpec) -> Self {
         let pool = pool::Pool::new(spec.reuse == Reuse::Tuple);
-        Self { prepared: Prepared::new(spec.qemu.clone()), pool }
+        Self { prepared: Prepared::new(spec.qemu.clone(), None), pool }
+    }
+
+    /// As [`Qemu::new`], with the images in this directory instead of the usual one.
+    pub fn with_cache(spec: &TestbedSpec, cache: PathBuf) -> Self {
+        let pool = pool::Pool::new(spec.reuse == Reuse::Tuple);
+        Self { prepared: Prepared::new(spec.qemu.clone(), Some(cache)), pool }
     }
 }
 

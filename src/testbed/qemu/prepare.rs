@@ -22,6 +22,8 @@ use crate::testbed::{Request, TestbedError};
 /// See the module.
 pub(super) struct Prepared {
     spec: QemuSpec,
+    /// `None` for the usual one.
+    cache: Option<PathBuf>,
     network: Tried,
     known: Mutex<Known>,
 }
@@ -50,8 +52,12 @@ pub(super) struct Resolved {
 }
 
 impl Prepared {
-    pub(super) fn new(spec: QemuSpec) -> Self {
-        Self { spec, network: Tried::default(), known: Mutex::default() }
+    pub(super) fn new(spec: QemuSpec, cache: Option<PathBuf>) -> Self {
+        Self { spec, cache, network: Tried::default(), known: Mutex::default() }
+    }
+
+    fn cache(&self) -> Result<PathBuf, TestbedError> {
+        self.cache.clone().map_or_else(image::default_cache, Ok).map_err(no_image)
     }
 
     pub(super) fn has_disk(&self) -> bool {
@@ -125,7 +131,7 @@ impl Prepared {
             kernel: kernel_choice(&self.spec.kernel),
             programs: programs.iter().cloned().collect(),
             vptest: request.vptest.clone(),
-            cache: image::default_cache().map_err(no_image)?,
+            cache: self.cache()?,
         };
         let notice = request.notice.clone();
         let build = move || image::build(&wanted, &mut |step| notice.say(&told(step)));
@@ -148,7 +154,7 @@ impl Prepared {
         if let Some(verdict) = &known.verdict {
             return Ok(verdict.clone());
         }
-        let cache = image::default_cache().map_err(no_image)?;
+        let cache = self.cache()?;
         let verdict = accel::verdict(boot, &offers.version, &cache, &request.scratch).await;
         known.verdict = Some(verdict.clone());
         Ok(verdict)

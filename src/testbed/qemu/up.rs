@@ -199,6 +199,20 @@ impl Instance for Up {
         local::start(&machines.processes, first, None, &self.scratch, command).await
     }
 
+    async fn collect(
+        &mut self,
+        node: NodeId,
+        files: &[String],
+        directory: &FilePath,
+    ) -> Result<Vec<PathBuf>, TestbedError> {
+        let guest = self.machines()?.guests.iter().find(|guest| guest.node == node).map(Arc::clone);
+        let guest = guest.ok_or_else(|| TestbedError::Io {
+            what: format!("collect files of {node}"),
+            source: std::io::Error::from(std::io::ErrorKind::NotFound),
+        })?;
+        guest.collect(files, directory).await
+    }
+
     async fn kernels(&mut self) -> Vec<KernelAt> {
         let guests = self.machines.iter().flat_map(|machines| &machines.guests);
         guests.map(|guest| KernelAt::Agent { node: guest.node, client: guest.client.clone() }).collect()

@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn memory_is_reckoned_for_all_guests() {
         let wishes = wishes(&[("pairs", Value::Integer(3)), ("memory", Value::Size(ByteSize(512 << 20)))]).unwrap();
-        let needed = 6 * (512 + 64) << 20;
+        let needed = (6 * (512 + 64)) << 20;
         assert_eq!(wishes.all_memory(), needed);
         assert!(wishes.check_memory(needed).is_ok());
         let error = wishes.check_memory(needed - 1).unwrap_err().to_string();

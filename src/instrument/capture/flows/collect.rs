@@ -34,6 +34,11 @@ impl Collected {
             room: rows.unwrap_or(0),
         }
     }
+
+    /// Single rows kept.
+    pub(super) const fn rows(&self) -> usize {
+        self.rows.len()
+    }
 }
 
 impl Sink for Collected {
@@ -182,7 +187,7 @@ fn stall(stall: &crate::flow::Stall) -> Stall {
         connection: stall.connection,
         from_ns: stall.from.nanos(),
         duration_ns: not_negative(stall.nanos),
-        ended_by: direction(stall.ended_by),
+        ended_by: stall.ended_by.map(direction),
     }
 }
 
