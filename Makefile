@@ -42,7 +42,7 @@ bench:
 	@.ci/need build test bench
 	benches/all.sh
 
-# The committed object is what this makes with clang 14 (apt-get install clang-14 llvm-14); a test compares the two.
+# The committed object is what this makes with clang 14.0.6 (apt-get install clang-14 llvm-14); a test compares the two where it is there.
 bpf:
 	cd src/instrument/syscalls/bpf && \
 	clang-14 -O2 -g -fdebug-compilation-dir=. -target bpf -mcpu=v3 -Wall -Wextra -Wno-unused-parameter \

@@ -1,6 +1,6 @@
 #!/bin/bash
 # What tracers cost ApacheBench against nginx: CPU time for each request, all processes of the workload, as a ratio to the
-# same without a tracer in the same round. Needs ab, nginx and, for the others, strace, linux-perf, bpftrace, sysdig.
+# same without a tracer in the same round. Needs ab, nginx python3 and, for the others, strace, linux-perf, bpftrace, sysdig.
 #
 #   benches/syscalls.sh [ROUNDS] [REQUESTS]
 set -euo pipefail
@@ -38,6 +38,15 @@ measure() { # name, share of the requests, command before the load
   fi
   echo "$name $(seconds) $n" >>"$work/results"
 }
+# Fails when the trace that vptest printed last is not whole.
+whole() {
+  python3 - "$work/out" <<'CHECK'
+import json, sys
+losses = json.load(open(sys.argv[1]))["losses"]
+lost = {name: n for name in losses[0] if name != "cpu" if (n := sum(loss[name] for loss in losses))}
+sys.exit(f"vptest lost {lost}" if lost else 0)
+CHECK
+}
 beside() { # name, seconds to start, tracer...: one that follows the whole machine from outside
   local name=$1; shift
   "$@" >"$work/trace" 2>"$work/err" & local tracer=$!
@@ -56,7 +65,9 @@ beside() { # name, seconds to start, tracer...: one that follows the whole machi
 for round in $(seq "$rounds"); do
   measure none 1 "$vptest" trace --off --
   measure vptest 1 "$vptest" trace --
+  whole
   measure vptest-log 1 "$vptest" trace --log "$work/log.zst" --
+  whole
   if have strace; then measure strace-f 10 strace -f -c -o "$work/strace"; fi
   if have perf; then
     measure perf-trace 10 perf trace -o "$work/perf.trace" --
