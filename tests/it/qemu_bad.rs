@@ -13,7 +13,9 @@ use vptest::units::ByteSize;
 
 use super::campaign::{Campaign, VPTEST, said};
 use super::need::{need, program};
-use super::qemu::{AB, SMALL, cache, command, databases, guests, only, outcome, qemus, qemus_in, run, sweep};
+use super::qemu::{
+    AB, SMALL, cache, command, databases, guests, only, outcome, qemus, qemus_in, run, sweep, wait_until,
+};
 
 /// A guest's agent of another making: it greets as version 9.1 with protocol 7.
 const OTHER_AGENT: &str = r#"#!/bin/sh
@@ -67,7 +69,7 @@ fn an_agent_of_another_protocol_is_named_with_both_versions() {
     let versions = format!("the agent is vptest 9.1 with protocol 7; this is vptest {}", env!("CARGO_PKG_VERSION"));
     assert!(reasons.contains("launch") && reasons.contains(&versions), "{reasons}");
     assert!(reasons.contains("another agent answers"), "no console in {reasons}");
-    assert!(qemus(&campaign).is_empty());
+    wait_until("the end of the other guest", || qemus(&campaign).is_empty());
 }
 
 #[test]
