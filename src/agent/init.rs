@@ -119,15 +119,16 @@ impl Arguments {
     }
 }
 
-/// File systems: what, where, options. What the kernel does not have is passed over.
+/// File systems: what, where, options. What the kernel does not have is passed over. All are in memory, as the image is:
+/// whoever fills one up is to be told so, before the kernel has no memory left and ends the agent.
 const MOUNTS: [(&str, &str, &str); 9] = [
     ("proc", "/proc", ""),
     ("sysfs", "/sys", ""),
     ("devtmpfs", "/dev", "mode=0755"),
     ("devpts", "/dev/pts", "mode=0620,gid=5,ptmxmode=0666"),
-    ("tmpfs", "/dev/shm", "mode=1777"),
-    ("tmpfs", "/tmp", "mode=1777"),
-    ("tmpfs", "/run", "mode=0755"),
+    ("tmpfs", "/dev/shm", "mode=1777,size=25%"),
+    ("tmpfs", "/tmp", "mode=1777,size=25%"),
+    ("tmpfs", "/run", "mode=0755,size=10%"),
     ("cgroup2", "/sys/fs/cgroup", ""),
     ("tracefs", "/sys/kernel/tracing", ""),
 ];

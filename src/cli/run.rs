@@ -38,6 +38,9 @@ pub(super) struct Args {
     /// Leave the testbed of a failed iteration up and say how to look into it
     #[arg(long)]
     keep_failed: bool,
+    /// Go on although the guests' kernel or programs are others than in the iterations that are complete
+    #[arg(long)]
+    allow_changed_image: bool,
 }
 
 pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
@@ -65,6 +68,7 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
         again: args.again,
         retries: args.retries,
         keep_failed: args.keep_failed,
+        allow_changed_image: args.allow_changed_image,
         vptest,
         observer: &display,
         cancel: cancel.clone(),
@@ -94,6 +98,10 @@ fn failure(error: CampaignError) -> Failure {
         CampaignError::Space(_) => {
             Failure::new(Exit::Unsupported, error).hint("free some room, or plan into another directory with -o")
         }
+        CampaignError::Image(_) => Failure::new(Exit::Usage, error).hint(
+            "`--allow-changed-image` goes on all the same; `vptest sweep` with another -o begins afresh; --iter N --again \
+             runs what is there once more",
+        ),
         CampaignError::Locked { .. } => {
             Failure::new(Exit::Usage, error).hint("wait for it, or run named iterations beside it with --iter")
         }

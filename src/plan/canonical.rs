@@ -176,14 +176,19 @@ fn workload(workload: &WorkloadSpec) -> String {
             .with("bitrate", or_null(bitrate.map(|rate| json_string(&rate.to_string()))))
             .with("reverse", reverse.to_string())
             .with("arguments", strings(arguments)),
-        WorkloadSpec::Command { server, client, ready, ready_timeout, time_limit, metrics } => Object::default()
-            .text("preset", "command")
-            .with("server", or_null(server.as_deref().map(strings)))
-            .with("client", strings(client))
-            .with("ready", or_null(ready.as_ref().map(readiness)))
-            .text("ready_timeout", &format_duration(*ready_timeout))
-            .with("time_limit", or_null(time_limit.map(|limit| json_string(&format_duration(limit)))))
-            .with("metric", array(metrics.iter().map(metric))),
+        WorkloadSpec::Command { server, client, ready, ready_timeout, time_limit, metrics, keep, keep_server } => {
+            // What is only stored on demand changes nothing for those who do not ask for it.
+            let kept = [("keep", keep), ("keep_server", keep_server)];
+            let kept = kept.into_iter().filter(|(_, files)| !files.is_empty());
+            kept.fold(Object::default(), |object, (name, files)| object.with(name, strings(files)))
+                .text("preset", "command")
+                .with("server", or_null(server.as_deref().map(strings)))
+                .with("client", strings(client))
+                .with("ready", or_null(ready.as_ref().map(readiness)))
+                .text("ready_timeout", &format_duration(*ready_timeout))
+                .with("time_limit", or_null(time_limit.map(|limit| json_string(&format_duration(limit)))))
+                .with("metric", array(metrics.iter().map(metric)))
+        }
     }
     .finish()
 }

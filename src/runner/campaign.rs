@@ -11,7 +11,7 @@ use super::iteration::{self, Ended, Setup};
 use super::observer::{Observer, Progress};
 use super::recover::{Recovered, recover};
 use super::running::{CampaignLock, Claim, Claimed};
-use super::{feasible, space, tools};
+use super::{feasible, images, space, tools};
 use crate::host::host_name;
 use crate::ids::{IterationNumber, ShortHash};
 use crate::instrument::facts::facts;
@@ -37,6 +37,8 @@ pub struct Options<'a> {
     pub keep_failed: bool,
     /// Path of the running program.
     pub vptest: PathBuf,
+    /// Go on also when guests would be of another image than those of what has been run.
+    pub allow_changed_image: bool,
     /// Receives the news.
     pub observer: &'a dyn Observer,
     /// Sees the wish to stop.
@@ -77,6 +79,9 @@ pub enum CampaignError {
     /// Not enough room for what is still to be run.
     #[error("{0}")]
     Space(String),
+    /// Guests would be others than before.
+    #[error("{0}")]
+    Image(String),
     /// Somebody else runs it.
     #[error("the campaign in {out} is being run by {by}")]
     Locked {
@@ -124,6 +129,9 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
         testbeds: testbeds(options.plan, &to_do)?,
         workload: workload::from_spec(&options.plan.spec.workload),
     };
+    for testbed in campaign.testbeds.values() {
+        images::check(options, &attempts, &to_do, testbed.as_ref(), campaign.workload.as_ref()).await?;
+    }
     let report = campaign.run(&to_do, Report { complete_before, ..Report::default() }).await;
     for testbed in campaign.testbeds.values() {
         testbed.close().await;
@@ -296,7 +304,7 @@ fn to_do(options: &Options<'_>, attempts: &Attempts) -> Result<(Vec<IterationNum
 }
 
 /// Is one of the stored attempts complete? One that cannot be read is not, and stays where it is.
-fn is_complete(out: &Path, attempts: &Attempts, identity: ShortHash) -> bool {
+pub(super) fn is_complete(out: &Path, attempts: &Attempts, identity: ShortHash) -> bool {
     attempts.of(identity).iter().rev().any(|&name| match store::head(out, name) {
         Ok(head) => head.outcome == Outcome::Complete,
         Err(error) => {

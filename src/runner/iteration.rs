@@ -11,6 +11,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::campaign::{CampaignError, header};
 use super::cancel::Cancel;
 use super::gathered::{Collected, Gathered};
+use super::keep::{self, Kept};
 use super::life::{Life, Stop};
 use super::load;
 use super::observer::{Observer, Progress};
@@ -177,8 +178,10 @@ impl Stages<'_> {
         gathered.environment.extend(instance.environment());
         self.verify(life, instance, gathered).await?;
         let (running, tracing) = self.instrument(life, instance, &gathered.settings).await?;
-        let (driven, host) = self.workload(life, instance).await?;
-        let (traced, captures, settings, points) = self.collect(life, instance, running, tracing).await?;
+        let (mut driven, host) = self.workload(life, instance).await?;
+        let (traced, captures, settings, points, kept) = self.collect(life, instance, running, tracing).await?;
+        driven.suspect.extend(kept.problems);
+        driven.events.extend(kept.events);
         let spec = &self.setup.plan.spec;
         let collected = Collected { driven, captures, points, settings, host, traced };
         life.add(gathered.collected(spec, self.setup.host, collected));
@@ -315,14 +318,14 @@ impl Stages<'_> {
         .await
     }
 
-    /// Stops the captures, analyses what is left of their packets, and reads the settings again.
+    /// Stops the captures, analyses what is left of their packets, brings the files to keep, and reads the settings again.
     async fn collect(
         &self,
         life: &mut Life<'_>,
         instance: &mut Up,
         running: Option<Capturing>,
         tracing: Option<Tracing>,
-    ) -> Result<(Traced, Option<Analysed>, Vec<Setting>, usize), Stop> {
+    ) -> Result<(Traced, Option<Analysed>, Vec<Setting>, usize, Kept), Stop> {
         let lost = instance.lost();
         let work = async {
             self.setup.testbed.enter(Stage::Collect, self.request).await?;
@@ -336,7 +339,9 @@ impl Stages<'_> {
                 }
                 None => (None, 0),
             };
-            Ok((traced, stopped, instance.settings().await?, points))
+            let (tuple, scratch) = (&self.request.tuple, &self.request.scratch);
+            let kept = keep::keep(self.setup.workload, tuple, instance.as_mut(), scratch, self.artifacts).await?;
+            Ok((traced, stopped, instance.settings().await?, points, kept))
         };
         life.stage(Stage::Collect, while_up(lost, work)).await
     }

@@ -153,6 +153,10 @@ pub enum WorkloadSpec {
         time_limit: Option<Duration>,
         /// What to read from the outputs.
         metrics: Vec<MetricRule>,
+        /// Files of the client node to keep; relative to its scratch directory. `{factor}` is replaced.
+        keep: Vec<String>,
+        /// Likewise of the server node.
+        keep_server: Vec<String>,
     },
 }
 

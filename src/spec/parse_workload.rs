@@ -72,12 +72,23 @@ fn read_table(
                 *own = strings(&entry, arguments, sink);
             }
         }
-        Some(WorkloadSpec::Command { client, server, ready, .. }) => {
+        Some(WorkloadSpec::Command { client, server, ready, keep, keep_server, .. }) => {
             if let Some((Ready::File(path), entry)) = ready.as_ref().zip(ready_entry) {
                 arguments.push((path.clone(), entry.span));
             }
             if let Some(entry) = section.take("client") {
                 *client = command(&entry, arguments, sink);
+            }
+            if let Some(entry) = section.take("keep") {
+                *keep = files(&entry, arguments, sink);
+            }
+            if let Some(entry) = section.take("keep_server") {
+                if !section.has("server") {
+                    let message = "`workload.keep_server` names files of a server, but there is no `server`";
+                    let help = "files of the client are named by `keep`";
+                    sink.push(Diagnostic::error(entry.key.clone(), message).help(help));
+                }
+                *keep_server = files(&entry, arguments, sink);
             }
             *server = section.take("server").map(|entry| command(&entry, arguments, sink));
         }
@@ -94,6 +105,17 @@ fn strings(entry: &Entry<'_>, arguments: &mut Arguments, sink: &mut Sink<'_>) ->
         }
     }
     entry.strings(sink).unwrap_or_default()
+}
+
+/// Paths of files, which must not lead out of where they are kept.
+fn files(entry: &Entry<'_>, arguments: &mut Arguments, sink: &mut Sink<'_>) -> Vec<String> {
+    for item in entry.elements().unwrap_or_default() {
+        let is_file = |path: &str| !path.trim_matches('/').is_empty() && !path.split('/').any(|part| part == "..");
+        if item.value.as_str().is_some_and(|path| !is_file(path)) {
+            item.refuse(sink, "the path of a file, without `..`");
+        }
+    }
+    strings(entry, arguments, sink)
 }
 
 /// An argument vector: at least a program.
@@ -166,6 +188,8 @@ fn read_command(section: &mut Section<'_>, sink: &mut Sink<'_>) -> Option<Worklo
         ready_timeout: ready_timeout.unwrap_or(DEFAULT_READY_TIMEOUT),
         time_limit: section.take("time_limit").and_then(|e| positive_duration(&e, LONGEST, sink)),
         metrics: section.take("metric").map(|e| read_metrics(&e, has_server, sink)).unwrap_or_default(),
+        keep: Vec::new(),
+        keep_server: Vec::new(),
     })
 }
 

@@ -165,6 +165,7 @@ server = ["serve", "--port", "80"]
 client = ["load", "{server}", "--size={size}"]
 ready  = { tcp = 80 }
 time_limit = "1 min"
+keep = ["log.{size}", "/tmp/x"]
 [[workload.metric]]
 name = "throughput"
 unit = "bit/s"
@@ -179,13 +180,15 @@ regex = "errors: ([0-9]+)"
 required = false
 "#,
     );
-    let WorkloadSpec::Command { server, client, ready, ready_timeout, time_limit, metrics } = spec.workload else {
+    let WorkloadSpec::Command { server, client, ready, ready_timeout, time_limit, metrics, keep, .. } = spec.workload
+    else {
         panic!("another workload");
     };
     assert_eq!(server.unwrap(), ["serve", "--port", "80"]);
     assert_eq!(client, ["load", "{server}", "--size={size}"]);
     assert_eq!((ready, ready_timeout), (Some(Ready::Tcp(80)), DEFAULT_READY_TIMEOUT));
     assert_eq!(time_limit, Some(Duration::from_secs(60)));
+    assert_eq!(keep, ["log.{size}", "/tmp/x"]);
     assert_eq!(metrics[0].pattern, MetricPattern::Json("/end/sum/bits_per_second".to_owned()));
     assert_eq!((metrics[1].from, metrics[1].required, metrics[1].better), (Source::Server, false, None));
 }
@@ -393,6 +396,8 @@ fn workloads() {
         "preset = \"command\"\nclient = [\"x\"]\nserver = [\"y\"]\nready = { tcp = 80, file = \"/x\" }",
         "preset = \"command\"\nclient = [\"x\"]\nserver = [\"y\"]\nready = { output = \"(\" }",
         "preset = \"command\"\nclient = [\"x\"]\nserver = [\"y\"]\nready = { file = \"{scrach}/up\" }",
+        "preset = \"command\"\nclient = [\"x\"]\nkeep = [\"a/../../b\", \"ok\", \"\"]\nkeep_server = [\"{sice}\"]",
+        "preset = \"command\"\nclient = [\"x\"]\nkeep = \"a\"",
         "preset = \"command\"\nclient = [\"x\"]\n[[workload.metric]]\nname = \"m\"\nunit = \"s\"",
         "preset = \"command\"\nclient = [\"x\"]\n[[workload.metric]]\nname = \"m\"\nunit = \"s\"\nregex = \"a\"\njson = \"/a\"",
         "preset = \"command\"\nclient = [\"x\"]\n[[workload.metric]]\nname = \"m\"\nunit = \"s\"\nregex = \"[0-9\"",

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use super::error::StoreError;
 use super::reader::RecordFile;
 use crate::ids::{IterationNumber, ShortHash};
-use crate::record::{Header, Outcome};
+use crate::record::{Environment, Header, Outcome};
 
 /// Name of an iteration file: `000007-ba7816bf8f0102.db` is attempt 2 at identity `ba7816bf8f01`, number 7.
 ///
@@ -153,6 +153,11 @@ pub fn head(dir: &Path, name: AttemptName) -> Result<AttemptHead, StoreError> {
         Ok([row]) => Err(StoreError::corrupt(&path, format!("it holds {}", AttemptName::of(&row.header)))),
         Err(rows) => Err(StoreError::corrupt(&path, format!("it holds {} iterations, not one", rows.len()))),
     }
+}
+
+/// Reads the environment of one iteration file in `dir`, without verifying the rest.
+pub fn environment(dir: &Path, name: AttemptName) -> Result<Vec<Environment>, StoreError> {
+    RecordFile::open(&dir.join(name.to_string()))?.environment()
 }
 
 /// An iteration file and its head, or why that cannot be read.

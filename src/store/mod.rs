@@ -27,7 +27,8 @@ mod traced;
 mod writer;
 
 pub use campaign::{
-    AttemptHead, AttemptName, Attempts, BadAttemptName, NamedHead, head, heads, next_attempt, scan, stale_temps,
+    AttemptHead, AttemptName, Attempts, BadAttemptName, NamedHead, environment, head, heads, next_attempt, scan,
+    stale_temps,
 };
 pub use conditions::Conditions;
 pub use error::{BadRecord, StoreError};

@@ -14,7 +14,7 @@ use super::raw::{Cursor, FileHeader, HEADER_BYTES, Pages, RawError, Row, SchemaE
 use super::rows;
 use super::schema::{APPLICATION_ID, SCHEMA_VERSION, TABLES, TableId};
 use crate::ids::Direction;
-use crate::record::{Capture, IterationRecord, SyscallTrace, Tcp};
+use crate::record::{Capture, Environment, IterationRecord, SyscallTrace, Tcp};
 
 /// A vptest database opened for reading: header, version and schema are right.
 pub struct RecordFile {
@@ -77,6 +77,17 @@ impl RecordFile {
         let mut rows = Vec::new();
         while table.current.is_some() {
             rows.push(table.decode(decode::iteration)?);
+            table.advance()?;
+        }
+        Ok(rows)
+    }
+
+    /// Environment rows of all iterations; content is not verified.
+    pub(super) fn environment(&self) -> Result<Vec<Environment>, StoreError> {
+        let mut table = TableCursor::new(self, TableId::Environment)?;
+        let mut rows = Vec::new();
+        while table.current.is_some() {
+            rows.push(table.decode(decode::environment)?);
             table.advance()?;
         }
         Ok(rows)

@@ -86,6 +86,12 @@ pub trait Testbed: Send + Sync {
         false
     }
 
+    /// What the nodes of such a tuple are made of, equal for equal nodes and stored as `image.base_id`; `None` for a
+    /// testbed whose nodes are not made by vptest. May take as long as making it takes.
+    async fn base_id(&self, _request: &Request) -> Result<Option<String>, TestbedError> {
+        Ok(None)
+    }
+
     /// Called at the beginning of every stage. Only the testbed of the tests does anything then: it fails on request.
     async fn enter(&self, _stage: Stage, _request: &Request) -> Result<(), TestbedError> {
         Ok(())
@@ -134,7 +140,7 @@ pub trait Instance: Send {
     ) -> Result<Box<dyn crate::node::Process>, crate::node::NodeError>;
 
     /// Brings files of any size from a node into an empty directory of this host, by the quickest way the testbed has.
-    /// Returns their paths here.
+    /// Returns their paths here, each that on the node below `directory`.
     async fn collect(
         &mut self,
         node: NodeId,
@@ -148,12 +154,15 @@ pub trait Instance: Send {
             source: std::io::Error::from(std::io::ErrorKind::NotFound),
         })?;
         let mut collected = Vec::new();
-        for (number, file) in files.iter().enumerate() {
+        for file in files {
             let content = source.get(file, COLLECT_LIMIT).await?;
-            let name = file.rsplit('/').next().unwrap_or("file");
-            let path = directory.join(format!("{number}-{name}"));
-            let failed = |source| TestbedError::Io { what: format!("write {}", path.display()), source };
-            std::fs::write(&path, content).map_err(failed)?;
+            let path = directory.join(file.trim_start_matches('/'));
+            let written = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+            written.and_then(|()| std::fs::write(&path, content)).map_err(|source| {
+                // What is there is not the whole of it.
+                let _ = std::fs::remove_file(&path);
+                TestbedError::Io { what: format!("write {}", path.display()), source }
+            })?;
             collected.push(path);
         }
         Ok(collected)

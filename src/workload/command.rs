@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use super::number::{decimal, shown};
 use super::readings::Readings;
 use super::template::{Side, argument, arguments};
-use super::{Client, PairContext, PairOutputs, Parsed, Server, Tool, Workload, WorkloadError};
+use super::{Client, Keep, PairContext, PairOutputs, Parsed, Server, Tool, Workload, WorkloadError};
 use crate::ids::NodeId;
 use crate::node::{Command, Output};
 use crate::spec::{MetricPattern, MetricRule, Ready, Source};
@@ -23,6 +23,8 @@ pub(super) struct Custom {
     pub(super) ready_timeout: Duration,
     pub(super) time_limit: Option<Duration>,
     pub(super) metrics: Vec<MetricRule>,
+    pub(super) keep: Vec<String>,
+    pub(super) keep_server: Vec<String>,
 }
 
 impl Workload for Custom {
@@ -57,6 +59,13 @@ impl Workload for Custom {
     fn client(&self, pair: &PairContext<'_>) -> Result<Client, WorkloadError> {
         let argv = arguments(pair, Side::Client, &self.client)?;
         Ok(Client { command: Command { argv, ..Command::default() }, fetch: Vec::new(), time_limit: self.time_limit })
+    }
+
+    fn keep(&self, pair: &PairContext<'_>) -> Result<Keep, WorkloadError> {
+        Ok(Keep {
+            client: arguments(pair, Side::Client, &self.keep)?,
+            server: arguments(pair, Side::Server, &self.keep_server)?,
+        })
     }
 
     fn parse(&self, pair: &PairContext<'_>, outputs: &PairOutputs) -> Parsed {
@@ -168,6 +177,8 @@ mod tests {
             ready_timeout: Duration::from_secs(1),
             time_limit: None,
             metrics,
+            keep: Vec::new(),
+            keep_server: Vec::new(),
         }
     }
 

@@ -40,7 +40,7 @@ pub fn from_spec(spec: &WorkloadSpec) -> Box<dyn Workload> {
             reverse: *reverse,
             arguments: arguments.clone(),
         }),
-        WorkloadSpec::Command { server, client, ready, ready_timeout, time_limit, metrics } => {
+        WorkloadSpec::Command { server, client, ready, ready_timeout, time_limit, metrics, keep, keep_server } => {
             Box::new(command::Custom {
                 server: server.clone(),
                 client: client.clone(),
@@ -48,6 +48,8 @@ pub fn from_spec(spec: &WorkloadSpec) -> Box<dyn Workload> {
                 ready_timeout: *ready_timeout,
                 time_limit: *time_limit,
                 metrics: metrics.clone(),
+                keep: keep.clone(),
+                keep_server: keep_server.clone(),
             })
         }
     }
@@ -88,8 +90,22 @@ pub trait Workload: Send + Sync {
     /// What runs on the client node.
     fn client(&self, pair: &PairContext<'_>) -> Result<Client, WorkloadError>;
 
+    /// Files to keep with the results of the iteration.
+    fn keep(&self, _pair: &PairContext<'_>) -> Result<Keep, WorkloadError> {
+        Ok(Keep::default())
+    }
+
     /// Reads the outputs of one pair.
     fn parse(&self, pair: &PairContext<'_>, outputs: &PairOutputs) -> Parsed;
+}
+
+/// Paths of files on the two nodes of a pair; relative ones are below the node's scratch directory.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Keep {
+    /// On the client.
+    pub client: Vec<String>,
+    /// On the server.
+    pub server: Vec<String>,
 }
 
 /// A program and where it comes from.

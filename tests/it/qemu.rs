@@ -16,32 +16,36 @@ use super::campaign::{Campaign, Said, VPTEST, said};
 use super::need::{self, need};
 
 /// Kernels and images, kept from one run of the tests to the next.
-fn cache() -> PathBuf {
+pub(crate) fn cache() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("vptest-cache")
 }
 
+/// The image for ApacheBench.
+pub(crate) fn wanted() -> vptest::image::Request {
+    vptest::image::Request {
+        kernel: vptest::image::KernelChoice::Full,
+        programs: vec!["ab".to_owned()],
+        vptest: PathBuf::from(VPTEST),
+        cache: cache(),
+    }
+}
+
 /// Everything a guest needs; the image is built once, and a mirror that cannot be reached is a reason to skip.
-fn guests() -> bool {
+pub(crate) fn guests() -> bool {
     static IMAGE: OnceLock<bool> = OnceLock::new();
     let qemu = vptest::workload::find_in_path("qemu-system-x86_64").is_some();
     if !need::root() || !need("qemu", qemu) || !need::program("ab") {
         return false;
     }
     let built = *IMAGE.get_or_init(|| {
-        let request = vptest::image::Request {
-            kernel: vptest::image::KernelChoice::Full,
-            programs: vec!["ab".to_owned()],
-            vptest: PathBuf::from(VPTEST),
-            cache: cache(),
-        };
-        let built = vptest::image::build(&request, &mut |_| {});
+        let built = vptest::image::build(&wanted(), &mut |_| {});
         built.inspect_err(|error| eprintln!("{error}")).is_ok()
     });
     need("guest-image", built)
 }
 
 /// A sweep over these factors with this workload.
-fn sweep(factors: &str, workload: &str, more: &str) -> Campaign {
+pub(crate) fn sweep(factors: &str, workload: &str, more: &str) -> Campaign {
     // Other tests, and the translator itself, keep this host busy.
     Campaign::planned(&format!(
         "name = \"guests\"\nrepetitions = 1\ntimeout = \"240 s\"\norder = \"sequential\"\n\n\
@@ -50,29 +54,29 @@ fn sweep(factors: &str, workload: &str, more: &str) -> Campaign {
     ))
 }
 
-const AB: &str = "preset = \"ab\"";
-const SMALL: &str = "request = { url = \"/image.png?size=200kB\", count = 5 }";
+pub(crate) const AB: &str = "preset = \"ab\"";
+pub(crate) const SMALL: &str = "request = { url = \"/image.png?size=200kB\", count = 5 }";
 
-fn command(argv: &str) -> String {
+pub(crate) fn command(argv: &str) -> String {
     format!("preset = \"command\"\nclient = {argv}")
 }
 
-fn run(campaign: &Campaign, code: i32) -> Said {
+pub(crate) fn run(campaign: &Campaign, code: i32) -> Said {
     let said = said(campaign.command(&["run"]).env("VPTEST_CACHE", cache()).output().unwrap());
     assert_eq!(said.code, Some(code), "{}{}{:?}", said.out, said.err, campaign.outcomes());
     said
 }
 
-fn databases(campaign: &Campaign) -> Vec<Connection> {
+pub(crate) fn databases(campaign: &Campaign) -> Vec<Connection> {
     campaign.files().iter().map(|name| Connection::open(campaign.out().join(name)).unwrap()).collect()
 }
 
-fn only<T: FromSql>(db: &Connection, sql: &str) -> T {
+pub(crate) fn only<T: FromSql>(db: &Connection, sql: &str) -> T {
     db.query_row(sql, [], |row| row.get(0)).unwrap()
 }
 
 /// Status and reasons of the only iteration.
-fn outcome(campaign: &Campaign) -> (String, String) {
+pub(crate) fn outcome(campaign: &Campaign) -> (String, String) {
     let outcomes = campaign.outcomes();
     assert_eq!(outcomes.len(), 1, "{outcomes:?}");
     let (_, _, status, reasons) = outcomes.into_iter().next().unwrap();
@@ -80,8 +84,13 @@ fn outcome(campaign: &Campaign) -> (String, String) {
 }
 
 /// Process numbers of the QEMUs of a campaign.
-fn qemus(campaign: &Campaign) -> Vec<i32> {
-    let directory = campaign.out().canonicalize().unwrap();
+pub(crate) fn qemus(campaign: &Campaign) -> Vec<i32> {
+    qemus_in(&campaign.out())
+}
+
+/// Process numbers of the QEMUs that work below a directory.
+pub(crate) fn qemus_in(directory: &Path) -> Vec<i32> {
+    let directory = directory.canonicalize().unwrap();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let is_ours = std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&directory));
@@ -93,7 +102,7 @@ fn qemus(campaign: &Campaign) -> Vec<i32> {
     found
 }
 
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
         assert!(begun.elapsed() < Duration::from_secs(120), "{what} did not happen");
@@ -274,6 +283,7 @@ fn what_no_guest_can_be_is_refused_before_one_is_started() {
     }
     for (factors, more, reason) in [
         ("driver = \"e1000f\"", "", "is unknown to this QEMU"),
+        ("memory = \"130 MiB\"", "", "needs at least"),
         ("driver = \"e1000\"\nmachine = \"microvm\"", "", "is on PCI, which a microvm has not"),
         ("memory = \"2 TiB\"", "", "are available on this host"),
         ("driver = \"e1000\"", "[testbed.qemu]\nkernel = \"cloud\"", "has no module e1000"),
@@ -302,18 +312,23 @@ fn a_disk_without_an_agent_fails_with_what_it_printed() {
 }
 
 #[test]
-fn a_guest_that_panics_is_a_failure_at_once_and_its_console_is_kept() {
+fn a_guest_that_panics_or_reboots_is_a_failure_at_once_and_its_console_is_kept() {
     if !guests() {
         return;
     }
-    let campaign = sweep("", &command("[\"sh\", \"-c\", \"echo c > /proc/sysrq-trigger; sleep 1000\"]"), "");
-    run(&campaign, 1);
-    let (status, reasons) = outcome(&campaign);
-    assert_eq!(status, "failed", "not timed out: {reasons}");
-    assert!(reasons.contains("workload") && reasons.contains("panicked: sysrq triggered crash"), "{reasons}");
-    let name = campaign.files()[0].replace(".db", ".d");
-    let console = std::fs::read(campaign.out().join(name).join("client1.console")).unwrap();
-    assert!(String::from_utf8_lossy(&console).contains("Kernel panic"));
+    for (key, reason) in [('c', "panicked: sysrq triggered crash"), ('b', "the guest rebooted")] {
+        let argv = format!("[\"sh\", \"-c\", \"echo {key} > /proc/sysrq-trigger; sleep 1000\"]");
+        let campaign = sweep("", &command(&argv), "");
+        run(&campaign, 1);
+        let (status, reasons) = outcome(&campaign);
+        assert_eq!(status, "failed", "not timed out: {reasons}");
+        assert!(reasons.contains("workload") && reasons.contains(reason), "{reasons}");
+        let name = campaign.files()[0].replace(".db", ".d");
+        let console = std::fs::read(campaign.out().join(name).join("client1.console")).unwrap();
+        let said = if key == 'c' { "Kernel panic" } else { "agent waits on" };
+        assert!(String::from_utf8_lossy(&console).contains(said));
+        assert!(qemus(&campaign).is_empty());
+    }
 }
 
 #[test]

@@ -117,6 +117,8 @@ fn scripts(server: &str, ready: Option<Ready>, client: &str) -> WorkloadSpec {
         ready_timeout: Duration::from_secs(10),
         time_limit: None,
         metrics: Vec::new(),
+        keep: Vec::new(),
+        keep_server: Vec::new(),
     }
 }
 
@@ -218,6 +220,8 @@ async fn a_custom_workload_gives_its_metrics() {
             rule("speed", Source::Client, MetricPattern::Json("/speed".to_owned())),
             rule("up", Source::Server, MetricPattern::Regex("up at ([0-9]+)".to_owned())),
         ],
+        keep: Vec::new(),
+        keep_server: Vec::new(),
     };
     let driven = bed(&[("speed", integer(42))]).await.complete(&spec).await;
     assert_eq!(value(&driven, 1, "speed"), 42.0);
@@ -237,6 +241,8 @@ async fn output_and_nothing_at_all_tell_readiness() {
         ready_timeout: Duration::from_secs(1),
         time_limit: None,
         metrics: Vec::new(),
+        keep: Vec::new(),
+        keep_server: Vec::new(),
     };
     bed(&[]).await.complete(&alone).await;
 }

@@ -85,6 +85,10 @@ impl Testbed for Qemu {
         self.prepared.has_disk() && program != "stress-ng"
     }
 
+    async fn base_id(&self, request: &Request) -> Result<Option<String>, TestbedError> {
+        self.prepared.base_id(request).await
+    }
+
     fn accepts(&self, tuple: &Tuple) -> Result<(), TestbedError> {
         Wishes::of(tuple).map(drop)
     }

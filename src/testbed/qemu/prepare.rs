@@ -87,7 +87,7 @@ impl Prepared {
             Some(disk) => (disk_boot(Path::new(disk))?, None),
             None => {
                 let image = self.image(&mut known, request).await?;
-                check_modules(&image, &wishes, &driver).map_err(refused)?;
+                check_image(&image, &wishes, &driver).map_err(refused)?;
                 let tunnel = wishes.tunnel.then_some("ip_gre");
                 let modules: Vec<&str> = image::module_of(&driver).into_iter().chain(tunnel).collect();
                 (kernel_boot(&image, &modules)?, Some(image))
@@ -117,6 +117,15 @@ impl Prepared {
             arguments: self.spec.arguments.clone(),
         };
         Ok(Resolved { wishes, hardware, boot, image, verdict, spec: self.spec.clone(), qemu: offers.version })
+    }
+
+    /// Hash of the guests' kernel and programs without vptest; `None` for a disk of the user's.
+    pub(super) async fn base_id(&self, request: &Request) -> Result<Option<String>, TestbedError> {
+        if self.has_disk() {
+            return Ok(None);
+        }
+        let mut known = self.known.lock().await;
+        Ok(Some(self.image(&mut known, request).await?.base_id.clone()))
     }
 
     async fn image(&self, known: &mut Known, request: &Request) -> Result<Arc<Image>, TestbedError> {
@@ -180,7 +189,7 @@ fn refused(what: String) -> TestbedError {
 }
 
 fn no_image(error: image::ImageError) -> TestbedError {
-    let hint = Some("`vptest image build` makes it".to_owned());
+    let hint = error.hint().or_else(|| Some("`vptest image build` makes it".to_owned()));
     TestbedError::Unsupported { what: format!("no image for the guests: {:#}", anyhow::Error::from(error)), hint }
 }
 
@@ -194,9 +203,16 @@ fn kernel_choice(kernel: &GuestKernel) -> KernelChoice {
     }
 }
 
-/// Has the guests' kernel what the tuple needs?
-fn check_modules(image: &Image, wishes: &Wishes, driver: &str) -> Result<(), String> {
-    let kernel = &image.kernel_release;
+/// Does the image fit into the guests, and has its kernel what the tuple needs?
+fn check_image(image: &Image, wishes: &Wishes, driver: &str) -> Result<(), String> {
+    // The kernel, the archive, and what is unpacked of it into half of the rest.
+    let least = image.kernel_bytes.saturating_add(image.initramfs_bytes.saturating_mul(3));
+    if wishes.memory.0 < least {
+        let memory = wishes.memory;
+        let least = least.div_ceil(1 << 20);
+        return Err(format!("memory = `{memory}`: the guests' image {} needs at least {least} MiB", image.id));
+    }
+    let kernel = format!("{} (image {})", image.kernel_release, image.id);
     match image.has_driver(driver) {
         Some(true) => {}
         Some(false) => {
