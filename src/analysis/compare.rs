@@ -247,6 +247,15 @@ impl Cell {
     fn mixes_acceleration(&self) -> bool {
         self.conditions.iter().map(|conditions| &conditions.accel).collect::<BTreeSet<_>>().len() > 1
     }
+
+    /// Did KVM run the guests of one and TCG those of the other? Never said of what has no guests.
+    fn is_accelerated_unlike(&self, other: &Self) -> bool {
+        let accels = |cell: &Self| -> BTreeSet<String> {
+            cell.conditions.iter().filter_map(|conditions| conditions.accel.clone()).collect()
+        };
+        let (ours, theirs) = (accels(self), accels(other));
+        !ours.is_empty() && !theirs.is_empty() && ours != theirs
+    }
 }
 
 fn group(observations: &[Observation], by: &[String], full: bool) -> Vec<Cell> {
@@ -322,7 +331,8 @@ fn standings(
         if !unequal_vantage && !seen_alike(cell, other) {
             return Standing::Impossible(NoContrast::UnequalVantage);
         }
-        if !by.iter().any(|name| name == "accel") && (cell.mixes_acceleration() || other.mixes_acceleration()) {
+        let mixed = cell.mixes_acceleration() || other.mixes_acceleration();
+        if mixed || (factor != "accel" && cell.is_accelerated_unlike(other)) {
             return Standing::Impossible(NoContrast::MixedAcceleration);
         }
         match TwoSample::of(&summaries[i], &summaries[partner]) {

@@ -208,6 +208,9 @@ pub struct Pair {
     pub server: Arc<dyn Node>,
 }
 
+/// Name of a node's end of a tunnel. Packets seen there lack the headers that the host's side sees around them.
+pub const TUNNEL_INTERFACE: &str = "tun0";
+
 /// A place where packets can be observed.
 #[derive(Debug, Clone)]
 pub struct CapturePoint {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{Verdict, percent};
 use crate::ids::{NodeId, Vantage};
 use crate::record::{Capture, Setting};
+use crate::testbed::TUNNEL_INTERFACE;
 use crate::units::Percent;
 
 /// Two vantages may differ by this many packets whatever the threshold: those under way when the captures began and
@@ -65,7 +66,8 @@ fn place(capture: &Capture) -> String {
 /// of the larger count and by more than two packets, or when as many packets have other sizes.
 ///
 /// Nothing can be said where one of them dropped packets, and where generic receive offload is on: it merges packets
-/// before the receiving side's capture sees them. `settings` says where it is.
+/// before the receiving side's capture sees them. `settings` says where it is. A capture inside a tunnel sees other
+/// packets than the host, too.
 pub fn vantages(captures: &[Capture], settings: &[Setting], threshold: Option<Percent>) -> Verdict {
     let mut verdict = Verdict::new();
     let Some(threshold) = threshold else {
@@ -81,6 +83,8 @@ pub fn vantages(captures: &[Capture], settings: &[Setting], threshold: Option<Pe
             verdict.unknown(format!("{what}: not compared, {} guest and {} host captures", guest.points, host.points));
         } else if guest.lossy || host.lossy {
             verdict.unknown(format!("{what}: not compared, packets were dropped or the drops are not known"));
+        } else if guest.tunnelled != host.tunnelled {
+            verdict.passed(format!("{what}: not compared, one of them is inside a tunnel"));
         } else if let Some(setting) = receive_offload(settings, node) {
             verdict.passed(format!("{what}: not compared, {setting} is on and merges packets between them"));
         } else {
@@ -97,6 +101,7 @@ struct Sum {
     packets: u64,
     bytes: u64,
     lossy: bool,
+    tunnelled: bool,
 }
 
 /// Guest and host captures of each node.
@@ -113,6 +118,7 @@ fn by_node(captures: &[Capture]) -> BTreeMap<NodeId, [Sum; 2]> {
         sum.packets += capture.packets;
         sum.bytes += capture.bytes;
         sum.lossy |= capture.dropped_kernel != Some(0);
+        sum.tunnelled |= capture.interface == TUNNEL_INTERFACE;
     }
     nodes
 }
@@ -244,6 +250,8 @@ mod tests {
         let both = [guest.clone(), host];
         assert_eq!(differ(&both, &[gro("host.gro", "on")]), (false, EventLevel::Info));
         assert_eq!(differ(&both, &[gro("gro", "off"), gro("tso", "on")]), (true, EventLevel::Warn));
+        let inside = Capture { interface: TUNNEL_INTERFACE.to_owned(), ..guest.clone() };
+        assert_eq!(differ(&[inside, both[1].clone()], &[]), (false, EventLevel::Info));
         assert_eq!(vantages(&[guest], &[], Some(Percent::new(0.1))), Verdict::new());
         let off = vantages(&both, &[], None);
         assert!(off.suspect.is_empty() && off.events[0].text.contains("switched off"));

@@ -17,7 +17,7 @@ const OVERHEAD: u64 = 64 << 20;
 const LEAST_MEMORY: u64 = 96 << 20;
 /// The third octet of the addresses inside tunnels, beyond that of every link.
 const TUNNEL_LINK: u8 = 250;
-const TUNNEL: &str = "tun0";
+const TUNNEL: &str = crate::testbed::TUNNEL_INTERFACE;
 const PREFIX: u8 = 24;
 
 /// See the module.

@@ -16,7 +16,8 @@ pub(super) struct PathPoints {
 /// The paths between these points: of each node from its own interface to the host's end of its link, and of each pair from
 /// client to server, at the vantage nearest to the nodes that both have.
 ///
-/// Where a node has several interfaces at a vantage, which one a packet takes is not known, and there is no path.
+/// Where a node has several interfaces at a vantage, which one a packet takes is not known, and there is no path. Nor is there
+/// one between the inside of a tunnel and its outside, where other packets are seen.
 pub(super) fn between(points: &[CapturePoint]) -> Vec<PathPoints> {
     let only = |node: NodeId, vantage: Vantage| {
         let mut found = (0..points.len()).filter(|&i| points[i].node == node && points[i].vantage == vantage);
@@ -24,6 +25,10 @@ pub(super) fn between(points: &[CapturePoint]) -> Vec<PathPoints> {
     };
     let path = |near: Option<usize>, far: Option<usize>| {
         let (near, far) = (near?, far?);
+        let inside = [near, far].map(|i| points[i].interface == testbed::TUNNEL_INTERFACE);
+        if inside[0] != inside[1] {
+            return None;
+        }
         let shared = [near, far].iter().all(|&i| points[i].source.clock() == testbed::Clock::Host);
         Some(PathPoints { near, far, clock: if shared { Clock::Shared } else { Clock::Apart } })
     };
@@ -134,6 +139,8 @@ mod tests {
         assert_eq!(places(&[point(client, Guest), point(NodeId::server(2), Guest)]), []);
         assert_eq!(places(&[point(client, Guest), point(client, Guest), point(server, Guest)]), []);
         assert!(between(&all).iter().all(|path| path.clock == Clock::Shared));
+        let inside = |node| CapturePoint { interface: testbed::TUNNEL_INTERFACE.to_owned(), ..point(node, Guest) };
+        assert_eq!(places(&[inside(client), point(client, Host), inside(server), point(server, Host)]), [(0, 2)]);
     }
 
     #[test]
