@@ -38,12 +38,10 @@ pub(super) async fn check(
         if before == now {
             continue;
         }
-        let what = format!(
-            "iteration {} was run in guests of another image: its kernel and programs were {before}, now they are {now}",
-            iteration.number
-        );
+        let what =
+            format!("was run in guests of another image: its kernel and programs were {before}, now they are {now}");
         if !options.allow_changed_image {
-            return Err(CampaignError::Image(what));
+            return Err(CampaignError::Image(format!("iteration {} {what}", iteration.number)));
         }
         options.observer.notice(&Progress::Recovered { number: iteration.number, text: &what });
         return Ok(());

@@ -66,6 +66,8 @@ async fn keep_one(
 ) -> anyhow::Result<String> {
     let home = node.scratch();
     let there = if path.starts_with('/') { path.to_owned() } else { format!("{home}/{path}") };
+    // A value that was put in may have brought it.
+    anyhow::ensure!(there.split('/').all(|part| part != ".."), "`..` in the path");
     anyhow::ensure!(node.exists(&there).await?, "it is not there");
     // On the same file system as the results, so that nothing is copied a second time.
     let parcel = scratch.join("kept");
