@@ -471,6 +471,7 @@ mod tests {
         assert!(matches!(standing_of_qemu(&under(&with(None), [&tcg, &tcg]), &question), Standing::Against(_)));
         let mixed = Standing::Impossible(NoContrast::MixedAcceleration);
         assert_eq!(standing_of_qemu(&under(&with(None), [&kvm, &tcg]), &question), mixed);
+        assert_eq!(standing_of_qemu(&under(&kvm, [&tcg, &tcg]), &question), mixed);
     }
 
     fn names(group: &Group) -> Vec<&str> {
