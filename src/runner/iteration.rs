@@ -361,11 +361,17 @@ impl Stages<'_> {
     /// Takes the testbed down, whatever happened before. What stays behind makes a good iteration suspect, since it may
     /// disturb the next ones.
     async fn take_down(&self, life: &mut Life<'_>, instance: Option<Up>, outcome: Outcome) -> (Outcome, Vec<String>) {
+        let good = good(&outcome);
         let result = life
             .closing_stage(Stage::Teardown, TEARDOWN_LIMIT, async {
                 let entered = self.setup.testbed.enter(Stage::Teardown, self.request).await;
                 let left = match instance {
-                    Some(mut instance) => instance.teardown().await.left,
+                    Some(mut instance) => {
+                        if !good || entered.is_err() {
+                            instance.spoil();
+                        }
+                        instance.teardown().await.left
+                    }
                     None => Vec::new(),
                 };
                 entered?;
@@ -439,6 +445,11 @@ fn keep_consoles(scratch: &Path, artifacts: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// May the nodes serve again after this?
+const fn good(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Complete | Outcome::Suspect(_))
+}
+
 /// The first failure counts: what goes wrong later is a consequence as often as not, and stands in the events.
 fn worse(outcome: Outcome, later: Outcome) -> Outcome {
     match outcome {
@@ -461,6 +472,15 @@ fn suspected(outcome: Outcome, reasons: impl Iterator<Item = String>) -> Outcome
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_nodes_of_good_iterations_may_serve_again() {
+        let reasons = || vec!["x".to_owned()];
+        assert!(good(&Outcome::Complete) && good(&Outcome::Suspect(reasons())));
+        assert!(!good(&Outcome::Invalid(reasons())));
+        assert!(!good(&Outcome::Failed { stage: Stage::Workload, error: "x".to_owned() }));
+        assert!(!good(&Outcome::TimedOut { stage: Stage::Workload }));
+    }
 
     #[test]
     fn the_first_failure_counts_and_leftovers_only_cast_doubt() {
