@@ -35,7 +35,7 @@ const EXCESS_HOPS: usize = 4;
 const CLOCK_ROUNDS: u32 = 16;
 /// How long one guest may take to boot, and how much longer each further one makes it.
 const BOOT_TCG: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
-const BOOT_KVM: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(2));
+pub(super) const BOOT_KVM: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(2));
 
 /// See the module.
 pub(super) struct Up {
