@@ -25,6 +25,7 @@ use crate::plan::{Iteration, Plan};
 use crate::record::{Environment, EventLevel, IterationRecord, Moment, Outcome, Setting};
 use crate::spec::{Tuple, Value};
 use crate::store::AttemptName;
+use crate::testbed::qemu::kept_console;
 use crate::testbed::{CapturePoint, Instance, Notice, Request, Testbed};
 use crate::workload::drive::{Drive, Driven};
 use crate::workload::{Workload, assign_cpus};
@@ -432,7 +433,7 @@ async fn while_up<T>(
     }
 }
 
-/// Moves what nodes printed on their consoles (`NODE.console`) from the scratch directory to the iteration's files.
+/// Copies what nodes printed last on their consoles (`NODE.console`) from the scratch directory to the iteration's files.
 fn keep_consoles(scratch: &Path, artifacts: &Path) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(scratch)? {
         let path = entry?.path();
@@ -440,7 +441,9 @@ fn keep_consoles(scratch: &Path, artifacts: &Path) -> anyhow::Result<()> {
             continue;
         };
         std::fs::create_dir_all(artifacts).with_context(|| format!("cannot create {}", artifacts.display()))?;
-        std::fs::copy(&path, artifacts.join(name)).with_context(|| format!("cannot copy {}", path.display()))?;
+        let text = std::fs::File::open(&path).and_then(|console| kept_console(&console));
+        text.and_then(|text| std::fs::write(artifacts.join(name), text))
+            .with_context(|| format!("cannot copy {}", path.display()))?;
     }
     Ok(())
 }

@@ -30,6 +30,7 @@ use super::{Instance, Request, Testbed, TestbedError};
 use crate::image::Image;
 use crate::spec::{Reuse, TestbedSpec, Tuple};
 
+pub(crate) use self::console::kept as kept_console;
 pub(crate) use self::offers::Offers;
 
 /// Does KVM work here? Remembered, or found out with this image, whose kernel must be the distribution's; `None` without
