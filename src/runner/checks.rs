@@ -202,7 +202,11 @@ async fn guests() -> Vec<Check> {
     });
     if let (Ok(offers), Ok(cache)) = (&offers, &cache) {
         let scratch = std::env::temp_dir();
-        let newest = images.as_ref().ok().and_then(|images| images.first());
+        // A kernel of the user's own says nothing about this host.
+        let packaged = |image: &&image::Image| {
+            image.kernel_source.starts_with("linux-image-") && !image.kernel_source.contains('/')
+        };
+        let newest = images.as_ref().ok().and_then(|images| images.iter().find(packaged));
         checks.push(match kvm_verdict(offers, newest, cache, &scratch).await {
             Some(verdict) if verdict.works => Check::ok("kvm", verdict.reason),
             Some(verdict) => lacking("kvm", format!("{}; guests run under TCG, far slower", verdict.reason), None),

@@ -25,6 +25,7 @@ use crate::plan::{Iteration, Plan};
 use crate::record::{Environment, EventLevel, IterationRecord, Moment, Outcome, Setting};
 use crate::spec::{Tuple, Value};
 use crate::store::AttemptName;
+use crate::testbed::qemu::kept_console;
 use crate::testbed::{CapturePoint, Instance, Notice, Request, Testbed};
 use crate::workload::drive::{Drive, Driven};
 use crate::workload::{Workload, assign_cpus};
@@ -361,11 +362,17 @@ impl Stages<'_> {
     /// Takes the testbed down, whatever happened before. What stays behind makes a good iteration suspect, since it may
     /// disturb the next ones.
     async fn take_down(&self, life: &mut Life<'_>, instance: Option<Up>, outcome: Outcome) -> (Outcome, Vec<String>) {
+        let good = good(&outcome);
         let result = life
             .closing_stage(Stage::Teardown, TEARDOWN_LIMIT, async {
                 let entered = self.setup.testbed.enter(Stage::Teardown, self.request).await;
                 let left = match instance {
-                    Some(mut instance) => instance.teardown().await.left,
+                    Some(mut instance) => {
+                        if !good || entered.is_err() {
+                            instance.spoil();
+                        }
+                        instance.teardown().await.left
+                    }
                     None => Vec::new(),
                 };
                 entered?;
@@ -426,7 +433,7 @@ async fn while_up<T>(
     }
 }
 
-/// Moves what nodes printed on their consoles (`NODE.console`) from the scratch directory to the iteration's files.
+/// Copies what nodes printed last on their consoles (`NODE.console`) from the scratch directory to the iteration's files.
 fn keep_consoles(scratch: &Path, artifacts: &Path) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(scratch)? {
         let path = entry?.path();
@@ -434,9 +441,16 @@ fn keep_consoles(scratch: &Path, artifacts: &Path) -> anyhow::Result<()> {
             continue;
         };
         std::fs::create_dir_all(artifacts).with_context(|| format!("cannot create {}", artifacts.display()))?;
-        std::fs::copy(&path, artifacts.join(name)).with_context(|| format!("cannot copy {}", path.display()))?;
+        let text = std::fs::File::open(&path).and_then(|console| kept_console(&console));
+        text.and_then(|text| std::fs::write(artifacts.join(name), text))
+            .with_context(|| format!("cannot copy {}", path.display()))?;
     }
     Ok(())
+}
+
+/// May the nodes serve again after this?
+const fn good(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Complete | Outcome::Suspect(_))
 }
 
 /// The first failure counts: what goes wrong later is a consequence as often as not, and stands in the events.
@@ -461,6 +475,15 @@ fn suspected(outcome: Outcome, reasons: impl Iterator<Item = String>) -> Outcome
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_nodes_of_good_iterations_may_serve_again() {
+        let reasons = || vec!["x".to_owned()];
+        assert!(good(&Outcome::Complete) && good(&Outcome::Suspect(reasons())));
+        assert!(!good(&Outcome::Invalid(reasons())));
+        assert!(!good(&Outcome::Failed { stage: Stage::Workload, error: "x".to_owned() }));
+        assert!(!good(&Outcome::TimedOut { stage: Stage::Workload }));
+    }
 
     #[test]
     fn the_first_failure_counts_and_leftovers_only_cast_doubt() {

@@ -193,6 +193,9 @@ pub trait Instance: Send {
     /// an error says why it cannot be kept.
     async fn keep(&mut self) -> Result<String, TestbedError>;
 
+    /// The iteration was no good: nothing of it may be kept for later ones. Called before `teardown`.
+    fn spoil(&mut self) {}
+
     /// Takes everything down, going on past failures. Idempotent.
     async fn teardown(&mut self) -> Teardown;
 }

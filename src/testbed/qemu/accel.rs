@@ -1,8 +1,9 @@
 //! Does KVM work here? Only a guest that has booted with it says so: on some hosts `/dev/kvm` opens and guests hang.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +11,15 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::args::{Accel, Boot, DEFAULT_MEMORY, GuestPlan, Hardware, Machine};
-use super::guest::{Guest, Site};
+use super::guest::{Guest, NotUp, Site};
 use crate::host::cage::Cage;
 use crate::ids::NodeId;
 use crate::node::local::Processes;
+use crate::testbed::TestbedError;
 
 const DEVICE: &str = "/dev/kvm";
-/// A guest that works with KVM answers within one second.
-const LIMIT: Duration = Duration::from_secs(8);
+/// A guest of vptest's own image that works with KVM answers within one second.
+pub(super) const LIMIT: Duration = Duration::from_secs(8);
 /// File in the cache that remembers the verdict.
 const FILE: &str = "kvm.json";
 
@@ -41,24 +43,66 @@ impl Verdict {
     }
 }
 
-/// The verdict of this boot: remembered in `cache`, or found out by booting `boot` in `scratch` (an existing directory).
-pub(super) async fn verdict(boot: &Boot, qemu: &str, cache: &Path, scratch: &Path) -> Verdict {
+/// What KVM is tried with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Trial<'a> {
+    pub(super) boot: &'a Boot,
+    /// Is it vptest's own image, with a kernel of the distribution? What others do says nothing about this host.
+    pub(super) own: bool,
+    /// How long it may take until the guest answers.
+    pub(super) limit: Duration,
+}
+
+/// How a trial ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Tried {
+    Booted(Duration),
+    /// The guest did not answer in time, or QEMU ended.
+    Refused(String),
+    /// Anything else, such as a full disk: another time it may be different.
+    Unknown(String),
+}
+
+impl Tried {
+    fn of(not_up: &NotUp, late: bool) -> Self {
+        let error = not_up.error.to_string();
+        let reason = error.lines().next().unwrap_or_default().to_owned();
+        // Without a QEMU there is no guest that could be late.
+        let guest = matches!(not_up.error, TestbedError::Guest { .. });
+        if not_up.ended || (late && guest) { Self::Refused(reason) } else { Self::Unknown(reason) }
+    }
+
+    /// Is it so for the whole boot of the host?
+    const fn lasts(&self) -> bool {
+        !matches!(self, Self::Unknown(_))
+    }
+}
+
+/// The verdict of this boot: remembered in `cache`, or found out in `scratch` (an existing directory). Also says whether
+/// it holds for longer than this moment.
+pub(super) async fn verdict(trial: Trial<'_>, qemu: &str, cache: &Path, scratch: &Path) -> (Verdict, bool) {
     let boot_id = boot_id();
     let new = |works, reason| Verdict { works, reason, boot_id: boot_id.clone(), qemu: qemu.to_owned() };
     if let Err(error) = File::options().read(true).write(true).open(DEVICE) {
-        return new(false, format!("cannot open {DEVICE}: {error}"));
+        return (new(false, format!("cannot open {DEVICE}: {error}")), true);
     }
     if let Some(known) = remembered(cache, qemu) {
-        return known;
+        return (known, true);
     }
-    let verdict = match attempt(boot, scratch).await {
-        Ok(took) => new(true, format!("a guest booted with it in {:.1} s", took.as_secs_f64())),
-        Err(reason) => new(false, format!("{DEVICE} opens, but a guest does not boot with it: {reason}")),
+    let tried = attempt(trial, scratch).await;
+    let lasts = tried.lasts();
+    let verdict = match tried {
+        Tried::Booted(took) => new(true, format!("a guest booted with it in {:.1} s", took.as_secs_f64())),
+        Tried::Refused(reason) => new(false, format!("{DEVICE} opens, but a guest does not boot with it: {reason}")),
+        Tried::Unknown(reason) => new(false, format!("{DEVICE} opens, but it could not be tried: {reason}")),
     };
-    if let Err(error) = remember(cache, &verdict) {
+    if trial.own
+        && lasts
+        && let Err(error) = remember(cache, &verdict)
+    {
         tracing::warn!("cannot remember in {} whether KVM works: {error}", cache.display());
     }
-    verdict
+    (verdict, lasts)
 }
 
 /// The verdict of this boot, if there is one for this QEMU.
@@ -76,9 +120,14 @@ fn remember(cache: &Path, verdict: &Verdict) -> io::Result<()> {
     std::fs::rename(beside, cache.join(FILE))
 }
 
-async fn attempt(boot: &Boot, scratch: &Path) -> Result<Duration, String> {
-    let directory = Scratch::new(scratch).map_err(|error| error.to_string())?;
-    let processes = Arc::new(Processes::new(Cage::open_or_groups().map_err(|error| error.to_string())?));
+async fn attempt(trial: Trial<'_>, scratch: &Path) -> Tried {
+    boot_once(trial, scratch).await.unwrap_or_else(|error| Tried::Unknown(error.to_string()))
+}
+
+async fn boot_once(trial: Trial<'_>, scratch: &Path) -> io::Result<Tried> {
+    let private = Permissions::from_mode(0o700);
+    let directory = tempfile::Builder::new().prefix("kvm-").permissions(private).tempdir_in(scratch)?;
+    let processes = Arc::new(Processes::new(Cage::open_or_groups()?));
     let hardware = Hardware {
         machine: Machine::Q35,
         accel: Accel::Kvm,
@@ -91,36 +140,23 @@ async fn attempt(boot: &Boot, scratch: &Path) -> Result<Duration, String> {
     let begun = Instant::now();
     let site = Site {
         hardware: &hardware,
-        boot,
-        directory: &directory.0,
+        boot: trial.boot,
+        directory: directory.path(),
         namespace: None,
         processes: &processes,
-        deadline: begun + LIMIT,
+        deadline: begun + trial.limit,
     };
     let plan = GuestPlan { name: "probe".to_owned(), card: None };
-    let launched = Guest::launch(&site, NodeId::client(1), &plan).await.map(drop).map_err(|error| error.to_string());
+    let launched = Guest::attempt(&site, NodeId::client(1), &plan).await.map(drop);
     let took = begun.elapsed();
-    processes.close().await.map_err(|error| error.to_string())?;
-    launched.map(|()| took).map_err(|error| error.lines().next().unwrap_or_default().to_owned())
-}
-
-/// A directory that goes with its guard.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(beside: &Path) -> io::Result<Self> {
-        let path = beside.join(format!("kvm-{}", std::process::id()));
-        std::fs::create_dir(&path)?;
-        Ok(Self(path))
+    processes.close().await?;
+    if let Err(error) = directory.close() {
+        tracing::warn!("cannot remove the directory in which KVM was tried: {error}");
     }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!("cannot remove {}: {error}", self.0.display());
-        }
-    }
+    Ok(match launched {
+        Ok(()) => Tried::Booted(took),
+        Err(not_up) => Tried::of(&not_up, took >= trial.limit),
+    })
 }
 
 /// Empty when the kernel does not say: then nothing is remembered.
@@ -131,6 +167,25 @@ fn boot_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_qemu_and_its_guest_did_lasts() {
+        let guest = || TestbedError::Guest { node: NodeId::client(1), what: "x".to_owned() };
+        let io = || TestbedError::Io { what: "make it".to_owned(), source: io::ErrorKind::StorageFull.into() };
+        assert!(Tried::Booted(LIMIT).lasts());
+        assert!(Tried::of(&NotUp { ended: true, error: guest() }, false).lasts());
+        assert!(Tried::of(&NotUp { ended: false, error: guest() }, true).lasts());
+        assert!(!Tried::of(&NotUp { ended: false, error: guest() }, false).lasts());
+        assert!(!Tried::of(&NotUp { ended: false, error: io() }, true).lasts());
+    }
+
+    #[tokio::test]
+    async fn a_trial_without_room_for_it_does_not_last() {
+        let gone = tempfile::tempdir().unwrap().path().join("gone");
+        let boot = Boot::Disk { path: "none".to_owned(), format: "raw".to_owned() };
+        let tried = attempt(Trial { boot: &boot, own: true, limit: LIMIT }, &gone).await;
+        assert!(matches!(tried, Tried::Unknown(_)), "{tried:?}");
+    }
 
     #[test]
     fn a_verdict_holds_for_one_boot_and_one_qemu() {

@@ -8,6 +8,10 @@ use std::os::unix::fs::FileExt as _;
 const LINES: usize = 20;
 /// Bytes that are looked at for them.
 const TAIL: u64 = 16 << 10;
+/// Bytes of a console that are kept with a failed iteration.
+const KEPT: u64 = 4 << 20;
+/// Room among them for the line that says that there was more.
+const LINE: u64 = 128;
 /// How a Linux kernel begins to say that it gives up.
 const PANIC: &str = "Kernel panic - not syncing";
 
@@ -33,29 +37,45 @@ impl Console {
         panic_in(&String::from_utf8_lossy(&self.end().ok()?))
     }
 
-    /// The whole of it, up to 4 MiB from the end.
+    /// The whole of it, as far as it is kept: see [`kept`].
     pub(super) fn whole(&self) -> io::Result<Vec<u8>> {
-        self.last(4 << 20)
+        kept(&self.0)
     }
 
     fn end(&self) -> io::Result<Vec<u8>> {
-        self.last(TAIL)
+        last(&self.0, self.0.metadata()?.len(), TAIL)
     }
+}
 
-    fn last(&self, bytes: u64) -> io::Result<Vec<u8>> {
-        let length = self.0.metadata()?.len();
-        let start = length.saturating_sub(bytes);
-        let mut buffer = vec![0; usize::try_from(length - start).map_err(io::Error::other)?];
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.0.read_at(&mut buffer[filled..], start + filled as u64)? {
-                0 => break,
-                read => filled += read,
-            }
-        }
-        buffer.truncate(filled);
-        Ok(buffer)
+/// What is kept of a console: the whole, or from a longer one the last of it below a line that says how much is missing;
+/// at most 4 MiB together.
+///
+/// # Errors
+/// Those of reading the file.
+pub(crate) fn kept(console: &File) -> io::Result<Vec<u8>> {
+    let length = console.metadata()?.len();
+    if length <= KEPT {
+        return last(console, length, KEPT);
     }
+    let tail = KEPT - LINE;
+    let mut text = format!("[vptest: the first {} bytes of this console were not kept]\n", length - tail).into_bytes();
+    text.extend(last(console, length, tail)?);
+    Ok(text)
+}
+
+/// The last bytes of a file of this length.
+fn last(file: &File, length: u64, bytes: u64) -> io::Result<Vec<u8>> {
+    let start = length.saturating_sub(bytes);
+    let mut buffer = vec![0; usize::try_from(length - start).map_err(io::Error::other)?];
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], start + filled as u64)? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    buffer.truncate(filled);
+    Ok(buffer)
 }
 
 /// Printable text only: a guest can print anything, and the lines end up on terminals.
@@ -104,6 +124,23 @@ mod tests {
                     [    2.3] ---[ end Kernel panic - not syncing: sysrq triggered crash ]---\n";
         assert_eq!(panic_in(text).as_deref(), Some("sysrq triggered crash"));
         assert_eq!(panic_in("all is well\n"), None);
+    }
+
+    #[test]
+    fn of_a_long_console_the_end_is_kept_and_the_rest_is_owned_up_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("console");
+        let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        file.set_len(KEPT).unwrap();
+        assert_eq!(kept(&file).unwrap().len() as u64, KEPT);
+        file.set_len(KEPT + 1000).unwrap();
+        file.write_all_at(b"the end\n", KEPT + 1000 - 8).unwrap();
+        let text = kept(&file).unwrap();
+        assert!(text.len() as u64 <= KEPT && text.ends_with(b"\0the end\n"));
+        assert!(text.starts_with(b"[vptest: the first 1128 bytes of this console were not kept]\n\0"));
+        // What is kept of it stays as it is.
+        std::fs::write(&path, &text).unwrap();
+        assert_eq!(kept(&File::open(&path).unwrap()).unwrap(), text);
     }
 
     #[test]

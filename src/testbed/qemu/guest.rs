@@ -61,6 +61,20 @@ pub(super) struct Guest {
     results: File,
 }
 
+/// A guest that did not come up.
+#[derive(Debug)]
+pub(super) struct NotUp {
+    /// Did QEMU itself end?
+    pub(super) ended: bool,
+    pub(super) error: TestbedError,
+}
+
+impl From<TestbedError> for NotUp {
+    fn from(error: TestbedError) -> Self {
+        Self { ended: false, error }
+    }
+}
+
 /// A QEMU process, watched.
 struct Running {
     node: NodeId,
@@ -82,6 +96,10 @@ impl Running {
         TestbedError::Guest { node: self.node, what: format!("{what}{}", quoted(&self.console.tail())) }
     }
 
+    fn not_up(&self, how: &str) -> NotUp {
+        NotUp { ended: true, error: self.failed(self.why(how)) }
+    }
+
     /// Why QEMU ended, in the guest's terms where these are known.
     fn why(&self, how: &str) -> String {
         match self.console.panic() {
@@ -97,6 +115,11 @@ impl Guest {
     /// # Errors
     /// [`TestbedError::Guest`] with the reason and the last lines of the console.
     pub(super) async fn launch(site: &Site<'_>, node: NodeId, plan: &GuestPlan) -> Result<Self, TestbedError> {
+        Self::attempt(site, node, plan).await.map_err(|not_up| not_up.error)
+    }
+
+    /// As [`Guest::launch`], for those who want to know whether QEMU ended.
+    pub(super) async fn attempt(site: &Site<'_>, node: NodeId, plan: &GuestPlan) -> Result<Self, NotUp> {
         let files = Files::of(&plan.name);
         let io = |what: &str| {
             let what = format!("{what} of {node}");
@@ -124,17 +147,17 @@ impl Guest {
             let left = site.deadline.saturating_duration_since(Instant::now());
             let limits = Limits { handshake: left, ..Limits::default() };
             let client = Client::connect(read, write, limits).await.map_err(|error| running.failed(error))?;
-            Ok((qmp, client))
+            Ok::<_, TestbedError>((qmp, client))
         };
         let (qmp, client) = tokio::select! {
             biased;
-            how = running.ended() => Err(running.failed(running.why(&how))),
+            how = running.ended() => Err(running.not_up(&how)),
             // A conversation that breaks off may be the first sign of a QEMU that has ended.
             up = up => match up {
                 Ok(up) => Ok(up),
                 Err(error) => match tokio::time::timeout(BRIEFLY, running.ended()).await {
-                    Ok(how) => Err(running.failed(running.why(&how))),
-                    Err(_) => Err(error),
+                    Ok(how) => Err(running.not_up(&how)),
+                    Err(_) => Err(NotUp::from(error)),
                 },
             },
         }?;

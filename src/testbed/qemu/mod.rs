@@ -30,9 +30,11 @@ use super::{Instance, Request, Testbed, TestbedError};
 use crate::image::Image;
 use crate::spec::{Reuse, TestbedSpec, Tuple};
 
+pub(crate) use self::console::kept as kept_console;
 pub(crate) use self::offers::Offers;
 
-/// Does KVM work here? Remembered, or found out with this image; `None` without either.
+/// Does KVM work here? Remembered, or found out with this image, whose kernel must be the distribution's; `None` without
+/// either.
 pub(crate) async fn kvm_verdict(
     offers: &Offers,
     image: Option<&Image>,
@@ -43,7 +45,8 @@ pub(crate) async fn kvm_verdict(
         (Some(known), _) => Some(known),
         (None, Some(image)) => {
             let boot = prepare::kernel_boot(image, &[]).ok()?;
-            Some(accel::verdict(&boot, &offers.version, cache, scratch).await)
+            let trial = accel::Trial { boot: &boot, own: true, limit: accel::LIMIT };
+            Some(accel::verdict(trial, &offers.version, cache, scratch).await.0)
         }
         (None, None) => None,
     }

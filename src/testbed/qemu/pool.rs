@@ -58,8 +58,9 @@ impl Pool {
         Self { keeps, kept: Arc::default() }
     }
 
-    pub(super) const fn keeps(&self) -> bool {
-        self.keeps
+    /// Are guests kept after an iteration, `spoilt` when that was no good?
+    pub(super) const fn keeps(&self, spoilt: bool) -> bool {
+        self.keeps && !spoilt
     }
 
     /// Makes room for the guests of a tuple, by taking down guests of others if need be.
@@ -118,5 +119,17 @@ pub(super) fn key(tuple: &Tuple) -> String {
 fn report(closed: std::io::Result<()>) {
     if let Err(error) = closed {
         tracing::warn!("cannot end guests that were kept: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_of_spoilt_iterations_are_not_kept() {
+        assert!(Pool::new(true).keeps(false));
+        assert!(!Pool::new(true).keeps(true));
+        assert!(!Pool::new(false).keeps(false));
     }
 }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-use super::accel::{self, Verdict};
+use super::accel::{self, Trial, Verdict};
 use super::args::{Accel, Boot, Hardware};
 use super::offers::Offers;
+use super::up::BOOT_KVM;
 use super::wishes::{AccelWish, Wishes};
 use super::{NAME, PROGRAM};
 use crate::host::tap;
@@ -164,8 +165,13 @@ impl Prepared {
             return Ok(verdict.clone());
         }
         let cache = self.cache()?;
-        let verdict = accel::verdict(boot, &offers.version, &cache, &request.scratch).await;
-        known.verdict = Some(verdict.clone());
+        let own = !self.has_disk() && !matches!(self.spec.kernel, GuestKernel::Path { .. });
+        let limit = if own { accel::LIMIT } else { self.spec.boot_timeout.unwrap_or(BOOT_KVM.0) };
+        let trial = Trial { boot, own, limit };
+        let (verdict, lasts) = accel::verdict(trial, &offers.version, &cache, &request.scratch).await;
+        if lasts {
+            known.verdict = Some(verdict.clone());
+        }
         Ok(verdict)
     }
 }

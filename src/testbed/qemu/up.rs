@@ -35,7 +35,7 @@ const EXCESS_HOPS: usize = 4;
 const CLOCK_ROUNDS: u32 = 16;
 /// How long one guest may take to boot, and how much longer each further one makes it.
 const BOOT_TCG: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
-const BOOT_KVM: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(2));
+pub(super) const BOOT_KVM: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(2));
 
 /// See the module.
 pub(super) struct Up {
@@ -47,6 +47,8 @@ pub(super) struct Up {
     pairs: Vec<Pair>,
     facts: Vec<Environment>,
     cpus: Option<Vec<PairCpus>>,
+    /// The iteration was no good, so that its guests serve no other.
+    spoilt: bool,
     /// `None` after teardown.
     machines: Option<Machines>,
 }
@@ -72,6 +74,7 @@ impl Up {
             scratch: request.scratch.clone(),
             pool: pool.clone(),
             cpus,
+            spoilt: false,
             machines: Some(machines),
             resolved,
         };
@@ -243,11 +246,15 @@ impl Instance for Up {
         })
     }
 
+    fn spoil(&mut self) {
+        self.spoilt = true;
+    }
+
     async fn teardown(&mut self) -> Teardown {
         self.pairs.clear();
         let Some(mut machines) = self.machines.take() else { return Teardown::default() };
         self.save_consoles(&machines);
-        if self.pool.keeps()
+        if self.pool.keeps(self.spoilt)
             && join_all(machines.guests.iter().map(|guest| guest.is_well())).await.into_iter().all(|w| w)
         {
             machines.uses += 1;
