@@ -404,3 +404,22 @@ async fn beat(link: Link, every: Duration) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_clock_that_nobody_answers_is_an_error() {
+        // Nothing takes what is sent.
+        let (link, _queues) = Link::new(1);
+        let hello = serde_json::from_value(serde_json::json!({ "protocol": PROTOCOL, "version": "0" })).unwrap();
+        let pong = Duration::from_millis(1);
+        let client = Client(Arc::new(Inner { hello, link, runtime: Handle::current(), pong }));
+        let error = client.clock(100).await.unwrap_err();
+        assert!(matches!(error, AgentError::Unanswered { request: "clock", .. }), "{error}");
+        assert!(!error.is_lost());
+        client.0.link.lose(Lost::Closed);
+        assert!(matches!(client.clock(1).await, Err(AgentError::Lost(_) | AgentError::Unanswered { .. })));
+    }
+}

@@ -363,4 +363,34 @@ mod tests {
         assert_eq!(ahead_ns(&reading(-3_500, -1_500)), -2_000);
         assert_eq!(ahead_ns(&reading(i64::MIN, i64::MAX)), 0);
     }
+
+    #[test]
+    fn records_that_a_store_would_refuse_are_refused() {
+        let bin = |from, to| record::SizeBin { from, to, packets: 1 };
+        let capture = |sizes| record::Capture {
+            node: NodeId::client(1),
+            vantage: crate::ids::Vantage::Guest,
+            interface: "eth0".to_owned(),
+            snaplen: 128,
+            packets: 1,
+            bytes: 1,
+            dropped_kernel: None,
+            dropped_interface: None,
+            ring_bytes: 1,
+            sizes,
+            file: None,
+            tcp: None,
+        };
+        assert_eq!(sane(&capture(vec![bin(0, Some(64)), bin(64, Some(128)), bin(256, None)])), Ok(()));
+        for sizes in [
+            vec![bin(0, Some(65)), bin(64, None)],
+            vec![bin(64, Some(128)), bin(0, Some(64))],
+            vec![bin(0, None), bin(64, None)],
+            vec![bin(64, Some(64))],
+        ] {
+            assert!(sane(&capture(sizes)).unwrap_err().contains("overlap"));
+        }
+        let many = record::Capture { packets: MOST + 1, ..capture(Vec::new()) };
+        assert!(sane(&many).unwrap_err().contains("counter"));
+    }
 }
