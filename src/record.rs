@@ -294,6 +294,14 @@ pub struct Capture {
     pub tcp: Option<Tcp>,
 }
 
+impl Capture {
+    /// Are the bins of packet sizes ascending, none empty of sizes and none over another?
+    pub fn sizes_ordered(&self) -> bool {
+        self.sizes.windows(2).all(|w| w[0].to.is_some_and(|to| to <= w[1].from))
+            && self.sizes.iter().all(|bin| bin.to.is_none_or(|to| to > bin.from))
+    }
+}
+
 /// One bin of a packet-size histogram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SizeBin {

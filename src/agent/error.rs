@@ -30,6 +30,14 @@ pub enum AgentError {
         /// The first of them as text.
         beginning: String,
     },
+    /// The agent is there, but a question of this side stayed without an answer.
+    #[error("the agent did not answer `{request}` within {waited:?}")]
+    Unanswered {
+        /// Which question.
+        request: &'static str,
+        /// How long all attempts waited.
+        waited: Duration,
+    },
     /// The agent speaks another protocol.
     #[error(
         "the agent is vptest {version} with protocol {theirs}; this is vptest {} with protocol {ours}",

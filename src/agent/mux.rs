@@ -158,6 +158,13 @@ impl Link {
         self.enter(number, false)
     }
 
+    /// Ends a call of the other side that was not accepted. One that exists already is left to whoever answers it.
+    pub(super) fn refuse<T: Serialize>(&self, number: u32, message: &T) {
+        if !self.state().calls.contains_key(&number) {
+            self.send_some_time(Head { kind: Kind::Done, channel: 0, call: number }, json(message));
+        }
+    }
+
     fn enter(&self, call: u32, ours: bool) -> Option<(Inbox, Outbox)> {
         let (sender, items) = mpsc::unbounded_channel();
         let room = Arc::new(Room::default());

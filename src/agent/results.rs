@@ -302,10 +302,22 @@ pub fn read(
             ResultsError::Io { what: format!("unpack {}", path.display()), source: io::Error::other(text) }
         }
     };
+    // Hashed each time: whoever writes the image meanwhile gets nothing past the check.
     let mut pass = |each: &mut dyn FnMut(&str, u64, &mut dyn Read) -> io::Result<()>| {
         file.seek(SeekFrom::Start(HEADER as u64)).map_err(failed("read"))?;
-        let stream = io::BufReader::with_capacity(256 << 10, (&file).take(head.bytes));
-        entries(stream, head.bytes, limits.files, each).map_err(as_error)
+        let mut hash = Sha256::new();
+        let hashed = Hashing { from: (&file).take(head.bytes), hash: &mut hash };
+        let mut stream = io::BufReader::with_capacity(256 << 10, hashed);
+        let files = entries(&mut stream, head.bytes, limits.files, each).map_err(as_error)?;
+        io::copy(&mut stream, &mut io::sink()).map_err(failed("read"))?;
+        drop(stream);
+        if hex(hash) != head.sha256 {
+            return Err(corrupt(HEADER as u64, "the results changed while they were read"));
+        }
+        if files != head.files {
+            return Err(corrupt(HEADER as u64, &format!("{files} files, {} were announced", head.files)));
+        }
+        Ok(())
     };
     pass(&mut |_, _, content| io::copy(content, &mut io::sink()).map(drop))?;
     let mut unpacked = Vec::new();
@@ -353,13 +365,13 @@ fn read_head(file: &mut File, path: &Path) -> Result<Head, ResultsError> {
     if head.whole { Ok(head) } else { Err(ResultsError::Unfinished(path.to_owned())) }
 }
 
-/// Calls `each` with name, length and content of every file of a stream of `bytes` bytes.
+/// Calls `each` with name, length and content of every file of a stream of `bytes` bytes; returns how many there are.
 fn entries(
     mut stream: impl Read,
     bytes: u64,
     most: u64,
     each: &mut dyn FnMut(&str, u64, &mut dyn Read) -> io::Result<()>,
-) -> Result<(), Fault> {
+) -> Result<u64, Fault> {
     let mut at = 0_u64;
     let mut count = 0;
     loop {
@@ -369,7 +381,7 @@ fn entries(
         stream.read_exact(&mut head).map_err(|_| corrupt("the stream ends without its end mark"))?;
         at += BLOCK as u64;
         if head == [0; BLOCK] {
-            return Ok(());
+            return Ok(count);
         }
         let (name, size) = read_entry(&head).map_err(|what| corrupt(&what))?;
         let padded = size.checked_add(padding(size) as u64).and_then(|padded| padded.checked_add(at));
@@ -422,6 +434,20 @@ fn octal(field: &[u8]) -> Option<u64> {
     let digits = &field[..end];
     let all = !digits.is_empty() && digits.iter().all(|byte| (b'0'..=b'7').contains(byte));
     all.then(|| u64::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()).flatten()
+}
+
+/// Hashes what is read through it.
+struct Hashing<'a, R> {
+    from: R,
+    hash: &'a mut Sha256,
+}
+
+impl<R: Read> Read for Hashing<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(buffer)?;
+        self.hash.update(&buffer[..count]);
+        Ok(count)
+    }
 }
 
 struct HashWriter<'a>(&'a mut Sha256);

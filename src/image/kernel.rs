@@ -1,7 +1,8 @@
 //! The kernel of an image and its modules, from packages or from the user's own files.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io::Read as _;
+use std::path::{Component, Path, PathBuf};
 
 use super::boot_image::{BootImage, boot_image};
 use super::drivers::{AT_BOOT, wanted};
@@ -110,24 +111,43 @@ fn unpacked(packages: &[Package], cache: &Path, progress: &mut dyn FnMut(Step<'_
     Ok(directory)
 }
 
+/// Bytes of one file of a kernel's package; kernels and modules with everything for debuggers stay below it.
+const MOST_BYTES: u64 = 1 << 30;
+
 /// Writes the kernel and all modules of a package into a directory: `kernel`, `modules/…`.
 fn unpack(package: &Path, directory: &Path) -> Result<(), ImageError> {
+    let refused = |text| ImageError::Package { path: package.to_owned(), text };
     packages::each_file(package, |path, content| {
-        let below = |prefix| path.strip_prefix(prefix).ok().filter(|_| path.to_str().is_some());
-        let target = if path.to_str().is_some_and(|path| path.starts_with("boot/vmlinuz-")) {
-            directory.join(KERNEL)
-        } else if let Some(rest) = below("lib/modules").or_else(|| below("usr/lib/modules")) {
-            // `RELEASE/kernel/…`: there is one release in a kernel's packages.
-            directory.join(MODULES).join(rest.components().skip(1).collect::<PathBuf>())
-        } else {
-            return Ok(());
-        };
+        let Some(target) = place(path).map_err(refused)? else { return Ok(()) };
+        let target = directory.join(target);
         let above = target.parent().unwrap_or(directory);
         fs::create_dir_all(above).map_err(ImageError::file("make", above))?;
         let mut bytes = Vec::new();
-        content.read_to_end(&mut bytes).map_err(ImageError::file("read", package))?;
+        content.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(ImageError::file("read", package))?;
+        if bytes.len() as u64 > MOST_BYTES {
+            return Err(refused(format!("{} has more than {MOST_BYTES} bytes", path.display())));
+        }
         fs::write(&target, bytes).map_err(ImageError::file("write", &target))
     })
+}
+
+/// Where a file of a kernel's package goes, below the directory it is unpacked into; `None` for one that is not wanted.
+///
+/// # Errors
+/// The text of a path that leads elsewhere.
+fn place(path: &Path) -> Result<Option<PathBuf>, String> {
+    let Some(text) = path.to_str() else { return Ok(None) };
+    if text.starts_with("boot/vmlinuz-") {
+        return Ok(Some(PathBuf::from(KERNEL)));
+    }
+    let below = |prefix| path.strip_prefix(prefix).ok();
+    let Some(rest) = below("lib/modules").or_else(|| below("usr/lib/modules")) else { return Ok(None) };
+    // `RELEASE/kernel/…`: there is one release in a kernel's packages.
+    let plain = rest.components().all(|part| matches!(part, Component::Normal(_)));
+    if !plain || rest.components().count() < 2 {
+        return Err(format!("the path {text:?} leads elsewhere"));
+    }
+    Ok(Some(Path::new(MODULES).join(rest.components().skip(1).collect::<PathBuf>())))
 }
 
 /// Takes over what images hold, uncompressed.
@@ -146,4 +166,23 @@ fn keep(whole: &Path, ready: &Path, package: &Package) -> Result<(), ImageError>
     }
     let built_in: String = modules.built_in.iter().map(|name| format!("{name}.ko\n")).collect();
     write(directory.join("modules.builtin"), built_in.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_a_package_stay_below_the_directory() {
+        let at = |path: &str| place(Path::new(path));
+        assert_eq!(at("boot/vmlinuz-6.1.0-50-amd64"), Ok(Some(PathBuf::from("kernel"))));
+        let module = Ok(Some(PathBuf::from("modules/kernel/a.ko.xz")));
+        assert_eq!(at("lib/modules/6.1.0/kernel/a.ko.xz"), module);
+        assert_eq!(at("usr/lib/modules/6.1.0/./kernel/a.ko.xz"), module);
+        assert_eq!(at("usr/share/doc/../copyright"), Ok(None));
+        for path in ["lib/modules/6.1.0/../../../etc/passwd", "lib/modules/../x/y", "lib/modules/6.1.0", "lib/modules"]
+        {
+            assert!(at(path).unwrap_err().contains("leads elsewhere"), "{path}");
+        }
+    }
 }

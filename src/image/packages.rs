@@ -159,7 +159,7 @@ pub(super) fn each_file(
     let mut child = command.spawn().map_err(|error| tool(&command, error))?;
     let stream = child.stdout.take().ok_or_else(|| tool(&command, "it has no output"))?;
     let result = walk(package, stream, &mut take);
-    // The stream is closed by now: dpkg-deb ends, by itself or by a closed pipe.
+    // The stream is read to its end, or closed after an error: dpkg-deb ends.
     let out = child.wait_with_output().map_err(|error| tool(&command, error))?;
     result?;
     if out.status.success() {
@@ -183,6 +183,8 @@ fn walk(
             take(path.strip_prefix(".").unwrap_or(&path), &mut entry)?;
         }
     }
+    // What is behind the end mark is padding; a writer whose pipe is closed before would fail.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(damaged)?;
     Ok(())
 }
 

@@ -141,14 +141,18 @@ fn facts(host: &str, effort: &Effort) -> Vec<Environment> {
 
 /// A node's clock against this host's, and how its headers waited.
 fn node_facts(of: &NodeFacts) -> Vec<Environment> {
-    let [before, after] = &of.clock;
+    let before = &of.before;
     let mut facts = vec![
         ("clock.before_at_least_ns", before.at_least_ns.to_string()),
         ("clock.before_at_most_ns", before.at_most_ns.to_string()),
-        ("clock.after_at_least_ns", after.at_least_ns.to_string()),
-        ("clock.after_at_most_ns", after.at_most_ns.to_string()),
-        ("clock.drift_ns", of.drift_ns().to_string()),
     ];
+    if let Some(after) = &of.after {
+        facts.extend([
+            ("clock.after_at_least_ns", after.at_least_ns.to_string()),
+            ("clock.after_at_most_ns", after.at_most_ns.to_string()),
+        ]);
+    }
+    facts.extend(of.drift_ns().map(|drift| ("clock.drift_ns", drift.to_string())));
     if let Some(holding) = &of.holding {
         facts.extend([
             ("capture.held_peak_bytes", holding.peak.to_string()),

@@ -94,9 +94,7 @@ fn check_capture(c: &Capture) -> Result<(), BadRecord> {
     if let Some(n) = largest.filter(|&n| i64::try_from(n).is_err()) {
         return bad(format!("a counter of the capture on {} is {n}, more than 2^63-1", c.interface));
     }
-    let ordered = c.sizes.windows(2).all(|w| w[0].to.is_some_and(|to| to <= w[1].from))
-        && c.sizes.iter().all(|bin| bin.to.is_none_or(|to| to > bin.from));
-    if ordered { Ok(()) } else { bad(format!("the packet sizes of the capture on {} overlap", c.interface)) }
+    if c.sizes_ordered() { Ok(()) } else { bad(format!("the packet sizes of the capture on {} overlap", c.interface)) }
 }
 
 fn unique<T: Hash + Eq + Display>(what: &str, items: impl Iterator<Item = T>) -> Result<(), BadRecord> {

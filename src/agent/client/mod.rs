@@ -51,6 +51,9 @@ impl Default for Limits {
     }
 }
 
+/// Time for the answer to a ping, at most. An agent with much to send leaves pings without one.
+const PONG: Duration = Duration::from_secs(2);
+
 /// An agent that is there. Clones share the conversation; when the last one is dropped, it ends.
 #[derive(Debug, Clone)]
 pub struct Client(Arc<Inner>);
@@ -60,6 +63,8 @@ struct Inner {
     hello: Hello,
     link: Link,
     runtime: Handle,
+    /// Time for the answer to a ping.
+    pong: Duration,
 }
 
 impl Drop for Inner {
@@ -99,7 +104,8 @@ impl Client {
         tokio::spawn(mux::write(link.clone(), queues, output, pending[sent..].to_vec()));
         tokio::spawn(listen(link.clone(), input, limits.silence));
         tokio::spawn(beat(link.clone(), limits.heartbeat));
-        Ok(Self(Arc::new(Inner { hello, link, runtime: Handle::current() })))
+        let pong = limits.silence.min(PONG);
+        Ok(Self(Arc::new(Inner { hello, link, runtime: Handle::current(), pong })))
     }
 
     /// What the agent says of itself.
@@ -151,19 +157,30 @@ impl Client {
     /// Compares the node's wall clock with this host's by `rounds` (at least one) questions.
     ///
     /// Each answer bounds the offset; the bounds are those of all rounds together, so a clock that is set meanwhile makes
-    /// them cross.
+    /// them cross. Rounds without an answer in time do not count.
+    ///
+    /// # Errors
+    /// [`AgentError::Unanswered`] when no round got an answer, and [`AgentError::Lost`].
     pub async fn clock(&self, rounds: u32) -> Result<ClockReading, AgentError> {
         let mut reading =
             ClockReading { at_least_ns: i64::MIN, at_most_ns: i64::MAX, round_trip_ns: u64::MAX, rounds: 0 };
+        let start = Instant::now();
         for _ in 0..rounds.max(1) {
             let (sent, begun) = (crate::host::clock::now_ns(), Instant::now());
-            let pong = self.0.link.ping(mux::fresh_number()).await?;
-            let theirs = pong.await.map_err(|_| self.over())?;
+            let question = async {
+                let pong = self.0.link.ping(mux::fresh_number()).await?;
+                pong.await.map_err(|_| self.over())
+            };
+            let Ok(theirs) = tokio::time::timeout(self.0.pong, question).await else { continue };
+            let theirs = theirs?;
             let (received, took) = (crate::host::clock::now_ns(), begun.elapsed());
             reading.at_least_ns = reading.at_least_ns.max(theirs.saturating_sub(received));
             reading.at_most_ns = reading.at_most_ns.min(theirs.saturating_sub(sent));
             reading.round_trip_ns = reading.round_trip_ns.min(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
             reading.rounds += 1;
+        }
+        if reading.rounds == 0 {
+            return Err(AgentError::Unanswered { request: "clock", waited: start.elapsed() });
         }
         Ok(reading)
     }
@@ -385,5 +402,24 @@ async fn beat(link: Link, every: Duration) {
         if link.ping(mux::fresh_number()).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_clock_that_nobody_answers_is_an_error() {
+        // Nothing takes what is sent.
+        let (link, _queues) = Link::new(1);
+        let hello = serde_json::from_value(serde_json::json!({ "protocol": PROTOCOL, "version": "0" })).unwrap();
+        let pong = Duration::from_millis(1);
+        let client = Client(Arc::new(Inner { hello, link, runtime: Handle::current(), pong }));
+        let error = client.clock(100).await.unwrap_err();
+        assert!(matches!(error, AgentError::Unanswered { request: "clock", .. }), "{error}");
+        assert!(!error.is_lost());
+        client.0.link.lose(Lost::Closed);
+        assert!(matches!(client.clock(1).await, Err(AgentError::Lost(_) | AgentError::Unanswered { .. })));
     }
 }

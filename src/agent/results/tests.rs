@@ -115,6 +115,13 @@ fn links_and_bombs_are_refused() {
 }
 
 #[test]
+fn another_number_of_files_than_announced_is_refused() {
+    let (two, _) = disk(&[("a", b"1"), ("b", b"2")]);
+    let error = bad(&around(&two[HEADER..])).to_string();
+    assert!(error.contains("2 files, 1 were announced"), "{error}");
+}
+
+#[test]
 fn the_same_name_twice_is_refused_and_nothing_stays() {
     let (disk, _) = disk(&[("a", b"1"), ("a", b"2")]);
     assert!(matches!(bad(&disk), ResultsError::Io { .. }));

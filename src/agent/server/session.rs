@@ -1,8 +1,10 @@
 //! One conversation at the node: every request becomes a task of its own.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -80,7 +82,10 @@ where
     let mut calls = JoinSet::new();
     let reading = mux::read(&link, input, silence(&preamble), |call, payload| {
         while calls.try_join_next().is_some() {}
-        let Some((inbox, outbox)) = link.accept(call) else { return };
+        let Some((inbox, outbox)) = link.accept(call) else {
+            let failure = Failure::new(FailureKind::Other, "take the request", "too many calls are running");
+            return link.refuse(call, &Outcome::Failed(failure));
+        };
         calls.spawn(serve(Arc::clone(&session), payload, inbox, outbox));
     });
     let ended = async {
@@ -105,12 +110,29 @@ where
 
 async fn serve(session: Arc<Session>, payload: Vec<u8>, inbox: Inbox, outbox: Outbox) {
     let outcome = match serde_json::from_slice::<Request>(&payload) {
-        Ok(request) => session.answer(request, inbox, &outbox).await,
+        Ok(request) => unless_it_panics(session.answer(request, inbox, &outbox)).await,
         Err(error) => Err(Failure::new(FailureKind::Invalid, "understand the request", error.to_string())),
     };
     let outcome = outcome.unwrap_or_else(Outcome::Failed);
     // Nobody is there to hear it when the conversation is over.
     let _ = outbox.done(&outcome).await;
+}
+
+/// The outcome of a request; a panic is a failure, so that the host does not wait for ever.
+async fn unless_it_panics(answer: impl Future<Output = Result<Outcome, Failure>>) -> Result<Outcome, Failure> {
+    let mut answer = std::pin::pin!(answer);
+    let outcome = std::future::poll_fn(|context| {
+        // It is not polled again after a panic, and what it shares with other calls is behind locks that do not break.
+        match catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context))) {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    });
+    outcome.await.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned());
+        Err(Failure::new(FailureKind::Other, "go on", text))
+    })
 }
 
 impl Session {
@@ -202,5 +224,21 @@ impl Session {
 impl From<Lost> for Failure {
     fn from(lost: Lost) -> Self {
         Self::new(FailureKind::Other, "go on", lost.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure_and_other_outcomes_stay() {
+        let died = unless_it_panics(async {
+            tokio::task::yield_now().await;
+            panic!("of {}", 1)
+        });
+        let failure = died.await.unwrap_err();
+        assert_eq!((failure.kind, failure.text.as_str()), (FailureKind::Other, "of 1"));
+        assert!(matches!(unless_it_panics(async { Ok(Outcome::Done) }).await, Ok(Outcome::Done)));
     }
 }

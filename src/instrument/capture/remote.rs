@@ -34,21 +34,22 @@ type Feeder = JoinHandle<Result<u64, String>>;
 pub struct NodeFacts {
     /// Which node.
     pub node: NodeId,
-    /// Its wall clock against this host's, before the capture and after it. Times of its packets were put onto this host's clock by
-    /// the middle of the first.
-    pub clock: [ClockReading; 2],
+    /// Its wall clock against this host's before the capture. Times of its packets were put onto this host's clock by the middle.
+    pub before: ClockReading,
+    /// The same after it; `None` when it could not be read.
+    pub after: Option<ClockReading>,
     /// How the headers waited there; `None` when none were wanted.
     pub holding: Option<Holding>,
 }
 
 impl NodeFacts {
     /// How far the node's clock moved against this host's, as far as that is certain: nanoseconds; 0 when the bounds allow that
-    /// it did not.
-    pub fn drift_ns(&self) -> i64 {
-        let [before, after] = &self.clock;
+    /// it did not, `None` when the clock could not be read again.
+    pub fn drift_ns(&self) -> Option<i64> {
+        let (before, after) = (&self.before, self.after.as_ref()?);
         let at_least = after.at_least_ns.saturating_sub(before.at_most_ns);
         let at_most = after.at_most_ns.saturating_sub(before.at_least_ns);
-        if at_least > 0 { at_least } else { at_most.min(0) }
+        Some(if at_least > 0 { at_least } else { at_most.min(0) })
     }
 }
 
@@ -62,7 +63,9 @@ fn ahead_ns(clock: &ClockReading) -> i64 {
 /// What came of a capture.
 struct Ended {
     end: CaptureEnd,
-    clock: [ClockReading; 2],
+    before: ClockReading,
+    /// An agent that does not answer this has left a record all the same.
+    after: Result<ClockReading, AgentError>,
 }
 
 /// A capture at an agent, as its host holds it. Dropping it ends it.
@@ -77,6 +80,8 @@ pub(super) struct Remote {
 #[derive(Debug)]
 struct Running {
     ready: mpsc::Receiver<Result<Option<Feeder>, AgentError>>,
+    /// Bytes of each packet that were asked for.
+    snaplen: u32,
     /// Takes headers; `None` when none are wanted, and before it is ready.
     feeder: Option<Feeder>,
     /// Sending ends the capture and wants its result; closing it gives it up.
@@ -141,12 +146,12 @@ impl Remote {
             if stopped.await.is_ok() {
                 let ended = async {
                     let end = capture.stop().await?;
-                    Ok(Ended { end, clock: [before, client.clock(ROUNDS).await?] })
+                    Ok(Ended { end, before, after: client.clock(ROUNDS).await })
                 };
                 let _ = finish.send(ended.await);
             }
         });
-        self.running = Some(Running { ready, feeder: None, stop: Some(stop), ended });
+        self.running = Some(Running { ready, snaplen: spec.snaplen, feeder: None, stop: Some(stop), ended });
     }
 
     /// Waits until it is capturing.
@@ -192,7 +197,7 @@ impl Remote {
         let ended = ended.and_then(|ended| ended.map_err(|error| chain(&error)));
         let fed = running.feeder.take().map(JoinHandle::join);
         let kept = self.keep.take().map(|(directory, stem)| settle(&directory, &stem, ended.is_ok()));
-        let Ended { end: CaptureEnd { mut capture, mut problems, holding }, clock } =
+        let Ended { end: CaptureEnd { mut capture, mut problems, holding }, before, after } =
             ended.map_err(|error| match &kept {
                 Some(Ok(path)) => format!("{error}; what was sent until then is in {}", path.display()),
                 _ => error,
@@ -202,15 +207,17 @@ impl Remote {
         capture.node = self.point.node;
         capture.vantage = self.point.vantage;
         capture.interface.clone_from(&self.point.interface);
+        capture.snaplen = running.snaplen;
         (capture.file, capture.tcp) = (None, None);
         match kept {
             None => {}
             Some(Ok(path)) => capture.file = Some(super::thread::below_campaign(&path)),
             Some(Err(problem)) => problems.push(Problem { weight: Weight::Suspect, text: problem }),
         }
-        let facts = NodeFacts { node: self.point.node, clock, holding };
+        let unread = after.as_ref().err().map(|error| self.unread(error));
+        let facts = NodeFacts { node: self.point.node, before, after: after.ok(), holding };
         problems.extend(fed.and_then(|fed| self.incomplete(fed, capture.packets)));
-        problems.extend(self.moved(&facts));
+        problems.extend(unread.or_else(|| self.moved(&facts)));
         for problem in &mut problems {
             problem.text = problem.text.chars().filter(|c| !c.is_control()).take(1000).collect();
         }
@@ -229,8 +236,14 @@ impl Remote {
         Some(Problem { weight: Weight::Invalid, text })
     }
 
+    /// Whether the order of packets of different points is right is not known then.
+    fn unread(&self, error: &AgentError) -> Problem {
+        let text = format!("how far the clock of {} moved is unknown: {}", self.point.node, chain(error));
+        Problem { weight: Weight::Suspect, text }
+    }
+
     fn moved(&self, facts: &NodeFacts) -> Option<Problem> {
-        let drift = facts.drift_ns();
+        let drift = facts.drift_ns()?;
         (drift.unsigned_abs() > MOST_DRIFT_NS).then(|| {
             let node = self.point.node;
             let text = format!("the clock of {node} moved by {:.3} s during the capture", drift as f64 / 1e9);
@@ -263,14 +276,19 @@ fn beside(directory: &Path, stem: &str) -> PathBuf {
     directory.join(format!(".{stem}.pcapng.tmp"))
 }
 
-/// Gives a kept file its name. One that is not whole gets another.
+/// Makes a kept file durable and gives it its name. One that is not whole gets another.
 fn settle(directory: &Path, stem: &str, whole: bool) -> Result<PathBuf, String> {
+    // Here rather than where it was written: that thread serves all agents.
+    let synced = if whole { File::open(beside(directory, stem)).and_then(|file| file.sync_all()) } else { Ok(()) };
+    let whole = whole && synced.is_ok();
     let name = if whole { format!("{stem}.pcapng") } else { format!("{stem}.partial.pcapng") };
     let path = directory.join(name);
     let renamed = fs::rename(beside(directory, stem), &path);
-    renamed
-        .map(|()| path.clone())
-        .map_err(|error| format!("cannot rename the kept file to {}: {error}", path.display()))
+    renamed.map_err(|error| format!("cannot rename the kept file to {}: {error}", path.display()))?;
+    match synced {
+        Ok(()) => Ok(path),
+        Err(error) => Err(format!("cannot write the kept file {} to its disk: {error}", path.display())),
+    }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -293,11 +311,12 @@ fn sane(capture: &record::Capture) -> Result<(), String> {
     let mut all = counters.chain(capture.sizes.iter().map(|bin| bin.packets));
     match all.find(|&counter| counter > MOST) {
         Some(counter) => Err(format!("the agent's record makes no sense: a counter of {counter}")),
+        None if !capture.sizes_ordered() => Err("the agent's record makes no sense: packet sizes overlap".to_owned()),
         None => Ok(()),
     }
 }
 
-/// A file on this host: writing takes no time worth another thread.
+/// A file on this host: writing takes no time worth another thread. [`settle`] makes it durable.
 struct Blocking(File);
 
 impl tokio::io::AsyncWrite for Blocking {
@@ -317,7 +336,7 @@ impl tokio::io::AsyncWrite for Blocking {
         self: std::pin::Pin<&mut Self>,
         _: &mut std::task::Context<'_>,
     ) -> std::task::Poll<io::Result<()>> {
-        std::task::Poll::Ready(self.0.sync_all())
+        std::task::Poll::Ready(Ok(()))
     }
 }
 
@@ -336,11 +355,42 @@ mod tests {
             ([i64::MAX, i64::MAX], [i64::MIN, i64::MIN], i64::MIN),
         ];
         for ([a, b], [c, d], expected) in cases {
-            let clock = [reading(a, b), reading(c, d)];
-            let facts = NodeFacts { node: NodeId::client(1), clock, holding: None };
-            assert_eq!(facts.drift_ns(), expected, "{clock:?}");
+            let (before, after) = (reading(a, b), Some(reading(c, d)));
+            let facts = NodeFacts { node: NodeId::client(1), before, after, holding: None };
+            assert_eq!(facts.drift_ns(), Some(expected), "{facts:?}");
+            assert_eq!(NodeFacts { after: None, ..facts }.drift_ns(), None);
         }
         assert_eq!(ahead_ns(&reading(-3_500, -1_500)), -2_000);
         assert_eq!(ahead_ns(&reading(i64::MIN, i64::MAX)), 0);
+    }
+
+    #[test]
+    fn records_that_a_store_would_refuse_are_refused() {
+        let bin = |from, to| record::SizeBin { from, to, packets: 1 };
+        let capture = |sizes| record::Capture {
+            node: NodeId::client(1),
+            vantage: crate::ids::Vantage::Guest,
+            interface: "eth0".to_owned(),
+            snaplen: 128,
+            packets: 1,
+            bytes: 1,
+            dropped_kernel: None,
+            dropped_interface: None,
+            ring_bytes: 1,
+            sizes,
+            file: None,
+            tcp: None,
+        };
+        assert_eq!(sane(&capture(vec![bin(0, Some(64)), bin(64, Some(128)), bin(256, None)])), Ok(()));
+        for sizes in [
+            vec![bin(0, Some(65)), bin(64, None)],
+            vec![bin(64, Some(128)), bin(0, Some(64))],
+            vec![bin(0, None), bin(64, None)],
+            vec![bin(64, Some(64))],
+        ] {
+            assert!(sane(&capture(sizes)).unwrap_err().contains("overlap"));
+        }
+        let many = record::Capture { packets: MOST + 1, ..capture(Vec::new()) };
+        assert!(sane(&many).unwrap_err().contains("counter"));
     }
 }
