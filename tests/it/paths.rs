@@ -64,7 +64,9 @@ fn a_clean_path_loses_nothing_and_offload_is_seen() {
         let whole = "SELECT count(*) FROM path_direction WHERE lost = 0 AND appeared = 0 AND edge = 0 AND \
                      sent = both + sent_resegmented AND received = both + received_resegmented AND sent_bytes = received_bytes";
         assert_eq!(only::<i64>(&db, whole), 6, "{name}, offload {offload}");
-        assert_eq!(only::<i64>(&db, "SELECT sum(reordered) FROM path_direction"), 0);
+        // On a busy machine two CPUs may send packets of one connection in another order than they were captured in.
+        let overtaken = "SELECT sum(reordered) * 100 <= sum(both) FROM path_direction";
+        assert_eq!(only::<i64>(&db, overtaken), 1, "{name}, offload {offload}");
         let cut: i64 = only(&db, "SELECT sum(sent_resegmented) FROM path_direction");
         assert_eq!(cut > 0, offload == "on", "{name}, offload {offload}: {cut}");
         // A super-segment leaves the server as one, and the rate limit cuts it.
