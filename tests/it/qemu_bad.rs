@@ -25,7 +25,8 @@ for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev vir
     insmod $module.ko
 done
 until set -- /dev/vport*p* && [ -c "$1" ]; do :; done
-exec 3<>"$1"
+# A port has its file a moment before the kernel lets it be opened.
+until command exec 3<>"$1"; do :; done
 until dd bs=40 count=1 of=/hello <&3 2>/dev/null && [ "$(stat -c %s /hello)" = 40 ]; do :; done
 text='{"version":"9.1"}'
 nonce=$(tail -c 16 /hello | head -c 8 | od -An -tu1)
