@@ -162,6 +162,26 @@ fn another_meaning_gives_other_identities() {
     }
 }
 
+/// A switch keeps the identity it always had; lists are arrays of names, whatever their order in the file.
+#[test]
+fn instruments_have_canonical_values() {
+    let sweep = |value: &str| {
+        let text = format!(
+            "name = \"a\"\nworkload = \"ab\"\n[instrument]\nsyscalls = true\n[factors]\ninstrument = {value}\n"
+        );
+        plan(&text)
+    };
+    let of = |value: &str| identities(&sweep(value));
+    let values = sweep("[true, false, [\"syscalls\", \"capture\"]]").spec.factors[0].values.clone();
+    let json: Vec<String> = values.iter().map(crate::spec::Value::canonical_json).collect();
+    assert_eq!(json, ["true", "false", "[\"capture\",\"syscalls\"]"]);
+    assert_eq!(of("[[\"capture\", \"syscalls\"]]"), of("[\"syscalls\", \"capture\"]"));
+    assert_eq!(of("[]"), of("false"));
+    assert!(of("true").is_disjoint(&of("[\"capture\", \"syscalls\"]")));
+    let whole = sweep("[true, false, [\"syscalls\"], [\"capture\", \"syscalls\"]]");
+    assert_eq!(Plan::from_json(self::json(&whole).as_bytes()).unwrap(), whole);
+}
+
 #[test]
 fn numbers_begin_at_one() {
     let plan = small();

@@ -23,7 +23,7 @@ use crate::instrument::host::Snapshot;
 use crate::instrument::syscalls::{Running as Tracing, Traced};
 use crate::plan::{Iteration, Plan};
 use crate::record::{Environment, EventLevel, IterationRecord, Moment, Outcome, Setting};
-use crate::spec::{Tuple, Value};
+use crate::spec::{Instrument, Tuple, Value};
 use crate::store::AttemptName;
 use crate::testbed::qemu::kept_console;
 use crate::testbed::{CapturePoint, Instance, Notice, Request, Testbed};
@@ -245,7 +245,7 @@ impl Stages<'_> {
             let tracing = self.trace(instance, notes).await;
             let mut points = instance.capture_points();
             points.retain(|point| spec.vantage.contains(&point.vantage));
-            if !self.request.tuple.instrument() || points.is_empty() {
+            if !self.request.tuple.instruments().has(Instrument::Capture) || points.is_empty() {
                 return Ok((None, tracing));
             }
             let keep_in = spec.keep.then(|| self.artifacts.to_owned());
@@ -280,7 +280,8 @@ impl Stages<'_> {
 
     /// Starts to follow system calls, where the spec and the tuple ask for it.
     async fn trace(&self, instance: &mut Up, notes: &mut Vec<String>) -> Option<Tracing> {
-        let spec = self.setup.plan.spec.instrument.syscalls.as_ref().filter(|_| self.request.tuple.instrument())?;
+        let wanted = self.request.tuple.instruments().has(Instrument::Syscalls);
+        let spec = self.setup.plan.spec.instrument.syscalls.as_ref().filter(|_| wanted)?;
         let mut tracing = Tracing::start(instance.kernels().await, spec, self.artifacts).await;
         notes.append(&mut tracing.notes);
         Some(tracing)

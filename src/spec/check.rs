@@ -6,7 +6,7 @@ use super::parse_workload::{Arguments, placeholder_help};
 use super::placeholder::{self, Piece};
 use super::read::{Sink, Span};
 use super::space::Space;
-use super::{Spec, User, Value, WorkloadSpec, factors};
+use super::{Spec, User, Value, WorkloadSpec, factors, instruments};
 use crate::units::format_duration;
 
 /// More iterations than this are refused.
@@ -28,6 +28,7 @@ pub(super) struct Places<'t> {
 pub(super) fn check(spec: &Spec, places: &Places<'_>, sink: &mut Sink<'_>) {
     relevance(places.factors, sink);
     vantages(spec, places, sink);
+    instruments::check(spec, places.factors, sink);
     if let Some(arguments) = &places.arguments {
         let used = placeholders(arguments, places.factors, sink);
         uses(&spec.workload, &used, places.factors, sink);

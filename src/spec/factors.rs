@@ -5,6 +5,7 @@
 use crate::ids::Vantage;
 use crate::units::{ByteSize, Rate};
 
+use super::instruments::{self, Instruments};
 use super::value::Value;
 
 /// A testbed that may be named in a spec.
@@ -54,6 +55,8 @@ pub enum Kind {
     Size(u64, u64),
     /// A list of router names.
     Hops,
+    /// A switch, or a list of instruments.
+    Instruments,
     /// `"none"` or `"gre"`.
     Tunnel,
     /// `{ url = …, count = … }`.
@@ -75,6 +78,7 @@ impl Kind {
                 format!("{}, from {} to {}", ByteSize::ACCEPTED, binary_size(min), binary_size(max))
             }
             Self::Hops => "a list of router names, `[\"A\", \"B\"]`, or a list of such lists".to_owned(),
+            Self::Instruments => instruments::ACCEPTED.to_owned(),
             Self::Tunnel => "`\"none\"` or `\"gre\"`".to_owned(),
             Self::Request => "`{ url = \"/\", count = 1000 }`".to_owned(),
         }
@@ -107,6 +111,10 @@ impl Kind {
                 let hops: Vec<String> = text.split('>').map(str::to_owned).collect();
                 hops.iter().all(|hop| is_word(hop)).then_some(Value::List(hops)).ok_or_else(bad)
             }
+            Self::Instruments => match switch(text) {
+                Some(flag) => Ok(Value::Switch(flag)),
+                None => text.parse().map(Instruments::into_value).map_err(|()| bad()),
+            },
             Self::Tunnel => match text {
                 "none" => Ok(Value::None),
                 "gre" => Ok(Value::Text(text.to_owned())),
@@ -219,7 +227,7 @@ pub const KNOWN: &[Known] = known! {
     "tunnel" Kind::Tunnel, GUESTS, Testbed, "none", "encapsulation between client and server";
     "colocated" Kind::Switch, MINIMEGA, Testbed, "the testbed's", "client and server on the same host";
     "pinning" Kind::Switch, PINNED, Testbed, "off", "processes bound to one CPU each";
-    "instrument" Kind::Switch, Scope::Everywhere, Testbed, "on", "captures and other instruments run (the checks of the host always do)";
+    "instrument" Kind::Instruments, Scope::Everywhere, Testbed, "on", "which instruments run (the checks of the host always do)";
     "stress_cpu" Kind::Integer(0, 4096), Scope::Everywhere, Testbed, "0", "stress-ng CPU workers beside the nodes";
     "stress_io" Kind::Integer(0, 4096), Scope::Everywhere, Testbed, "0", "stress-ng I/O workers beside the nodes";
     "stress_mem" Kind::Integer(0, 4096), Scope::Everywhere, Testbed, "0", "stress-ng memory workers beside the nodes";

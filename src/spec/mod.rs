@@ -5,6 +5,7 @@
 mod check;
 pub mod diagnostic;
 pub mod factors;
+mod instruments;
 mod parse;
 mod parse_factors;
 mod parse_instrument;
@@ -21,6 +22,7 @@ pub use check::MOST_ITERATIONS;
 pub(crate) use check::{grouped, too_many};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 use factors::User;
+pub use instruments::{Instrument, Instruments};
 pub use parse::{DEFAULT_REPETITIONS, DEFAULT_SEED, DEFAULT_SNAPLEN, DEFAULT_TIMEOUT};
 pub use parse_workload::{DEFAULT_IPERF3_DURATION, DEFAULT_READY_TIMEOUT};
 pub use placeholder::PLACEHOLDERS;

@@ -6,6 +6,7 @@ use toml::de::DeValue;
 
 use super::diagnostic::Diagnostic;
 use super::factors::{self, Kind, Known};
+use super::instruments;
 use super::placeholder;
 use super::read::{Entry, Section, Sink, Span, nearest, suggestion};
 use super::space::member_of;
@@ -238,8 +239,10 @@ fn check_names(table: &Table, sink: &mut Sink<'_>) {
 
 /// All values of a factor; wrong ones are recorded and left out. `None` is a factor of the user's own.
 fn read_values(kind: Option<Kind>, entry: &Entry<'_>, sink: &mut Sink<'_>) -> Vec<(Value, Span)> {
-    if kind == Some(Kind::Hops) {
-        return read_hops(entry, sink);
+    match kind {
+        Some(Kind::Hops) => return read_hops(entry, sink),
+        Some(Kind::Instruments) => return instruments::read(entry, sink),
+        _ => {}
     }
     let read = |item: &Entry<'_>, sink: &mut Sink<'_>| match kind {
         Some(kind) => read_known(kind, item, sink),

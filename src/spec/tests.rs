@@ -564,6 +564,55 @@ proptest! {
     }
 }
 
+/// The values of `instrument = …` in a spec that asks for captures and system calls.
+fn instrument_values(value: &str) -> Vec<String> {
+    let text = format!("{LEAST}[factors]\ninstrument = {value}\n[instrument]\nsyscalls = true\n");
+    parse(&text).factors[0].values.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_list_of_instruments_is_one_value_and_a_list_of_values_several() {
+    for (value, expected) in [
+        ("true", &["on"][..]),
+        ("\"off\"", &["off"]),
+        ("[]", &["off"]),
+        ("[true, \"off\"]", &["on", "off"]),
+        ("[\"capture\"]", &["capture"]),
+        ("[\"syscalls\", \"capture\"]", &["capture+syscalls"]),
+        ("[[\"syscalls\"]]", &["syscalls"]),
+        ("[false, true, [\"capture\"], [\"capture\", \"syscalls\"]]", &["off", "on", "capture", "capture+syscalls"]),
+        ("[[], [\"capture\"]]", &["off", "capture"]),
+    ] {
+        assert_eq!(instrument_values(value), expected, "{value}");
+    }
+}
+
+#[test]
+fn wrong_instruments_are_refused_by_name() {
+    let cases = [
+        "\"capture\"",
+        "\"all\"",
+        "1",
+        "[\"captures\"]",
+        "[\"on\", \"capture\"]",
+        "[true, \"capture\"]",
+        "[[\"capture\", 1]]",
+        "[[\"capture\", \"capture\"]]",
+        "[false, []]",
+        "[[\"capture\", \"syscalls\"], [\"syscalls\", \"capture\"]]",
+        "[[\"capture\"], [\"syscalls\"], [\"syscalls\", \"capture\"]]",
+    ];
+    let texts: Vec<String> = cases.iter().map(|value| format!("{LEAST}[factors]\ninstrument = {value}\n")).collect();
+    let mut texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let nothing = format!("{LEAST}[factors]\ninstrument = [[\"capture\"]]\n[capture]\nvantage = []\n");
+    let other = format!("{LEAST}[factors]\ninstrument = [false, [\"capture\"]]\n[[exclude]]\ninstrument = true\n");
+    let excluded = format!(
+        "{LEAST}[factors]\nworkers = [1, 2]\ninstrument = [false, [\"capture\"]]\n[[exclude]]\nworkers = 2\ninstrument = [\"capture\"]\n"
+    );
+    texts.extend([nothing.as_str(), &other, &excluded]);
+    snapshot("instruments", &texts);
+}
+
 /// The sweeps that come with vptest, each with its number of iterations and its limit.
 #[test]
 fn sweeps_that_come_along_are_clean_and_have_their_size() {

@@ -7,6 +7,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use super::instruments::Instruments;
 use crate::units::{ByteSize, Rate};
 
 /// One value of a factor, already checked and brought to its canonical form.
@@ -26,6 +27,8 @@ pub enum Value {
     Size(ByteSize),
     /// Absence: `rate = "none"`, `tunnel = "none"`.
     None,
+    /// Instruments by name: `instrument = ["capture", "syscalls"]`; never empty.
+    Instruments(Instruments),
     /// A list that is one value: `hops = ["A", "B"]` as a value of its own.
     List(Vec<String>),
     /// Several names set together: `request = { url = "/", count = 1000 }`.
@@ -43,6 +46,7 @@ impl fmt::Display for Value {
             Self::Rate(value) => write!(f, "{value}"),
             Self::Size(value) => write!(f, "{value}"),
             Self::None => f.write_str("none"),
+            Self::Instruments(value) => write!(f, "{value}"),
             Self::List(values) if values.is_empty() => f.write_str("direct"),
             Self::List(values) => f.write_str(&values.join(">")),
             Self::Group(members) => {
@@ -67,6 +71,10 @@ impl Value {
             Self::None => "null".to_owned(),
             Self::Text(text) => json_string(text),
             Self::Rate(_) | Self::Size(_) => json_string(&self.to_string()),
+            Self::Instruments(set) => {
+                let names: Vec<String> = set.iter().map(|instrument| json_string(instrument.as_str())).collect();
+                format!("[{}]", names.join(","))
+            }
             Self::List(items) => {
                 let items: Vec<String> = items.iter().map(|item| json_string(item)).collect();
                 format!("[{}]", items.join(","))
@@ -190,9 +198,9 @@ impl Tuple {
         self.integer("pairs").and_then(|n| u32::try_from(n).ok()).unwrap_or(1)
     }
 
-    /// Whether instruments run; `true` when the spec does not say.
-    pub fn instrument(&self) -> bool {
-        self.flag("instrument").unwrap_or(true)
+    /// Which instruments may run, of those that the spec asks for; all of them when the tuple does not say.
+    pub fn instruments(&self) -> Instruments {
+        self.factor("instrument").and_then(Instruments::of).unwrap_or(Instruments::ALL)
     }
 
     /// `offload`: sg, tso, gso and gro all on or all off; `None` leaves the kernel's defaults.

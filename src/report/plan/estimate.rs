@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::plan::Plan;
-use crate::spec::{CaptureSpec, Spec, Tuple, WorkloadSpec};
+use crate::spec::{CaptureSpec, Instrument, Spec, Tuple, WorkloadSpec};
 use crate::units::ByteSize;
 
 /// Time and storage of a whole plan.
@@ -117,7 +117,7 @@ fn size_in_url(url: &str) -> Option<ByteSize> {
 fn storage(spec: &Spec, tuple: &Tuple) -> Option<f64> {
     let pairs = f64::from(tuple.pairs());
     let file = FILE_BYTES + pairs * PAIR_BYTES;
-    if !spec.capture.keep || !tuple.instrument() {
+    if !spec.capture.keep || !tuple.instruments().has(Instrument::Capture) {
         return Some(file);
     }
     Some(file + pairs * kept_bytes(&spec.capture, traffic(spec, tuple)?))
