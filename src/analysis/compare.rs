@@ -170,7 +170,7 @@ type Levels<'a> = BTreeMap<&'a str, BTreeMap<&'a str, usize>>;
 
 fn levels(observations: &[Observation]) -> Levels<'_> {
     let mut levels = Levels::new();
-    for (name, value) in observations.iter().flat_map(|o| &o.factors) {
+    for (name, value) in observations.iter().flat_map(|o| o.factors.iter()) {
         *levels.entry(name).or_default().entry(value).or_default() += 1;
     }
     levels
@@ -407,11 +407,12 @@ mod tests {
     /// `testbed=netns pairs=2` and the values seen with it.
     fn observations(rows: &[(&str, &[f64])]) -> Vec<Observation> {
         let one = |(text, values): &(&str, &[f64])| {
-            let factors: BTreeMap<String, String> = text
-                .split(' ')
-                .map(|pair| pair.split_once('=').expect("name=value"))
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect();
+            let factors: std::sync::Arc<BTreeMap<String, String>> = std::sync::Arc::new(
+                text.split(' ')
+                    .map(|pair| pair.split_once('=').expect("name=value"))
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .collect(),
+            );
             let observation = |&value: &f64| Observation {
                 number: IterationNumber(1),
                 identity: ShortHash::of(b"any"),

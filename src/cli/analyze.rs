@@ -1,7 +1,7 @@
 //! `vptest analyze`
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, Failure};
 use super::{Format, nearest};
@@ -58,13 +58,13 @@ pub(super) struct Args {
     format: Format,
 }
 
-fn status(text: &str) -> Result<Status, String> {
+pub(super) fn status(text: &str) -> Result<Status, String> {
     let all = Status::ALL.map(Status::as_str).join(", ");
     Status::from_name(text).ok_or_else(|| format!("statuses are {all}"))
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
-    let database = Database::open(&args.db).map_err(|error| unreadable(args, error))?;
+    let database = Database::open(&args.db).map_err(|error| unreadable(&args.db, error))?;
     if args.syscalls {
         return chains(args, &database);
     }
@@ -95,7 +95,7 @@ const SEED: u64 = 1;
 fn chains(args: &Args, database: &Database) -> Result<Exit, Failure> {
     let mut statuses = vec![Status::Complete];
     statuses.extend(&args.include);
-    let iterations = database.traced(&statuses).map_err(|error| unreadable(args, error))?;
+    let iterations = database.traced(&statuses).map_err(|error| unreadable(&args.db, error))?;
     if iterations.is_empty() {
         let text = "system calls were followed in no iteration that counts";
         let hint =
@@ -125,18 +125,25 @@ fn baseline(args: &Args, database: &Database) -> Result<Option<(String, String)>
     if args.no_baseline {
         return Ok(None);
     }
-    let Some(text) = &args.baseline else { return from_spec(args, database) };
+    match &args.baseline {
+        Some(text) => baseline_text(text).map(Some),
+        None => from_spec(args, database),
+    }
+}
+
+/// `FACTOR=VALUE` with the value as it is stored.
+pub(super) fn baseline_text(text: &str) -> Result<(String, String), Failure> {
     let (factor, value) = text.split_once('=').ok_or_else(|| {
         Failure::text(Exit::Usage, format!("`{text}` is no baseline: give FACTOR=VALUE as in `testbed=netns`"))
     })?;
     let value = factors::canonical_text(factor, value)
         .map_err(|expected| Failure::text(Exit::Usage, format!("baseline {factor} = `{value}`: {expected}")))?;
-    Ok(Some((factor.to_owned(), value)))
+    Ok((factor.to_owned(), value))
 }
 
 /// The baseline of the spec that was run; several specs that do not agree have none.
 fn from_spec(args: &Args, database: &Database) -> Result<Option<(String, String)>, Failure> {
-    let texts = database.specs().map_err(|error| unreadable(args, error))?;
+    let texts = database.specs().map_err(|error| unreadable(&args.db, error))?;
     let mut found: Vec<_> = texts
         .iter()
         .filter_map(|text| Spec::parse(text).ok())
@@ -154,8 +161,8 @@ fn from_spec(args: &Args, database: &Database) -> Result<Option<(String, String)
     }
 }
 
-fn unreadable(args: &Args, error: StoreError) -> Failure {
-    let missing = !args.db.exists();
+pub(super) fn unreadable(db: &Path, error: StoreError) -> Failure {
+    let missing = !db.exists();
     let failure = Failure::new(Exit::Unreadable, error);
     if missing { failure.hint("`vptest merge out/*.db` makes it; --db names another one") } else { failure }
 }
@@ -171,7 +178,7 @@ fn no_values(args: &Args, error: StoreError) -> Failure {
             Some(suggestion(asked, known, "`vptest analyze` lists all metrics"))
         }
         StoreError::Metric(_) => None,
-        _ => return unreadable(args, error),
+        _ => return unreadable(&args.db, error),
     };
     with_hint(Failure::new(Exit::Usage, error), hint)
 }
@@ -208,7 +215,7 @@ fn with_hint(failure: Failure, hint: Option<String>) -> Failure {
     }
 }
 
-fn wrong_question(error: AnalysisError) -> Failure {
+pub(super) fn wrong_question(error: AnalysisError) -> Failure {
     let hint = match &error {
         AnalysisError::UnknownFactor { asked, known } => {
             Some(suggestion(asked, known, &format!("factors: {}", known.join(", "))))
@@ -227,7 +234,7 @@ fn suggestion(asked: &str, known: &[String], rest: &str) -> String {
 }
 
 fn list(args: &Args, database: &Database) -> Result<Exit, Failure> {
-    let metrics = database.metrics().map_err(|error| unreadable(args, error))?;
+    let metrics = database.metrics().map_err(|error| unreadable(&args.db, error))?;
     let mut out = std::io::stdout().lock();
     match args.format {
         Format::Json => {

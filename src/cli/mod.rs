@@ -11,6 +11,7 @@ mod image;
 mod merge;
 mod plan_file;
 mod progress;
+mod report;
 mod run;
 mod serve_http;
 mod status;
@@ -42,6 +43,7 @@ Examples:
   vptest run                                  run every iteration that is not complete yet
   vptest merge out/*.db                       one database of all iterations: merged.db
   vptest analyze --metric rps                 compare
+  vptest report                               everything on one page: report.html
 
 Exit status: 0 done, 1 some iterations failed or were invalid, 2 wrong usage or spec, 3 this host cannot run it, \
 4 stored data cannot be read, 130 interrupted.";
@@ -63,6 +65,7 @@ enum Command {
     Status(status::Args),
     Merge(merge::Args),
     Analyze(analyze::Args),
+    Report(report::Args),
     Flows(flows::Args),
     Syscalls(syscalls::Args),
     Image(image::Args),
@@ -96,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Merge(args) => merge::run(&args, cli.verbosity),
         Command::Analyze(args) => analyze::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Flows(args) => flows::run(&args),
         Command::Image(args) => image::run(&args, cli.verbosity),
         Command::Doctor(args) => doctor::run(&args),

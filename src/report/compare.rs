@@ -481,7 +481,7 @@ mod tests {
                     tuple: ShortHash::of(testbed.as_bytes()),
                     block: None,
                     status: Status::Complete,
-                    factors,
+                    factors: factors.into(),
                     value: base + f64::from(i) * 1.25,
                     pairs: 2,
                     conditions: Conditions::default(),

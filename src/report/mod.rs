@@ -3,4 +3,5 @@
 pub mod chains;
 pub mod compare;
 mod number;
+pub mod page;
 pub mod plan;

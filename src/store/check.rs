@@ -9,7 +9,7 @@ use rusqlite::types::ValueRef;
 use super::check_tcp;
 use super::error::BadRecord;
 use super::schema::TABLES;
-use crate::record::{Capture, IterationRecord, Metric, Outcome, Quantile};
+use crate::record::{Capture, Header, IterationRecord, Metric, Outcome, Quantile};
 
 /// Longest text of one cell in bytes; a hostile file cannot make a merge hold more than a few of these.
 pub(super) const MAX_TEXT_BYTES: usize = 1 << 22;
@@ -25,7 +25,7 @@ pub(super) const MAX_RECORD_BYTES: usize = 192 << 20;
 
 /// Says what is wrong with `record`, if anything.
 pub(super) fn check(record: &IterationRecord) -> Result<(), BadRecord> {
-    check_header(record)?;
+    check_header(&record.header, &record.outcome)?;
     unique("factor", record.factors.iter().map(|(name, _)| name))?;
     unique_metrics(&record.metrics)?;
     unique_quantiles(&record.quantiles)?;
@@ -45,8 +45,7 @@ pub(super) fn bad<T>(what: String) -> Result<T, BadRecord> {
     Err(BadRecord(what))
 }
 
-fn check_header(record: &IterationRecord) -> Result<(), BadRecord> {
-    let h = &record.header;
+pub(super) fn check_header(h: &Header, outcome: &Outcome) -> Result<(), BadRecord> {
     for (name, value) in
         [("number", h.number.0), ("repetition", h.repetition), ("attempt", h.attempt), ("block", h.block.unwrap_or(1))]
     {
@@ -54,9 +53,9 @@ fn check_header(record: &IterationRecord) -> Result<(), BadRecord> {
             return bad(format!("{name} is 0, it counts from 1"));
         }
     }
-    match &record.outcome {
+    match outcome {
         Outcome::Suspect(reasons) | Outcome::Invalid(reasons) if reasons.is_empty() => {
-            bad(format!("an iteration is {} without a reason", record.outcome.status()))
+            bad(format!("an iteration is {} without a reason", outcome.status()))
         }
         _ => Ok(()),
     }

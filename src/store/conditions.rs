@@ -1,10 +1,8 @@
 //! Under which conditions an iteration's value of a metric came about, as far as that decides what it may be compared
 //! with.
 
-use std::collections::BTreeSet;
-
 use crate::ids::{Level, NodeId, Vantage};
-use crate::record::{IterationRecord, Metric, Moment, Setting};
+use crate::record::{Capture, Metric, Moment, Setting};
 
 /// Metrics of the `network` level that say how data was cut into packets, which depends on where packets are looked at:
 /// above a segmentation offload they are larger and fewer.
@@ -33,32 +31,34 @@ pub struct Conditions {
     pub image: Option<String>,
 }
 
-impl Conditions {
-    /// Those of one iteration, for these rows of a metric.
-    pub(super) fn of(record: &IterationRecord, rows: &[&Metric]) -> Self {
-        let fact = |name: &str| record.environment.iter().find(|fact| fact.name == name).map(|fact| fact.value.clone());
-        let seen: BTreeSet<String> = rows.iter().filter_map(|row| seen(record, row)).collect();
-        Self {
-            seen: (!seen.is_empty()).then(|| seen.into_iter().collect::<Vec<_>>().join("; ")),
-            accel: fact("testbed.qemu.accel"),
-            image: fact("image.id").or_else(|| fact("image.disk")),
-        }
-    }
+/// Does the metric say how data was cut into packets?
+pub(super) fn depends_on_place(metric: &Metric) -> bool {
+    let name = metric.name.rsplit_once('.').map_or(metric.name.as_str(), |(_, name)| name);
+    metric.level == Level::Network && metric.node.is_some() && PACKETIZATION.contains(&name)
 }
 
-/// `None` for a metric that does not depend on it.
-fn seen(record: &IterationRecord, row: &Metric) -> Option<String> {
-    let node = row.node.filter(|_| row.level == Level::Network)?;
-    let (side, name) = row.name.rsplit_once('.').unwrap_or(("", &row.name));
-    if !PACKETIZATION.contains(&name) {
-        return None;
-    }
+/// Can a metric that is asked for by this name be one of those?
+pub(super) fn may_depend_on_place(asked: &str) -> bool {
+    let asked = asked.rsplit_once('@').map_or(asked, |(name, _)| name);
+    PACKETIZATION.iter().any(|name| asked.ends_with(name))
+}
+
+/// Is a setting of that name one of the offloads that [`seen`] tells?
+pub(super) fn is_offload(name: &[u8]) -> bool {
+    let name = name.strip_prefix(b"host.").unwrap_or(name);
+    OFFLOADS.iter().any(|offload| offload.as_bytes() == name)
+}
+
+/// Where packets were looked at for a metric, and the offloads there; `None` for one that does not depend on it.
+pub(super) fn seen(captures: &[Capture], settings: &[Setting], row: &Metric) -> Option<String> {
+    let node = row.node.filter(|_| depends_on_place(row))?;
+    let (side, _) = row.name.rsplit_once('.').unwrap_or(("", &row.name));
     let is_side = |vantage: Vantage| match side {
         "" => matches!(vantage, Vantage::Guest | Vantage::Endpoint),
         "switch" => vantage == Vantage::Switch,
         _ => vantage == Vantage::Host,
     };
-    let capture = record.captures.iter().find(|capture| capture.node == node && is_side(capture.vantage))?;
+    let capture = captures.iter().find(|capture| capture.node == node && is_side(capture.vantage))?;
     // Guest and endpoint are the same place: the end host itself.
     let place = match capture.vantage {
         Vantage::Guest | Vantage::Endpoint => "the nodes' own interface",
@@ -67,7 +67,7 @@ fn seen(record: &IterationRecord, row: &Metric) -> Option<String> {
     };
     let prefix = if capture.vantage == Vantage::Host { "host." } else { "" };
     let states = OFFLOADS.map(|offload| {
-        let state = observed(&record.settings, node, &format!("{prefix}{offload}")).unwrap_or("unknown");
+        let state = observed(settings, node, &format!("{prefix}{offload}")).unwrap_or("unknown");
         format!(", {offload} {state}")
     });
     let tunnel = if prefix.is_empty() && capture.interface.starts_with("tun") { " in the tunnel" } else { "" };

@@ -5,6 +5,8 @@ use std::str::FromStr;
 use rusqlite::types::ValueRef;
 
 use super::raw::Row;
+use super::rows::PART_BYTES;
+use super::schema::TABLES;
 use crate::ids::{Better, IterationNumber, Level, NodeId, ShortHash, Stage, Vantage};
 use crate::record::{
     Capture, Environment, Event, EventLevel, Header, Metric, Moment, Outcome, Quantile, Setting, SizeBin, StageTiming,
@@ -111,6 +113,9 @@ impl<'a> Columns<'a> {
 pub(super) struct IterationRow {
     pub(super) header: Header,
     pub(super) outcome: Outcome,
+    /// Hashes of the rows of each table.
+    pub(super) parts: Box<[u8; PART_BYTES * TABLES.len()]>,
+    /// Hash over these.
     pub(super) sha256: [u8; 32],
 }
 
@@ -125,6 +130,12 @@ pub(super) fn iteration(row: &Row<'_>) -> Decoded<IterationRow> {
     let outcome = outcome(status, c.str()?)?;
     let (started_ns, finished_ns) = (c.int()?, c.opt_int()?);
     let (spec_hash, vptest_version) = (c.hash()?, c.string()?);
+    let parts = match c.take()? {
+        ValueRef::Blob(bytes) => {
+            bytes.to_vec().into_boxed_slice().try_into().or_else(|_| c.wrong("hash for each table"))?
+        }
+        _ => return c.wrong("hash for each table"),
+    };
     let sha256 = match c.take()? {
         ValueRef::Blob(bytes) => bytes.try_into().or_else(|_| c.wrong("SHA-256"))?,
         _ => return c.wrong("SHA-256"),
@@ -143,7 +154,7 @@ pub(super) fn iteration(row: &Row<'_>) -> Decoded<IterationRow> {
         spec_hash,
         vptest_version,
     };
-    Ok(IterationRow { header, outcome, sha256 })
+    Ok(IterationRow { header, outcome, parts, sha256 })
 }
 
 /// The inverse of [`Outcome::status`] and [`Outcome::reasons`].

@@ -3,7 +3,7 @@
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Statement};
 
-use super::rows;
+use super::rows::{self, Digest};
 use super::schema::TableId;
 use crate::record::IterationRecord;
 
@@ -24,8 +24,8 @@ impl<'c> Inserter<'c> {
         Ok(Self { connection, statements })
     }
 
-    /// Inserts `record`, whose content has the hash `sha256`, and returns its `iteration.id`.
-    pub(super) fn insert(&mut self, record: &IterationRecord, sha256: &[u8; 32]) -> rusqlite::Result<i64> {
+    /// Inserts `record`, whose content has the hashes `digest`, and returns its `iteration.id`.
+    pub(super) fn insert(&mut self, record: &IterationRecord, digest: &Digest) -> rusqlite::Result<i64> {
         let mut iteration = None;
         rows::emit(record, |table, row| {
             let statement = &mut self.statements[table as usize];
@@ -37,7 +37,8 @@ impl<'c> Inserter<'c> {
             bind(iteration.map_or(ValueRef::Null, ValueRef::Integer))?;
             row.iter().try_for_each(|cell| bind(*cell))?;
             if table == TableId::Iteration {
-                bind(ValueRef::Blob(sha256))?;
+                bind(ValueRef::Blob(&digest.parts[..]))?;
+                bind(ValueRef::Blob(&digest.sha256))?;
             }
             statement.raw_execute()?;
             if table == TableId::Iteration {

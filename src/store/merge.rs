@@ -163,7 +163,7 @@ impl<'a> Merge<'a, '_> {
                 if let Some(known) = find.compare(record)? {
                     return Ok(known);
                 }
-                inserter.insert(&record.record, &record.sha256)?;
+                inserter.insert(&record.record, &record.digest)?;
                 Ok(Added::New)
             };
             if let Some((path, record)) = pending {
@@ -321,7 +321,7 @@ impl<'c> Lookup<'c> {
         let h = &new.record.header;
         let key = (h.identity.to_string(), h.attempt, &h.host, h.started_ns);
         let known: Option<Vec<u8>> = self.0.query_row(key, |row| row.get(0)).optional()?;
-        Ok(known.map(|sha256| if sha256 == new.sha256 { Added::Known } else { Added::Conflict }))
+        Ok(known.map(|sha256| if sha256 == new.digest.sha256 { Added::Known } else { Added::Conflict }))
     }
 }
 

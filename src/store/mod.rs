@@ -8,11 +8,15 @@
 mod campaign;
 mod check;
 mod check_tcp;
+mod circumstances;
 mod conditions;
+mod dataset;
 mod decode;
 mod decode_tcp;
 mod error;
 mod insert;
+mod listing;
+mod load;
 mod merge;
 mod path;
 mod pooled;
@@ -21,16 +25,21 @@ mod raw;
 mod reader;
 mod rows;
 mod rows_tcp;
+mod scan;
 mod schema;
+mod slots;
 mod syscalls;
 mod traced;
+mod traffic;
 mod writer;
 
 pub use campaign::{
     AttemptHead, AttemptName, Attempts, BadAttemptName, NamedHead, environment, head, heads, next_attempt, scan,
     stale_temps,
 };
+pub use circumstances::{Circumstances, Fact, SettingKind};
 pub use conditions::Conditions;
+pub use dataset::{Dataset, Iteration, MetricColumn, Reading};
 pub use error::{BadRecord, StoreError};
 pub use merge::{Conflict, MergeProgress, MergeReport, merge};
 pub use pooled::Pool;
@@ -38,6 +47,7 @@ pub use query::{Database, LeftOut, MetricError, MetricInfo, Observation, Observa
 pub use reader::{RecordFile, Records, Verified};
 pub use schema::{APPLICATION_ID, SCHEMA_VERSION};
 pub use traced::TracedIteration;
+pub use traffic::{CapturePlace, Flow, Mean, Series, Traffic};
 pub use writer::write_iteration;
 
 /// Opens a database that [`RecordFile::open`] accepted, for reading with SQL.

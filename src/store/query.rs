@@ -3,24 +3,25 @@
 //! An iteration is what the plan says it is: one identity, however often and on however many hosts it was tried. One of
 //! its attempts stands for it, chosen by status and time alone, never by what was measured.
 //!
-//! The whole file is read and verified for each question: an answer from a damaged database would be a wrong number that
+//! What is read of the file is verified for each question: an answer from a damaged database would be a wrong number that
 //! nobody notices.
 
 use std::cmp::Reverse;
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::conditions::Conditions;
+use super::dataset::MetricColumn;
 use super::error::StoreError;
 use super::reader::{RecordFile, Records};
 use crate::ids::{Better, IterationNumber, Level, NodeId, Role, ShortHash};
-use crate::record::{IterationRecord, Metric, Status};
+use crate::record::{Header, Status};
 
 /// A merged file, or an iteration file, to ask questions of.
 pub struct Database {
     path: PathBuf,
-    file: RecordFile,
+    pub(super) file: RecordFile,
 }
 
 /// A metric of a database: what can be asked for.
@@ -84,7 +85,7 @@ pub struct Observation {
     /// How it ended.
     pub status: Status,
     /// Factors of the tuple by name; `testbed` is always there.
-    pub factors: BTreeMap<String, String>,
+    pub factors: Arc<BTreeMap<String, String>>,
     /// Mean over the pairs of the iteration: pairs share hardware and are never counted as if they were independent.
     pub value: f64,
     /// How many pairs (nodes of the role) the mean is over.
@@ -168,27 +169,7 @@ impl Database {
     /// # Errors
     /// [`StoreError::Corrupt`] when the content of any iteration does not match its SHA-256.
     pub fn metrics(&self) -> Result<Vec<MetricInfo>, StoreError> {
-        let mut found: BTreeMap<(String, Level, Option<String>, String), MetricInfo> = BTreeMap::new();
-        for verified in self.file.records()? {
-            let mut here = BTreeSet::new();
-            for m in verified?.record.metrics {
-                let key = (m.name, m.level, role(m.node), m.unit);
-                let info = found.entry(key.clone()).or_insert_with(|| MetricInfo {
-                    name: key.0.clone(),
-                    level: key.1,
-                    role: key.2.clone(),
-                    unit: key.3.clone(),
-                    better: m.better,
-                    iterations: 0,
-                    values: 0,
-                    missing: 0,
-                });
-                info.values += u64::from(m.value.is_some());
-                info.missing += u64::from(m.value.is_none());
-                info.iterations += u64::from(here.insert(key));
-            }
-        }
-        Ok(found.into_values().collect())
+        super::listing::list(&self.file)
     }
 
     /// Texts of the specs that were run, each once (environment row [`crate::record::SPEC`]).
@@ -217,54 +198,33 @@ impl Database {
     /// [`StoreError::Metric`] when `asked` is not exactly one metric in one unit; [`StoreError::Corrupt`] when the content
     /// of any iteration does not match its SHA-256.
     pub fn values(&self, asked: &str, statuses: &[Status]) -> Result<Observations, StoreError> {
-        let mut collector = Collector::new(asked, statuses);
-        for verified in self.file.records()? {
-            collector.add(verified?.record);
+        let wanted = |level: Level, name: &str, role: Option<&str>| asks_for(asked, level, name, role);
+        let places = super::conditions::may_depend_on_place(asked);
+        let found = self.load(statuses, &wanted, places)?;
+        match found.metrics.as_slice() {
+            [metric] => Ok(found.observations(metric).map_err(|error| error.of(asked))?),
+            [] => {
+                let left_out = found.left_out(None);
+                let none_counts = (left_out.not_measured == 0).then_some(left_out);
+                let known = found.known.into_iter().collect();
+                Err(MetricError::Unknown { asked: asked.to_owned(), known, none_counts }.into())
+            }
+            several => {
+                let choices = several.iter().map(MetricColumn::full_name).collect();
+                Err(MetricError::Ambiguous { asked: asked.to_owned(), choices }.into())
+            }
         }
-        Ok(collector.finish()?)
     }
 }
 
-struct Collector<'a> {
-    asked: &'a str,
-    statuses: &'a [Status],
-    kinds: BTreeSet<(Level, String, Option<String>)>,
-    units: BTreeSet<String>,
-    better: BTreeSet<Option<Better>>,
-    known: BTreeSet<String>,
-    attempts: usize,
-    chosen: HashMap<ShortHash, Chosen>,
-    left_out: LeftOut,
-}
-
-/// The attempt that stands for an iteration, so far, and the hosts of the others.
-struct Chosen {
-    best: Attempt,
-    superseded: Vec<String>,
-}
-
-impl Chosen {
-    fn add(&mut self, new: Attempt) {
-        let other = if new.rank > self.best.rank { std::mem::replace(&mut self.best, new) } else { new };
-        self.superseded.push(other.host);
+impl MetricError {
+    /// With the name that was asked for in place of the full one.
+    fn of(self, name: &str) -> Self {
+        match self {
+            Self::Units { units, .. } => Self::Units { asked: name.to_owned(), units },
+            other => other,
+        }
     }
-}
-
-/// An attempt at an iteration.
-struct Attempt {
-    /// Position in the database.
-    at: usize,
-    rank: Rank,
-    host: String,
-    content: Content,
-}
-
-/// What an attempt gives.
-enum Content {
-    Value(Observation),
-    Status(Status),
-    NotMeasured,
-    ValueMissing,
 }
 
 /// Which attempt stands for an iteration: the greatest. The host decides ties, so that the order of merging does not.
@@ -279,9 +239,8 @@ pub(super) struct Rank {
 }
 
 impl Rank {
-    pub(super) fn of(record: &IterationRecord, counts: bool) -> Self {
-        let header = &record.header;
-        let complete = counts && record.outcome.status() == Status::Complete;
+    pub(super) fn of(header: &Header, status: Status, counts: bool) -> Self {
+        let complete = counts && status == Status::Complete;
         let time_ns = if complete {
             // One whose end is not known goes after those whose is.
             header.finished_ns.map_or(i128::MIN, |ns| -i128::from(ns))
@@ -294,133 +253,14 @@ impl Rank {
     }
 }
 
-impl<'a> Collector<'a> {
-    fn new(asked: &'a str, statuses: &'a [Status]) -> Self {
-        Self {
-            asked,
-            statuses,
-            kinds: BTreeSet::new(),
-            units: BTreeSet::new(),
-            better: BTreeSet::new(),
-            known: BTreeSet::new(),
-            attempts: 0,
-            chosen: HashMap::new(),
-            left_out: LeftOut::default(),
-        }
-    }
-
-    fn add(&mut self, record: IterationRecord) {
-        let rows: Vec<&Metric> = record.metrics.iter().filter(|m| asks_for(self.asked, m)).collect();
-        for m in &record.metrics {
-            if !self.known.contains(&m.name) {
-                self.known.insert(m.name.clone());
-            }
-        }
-        for m in &rows {
-            self.kinds.insert((m.level, m.name.clone(), role(m.node)));
-            self.units.insert(m.unit.clone());
-            self.better.insert(m.better);
-        }
-        let status = record.outcome.status();
-        let counts = self.statuses.contains(&status);
-        let (rank, host, identity) = (Rank::of(&record, counts), record.header.host.clone(), record.header.identity);
-        let content = if !counts {
-            Content::Status(status)
-        } else if rows.is_empty() {
-            Content::NotMeasured
-        } else if let Some(values) = rows.iter().map(|m| m.value).collect::<Option<Vec<f64>>>() {
-            let (value, pairs) = (mean(&values), values.len());
-            let conditions = Conditions::of(&record, &rows);
-            Content::Value(observation(record, value, pairs, conditions))
-        } else {
-            Content::ValueMissing
-        };
-        self.choose(identity, Attempt { at: self.attempts, rank, host, content });
-        self.attempts += 1;
-    }
-
-    fn choose(&mut self, identity: ShortHash, new: Attempt) {
-        match self.chosen.entry(identity) {
-            Entry::Vacant(entry) => drop(entry.insert(Chosen { best: new, superseded: Vec::new() })),
-            Entry::Occupied(mut entry) => entry.get_mut().add(new),
-        }
-    }
-
-    /// One value for each iteration that has one; counts the others.
-    fn values(&mut self) -> Vec<Observation> {
-        let mut all: Vec<Chosen> = std::mem::take(&mut self.chosen).into_values().collect();
-        all.sort_by_key(|chosen| chosen.best.at);
-        let mut values = Vec::new();
-        for Chosen { best, superseded } in all {
-            self.left_out.superseded += superseded.len() as u64;
-            self.left_out.superseded_elsewhere += superseded.iter().filter(|&host| *host != best.host).count() as u64;
-            match best.content {
-                Content::Value(value) => values.push(value),
-                Content::Status(status) => *self.left_out.by_status.entry(status).or_default() += 1,
-                Content::NotMeasured => self.left_out.not_measured += 1,
-                Content::ValueMissing => self.left_out.value_missing += 1,
-            }
-        }
-        values
-    }
-
-    fn finish(mut self) -> Result<Observations, MetricError> {
-        let values = self.values();
-        let asked = self.asked.to_owned();
-        if self.kinds.len() > 1 {
-            let name = |(level, name, role): &(Level, String, Option<String>)| full_name(*level, name, role.as_deref());
-            return Err(MetricError::Ambiguous { asked, choices: self.kinds.iter().map(name).collect() });
-        }
-        if self.units.len() > 1 {
-            return Err(MetricError::Units { asked, units: self.units.into_iter().collect() });
-        }
-        let (Some((level, metric, role)), Some(unit)) = (self.kinds.into_iter().next(), self.units.into_iter().next())
-        else {
-            let left_out = self.left_out;
-            let none_counts = left_out.not_measured + left_out.value_missing == 0;
-            let none_counts = none_counts.then_some(left_out);
-            return Err(MetricError::Unknown { asked, known: self.known.into_iter().collect(), none_counts });
-        };
-        let better = if self.better.len() == 1 { self.better.into_iter().next().flatten() } else { None };
-        Ok(Observations { metric, level, role, unit, better, values, left_out: self.left_out })
-    }
-}
-
-fn observation(record: IterationRecord, value: f64, pairs: usize, conditions: Conditions) -> Observation {
-    let status = record.outcome.status();
-    let mut factors: BTreeMap<String, String> = record.factors.into_iter().collect();
-    let header = record.header;
-    factors.entry("testbed".to_owned()).or_insert(header.testbed);
-    Observation {
-        number: header.number,
-        identity: header.identity,
-        tuple: header.tuple,
-        block: header.block,
-        status,
-        factors,
-        value,
-        pairs,
-        conditions,
-    }
-}
-
-/// Dividing first keeps the largest numbers from overflowing.
-#[expect(clippy::cast_precision_loss, reason = "an iteration has far fewer than 2^53 pairs")]
-fn mean(values: &[f64]) -> f64 {
-    let n = values.len() as f64;
-    let sum: f64 = values.iter().sum();
-    if sum.is_finite() { sum / n } else { values.iter().map(|x| x / n).sum() }
-}
-
-fn asks_for(asked: &str, m: &Metric) -> bool {
+fn asks_for(asked: &str, level: Level, name: &str, role: Option<&str>) -> bool {
     let fits = |text: &str| {
-        text == m.name
-            || text.strip_prefix(m.level.as_str()).is_some_and(|rest| rest.strip_prefix('.') == Some(m.name.as_str()))
+        text == name || text.strip_prefix(level.as_str()).is_some_and(|rest| rest.strip_prefix('.') == Some(name))
     };
-    fits(asked) || asked.rsplit_once('@').is_some_and(|(text, r)| fits(text) && role(m.node).as_deref() == Some(r))
+    fits(asked) || asked.rsplit_once('@').is_some_and(|(text, r)| fits(text) && role == Some(r))
 }
 
-fn full_name(level: Level, name: &str, role: Option<&str>) -> String {
+pub(super) fn full_name(level: Level, name: &str, role: Option<&str>) -> String {
     match role {
         Some(role) => format!("{level}.{name}@{role}"),
         None => format!("{level}.{name}"),
@@ -428,7 +268,7 @@ fn full_name(level: Level, name: &str, role: Option<&str>) -> String {
 }
 
 /// The node's name without its pair.
-fn role(node: Option<NodeId>) -> Option<String> {
+pub(super) fn role(node: Option<NodeId>) -> Option<String> {
     node.map(|node| match node.role {
         Role::Client => "client".to_owned(),
         Role::Server => "server".to_owned(),

@@ -273,6 +273,40 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// Goes from the beginning of a table without rowid, whose rows are ordered by their first column, to before the first row
+    /// in which it is at least `key`.
+    pub(super) fn seek(&mut self, key: i64) -> Result<(), RawError> {
+        while let Some(level) = self.stack.last() {
+            let (number, kind) = (level.number, level.kind);
+            let (mut at, mut end) = (0, u32::from(level.cells));
+            while at < end {
+                let middle = at.midpoint(end);
+                self.read_cell(middle)?;
+                match self.row().get(0) {
+                    Some(ValueRef::Integer(n)) if n < key => at = middle + 1,
+                    Some(ValueRef::Integer(_)) => end = middle,
+                    _ => return format(format!("cell {middle} of page {number} does not begin with a number")),
+                }
+            }
+            let level = self.stack.last_mut().expect("the level that was looked at");
+            match kind {
+                PageKind::LeafIndex => {
+                    level.step = at;
+                    return Ok(());
+                }
+                PageKind::InnerIndex => {
+                    level.step = 2 * at + 1;
+                    let child = level.child(at)?;
+                    self.push(child)?;
+                }
+                PageKind::LeafTable | PageKind::InnerTable => {
+                    return format(format!("page {number} is of a table with rowid"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The row the cursor is on.
     pub(super) fn row(&self) -> Row<'_> {
         Row { payload: &self.payload, cells: &self.cells, rowid: self.rowid }
@@ -492,6 +526,35 @@ mod tests {
                 compare(page_bytes, &setup, "t");
             }
         }
+    }
+
+    #[test]
+    fn seeking_finds_the_first_row_of_a_key() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let sqlite = rusqlite::Connection::open(file.path()).unwrap();
+        let setup =
+            "PRAGMA page_size=512; CREATE TABLE t(a INTEGER, b INTEGER, c TEXT, PRIMARY KEY(a, b)) WITHOUT ROWID;
+             WITH RECURSIVE n(i) AS (VALUES(0) UNION ALL SELECT i+1 FROM n WHERE i<2999)
+             INSERT INTO t SELECT 2 * (i / 7), i % 7, 'some text ' || i FROM n";
+        sqlite.execute_batch(setup).unwrap();
+        let bytes = std::fs::read(file.path()).unwrap();
+        let pages = Pages::open(File::open(file.path()).unwrap(), FileHeader::parse(&bytes).unwrap()).unwrap();
+        let root = schema(&pages).unwrap().into_iter().find(|e| e.name == "t").unwrap().root;
+        for key in -1..860 {
+            let mut cursor = Cursor::new(&pages, root).unwrap();
+            cursor.seek(key).unwrap();
+            let mut rows = 0;
+            let mut first = None;
+            while cursor.advance().unwrap() {
+                let at = |i| cursor.row().get(i).unwrap().as_i64().unwrap();
+                first.get_or_insert((at(0), at(1)));
+                rows += 1;
+            }
+            let next = (key.max(0) + 1) / 2 * 2;
+            assert_eq!(first, (next <= 856).then_some((next, 0)), "key {key}");
+            assert_eq!(rows, 3000 - 7 * (next / 2).min(428) - if next > 856 { 4 } else { 0 }, "key {key}");
+        }
+        assert!(Cursor::new(&pages, 1).unwrap().seek(1).is_err(), "a table with rowid");
     }
 
     #[test]

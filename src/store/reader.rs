@@ -11,26 +11,26 @@ use super::decode::{self, IterationRow};
 use super::decode_tcp;
 use super::error::StoreError;
 use super::raw::{Cursor, FileHeader, HEADER_BYTES, Pages, RawError, Row, SchemaEntry};
-use super::rows;
-use super::schema::{APPLICATION_ID, SCHEMA_VERSION, TABLES, TableId};
+use super::rows::{Digest, RowHash};
+use super::schema::{APPLICATION_ID, Kind, SCHEMA_VERSION, TABLES, TableId};
 use crate::ids::Direction;
 use crate::record::{Capture, Environment, IterationRecord, SyscallTrace, Tcp};
 
 /// A vptest database opened for reading: header, version and schema are right.
 pub struct RecordFile {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     pages: Pages,
     roots: [u32; TABLES.len()],
     triggers: Vec<String>,
 }
 
-/// A record and the hash of its content.
+/// A record and the hashes of its content.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verified {
     /// What was stored.
     pub record: IterationRecord,
-    /// SHA-256 of its canonical form, as in `iteration.sha256`.
-    pub sha256: [u8; 32],
+    /// Hashes of its canonical form.
+    pub(super) digest: Digest,
 }
 
 impl RecordFile {
@@ -162,25 +162,58 @@ fn roots(path: &Path, entries: &[SchemaEntry]) -> Result<[u32; TABLES.len()], St
 }
 
 /// A cursor with one row of lookahead.
-struct TableCursor<'a> {
+pub(super) struct TableCursor<'a> {
     file: &'a RecordFile,
     id: TableId,
     cursor: Cursor<'a>,
     /// Iteration the current row belongs to; `None` after the last row.
-    current: Option<i64>,
+    pub(super) current: Option<i64>,
     /// Bytes of rows of one iteration; a hostile file must not fill the memory before its hash is found wrong.
     bytes: usize,
 }
 
 impl<'a> TableCursor<'a> {
-    fn new(file: &'a RecordFile, id: TableId) -> Result<Self, StoreError> {
-        let cursor = Cursor::new(&file.pages, file.roots[id as usize]).map_err(|error| file.raw(error))?;
+    pub(super) fn new(file: &'a RecordFile, id: TableId) -> Result<Self, StoreError> {
+        Self::from(file, id, None)
+    }
+
+    /// From the first row of `iteration` or a later one, in a table without rowid; from the first row of all for `None`.
+    pub(super) fn from(file: &'a RecordFile, id: TableId, iteration: Option<i64>) -> Result<Self, StoreError> {
+        let mut cursor = Cursor::new(&file.pages, file.roots[id as usize]).map_err(|error| file.raw(error))?;
+        if let Some(iteration) = iteration {
+            cursor.seek(iteration).map_err(|error| file.raw(error))?;
+        }
         let mut table = Self { file, id, cursor, current: None, bytes: 0 };
         table.advance()?;
         Ok(table)
     }
 
-    fn advance(&mut self) -> Result<(), StoreError> {
+    /// The row it is at.
+    pub(super) fn row(&self) -> Row<'_> {
+        self.cursor.row()
+    }
+
+    /// Adds the row it is at to a hash, in the form in which it was written.
+    pub(super) fn hash(&self, rows: &mut RowHash) {
+        let columns = &self.id.table().columns[1..];
+        let hashed = if self.id == TableId::Iteration { &columns[..columns.len() - 2] } else { columns };
+        rows.begin(hashed.len());
+        let row = self.cursor.row();
+        for (kind, at) in hashed.iter().zip(1..) {
+            let cell = row.get(at).unwrap_or(ValueRef::Null);
+            rows.cell(match (kind, cell) {
+                #[expect(
+                    clippy::cast_precision_loss,
+                    reason = "SQLite stores a real as an integer only when it is exact"
+                )]
+                (Kind::Real, ValueRef::Integer(n)) => ValueRef::Real(n as f64),
+                _ => cell,
+            });
+        }
+        rows.end();
+    }
+
+    pub(super) fn advance(&mut self) -> Result<(), StoreError> {
         self.current = None;
         if !self.cursor.advance().map_err(|error| self.file.raw(error))? {
             return Ok(());
@@ -197,11 +230,11 @@ impl<'a> TableCursor<'a> {
         Ok(())
     }
 
-    fn corrupt(&self, what: impl std::fmt::Display) -> StoreError {
+    pub(super) fn corrupt(&self, what: impl std::fmt::Display) -> StoreError {
         StoreError::corrupt(&self.file.path, format!("table {}: {what}", self.id.table().name))
     }
 
-    fn decode<T>(&self, decode: fn(&Row<'_>) -> Result<T, String>) -> Result<T, StoreError> {
+    pub(super) fn decode<T>(&self, decode: fn(&Row<'_>) -> Result<T, String>) -> Result<T, StoreError> {
         decode(&self.cursor.row()).map_err(|what| self.corrupt(what))
     }
 
@@ -239,7 +272,7 @@ impl<'a> Records<'a> {
         let Some(id) = iterations.current else {
             return self.check_end().map(|()| None);
         };
-        let IterationRow { header, outcome, sha256 } = iterations.decode(decode::iteration)?;
+        let IterationRow { header, outcome, parts, sha256 } = iterations.decode(decode::iteration)?;
         iterations.advance()?;
         let mut record = IterationRecord {
             header,
@@ -268,8 +301,9 @@ impl<'a> Records<'a> {
             Some(())
         })?;
         self.read_syscalls(id, &mut record.syscalls)?;
-        self.verify(&record, sha256)?;
-        Ok(Some(Verified { record, sha256 }))
+        let digest = Digest { parts, sha256 };
+        self.verify(&record, &digest)?;
+        Ok(Some(Verified { record, digest }))
     }
 
     /// Adds what the captures say about TCP.
@@ -344,10 +378,10 @@ impl<'a> Records<'a> {
         Ok(())
     }
 
-    fn verify(&self, record: &IterationRecord, sha256: [u8; 32]) -> Result<(), StoreError> {
+    fn verify(&self, record: &IterationRecord, stored: &Digest) -> Result<(), StoreError> {
         let name = || format!("iteration {} ({})", record.header.number, record.header.identity);
         check::check(record).map_err(|bad| StoreError::corrupt(&self.file.path, format!("{}: {bad}", name())))?;
-        if rows::digest(record) == sha256 {
+        if Digest::of(record) == *stored {
             return Ok(());
         }
         Err(StoreError::corrupt(&self.file.path, format!("{}: its content does not match its SHA-256", name())))

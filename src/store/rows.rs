@@ -3,12 +3,12 @@
 use rusqlite::types::ValueRef;
 use sha2::{Digest as _, Sha256};
 
-use super::schema::TableId;
+use super::schema::{TABLES, TableId};
 use crate::ids::NodeId;
 use crate::record::{Capture, Header, IterationRecord};
 
 /// Hands every row of `record` to `sink`, table by table in the order of [`TableId::ALL`], without the leading
-/// iteration number and without `iteration.sha256`.
+/// iteration number and without `iteration.parts` and `iteration.sha256`.
 ///
 /// The record has passed [`super::check::check`]: numbers fit and are finite.
 pub(super) fn emit<E>(
@@ -138,22 +138,125 @@ fn emit_captures<E>(
     super::rows_tcp::emit(captures, sink)
 }
 
-/// SHA-256 over every row of the record, stored in `iteration.sha256`.
+/// Bytes kept of the hash of one table's rows.
+pub(super) const PART_BYTES: usize = 16;
+
+/// The hashes of a record: one for the rows of each table, and one over these.
+///
+/// Stored in `iteration.parts` and `iteration.sha256`: the first let one table be verified without reading the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Digest {
+    pub(super) parts: Box<[u8; PART_BYTES * TABLES.len()]>,
+    pub(super) sha256: [u8; 32],
+}
+
+impl Digest {
+    /// Of what [`emit`] says of `record`.
+    pub(super) fn of(record: &IterationRecord) -> Self {
+        let mut parts = Parts::new();
+        let done: Result<(), std::convert::Infallible> = emit(record, |table, row| {
+            parts.add(table, row);
+            Ok(())
+        });
+        match done {
+            Ok(()) => parts.finish(),
+        }
+    }
+
+    /// SHA-256 over the hashes of the tables.
+    pub(super) fn whole(parts: &[u8]) -> [u8; 32] {
+        Sha256::digest(parts).into()
+    }
+
+    /// The part of one table; `parts` are those of all tables.
+    pub(super) fn part(parts: &[u8; PART_BYTES * TABLES.len()], table: TableId) -> &[u8] {
+        &parts[table as usize * PART_BYTES..][..PART_BYTES]
+    }
+}
+
+/// Hashes while rows come, table by table.
+struct Parts {
+    table: TableId,
+    rows: RowHash,
+    parts: Box<[u8; PART_BYTES * TABLES.len()]>,
+}
+
+impl Parts {
+    fn new() -> Self {
+        let mut parts = Box::new([0; PART_BYTES * TABLES.len()]);
+        // Most tables have no rows in most records.
+        let empty = RowHash::new(TableId::Iteration).finish();
+        parts.chunks_exact_mut(PART_BYTES).for_each(|part| part.copy_from_slice(&empty));
+        Self { table: TableId::Iteration, rows: RowHash::new(TableId::Iteration), parts }
+    }
+
+    fn add(&mut self, table: TableId, row: &[ValueRef<'_>]) {
+        if table != self.table {
+            assert!(table > self.table, "rows come table by table");
+            self.close();
+            (self.table, self.rows) = (table, RowHash::new(table));
+        }
+        self.rows.begin(row.len());
+        row.iter().for_each(|&cell| self.rows.cell(cell));
+        self.rows.end();
+    }
+
+    fn close(&mut self) {
+        let rows = std::mem::replace(&mut self.rows, RowHash::new(self.table));
+        self.parts[self.table as usize * PART_BYTES..][..PART_BYTES].copy_from_slice(&rows.finish());
+    }
+
+    fn finish(mut self) -> Digest {
+        self.close();
+        Digest { sha256: Digest::whole(&self.parts[..]), parts: self.parts }
+    }
+}
+
+/// Hash over the rows of one table: SHA-256, cut to [`PART_BYTES`].
 ///
 /// Each row is the table's place in [`TableId::ALL`] and the number of cells, one byte each, then its cells: a tag
 /// byte (0 NULL, 1 integer, 2 real, 3 text, 4 blob) and 8 bytes of number, or 8 bytes of length and the bytes; all
 /// little-endian.
-pub(super) fn digest(record: &IterationRecord) -> [u8; 32] {
-    let mut bytes = Vec::with_capacity(16 * 1024);
-    let done: Result<(), std::convert::Infallible> = emit(record, |table, row| {
-        bytes.extend([table as u8, u8::try_from(row.len()).unwrap_or(u8::MAX)]);
-        for cell in row {
-            hash_cell(*cell, &mut bytes);
+pub(super) struct RowHash {
+    table: TableId,
+    hash: Sha256,
+    /// What is to be hashed: many short pieces at once.
+    pending: Vec<u8>,
+}
+
+/// Bytes that wait at most before they are hashed, but for one row.
+const PENDING_BYTES: usize = 16 * 1024;
+
+impl RowHash {
+    pub(super) fn new(table: TableId) -> Self {
+        Self { table, hash: Sha256::new(), pending: Vec::new() }
+    }
+
+    pub(super) fn begin(&mut self, cells: usize) {
+        self.pending.extend([self.table as u8, u8::try_from(cells).unwrap_or(u8::MAX)]);
+    }
+
+    pub(super) fn cell(&mut self, cell: ValueRef<'_>) {
+        hash_cell(cell, &mut self.pending);
+    }
+
+    pub(super) fn end(&mut self) {
+        if self.pending.len() > PENDING_BYTES {
+            self.hash.update(&self.pending);
+            self.pending.clear();
         }
-        Ok(())
-    });
-    match done {
-        Ok(()) => Sha256::digest(&bytes).into(),
+    }
+
+    /// The hash of the rows so far; the next rows begin anew.
+    pub(super) fn take(&mut self) -> [u8; PART_BYTES] {
+        self.hash.update(&self.pending);
+        self.pending.clear();
+        let hash: [u8; 32] = self.hash.finalize_reset().into();
+        *hash.first_chunk().expect("a part is shorter than a hash")
+    }
+
+    fn finish(mut self) -> [u8; PART_BYTES] {
+        self.take()
     }
 }
 

@@ -9,7 +9,7 @@ use crate::flow::STATISTICS;
 pub const APPLICATION_ID: u32 = u32::from_be_bytes(*b"vpts");
 
 /// `PRAGMA user_version`: version of the schema. Other versions are refused.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// Page size of iteration files: small, because two dozen tables need a page each.
 pub(super) const ITERATION_PAGE_BYTES: u32 = 1024;
@@ -67,9 +67,10 @@ pub(super) const TABLES: [Table; 26] = [
               finished_ns INTEGER, \
               spec_hash TEXT NOT NULL CHECK(length(spec_hash)=12), \
               vptest_version TEXT NOT NULL, \
+              parts BLOB NOT NULL CHECK(length(parts)%16=0), \
               sha256 BLOB NOT NULL CHECK(length(sha256)=32), \
               UNIQUE(identity, attempt, host, started_ns)) STRICT",
-        columns: &[Int, Text, Int, Text, Int, Int, Int, Text, Text, Text, Text, Int, Int, Text, Text, Blob],
+        columns: &[Int, Text, Int, Text, Int, Int, Int, Text, Text, Text, Text, Int, Int, Text, Text, Blob, Blob],
     },
     Table {
         name: "factor",
@@ -584,7 +585,7 @@ mod tests {
         let iteration = |status: &str, reasons: &str| {
             format!(
                 "INSERT INTO iteration VALUES(NULL,'0123456789ab',1,'0123456789ab',1,NULL,1,'netns','h',\
-                 '{status}','{reasons}',0,NULL,'0123456789ab','0',zeroblob(32))"
+                 '{status}','{reasons}',0,NULL,'0123456789ab','0',zeroblob(416),zeroblob(32))"
             )
         };
         connection.execute_batch(&iteration("complete", "[]")).unwrap();

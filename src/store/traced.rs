@@ -33,7 +33,7 @@ impl Database {
             if !statuses.contains(&record.outcome.status()) {
                 continue;
             }
-            let rank = Rank::of(&record, true);
+            let rank = Rank::of(&record.header, record.outcome.status(), true);
             let (identity, tuple) = (record.header.identity, record.header.tuple);
             let mut factors: BTreeMap<String, String> = record.factors.into_iter().collect();
             factors.entry("testbed".to_owned()).or_insert(record.header.testbed);

@@ -10,7 +10,8 @@ use rusqlite::Connection;
 use super::campaign::AttemptName;
 use super::error::StoreError;
 use super::insert::Inserter;
-use super::{check, rows, schema};
+use super::rows::Digest;
+use super::{check, schema};
 use crate::record::IterationRecord;
 
 /// Writes `record` into `dir` as `NNNNNN-HASH.db` and returns the path.
@@ -33,20 +34,20 @@ pub fn write_iteration(dir: &Path, record: &IterationRecord) -> Result<PathBuf, 
 /// The whole database of one record.
 fn serialize(path: &Path, record: &IterationRecord) -> Result<Vec<u8>, StoreError> {
     check::check(record)?;
-    let sha256 = rows::digest(record);
+    let digest = Digest::of(record);
     let sql = |source| StoreError::sql("write", path, source);
     let mut connection = Connection::open_in_memory().map_err(sql)?;
-    fill(&connection, record, &sha256).map_err(sql)?;
+    fill(&connection, record, &digest).map_err(sql)?;
     let data = connection.serialize("main").map_err(sql)?;
     Ok(data.to_vec())
 }
 
-fn fill(connection: &Connection, record: &IterationRecord, sha256: &[u8; 32]) -> rusqlite::Result<()> {
+fn fill(connection: &Connection, record: &IterationRecord, digest: &Digest) -> rusqlite::Result<()> {
     connection.execute_batch("PRAGMA journal_mode=OFF; PRAGMA foreign_keys=OFF")?;
     connection.pragma_update(None, "page_size", schema::ITERATION_PAGE_BYTES)?;
     connection.execute_batch("BEGIN")?;
     schema::create(connection)?;
-    Inserter::new(connection)?.insert(record, sha256)?;
+    Inserter::new(connection)?.insert(record, digest)?;
     connection.execute_batch("COMMIT")
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::records::sample;
-use crate::store::{StoreError, merge, write_iteration};
+use crate::store::{SCHEMA_VERSION, StoreError, merge, write_iteration};
 
 /// A good file, changed by `sql`.
 fn changed(dir: &Path, sql: &str) -> PathBuf {
@@ -102,7 +102,7 @@ fn foreign_and_other_versions_are_refused_by_name() {
     let good = write_iteration(dir.path(), &sample(2)).unwrap();
     let foreign = dir.path().join("firefox.db");
     Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE places(url)").unwrap();
-    let newer = changed(dir.path(), "PRAGMA user_version=3");
+    let newer = changed(dir.path(), "PRAGMA user_version=99");
     let text = dir.path().join("notes.db");
     std::fs::write(&text, "not a database at all").unwrap();
     let wal = dir.path().join("wal.db");
@@ -119,6 +119,6 @@ fn foreign_and_other_versions_are_refused_by_name() {
         assert!(error.to_string().contains(&*path.to_string_lossy()), "{error}");
     }
     assert!(matches!(report.refused[0], StoreError::Foreign { .. }));
-    assert!(matches!(report.refused[1], StoreError::Version { found: 3, expected: 2, .. }));
+    assert!(matches!(report.refused[1], StoreError::Version { found: 99, expected: SCHEMA_VERSION, .. }));
     assert_eq!((report.files, report.added), (1, 1));
 }

@@ -1,0 +1,195 @@
+//! `vptest report`
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::analyze::{baseline_text, status, unreadable, wrong_question};
+use super::exit::{Exit, Failure};
+use crate::analysis::{AnalysisError, Question, compare_chains};
+use crate::ids::ShortHash;
+use crate::record::{Header, Status};
+use crate::report::page::build::{Inputs, build};
+use crate::report::page::grouping::Grouping;
+use crate::report::page::page;
+use crate::spec::Spec;
+use crate::store::{Database, Dataset};
+use crate::units::Percent;
+
+/// Make one self-contained HTML page of everything that was measured
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The page needs no network and no server: verdicts first, then every figure (each can be saved as SVG, with its data as CSV), what was \
+left out and why, settings and environments, and a methods text for a paper. It can be read without JavaScript, in light, dark, \
+print and on a phone. docs/report.md explains what it shows.
+
+Exit status: 0, also when there is nothing to compare: the page then says so; 2 when there is no such factor, 4 when the database \
+cannot be read.
+
+Examples:
+  vptest report                                      report.html from merged.db
+  vptest report --db out/merged.db -o contention.html
+  vptest report --by testbed,driver --baseline testbed=netns
+  vptest report --include suspect")]
+pub(super) struct Args {
+    /// Database made by `vptest merge`, or one iteration file
+    #[arg(long, value_name = "FILE", default_value = "merged.db")]
+    db: PathBuf,
+    /// The page
+    #[arg(short, long, value_name = "FILE", default_value = "report.html")]
+    output: PathBuf,
+    /// Factors that make the groups (default: all that vary)
+    #[arg(long, value_name = "FACTOR,...", value_delimiter = ',')]
+    by: Vec<String>,
+    /// What groups are compared with (default: `baseline` of the spec that was run)
+    #[arg(long, value_name = "FACTOR=VALUE")]
+    baseline: Option<String>,
+    /// Compare with nothing, whatever the spec says
+    #[arg(long, conflicts_with = "baseline")]
+    no_baseline: bool,
+    /// Compare metrics of packet sizes also where packets were looked at in different places or under different offloads
+    #[arg(long)]
+    allow_unequal_vantage: bool,
+    /// Count iterations of this status too
+    #[arg(long, value_name = "STATUS,...", value_delimiter = ',', value_parser = status)]
+    include: Vec<Status>,
+    /// Title of the page (default: name of the spec)
+    #[arg(long)]
+    title: Option<String>,
+}
+
+/// Decides on resamples and deals; the same each time.
+const SEED: u64 = 1;
+
+pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
+    let failed = |error| unreadable(&args.db, error);
+    let database = Database::open(&args.db).map_err(failed)?;
+    let mut statuses = vec![Status::Complete];
+    statuses.extend(&args.include);
+    statuses.sort_unstable();
+    statuses.dedup();
+    let dataset = database.dataset(&statuses).map_err(failed)?;
+    let specs: Vec<Spec> = database.specs().map_err(failed)?.iter().filter_map(|text| Spec::parse(text).ok()).collect();
+    let mut notes = Vec::new();
+    let (grouping, question) = grouping(args, &dataset, &specs, &mut notes)?;
+    let places: BTreeMap<(ShortHash, u32, i64), usize> = dataset
+        .iterations
+        .iter()
+        .zip(&grouping.of)
+        .filter_map(|(iteration, group)| Some((key(&iteration.header), (*group)?)))
+        .collect();
+    let traffic =
+        database.traffic(grouping.groups.len(), &|header| places.get(&key(header)).copied()).map_err(failed)?;
+    let circumstances = database.circumstances().map_err(failed)?;
+    let chains = if database.has_traces().map_err(failed)? {
+        let traced = database.traced(&statuses).map_err(failed)?;
+        compare_chains(&traced, &grouping.factors, grouping.baseline.clone(), SEED).ok()
+    } else {
+        None
+    };
+    let margins = margins(&specs, &mut notes);
+    let page = page(&build(&Inputs {
+        title: title(args, &specs),
+        source: args.db.display().to_string(),
+        dataset: &dataset,
+        grouping: &grouping,
+        traffic: &traffic,
+        circumstances: &circumstances,
+        chains: chains.as_ref(),
+        margins: &margins,
+        unequal_vantage: question.unequal_vantage,
+        statuses: &statuses,
+        seed: SEED,
+        notes,
+    }));
+    write(args, page.as_bytes())?;
+    eprintln!("wrote {}", args.output.display());
+    Ok(Exit::Done)
+}
+
+/// Beside its place first: a page is whole or absent.
+fn write(args: &Args, page: &[u8]) -> Result<(), Failure> {
+    use std::io::Write as _;
+    use std::os::unix::fs::PermissionsExt as _;
+    let failed = |error: std::io::Error| {
+        Failure::from(anyhow::Error::new(error).context(format!("cannot write {}", args.output.display())))
+    };
+    let dir = args.output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
+    let mut file = tempfile::Builder::new()
+        .prefix(".report-")
+        .permissions(std::fs::Permissions::from_mode(0o666))
+        .tempfile_in(dir)
+        .map_err(failed)?;
+    file.write_all(page).map_err(failed)?;
+    file.persist(&args.output).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+/// What tells attempts apart.
+fn key(header: &Header) -> (ShortHash, u32, i64) {
+    (header.identity, header.attempt, header.started_ns)
+}
+
+fn grouping(
+    args: &Args,
+    dataset: &Dataset,
+    specs: &[Spec],
+    notes: &mut Vec<String>,
+) -> Result<(Grouping, Question), Failure> {
+    let named = args.baseline.as_deref().map(baseline_text).transpose()?;
+    let of_spec = || if args.no_baseline { None } else { spec_baseline(specs, notes) };
+    let is_named = named.is_some();
+    let baseline = named.or_else(of_spec);
+    let mut question = Question { by: args.by.clone(), baseline, unequal_vantage: args.allow_unequal_vantage };
+    match Grouping::of(dataset, &question) {
+        // A baseline that no iteration has keeps nobody from seeing the rest; one that was asked for does.
+        Err(error @ AnalysisError::UnknownValue { .. }) if !is_named => {
+            notes.push(format!("The baseline of the spec is missing: {error}."));
+            question.baseline = None;
+            Ok((Grouping::of(dataset, &question).map_err(wrong_question)?, question))
+        }
+        other => Ok((other.map_err(wrong_question)?, question)),
+    }
+}
+
+/// The baseline that the specs agree on.
+fn spec_baseline(specs: &[Spec], notes: &mut Vec<String>) -> Option<(String, String)> {
+    let text = |spec: &Spec| spec.analysis.baseline.as_ref().map(|(factor, value)| (factor.clone(), value.to_string()));
+    let mut found: Vec<_> = specs.iter().map(text).collect();
+    found.sort();
+    found.dedup();
+    if found.len() > 1 {
+        notes.push("The specs of these iterations name different baselines, so none was used.".to_owned());
+    }
+    <[_; 1]>::try_from(found).ok().and_then(|[baseline]| baseline)
+}
+
+/// Margins by metric; specs that disagree on one have none for it.
+fn margins(specs: &[Spec], notes: &mut Vec<String>) -> Vec<(String, Percent)> {
+    let mut found: BTreeMap<&str, Vec<Percent>> = BTreeMap::new();
+    for (metric, margin) in specs.iter().flat_map(|spec| &spec.analysis.margins) {
+        let of = found.entry(metric).or_default();
+        if !of.contains(margin) {
+            of.push(*margin);
+        }
+    }
+    let mut margins = Vec::new();
+    for (metric, values) in found {
+        match values.as_slice() {
+            [only] => margins.push((metric.to_owned(), *only)),
+            _ => notes.push(format!("The specs name different margins for {metric}, so the default was used.")),
+        }
+    }
+    margins
+}
+
+fn title(args: &Args, specs: &[Spec]) -> String {
+    if let Some(title) = &args.title {
+        return title.clone();
+    }
+    let mut names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+    names.dedup();
+    match names.as_slice() {
+        [only] => (*only).to_owned(),
+        _ => args.db.display().to_string(),
+    }
+}

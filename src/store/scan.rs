@@ -1,0 +1,133 @@
+//! Some tables of all iterations, read fast: verified against the hashes of these tables alone, on all CPUs, without making
+//! whole records.
+//!
+//! What a record must keep beyond its hash ([`super::check`]) is checked here only by the visitors, for what they use: a
+//! hostile file can have right hashes over wrong rows.
+
+use super::decode::{self, IterationRow};
+use super::error::StoreError;
+use super::raw::Row;
+use super::reader::{RecordFile, TableCursor};
+use super::rows::{Digest, RowHash};
+use super::schema::TableId;
+
+/// Takes what a scan finds, iteration by iteration.
+pub(super) trait Visitor: Send {
+    /// An iteration begins.
+    fn begin(&mut self, head: IterationRow) -> Result<(), String>;
+    /// A row of it. Tables come in the order in which they were asked for.
+    fn row(&mut self, table: TableId, row: &Row<'_>) -> Result<(), String>;
+    /// It has no more rows, and those there were are what was written.
+    fn end(&mut self) -> Result<(), String>;
+}
+
+impl RecordFile {
+    /// Shows all iterations to visitors, each of which gets a stretch of them; the visitors, in the order of `iteration.id`.
+    ///
+    /// `tables` are among those without rowid. An error of a visitor says what is wrong with the file.
+    pub(super) fn scan<V: Visitor>(
+        &self,
+        tables: &[TableId],
+        make: impl Fn() -> V + Sync,
+    ) -> Result<Vec<V>, StoreError> {
+        let heads = self.verified_heads()?;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+        let each = heads.len().div_ceil(threads).max(1);
+        let starts: Vec<Option<i64>> = heads.iter().step_by(each).map(|(id, _)| Some(*id)).collect();
+        let mut chunks: Vec<Vec<(i64, IterationRow)>> = Vec::new();
+        let mut heads = heads.into_iter().peekable();
+        while heads.peek().is_some() {
+            chunks.push(heads.by_ref().take(each).collect());
+        }
+        if chunks.is_empty() {
+            // Rows may be there all the same, and then belong to nothing.
+            chunks.push(Vec::new());
+        }
+        std::thread::scope(|scope| {
+            let work = |(i, heads): (usize, Vec<_>)| {
+                let make = &make;
+                let from = starts.get(i).copied().flatten().filter(|_| i > 0);
+                let end = starts.get(i + 1).copied().flatten();
+                scope.spawn(move || stretch(self, tables, heads, from, end, make()))
+            };
+            let running: Vec<_> = chunks.into_iter().enumerate().map(work).collect();
+            let done = running.into_iter().map(|thread| thread.join().expect("a visitor does not panic"));
+            done.collect()
+        })
+    }
+
+    /// Header rows with their `iteration.id`, each verified.
+    fn verified_heads(&self) -> Result<Vec<(i64, IterationRow)>, StoreError> {
+        let mut table = TableCursor::new(self, TableId::Iteration)?;
+        let mut hash = RowHash::new(TableId::Iteration);
+        let mut heads: Vec<(i64, IterationRow)> = Vec::new();
+        while let Some(id) = table.current {
+            let head = table.decode(decode::iteration)?;
+            table.hash(&mut hash);
+            let right = hash.take() == Digest::part(&head.parts, TableId::Iteration)
+                && Digest::whole(&head.parts[..]) == head.sha256;
+            if !right {
+                return Err(self.changed(&head));
+            }
+            if heads.last().is_some_and(|(before, _)| *before >= id) {
+                return Err(table.corrupt(format!("iteration {id} is not in its place")));
+            }
+            heads.push((id, head));
+            table.advance()?;
+        }
+        Ok(heads)
+    }
+
+    fn changed(&self, head: &IterationRow) -> StoreError {
+        let (number, identity) = (head.header.number, head.header.identity);
+        StoreError::corrupt(
+            &self.path,
+            format!("iteration {number} ({identity}): its content does not match its SHA-256"),
+        )
+    }
+}
+
+/// A table under way, with the hash of the current iteration's rows.
+struct Reading<'a> {
+    table: TableId,
+    cursor: TableCursor<'a>,
+    hash: RowHash,
+}
+
+/// Shows the iterations of `heads`; `from` is the first of them, `None` at the beginning of the file; `end` is the one after.
+fn stretch<V: Visitor>(
+    file: &RecordFile,
+    tables: &[TableId],
+    heads: Vec<(i64, IterationRow)>,
+    from: Option<i64>,
+    end: Option<i64>,
+    mut visitor: V,
+) -> Result<V, StoreError> {
+    let reading = |&table: &TableId| {
+        Ok(Reading { table, cursor: TableCursor::from(file, table, from)?, hash: RowHash::new(table) })
+    };
+    let mut readings = tables.iter().map(reading).collect::<Result<Vec<_>, StoreError>>()?;
+    for (id, head) in heads {
+        let parts = head.parts.clone();
+        let name = (head.header.number, head.header.identity);
+        let bad = |what: String| StoreError::corrupt(&file.path, format!("iteration {} ({}): {what}", name.0, name.1));
+        visitor.begin(head).map_err(bad)?;
+        for Reading { table, cursor, hash } in &mut readings {
+            while cursor.current == Some(id) {
+                cursor.hash(hash);
+                visitor.row(*table, &cursor.row()).map_err(|what| cursor.corrupt(what))?;
+                cursor.advance()?;
+            }
+            if hash.take() != *Digest::part(&parts, *table) {
+                return Err(bad(format!("its rows in table {} do not match their SHA-256", table.table().name)));
+            }
+        }
+        visitor.end().map_err(bad)?;
+    }
+    for Reading { cursor, .. } in &readings {
+        if cursor.current.is_some_and(|id| end.is_none_or(|end| id < end)) {
+            return Err(cursor.corrupt("rows belong to no iteration"));
+        }
+    }
+    Ok(visitor)
+}
