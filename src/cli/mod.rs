@@ -10,6 +10,7 @@ mod flows_text;
 mod image;
 mod merge;
 mod plan_file;
+mod probe;
 mod progress;
 mod run;
 mod serve_http;
@@ -73,6 +74,10 @@ enum Command {
     Trace(trace::Args),
     #[command(hide = true)]
     ServeHttp(serve_http::Args),
+    #[command(hide = true)]
+    ProbeSend(probe::SendArgs),
+    #[command(hide = true)]
+    ProbeReflect(probe::ReflectArgs),
 }
 
 /// How results are printed.
@@ -104,6 +109,8 @@ pub fn main() -> ExitCode {
         Command::Syscalls(args) => syscalls::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::ServeHttp(args) => serve_http::run(&args),
+        Command::ProbeSend(args) => probe::run_send(&args),
+        Command::ProbeReflect(args) => probe::run_reflect(&args),
     };
     match result {
         Ok(exit) => exit.into(),

@@ -16,6 +16,7 @@ mod insert;
 mod merge;
 mod path;
 mod pooled;
+mod probe;
 mod query;
 mod raw;
 mod reader;

@@ -1,0 +1,1 @@
+//! Tests of the evaluation: reports as a node could hand them over.
