@@ -28,7 +28,7 @@ pub struct Probe {
     pub ends: [Option<ProbeEnd>; 2],
     /// To the server, to the client, and there and back.
     pub paths: [ProbePath; 3],
-    /// Bins of time, in the order of path and time; empty unless the spec asks for them.
+    /// Bins of time, in the order of [`ProbeWay::BY_NAME`] and time; empty unless the spec asks for them.
     pub series: Vec<ProbeBin>,
 }
 
@@ -161,6 +161,9 @@ impl ProbeClock {
 impl ProbeWay {
     /// All, in the order of [`Probe::paths`].
     pub const ALL: [Self; 3] = [Self::ToServer, Self::ToClient, Self::RoundTrip];
+
+    /// All, in the order of their names, which is that of rows.
+    pub const BY_NAME: [Self; 3] = [Self::RoundTrip, Self::ToClient, Self::ToServer];
 
     /// As stored.
     pub const fn as_str(self) -> &'static str {

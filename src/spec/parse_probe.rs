@@ -49,15 +49,14 @@ pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<ProbeSpec> 
     if let Some(dscp) = section.take("dscp").and_then(|entry| entry.integer(sink, 0_u8, 63)) {
         probe.dscp = dscp;
     }
-    if let Some(timeout) =
-        section.take("timeout").and_then(|entry| parse::positive_duration(&entry, TIMEOUT, sink))
-    {
+    if let Some(timeout) = section.take("timeout").and_then(|entry| parse::positive_duration(&entry, TIMEOUT, sink)) {
         probe.timeout = timeout;
     }
     if let Some(share) = section.take("max_late").and_then(|entry| entry.quantity(sink, Percent::ACCEPTED)) {
         probe.max_late = share;
     }
-    probe.series = section.take("series").and_then(|entry| within(&entry, (LEAST_BIN, Duration::from_secs(3600)), sink));
+    probe.series =
+        section.take("series").and_then(|entry| within(&entry, (LEAST_BIN, Duration::from_secs(3600)), sink));
     section.finish(sink);
     Some(probe)
 }
@@ -85,7 +84,11 @@ fn from_rate(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<Duration> {
         Some(rate) => Some(Duration::from_nanos((1_000_000_000 + rate / 2) / rate)),
         None => {
             let help = "slower ones are given by `interval`".to_owned();
-            entry.refuse_with_help(sink, format_args!("packets a second from \"1/s\" to \"{MOST_RATE}/s\""), Some(help));
+            entry.refuse_with_help(
+                sink,
+                format_args!("packets a second from \"1/s\" to \"{MOST_RATE}/s\""),
+                Some(help),
+            );
             None
         }
     }

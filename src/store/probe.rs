@@ -30,8 +30,8 @@ pub(super) fn emit<E>(
         }
     }
     for (i, probe) in probes.iter().enumerate() {
-        for (way, path) in ProbeWay::ALL.into_iter().zip(&probe.paths) {
-            sink(TableId::ProbePath, &path_row(i, way, path))?;
+        for way in ProbeWay::BY_NAME {
+            sink(TableId::ProbePath, &path_row(i, way, probe.path(way)))?;
         }
     }
     for (i, probe) in probes.iter().enumerate() {
@@ -226,7 +226,7 @@ fn check_probe(probe: &Probe) -> Result<(), BadRecord> {
         return bad("a path probe has one-way delays, and clocks that do not allow it".to_owned());
     }
     probe.paths.iter().try_for_each(check_path)?;
-    let in_order = probe.series.is_sorted_by(|a, b| (a.way, a.bin) < (b.way, b.bin));
+    let in_order = probe.series.is_sorted_by(|a, b| (a.way.as_str(), a.bin) < (b.way.as_str(), b.bin));
     let finite = probe.series.iter().flat_map(|bin| [bin.delay_mean, bin.delay_max]).flatten().all(f64::is_finite);
     if in_order && finite && probe.series.iter().all(|bin| bin.received <= bin.sent) {
         Ok(())

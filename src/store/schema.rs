@@ -439,8 +439,8 @@ pub(super) const TABLES: [Table; 30] = [
               lateness_sketch BLOB, \
               PRIMARY KEY(iteration, probe)) STRICT, WITHOUT ROWID",
         columns: &[
-            Int, Int, Int, Int, Int, Int, Int, Int, Text, Int, Int, Int, Int, Int, Int, Int, Real, Real, Real, Real, Real,
-            Real, Real, Blob,
+            Int, Int, Int, Int, Int, Int, Int, Int, Text, Int, Int, Int, Int, Int, Int, Int, Real, Real, Real, Real,
+            Real, Real, Real, Blob,
         ],
     },
     Table {
@@ -497,8 +497,8 @@ pub(super) const TABLES: [Table; 30] = [
               jitter REAL, \
               PRIMARY KEY(iteration, probe, way)) STRICT, WITHOUT ROWID",
         columns: &[
-            Int, Int, Text, Int, Int, Int, Int, Int, Int, Int, Real, Real, Real, Real, Real, Real, Real, Blob, Int, Real,
-            Real, Real, Real, Real, Real, Real, Blob, Real,
+            Int, Int, Text, Int, Int, Int, Int, Int, Int, Int, Real, Real, Real, Real, Real, Real, Real, Blob, Int,
+            Real, Real, Real, Real, Real, Real, Real, Blob, Real,
         ],
     },
     Table {

@@ -136,11 +136,8 @@ impl Courses<'_> {
     fn tell(&self, probe: &mut Probe, findings: &mut Findings) {
         let stepped = probe.ends.iter().flatten().any(|end| end.step_ns > 0);
         let round = self.round_trip(if stepped { Known::Nothing } else { Known::Delays });
-        let (round, negative) = if round.negative > 0 {
-            (self.round_trip(Known::Nothing), round.negative)
-        } else {
-            (round, 0)
-        };
+        let (round, negative) =
+            if round.negative > 0 { (self.round_trip(Known::Nothing), round.negative) } else { (round, 0) };
         let round_known = if stepped || negative > 0 { Known::Nothing } else { Known::Delays };
         if negative > 0 {
             findings.suspect(format!("{negative} answers arrived before their packets were sent, says the clock"));
@@ -189,7 +186,8 @@ impl Courses<'_> {
             .filter_map(|answer| {
                 let held = match self.reflected {
                     Some(reflected) => {
-                        let (left, came) = (reflected.sent.0.get(answer.number)?, reflected.received.0.get(answer.number)?);
+                        let (left, came) =
+                            (reflected.sent.0.get(answer.number)?, reflected.received.0.get(answer.number)?);
                         left.saturating_sub(*came)
                     }
                     None => answer.held,
@@ -272,11 +270,13 @@ impl Courses<'_> {
         let width = whole_ns(width).max(1);
         let bins = usize::try_from(last.abs_diff(first) / width).map_or(usize::MAX, |bins| bins.saturating_add(1));
         if bins.saturating_mul(3) > most {
-            findings.notes.push(format!("the series of the probe of pair {} would be too long: {bins} bins", self.session.pair));
+            findings
+                .notes
+                .push(format!("the series of the probe of pair {} would be too long: {bins} bins", self.session.pair));
             return;
         }
-        for (way, (account, known)) in ProbeWay::ALL.into_iter().zip(accounts) {
-            let Some(account) = account else { continue };
+        for way in ProbeWay::BY_NAME {
+            let (Some(account), known) = &accounts[way.index()] else { continue };
             let mut sums = vec![Bin::default(); bins];
             for (index, delay) in account.first.iter().enumerate() {
                 let Some(sent) = self.sent_at(way, index) else { continue };
@@ -385,11 +385,16 @@ impl Findings {
         for (end, name) in probe.ends.iter().zip(["sender", "reflector"]) {
             let Some(end) = end else { continue };
             if end.dropped > 0 {
-                self.suspect(format!("the {name} had no room for {} packets, so that losses are not known", end.dropped));
+                self.suspect(format!(
+                    "the {name} had no room for {} packets, so that losses are not known",
+                    end.dropped
+                ));
             }
             if end.step_ns > 0 {
                 let step = seconds(i64::try_from(end.step_ns).unwrap_or(i64::MAX));
-                self.suspect(format!("the clock of the {name} was set by {step} s meanwhile, so that there are no delays"));
+                self.suspect(format!(
+                    "the clock of the {name} was set by {step} s meanwhile, so that there are no delays"
+                ));
             }
         }
     }

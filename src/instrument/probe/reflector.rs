@@ -128,13 +128,7 @@ impl Reflector<'_> {
     fn answer(&mut self, request: &Request) -> io::Result<()> {
         let number = u32::try_from(self.place.len()).map_err(io::Error::other)?;
         let answered_ns = wall_ns()?;
-        let answer = Packet {
-            kind: Kind::Answer,
-            number,
-            received_ns: request.at_ns,
-            answered_ns,
-            ..request.packet
-        };
+        let answer = Packet { kind: Kind::Answer, number, received_ns: request.at_ns, answered_ns, ..request.packet };
         answer.write(&mut self.answer);
         if let Err(error) = self.socket.send_to(&self.answer, request.from) {
             self.unsent.push(number.into());

@@ -76,11 +76,7 @@ impl Running {
                 Ok(started) => running.probes.push(started),
                 Err(error) => running.problems.push(Problem {
                     weight: Weight::Invalid,
-                    text: format!(
-                        "the path probe of pair {} never ran: {:#}",
-                        pair.number,
-                        anyhow::Error::from(error)
-                    ),
+                    text: format!("the path probe of pair {} never ran: {:#}", pair.number, anyhow::Error::from(error)),
                 }),
             }
         }

@@ -112,11 +112,11 @@ impl Socket {
     fn message(&mut self, flags: MsgFlags) -> io::Result<Option<(usize, Option<i64>, Option<SocketAddr>)>> {
         let mut parts = [IoSliceMut::new(&mut self.buffer)];
         let flags = flags | MsgFlags::MSG_DONTWAIT;
-        let message =
-            match recvmsg::<SockaddrStorage>(self.udp.as_raw_fd(), &mut parts, Some(&mut self.control), flags) {
-                Err(nix::Error::EAGAIN) => return Ok(None),
-                other => other?,
-            };
+        let message = match recvmsg::<SockaddrStorage>(self.udp.as_raw_fd(), &mut parts, Some(&mut self.control), flags)
+        {
+            Err(nix::Error::EAGAIN) => return Ok(None),
+            other => other?,
+        };
         let stamp = message.cmsgs()?.find_map(|control| match control {
             ControlMessageOwned::ScmTimestampsns(times) => Some(nanoseconds(times.system)).filter(|&ns| ns != 0),
             _ => None,
