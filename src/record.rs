@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 mod exact;
 mod host;
 mod path;
+mod probe;
 mod syscalls;
 mod tcp;
 pub(crate) mod text;
 
 pub use host::{CpuTime, ForeignUse, HostUse, TopProcess};
 pub use path::{Delay, PathCounts, PathDirection, PathMatch};
+pub use probe::{Probe, ProbeBin, ProbeClock, ProbeEnd, ProbePath, ProbeSchedule, ProbeWay};
 pub use syscalls::{
     DescriptorKind, LogBins, Syscall, SyscallLoss, SyscallProcess, SyscallScope, SyscallSizes, SyscallSource,
     SyscallTrace, SyscallTransition,
@@ -147,6 +149,8 @@ pub struct IterationRecord {
     pub paths: Vec<PathMatch>,
     /// What was counted of system calls, one for each kernel that was looked at.
     pub syscalls: Vec<SyscallTrace>,
+    /// What the path probe measured, one for each pair.
+    pub probes: Vec<Probe>,
     /// What happened, in order.
     pub events: Vec<Event>,
     /// Stage timings in order; a stage that never began has no entry.

@@ -10,6 +10,7 @@ mod flows_text;
 mod image;
 mod merge;
 mod plan_file;
+mod probe;
 mod progress;
 mod report;
 mod run;
@@ -76,6 +77,10 @@ enum Command {
     Trace(trace::Args),
     #[command(hide = true)]
     ServeHttp(serve_http::Args),
+    #[command(hide = true)]
+    ProbeSend(probe::SendArgs),
+    #[command(hide = true)]
+    ProbeReflect(probe::ReflectArgs),
 }
 
 /// How results are printed.
@@ -108,6 +113,8 @@ pub fn main() -> ExitCode {
         Command::Syscalls(args) => syscalls::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::ServeHttp(args) => serve_http::run(&args),
+        Command::ProbeSend(args) => probe::run_send(&args),
+        Command::ProbeReflect(args) => probe::run_reflect(&args),
     };
     match result {
         Ok(exit) => exit.into(),

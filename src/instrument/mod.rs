@@ -1,7 +1,8 @@
-//! What observes an iteration: live captures and the host's counters. Every loss is counted.
+//! What observes an iteration: live captures, system calls, probes of the path and the host's counters. Every loss is counted.
 
 pub mod capture;
 pub mod facts;
 pub mod host;
 pub mod network;
+pub mod probe;
 pub mod syscalls;

@@ -132,6 +132,10 @@ impl Node for LocalNode {
         &self.vptest
     }
 
+    fn is_here(&self) -> bool {
+        true
+    }
+
     async fn spawn(&self, command: &Command) -> Result<Box<dyn Process>, NodeError> {
         start(&self.processes, self.id, self.namespace.clone(), Path::new(&self.scratch), command).await
     }

@@ -25,6 +25,11 @@ pub trait Node: Send + Sync {
     /// Path of the vptest program as the node sees it.
     fn vptest(&self) -> &str;
 
+    /// Do its processes run on the kernel that vptest runs on, and so read the same clock?
+    fn is_here(&self) -> bool {
+        false
+    }
+
     /// A TCP port a server on this node can listen on: `usual`, unless the node shares its network stack with others and
     /// has to choose a free one.
     async fn port(&self, usual: u16) -> Result<u16, NodeError> {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use crate::ids::{ShortHash, Vantage};
 use crate::spec::{
-    CaptureSpec, Fault, GuestKernel, HttpServer, MetricPattern, MetricRule, Protocol, Ready, Reuse, Source, Spec,
-    StressPlace, SyscallSpec, TestbedSpec, Value, WorkloadSpec, factors, json_string,
+    CaptureSpec, Fault, GuestKernel, HttpServer, MetricPattern, MetricRule, ProbeSpec, Protocol, Ready, Reuse, Source,
+    Spec, StressPlace, SyscallSpec, TestbedSpec, Value, WorkloadSpec, factors, json_string,
 };
 use crate::units::format_duration;
 
@@ -59,8 +59,15 @@ pub(super) fn meaning(spec: &Spec, testbed: &str) -> String {
     };
     let mut object = Object::default();
     // What is off changes nothing for those who do not ask for it.
+    let mut instrument = Object::default();
     if let Some(syscalls) = &spec.instrument.syscalls {
-        object = object.with("instrument", Object::default().with("syscalls", self::syscalls(syscalls)).finish());
+        instrument = instrument.with("syscalls", self::syscalls(syscalls));
+    }
+    if let Some(probe) = &spec.instrument.probe {
+        instrument = instrument.with("probe", self::probe(probe));
+    }
+    if !instrument.0.is_empty() {
+        object = object.with("instrument", instrument.finish());
     }
     object
         .with("capture", capture(&spec.capture, testbed))
@@ -89,6 +96,19 @@ fn capture(capture: &CaptureSpec, testbed: &str) -> String {
         .with("snaplen", capture.snaplen.to_string())
         .with("vantage", array(vantages.iter().map(|v| json_string(v.as_str()))))
         .finish()
+}
+
+/// Without the threshold. The series is only stored on demand.
+fn probe(probe: &ProbeSpec) -> String {
+    let mut object = Object::default()
+        .text("interval", &format_duration(probe.interval))
+        .with("size", probe.size.to_string())
+        .with("dscp", probe.dscp.to_string())
+        .text("timeout", &format_duration(probe.timeout));
+    if let Some(series) = probe.series {
+        object = object.text("series", &format_duration(series));
+    }
+    object.finish()
 }
 
 fn syscalls(syscalls: &SyscallSpec) -> String {

@@ -291,3 +291,15 @@ proptest! {
         prop_assert_eq!(Plan::from_json(json(&plan).as_bytes()).unwrap(), plan);
     }
 }
+
+#[test]
+fn a_probe_changes_what_iterations_mean_and_its_threshold_does_not() {
+    let with = |more: &str| identities(&plan(&format!("{SMALL}{more}\n")));
+    let probed = with("[instrument]\nprobe = true");
+    assert!(probed.is_disjoint(&with("")));
+    assert_eq!(with("[instrument]\nprobe = false"), with(""));
+    assert_eq!(with("[instrument]\nprobe = { rate = \"100/s\", max_late = \"1 %\" }"), probed);
+    for other in ["rate = \"50/s\"", "size = 100", "dscp = 1", "timeout = \"2 s\"", "series = \"1 s\""] {
+        assert!(with(&format!("[instrument.probe]\n{other}")).is_disjoint(&probed), "{other}");
+    }
+}

@@ -74,6 +74,7 @@ pub async fn all(privilege: &Result<Privilege, UserNamespaceError>) -> Vec<Check
     checks.push(links("rate limits", &[("rate", rate)], State::Optional).await);
     checks.push(captures());
     checks.push(syscalls());
+    checks.push(probe());
     checks.extend(guests().await);
     checks.extend(TOOLS.iter().map(|&(program, package, state, what)| tool(program, package, state, what)));
     checks
@@ -171,6 +172,18 @@ fn syscalls() -> Check {
             let hint =
                 "only `[instrument] syscalls` needs it: run vptest as root, outside of containers that refuse BPF";
             Check::lacking(name, State::Optional, format!("{error} ({others})"), Some(hint.to_owned()))
+        }
+    }
+}
+
+/// Sends one packet to itself, and looks for the kernel's times of it.
+fn probe() -> Check {
+    let name = "path probe";
+    match crate::instrument::probe::trial() {
+        Ok(found) => Check::ok(name, found),
+        Err(error) => {
+            let hint = "only `[instrument] probe` needs it: Linux 4.5 or newer keeps times of packets".to_owned();
+            Check::lacking(name, State::Optional, format!("{error}"), Some(hint))
         }
     }
 }

@@ -5,9 +5,10 @@ use crate::ids::Stage;
 use crate::instrument::capture::{Analysed, Effort, NodeFacts};
 use crate::instrument::host::{Snapshot, metrics};
 use crate::instrument::network;
+use crate::instrument::probe::{self, Probed};
 use crate::instrument::syscalls::{self, Traced};
 use crate::record::{
-    Capture, Environment, Event, EventLevel, Metric, Moment, PathMatch, Quantile, Setting, SyscallTrace,
+    Capture, Environment, Event, EventLevel, Metric, Moment, PathMatch, Probe, Quantile, Setting, SyscallTrace,
 };
 use crate::spec::{Spec, VerifySpec, WorkloadSpec};
 use crate::testbed::Path;
@@ -23,6 +24,7 @@ pub(super) struct Gathered {
     pub(super) captures: Vec<Capture>,
     pub(super) paths: Vec<PathMatch>,
     pub(super) syscalls: Vec<SyscallTrace>,
+    pub(super) probes: Vec<Probe>,
     pub(super) environment: Vec<Environment>,
     pub(super) verdict: Verdict,
 }
@@ -40,6 +42,8 @@ pub(super) struct Collected {
     pub(super) host: [Snapshot; 2],
     /// System calls.
     pub(super) traced: Traced,
+    /// Path probes.
+    pub(super) probed: Probed,
 }
 
 impl Gathered {
@@ -53,7 +57,7 @@ impl Gathered {
 
     /// Everything after the workload.
     pub(super) fn collected(&mut self, spec: &Spec, host_name: &str, collected: Collected) -> Vec<Event> {
-        let Collected { driven, captures, points, settings, host: [before, after], traced } = collected;
+        let Collected { driven, captures, points, settings, host: [before, after], traced, probed } = collected;
         let traffic = traffic(spec, &driven);
         let spec = &spec.verify;
         let mut events = driven.events;
@@ -87,6 +91,10 @@ impl Gathered {
         verdict.add_problems(traced.problems);
         self.metrics.extend(syscalls::metrics(&traced.traces));
         self.syscalls = traced.traces;
+        verdict.add_problems(probed.problems);
+        verdict.events.extend(probed.notes.into_iter().map(|text| Note { level: EventLevel::Warn, text }));
+        self.metrics.extend(probe::metrics(&probed.probes));
+        self.probes = probed.probes;
         let used = before.until(&after);
         verdict.add(verify::host(&used, spec));
         self.metrics.extend(metrics(&used));

@@ -20,13 +20,14 @@ use crate::host::clock::now_ns;
 use crate::ids::{Stage, Vantage};
 use crate::instrument::capture::{Analysed, Captures, FlowOptions, FlowSinks, Flows, available_memory};
 use crate::instrument::host::Snapshot;
+use crate::instrument::probe::{Probed, Running as Probing};
 use crate::instrument::syscalls::{Running as Tracing, Traced};
 use crate::plan::{Iteration, Plan};
 use crate::record::{Environment, EventLevel, IterationRecord, Moment, Outcome, Setting};
 use crate::spec::{Instrument, Tuple, Value};
 use crate::store::AttemptName;
 use crate::testbed::qemu::kept_console;
-use crate::testbed::{CapturePoint, Instance, Notice, Request, Testbed};
+use crate::testbed::{CapturePoint, Instance, Notice, Pair, Request, Testbed};
 use crate::workload::drive::{Drive, Driven};
 use crate::workload::{Workload, assign_cpus};
 
@@ -116,6 +117,7 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
             captures: gathered.captures,
             paths: gathered.paths,
             syscalls: gathered.syscalls,
+            probes: gathered.probes,
             events: std::mem::take(&mut life.events),
             stages: std::mem::take(&mut life.stages),
             environment,
@@ -179,12 +181,12 @@ impl Stages<'_> {
         gathered.environment.extend(instance.environment());
         self.verify(life, instance, gathered).await?;
         let (running, tracing) = self.instrument(life, instance, &gathered.settings).await?;
-        let (mut driven, host) = self.workload(life, instance).await?;
+        let (mut driven, host, probed) = self.workload(life, instance).await?;
         let (traced, captures, settings, points, kept) = self.collect(life, instance, running, tracing).await?;
         driven.suspect.extend(kept.problems);
         driven.events.extend(kept.events);
         let spec = &self.setup.plan.spec;
-        let collected = Collected { driven, captures, points, settings, host, traced };
+        let collected = Collected { driven, captures, points, settings, host, traced, probed };
         life.add(gathered.collected(spec, self.setup.host, collected));
         Ok(())
     }
@@ -287,8 +289,15 @@ impl Stages<'_> {
         Some(tracing)
     }
 
-    /// Runs the workload, with the host's counters before and after the clients.
-    async fn workload(&self, life: &mut Life<'_>, instance: &mut Up) -> Result<(Driven, [Snapshot; 2]), Stop> {
+    /// Starts to probe the paths, where the spec and the tuple ask for it.
+    async fn probe(&self, pairs: &[Pair]) -> Option<Probing> {
+        let spec = &self.setup.plan.spec;
+        let probe = spec.instrument.probe.as_ref().filter(|_| self.request.tuple.instruments().has(Instrument::Probe))?;
+        Some(Probing::start(pairs, probe, spec.timeout).await)
+    }
+
+    /// Runs the workload, with the host's counters before and after the clients, and probes of the paths as long.
+    async fn workload(&self, life: &mut Life<'_>, instance: &mut Up) -> Result<(Driven, [Snapshot; 2], Probed), Stop> {
         let lost = instance.lost();
         life.stage(
             Stage::Workload,
@@ -305,16 +314,27 @@ impl Stages<'_> {
                     Some(load) => load.settings().await,
                     None => Vec::new(),
                 };
+                let mut probing = self.probe(pairs).await;
                 let before = Snapshot::take();
                 let mut after = None;
-                let mut driven = prepared.run(|| after = Some(Snapshot::take())).await?;
+                let clients_ended = || {
+                    after = Some(Snapshot::take());
+                    if let Some(probing) = &mut probing {
+                        probing.stop_sending();
+                    }
+                };
+                let mut driven = prepared.run(clients_ended).await?;
+                let probed = match probing {
+                    Some(probing) => probing.finish().await,
+                    None => Probed::default(),
+                };
                 driven.settings.extend(loaded);
                 if let Some(load) = load {
                     let after = load.settings().await.into_iter();
                     driven.settings.extend(after.map(|setting| Setting { when: Moment::After, ..setting }));
                     driven.invalid.extend(load.stop().await?);
                 }
-                Ok((driven, [before, after.context("the workload has ended without its clients")?]))
+                Ok((driven, [before, after.context("the workload has ended without its clients")?], probed))
             }),
         )
         .await

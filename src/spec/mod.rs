@@ -9,6 +9,7 @@ mod instruments;
 mod parse;
 mod parse_factors;
 mod parse_instrument;
+mod parse_probe;
 mod parse_qemu;
 mod parse_workload;
 pub mod placeholder;
@@ -248,10 +249,29 @@ pub struct CaptureSpec {
 }
 
 /// `[instrument]`
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct InstrumentSpec {
     /// Are system calls followed, and how? Default not.
     pub syscalls: Option<SyscallSpec>,
+    /// Is the path probed, and how? Default not.
+    pub probe: Option<ProbeSpec>,
+}
+
+/// `[instrument.probe]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProbeSpec {
+    /// Time between two packets; the default of 10 ms is 100 packets a second.
+    pub interval: Duration,
+    /// UDP payload of each packet in bytes. Default 64.
+    pub size: u32,
+    /// Differentiated services code point. Default 0.
+    pub dscp: u8,
+    /// A packet that takes longer counts as lost. Default 1 s.
+    pub timeout: Duration,
+    /// Share of packets that may be sent late, or not at all, before the iteration is suspect. Default 5 %.
+    pub max_late: Percent,
+    /// Width of the bins of the series; `None`, the default, stores none.
+    pub series: Option<Duration>,
 }
 
 /// `[instrument.syscalls]`; a number of rows that is `None` is the tracer's own.

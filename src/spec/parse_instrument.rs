@@ -15,6 +15,9 @@ pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> InstrumentSpec {
     if let Some(entry) = section.take("syscalls") {
         instrument.syscalls = read_syscalls(&entry, sink);
     }
+    if let Some(entry) = section.take("probe") {
+        instrument.probe = super::parse_probe::read(&entry, sink);
+    }
     section.finish(sink);
     instrument
 }

@@ -438,6 +438,44 @@ fn instruments() {
 }
 
 #[test]
+fn probes() {
+    use std::time::Duration;
+    let probe = |text: &str| parse(&format!("{LEAST}{text}\n")).instrument.probe;
+    assert_eq!((probe(""), probe("[instrument]\nprobe = false")), (None, None));
+    assert_eq!(probe("[instrument]\nprobe = true"), Some(ProbeSpec::default()));
+    assert_eq!(probe("[instrument]\nprobe = {}"), Some(ProbeSpec::default()));
+    let table = "[instrument.probe]\nrate = \"300/s\"\nsize = 1400\ndscp = 46\ntimeout = \"200 ms\"\nmax_late = \"1 %\"\n\
+                 series = \"100 ms\"";
+    let expected = ProbeSpec {
+        interval: Duration::from_nanos(3_333_333),
+        size: 1400,
+        dscp: 46,
+        timeout: Duration::from_millis(200),
+        max_late: Percent::new(1.0),
+        series: Some(Duration::from_millis(100)),
+    };
+    assert_eq!(probe(table), Some(expected));
+    let slow = probe("[instrument]\nprobe = { interval = \"2 s\" }");
+    assert_eq!(slow.map(|probe| probe.interval), Some(Duration::from_secs(2)));
+    for (bad, place) in [
+        ("[instrument]\nprobes = true", "did you mean `probe`"),
+        ("[instrument]\nprobe = 100", "instrument.probe"),
+        ("[instrument.probe]\nrate = 100", "from \"1/s\" to \"10000/s\""),
+        ("[instrument.probe]\nrate = \"0/s\"", "slower ones are given by `interval`"),
+        ("[instrument.probe]\nrate = \"20000/s\"", "packets a second"),
+        ("[instrument.probe]\nrate = \"100/s\"\ninterval = \"1 s\"", "both a `rate` and an `interval`"),
+        ("[instrument.probe]\ninterval = \"99 us\"", "from 100 us to 10 s"),
+        ("[instrument.probe]\nsize = 55", "56 to 8972"),
+        ("[instrument.probe]\ndscp = 64", "0 to 63"),
+        ("[instrument.probe]\ntimeout = \"61 s\"", "at most 1 min"),
+        ("[instrument.probe]\nseries = \"1 us\"", "from 1 ms"),
+    ] {
+        let text = Spec::parse(&format!("{LEAST}{bad}\n")).unwrap_err().render("t.toml", false);
+        assert!(text.contains(place), "{bad}: {text}");
+    }
+}
+
+#[test]
 fn other_sections() {
     let cases = [
         "[capture]\nsnaplen = 20",

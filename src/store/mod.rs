@@ -20,6 +20,7 @@ mod load;
 mod merge;
 mod path;
 mod pooled;
+mod probe;
 mod query;
 mod raw;
 mod reader;

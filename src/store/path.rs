@@ -29,10 +29,9 @@ pub(super) fn emit<E>(
     Ok(())
 }
 
-fn row(path: usize, direction: Direction, d: &PathDirection) -> [ValueRef<'_>; 22] {
+fn row(path: usize, direction: Direction, d: &PathDirection) -> Vec<ValueRef<'_>> {
     let counts = |of: fn(&PathCounts) -> u64| opt_count(d.counts.as_ref().map(of));
-    let delay = |of: fn(&Delay) -> f64| opt_real(d.delay.as_ref().map(of));
-    [
+    let mut row = vec![
         position(path),
         text(direction.as_str()),
         count(d.sent),
@@ -46,15 +45,24 @@ fn row(path: usize, direction: Direction, d: &PathDirection) -> [ValueRef<'_>; 2
         counts(|counts| counts.received_resegmented),
         counts(|counts| counts.reordered),
         counts(|counts| counts.edge),
-        opt_count(d.delay.as_ref().map(|delay| delay.count)),
-        delay(|delay| delay.mean),
-        opt_real(d.delay.as_ref().and_then(|delay| delay.sd)),
-        delay(|delay| delay.min),
-        delay(|delay| delay.p50),
-        delay(|delay| delay.p95),
-        delay(|delay| delay.p99),
-        delay(|delay| delay.max),
-        d.delay.as_ref().map_or(ValueRef::Null, |delay| ValueRef::Blob(&delay.sketch)),
+    ];
+    row.extend(delay_row(d.delay.as_ref()));
+    row
+}
+
+/// The nine columns of a distribution of times.
+pub(super) fn delay_row(delay: Option<&Delay>) -> [ValueRef<'_>; 9] {
+    let value = |of: fn(&Delay) -> f64| opt_real(delay.map(of));
+    [
+        opt_count(delay.map(|delay| delay.count)),
+        value(|delay| delay.mean),
+        opt_real(delay.and_then(|delay| delay.sd)),
+        value(|delay| delay.min),
+        value(|delay| delay.p50),
+        value(|delay| delay.p95),
+        value(|delay| delay.p99),
+        value(|delay| delay.max),
+        delay.map_or(ValueRef::Null, |delay| ValueRef::Blob(&delay.sketch)),
     ]
 }
 
@@ -99,7 +107,8 @@ fn counts(c: &mut Columns<'_>) -> Decoded<Option<PathCounts>> {
     }
 }
 
-fn delay(c: &mut Columns<'_>) -> Decoded<Option<Delay>> {
+/// A distribution of times, from nine columns.
+pub(super) fn delay(c: &mut Columns<'_>) -> Decoded<Option<Delay>> {
     let count = c.opt_int()?;
     let (mean, sd, min) = (c.opt_real()?, c.opt_real()?, c.opt_real()?);
     let (p50, p95, p99, max) = (c.opt_real()?, c.opt_real()?, c.opt_real()?, c.opt_real()?);
@@ -134,7 +143,11 @@ fn check_direction(d: &PathDirection) -> Result<(), BadRecord> {
     if let Some(n) = numbers.into_iter().chain(rest).find(|&n| i64::try_from(n).is_err()) {
         return bad(format!("a counter of a path is {n}, more than 2^63-1"));
     }
-    let Some(delay) = &d.delay else { return Ok(()) };
+    d.delay.iter().try_for_each(check_delay)
+}
+
+/// Is it the distribution that it says it is?
+pub(super) fn check_delay(delay: &Delay) -> Result<(), BadRecord> {
     let values = [delay.mean, delay.min, delay.p50, delay.p95, delay.p99, delay.max];
     if let Some(x) = values.into_iter().chain(delay.sd).find(|x| !x.is_finite()) {
         return bad(format!("a delay is {x}"));

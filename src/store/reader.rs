@@ -14,7 +14,7 @@ use super::raw::{Cursor, FileHeader, HEADER_BYTES, Pages, RawError, Row, SchemaE
 use super::rows::{Digest, RowHash};
 use super::schema::{APPLICATION_ID, Kind, SCHEMA_VERSION, TABLES, TableId};
 use crate::ids::Direction;
-use crate::record::{Capture, Environment, IterationRecord, SyscallTrace, Tcp};
+use crate::record::{Capture, Environment, IterationRecord, Probe, SyscallTrace, Tcp};
 
 /// A vptest database opened for reading: header, version and schema are right.
 pub struct RecordFile {
@@ -284,6 +284,7 @@ impl<'a> Records<'a> {
             captures: self.table(TableId::Capture).collect(id, decode::capture)?,
             paths: self.table(TableId::Path).collect(id, super::path::path)?,
             syscalls: self.table(TableId::SyscallTrace).collect(id, super::syscalls::trace)?,
+            probes: self.table(TableId::Probe).collect(id, super::probe::probe)?,
             events: self.table(TableId::Event).collect(id, decode::event)?,
             stages: self.table(TableId::Stage).collect(id, decode::stage)?,
             environment: self.table(TableId::Environment).collect(id, decode::environment)?,
@@ -301,6 +302,7 @@ impl<'a> Records<'a> {
             Some(())
         })?;
         self.read_syscalls(id, &mut record.syscalls)?;
+        self.read_probes(id, &mut record.probes)?;
         let digest = Digest { parts, sha256 };
         self.verify(&record, &digest)?;
         Ok(Some(Verified { record, digest }))
@@ -358,6 +360,20 @@ impl<'a> Records<'a> {
         })?;
         self.each(TableId::SyscallSize, id, sizes, |process, sizes| {
             find(traces, process).map(|process| process.sizes.push(sizes))
+        })
+    }
+
+    /// Adds the ends, ways and series of path probes.
+    fn read_probes(&mut self, id: i64, probes: &mut [Probe]) -> Result<(), StoreError> {
+        self.each(TableId::ProbeEnd, id, super::probe::end, |probe, (at, end)| {
+            probes.get_mut(probe)?.ends[at].replace(end).is_none().then_some(())
+        })?;
+        self.each(TableId::ProbePath, id, super::probe::path, |probe, (way, path)| {
+            probes.get_mut(probe)?.paths[way.index()] = path;
+            Some(())
+        })?;
+        self.each(TableId::ProbeSeries, id, super::probe::bin, |probe, bin| {
+            probes.get_mut(probe).map(|probe| probe.series.push(bin))
         })
     }
 

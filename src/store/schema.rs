@@ -47,7 +47,7 @@ const PER_DIRECTION: [Kind; 4 + STATISTICS.len()] = {
 };
 
 /// Tables in the order in which their rows are written and hashed.
-pub(super) const TABLES: [Table; 26] = [
+pub(super) const TABLES: [Table; 30] = [
     Table {
         name: "iteration",
         sql: "CREATE TABLE iteration(\
@@ -412,6 +412,112 @@ pub(super) const TABLES: [Table; 26] = [
         columns: &[Int, Int, Text, Text, Int, Int, Int, Int, Blob],
     },
     Table {
+        name: "probe",
+        sql: "CREATE TABLE probe(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              probe INTEGER NOT NULL, \
+              pair INTEGER NOT NULL CHECK(pair>0), \
+              interval_ns INTEGER NOT NULL CHECK(interval_ns>0), \
+              size_bytes INTEGER NOT NULL CHECK(size_bytes>0), \
+              dscp INTEGER NOT NULL CHECK(dscp BETWEEN 0 AND 63), \
+              timeout_ns INTEGER NOT NULL CHECK(timeout_ns>0), \
+              started_ns INTEGER, \
+              clock TEXT NOT NULL CHECK(clock IN('shared','synchronised','unsynchronised')), \
+              clock_error_ns INTEGER CHECK(clock_error_ns>=0), \
+              slots INTEGER CHECK(slots>=0), \
+              missed INTEGER CHECK(missed>=0), \
+              late INTEGER CHECK(late>=0), \
+              errors INTEGER CHECK(errors>=0), \
+              refused INTEGER CHECK(refused>=0), \
+              lateness_count INTEGER CHECK(lateness_count>0), \
+              lateness_mean REAL, \
+              lateness_sd REAL, \
+              lateness_min REAL, \
+              lateness_p50 REAL, \
+              lateness_p95 REAL, \
+              lateness_p99 REAL, \
+              lateness_max REAL, \
+              lateness_sketch BLOB, \
+              PRIMARY KEY(iteration, probe)) STRICT, WITHOUT ROWID",
+        columns: &[
+            Int, Int, Int, Int, Int, Int, Int, Int, Text, Int, Int, Int, Int, Int, Int, Int, Real, Real, Real, Real,
+            Real, Real, Real, Blob,
+        ],
+    },
+    Table {
+        name: "probe_end",
+        sql: "CREATE TABLE probe_end(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              probe INTEGER NOT NULL, \
+              role TEXT NOT NULL CHECK(role IN('client','server')), \
+              dropped INTEGER NOT NULL CHECK(dropped>=0), \
+              foreign_packets INTEGER NOT NULL CHECK(foreign_packets>=0), \
+              errors INTEGER NOT NULL CHECK(errors>=0), \
+              sent_stamped_late INTEGER NOT NULL CHECK(sent_stamped_late>=0), \
+              received_stamped_late INTEGER NOT NULL CHECK(received_stamped_late>=0), \
+              cpu_ns INTEGER CHECK(cpu_ns>=0), \
+              boot_id TEXT NOT NULL, \
+              clock_source TEXT, \
+              synchronised INTEGER CHECK(synchronised IN(0,1)), \
+              max_error_ns INTEGER CHECK(max_error_ns>=0), \
+              estimated_error_ns INTEGER CHECK(estimated_error_ns>=0), \
+              step_ns INTEGER NOT NULL CHECK(step_ns>=0), \
+              PRIMARY KEY(iteration, probe, role)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Text, Int, Int, Int, Int, Int, Int, Text, Text, Int, Int, Int, Int],
+    },
+    Table {
+        name: "probe_path",
+        sql: "CREATE TABLE probe_path(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              probe INTEGER NOT NULL, \
+              way TEXT NOT NULL CHECK(way IN('to_server','to_client','round_trip')), \
+              sent INTEGER CHECK(sent>=0), \
+              received INTEGER CHECK(received>=0), \
+              lost INTEGER CHECK(lost>=0), \
+              late INTEGER CHECK(late>=0), \
+              duplicated INTEGER CHECK(duplicated>=0), \
+              reordered INTEGER CHECK(reordered>=0), \
+              delay_count INTEGER CHECK(delay_count>0), \
+              delay_mean REAL, \
+              delay_sd REAL, \
+              delay_min REAL, \
+              delay_p50 REAL, \
+              delay_p95 REAL, \
+              delay_p99 REAL, \
+              delay_max REAL, \
+              delay_sketch BLOB, \
+              ipdv_count INTEGER CHECK(ipdv_count>0), \
+              ipdv_mean REAL, \
+              ipdv_sd REAL, \
+              ipdv_min REAL, \
+              ipdv_p50 REAL, \
+              ipdv_p95 REAL, \
+              ipdv_p99 REAL, \
+              ipdv_max REAL, \
+              ipdv_sketch BLOB, \
+              jitter REAL, \
+              PRIMARY KEY(iteration, probe, way)) STRICT, WITHOUT ROWID",
+        columns: &[
+            Int, Int, Text, Int, Int, Int, Int, Int, Int, Int, Real, Real, Real, Real, Real, Real, Real, Blob, Int,
+            Real, Real, Real, Real, Real, Real, Real, Blob, Real,
+        ],
+    },
+    Table {
+        name: "probe_series",
+        sql: "CREATE TABLE probe_series(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              probe INTEGER NOT NULL, \
+              way TEXT NOT NULL CHECK(way IN('to_server','to_client','round_trip')), \
+              bin INTEGER NOT NULL CHECK(bin>=0), \
+              start_ns INTEGER NOT NULL CHECK(start_ns>=0), \
+              sent INTEGER NOT NULL CHECK(sent>=0), \
+              received INTEGER NOT NULL CHECK(received>=0), \
+              delay_mean REAL, \
+              delay_max REAL, \
+              PRIMARY KEY(iteration, probe, way, bin)) STRICT, WITHOUT ROWID",
+        columns: &[Int, Int, Text, Int, Int, Int, Int, Real, Real],
+    },
+    Table {
         name: "event",
         sql: "CREATE TABLE event(\
               iteration INTEGER NOT NULL REFERENCES iteration, \
@@ -474,6 +580,10 @@ pub(super) enum TableId {
     SyscallError,
     SyscallTransition,
     SyscallSize,
+    Probe,
+    ProbeEnd,
+    ProbePath,
+    ProbeSeries,
     Event,
     Stage,
     Environment,
@@ -505,6 +615,10 @@ impl TableId {
         Self::SyscallError,
         Self::SyscallTransition,
         Self::SyscallSize,
+        Self::Probe,
+        Self::ProbeEnd,
+        Self::ProbePath,
+        Self::ProbeSeries,
         Self::Event,
         Self::Stage,
         Self::Environment,

@@ -13,6 +13,7 @@ mod live;
 mod need;
 mod netns;
 mod paths;
+mod probe;
 mod qemu;
 mod qemu_bad;
 mod real;

@@ -46,7 +46,7 @@ vantage_difference = "off"
 
 /// What this thread starts runs on one CPU. A veth hands packets to the backlog of the CPU that sends them, so that a sender
 /// on two CPUs really overtakes itself; on one it cannot.
-fn on_one_cpu() {
+pub(crate) fn on_one_cpu() {
     use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
     let this = nix::unistd::Pid::from_raw(0);
     let usable = sched_getaffinity(this).unwrap();

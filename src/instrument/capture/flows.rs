@@ -29,6 +29,7 @@ mod work;
 
 pub use analysed::{Analysed, Effort};
 pub use inlet::Inlet;
+pub(in crate::instrument) use paths::delay;
 
 use collect::Collected;
 use group::Group;

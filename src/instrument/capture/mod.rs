@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+pub(super) use flows::delay;
 pub use flows::{Analysed, Effort, FlowOptions, FlowSinks, Flows, Inlet};
 pub use held::Holding;
 pub(crate) use held::Outlet;

@@ -164,7 +164,7 @@ pub(super) fn tcp() -> impl Strategy<Value = Tcp> {
     )
 }
 
-fn delay(values: &[f64]) -> Option<Delay> {
+pub(super) fn delay(values: &[f64]) -> Option<Delay> {
     let mut sketch = Sketch::default();
     values.iter().for_each(|&value| sketch.add(value));
     Some(Delay {

@@ -131,6 +131,7 @@ fn a_typical_iteration_is_small() {
         record.metrics.push(metric);
     }
     record.syscalls.clear();
+    record.probes.clear();
     record.factors = (0..40).map(|i| (format!("factor_{i:02}"), format!("value {i}"))).collect();
     let dir = tempfile::tempdir().unwrap();
     let path = write_iteration(dir.path(), &record).unwrap();

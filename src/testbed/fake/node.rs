@@ -33,6 +33,10 @@ impl Node for FakeNode {
         self.host.vptest()
     }
 
+    fn is_here(&self) -> bool {
+        self.host.is_here()
+    }
+
     async fn spawn(&self, command: &Command) -> Result<Box<dyn Process>, NodeError> {
         if command.argv.first().is_none_or(|program| program != "sample") {
             return self.host.spawn(command).await;

@@ -100,7 +100,8 @@ fn direction(way: &MatchedWay, known: bool, shared_clock: bool) -> PathDirection
     }
 }
 
-fn delay(sketch: &Sketch) -> Option<Delay> {
+/// A distribution of seconds as it is stored; `None` without values.
+pub(in crate::instrument) fn delay(sketch: &Sketch) -> Option<Delay> {
     Some(Delay {
         count: sketch.count(),
         mean: sketch.mean()?,
