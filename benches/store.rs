@@ -106,6 +106,7 @@ fn record(n: u32, metrics: u32) -> IterationRecord {
         captures: Vec::new(),
         paths: Vec::new(),
         syscalls: Vec::new(),
+        counters: Vec::new(),
         events: Stage::ALL.iter().map(event).collect(),
         stages: Stage::ALL
             .iter()

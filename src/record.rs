@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+mod counters;
 mod exact;
 mod host;
 mod path;
@@ -14,6 +15,7 @@ mod syscalls;
 mod tcp;
 pub(crate) mod text;
 
+pub use counters::{CounterPlace, CounterSeries, CounterSource, CounterTotal};
 pub use host::{CpuTime, ForeignUse, HostUse, TopProcess};
 pub use path::{Delay, PathCounts, PathDirection, PathMatch};
 pub use syscalls::{
@@ -147,6 +149,8 @@ pub struct IterationRecord {
     pub paths: Vec<PathMatch>,
     /// What was counted of system calls, one for each kernel that was looked at.
     pub syscalls: Vec<SyscallTrace>,
+    /// What kernels counted, one for each place.
+    pub counters: Vec<CounterPlace>,
     /// What happened, in order.
     pub events: Vec<Event>,
     /// Stage timings in order; a stage that never began has no entry.

@@ -3,11 +3,12 @@
 use crate::host::clock::now_ns;
 use crate::ids::Stage;
 use crate::instrument::capture::{Analysed, Effort, NodeFacts};
+use crate::instrument::counters::{self, Counted};
 use crate::instrument::host::{Snapshot, metrics};
 use crate::instrument::network;
 use crate::instrument::syscalls::{self, Traced};
 use crate::record::{
-    Capture, Environment, Event, EventLevel, Metric, Moment, PathMatch, Quantile, Setting, SyscallTrace,
+    Capture, CounterPlace, Environment, Event, EventLevel, Metric, Moment, PathMatch, Quantile, Setting, SyscallTrace,
 };
 use crate::spec::{Spec, VerifySpec, WorkloadSpec};
 use crate::testbed::Path;
@@ -23,6 +24,7 @@ pub(super) struct Gathered {
     pub(super) captures: Vec<Capture>,
     pub(super) paths: Vec<PathMatch>,
     pub(super) syscalls: Vec<SyscallTrace>,
+    pub(super) counters: Vec<CounterPlace>,
     pub(super) environment: Vec<Environment>,
     pub(super) verdict: Verdict,
 }
@@ -40,6 +42,8 @@ pub(super) struct Collected {
     pub(super) host: [Snapshot; 2],
     /// System calls.
     pub(super) traced: Traced,
+    /// Counters; `None` when none were to be read.
+    pub(super) counted: Option<Counted>,
 }
 
 impl Gathered {
@@ -53,7 +57,7 @@ impl Gathered {
 
     /// Everything after the workload.
     pub(super) fn collected(&mut self, spec: &Spec, host_name: &str, collected: Collected) -> Vec<Event> {
-        let Collected { driven, captures, points, settings, host: [before, after], traced } = collected;
+        let Collected { driven, captures, points, settings, host: [before, after], traced, counted } = collected;
         let traffic = traffic(spec, &driven);
         let spec = &spec.verify;
         let mut events = driven.events;
@@ -87,6 +91,13 @@ impl Gathered {
         verdict.add_problems(traced.problems);
         self.metrics.extend(syscalls::metrics(&traced.traces));
         self.syscalls = traced.traces;
+        if let Some(counted) = counted {
+            let notes = counters::notes(&counted).into_iter();
+            verdict.events.extend(notes.map(|text| Note { level: EventLevel::Info, text }));
+            self.metrics.extend(counters::metrics(&counted));
+            verdict.add_problems(counted.problems);
+            self.counters = counted.places.into_iter().map(|counted| counted.place).collect();
+        }
         let used = before.until(&after);
         verdict.add(verify::host(&used, spec));
         self.metrics.extend(metrics(&used));

@@ -19,11 +19,12 @@ use super::running::Claim;
 use crate::host::clock::now_ns;
 use crate::ids::{Stage, Vantage};
 use crate::instrument::capture::{Analysed, Captures, FlowOptions, FlowSinks, Flows, available_memory};
+use crate::instrument::counters::{Counted, Counting};
 use crate::instrument::host::Snapshot;
 use crate::instrument::syscalls::{Running as Tracing, Traced};
 use crate::plan::{Iteration, Plan};
 use crate::record::{Environment, EventLevel, IterationRecord, Moment, Outcome, Setting};
-use crate::spec::{Tuple, Value};
+use crate::spec::{CounterSpec, Tuple, Value};
 use crate::store::AttemptName;
 use crate::testbed::qemu::kept_console;
 use crate::testbed::{CapturePoint, Instance, Notice, Request, Testbed};
@@ -116,6 +117,7 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
             captures: gathered.captures,
             paths: gathered.paths,
             syscalls: gathered.syscalls,
+            counters: gathered.counters,
             events: std::mem::take(&mut life.events),
             stages: std::mem::take(&mut life.stages),
             environment,
@@ -179,12 +181,14 @@ impl Stages<'_> {
         gathered.environment.extend(instance.environment());
         self.verify(life, instance, gathered).await?;
         let (running, tracing) = self.instrument(life, instance, &gathered.settings).await?;
-        let (mut driven, host) = self.workload(life, instance).await?;
-        let (traced, captures, settings, points, kept) = self.collect(life, instance, running, tracing).await?;
+        let (mut driven, host, counting) = self.workload(life, instance).await?;
+        let (observed, captures, settings, points, kept) =
+            self.collect(life, instance, running, (tracing, counting)).await?;
+        let (traced, counted) = observed;
         driven.suspect.extend(kept.problems);
         driven.events.extend(kept.events);
         let spec = &self.setup.plan.spec;
-        let collected = Collected { driven, captures, points, settings, host, traced };
+        let collected = Collected { driven, captures, points, settings, host, traced, counted };
         life.add(gathered.collected(spec, self.setup.host, collected));
         Ok(())
     }
@@ -286,8 +290,17 @@ impl Stages<'_> {
         Some(tracing)
     }
 
+    /// How counters are to be read, where the spec and the tuple ask for it.
+    fn counters(&self) -> Option<&CounterSpec> {
+        self.setup.plan.spec.instrument.counters.as_ref().filter(|_| self.request.tuple.instrument())
+    }
+
     /// Runs the workload, with the host's counters before and after the clients.
-    async fn workload(&self, life: &mut Life<'_>, instance: &mut Up) -> Result<(Driven, [Snapshot; 2]), Stop> {
+    async fn workload(
+        &self,
+        life: &mut Life<'_>,
+        instance: &mut Up,
+    ) -> Result<(Driven, [Snapshot; 2], Option<Counting>), Stop> {
         let lost = instance.lost();
         life.stage(
             Stage::Workload,
@@ -295,6 +308,7 @@ impl Stages<'_> {
                 self.setup.testbed.enter(Stage::Workload, self.request).await?;
                 let tuple = &self.request.tuple;
                 let load = load::start(tuple, instance.as_mut()).await?;
+                let counted = instance.counted();
                 let (own, pairs) = (instance.cpus(), instance.pairs());
                 let shared = || assign_cpus(pairs.len(), &crate::host::cpus::usable()?);
                 let cpus = tuple.pinning().then(|| own.or_else(shared)).flatten();
@@ -305,15 +319,27 @@ impl Stages<'_> {
                     None => Vec::new(),
                 };
                 let before = Snapshot::take();
+                let counting = match self.counters() {
+                    Some(spec) => Some(Counting::start(counted, spec).await),
+                    None => None,
+                };
                 let mut after = None;
-                let mut driven = prepared.run(|| after = Some(Snapshot::take())).await?;
+                let ended = || {
+                    // The last reading is made at once; it is waited for later.
+                    if let Some(counting) = &counting {
+                        counting.stop_soon();
+                    }
+                    after = Some(Snapshot::take());
+                };
+                let mut driven = prepared.run(ended).await?;
                 driven.settings.extend(loaded);
                 if let Some(load) = load {
                     let after = load.settings().await.into_iter();
                     driven.settings.extend(after.map(|setting| Setting { when: Moment::After, ..setting }));
                     driven.invalid.extend(load.stop().await?);
                 }
-                Ok((driven, [before, after.context("the workload has ended without its clients")?]))
+                let after = after.context("the workload has ended without its clients")?;
+                Ok((driven, [before, after], counting))
             }),
         )
         .await
@@ -325,11 +351,15 @@ impl Stages<'_> {
         life: &mut Life<'_>,
         instance: &mut Up,
         running: Option<Capturing>,
-        tracing: Option<Tracing>,
-    ) -> Result<(Traced, Option<Analysed>, Vec<Setting>, usize, Kept), Stop> {
+        (tracing, counting): (Option<Tracing>, Option<Counting>),
+    ) -> Result<((Traced, Option<Counted>), Option<Analysed>, Vec<Setting>, usize, Kept), Stop> {
         let lost = instance.lost();
         let work = async {
             self.setup.testbed.enter(Stage::Collect, self.request).await?;
+            let counted = match counting {
+                Some(counting) => Some(counting.finish().await),
+                None => None,
+            };
             let traced = match tracing {
                 Some(tracing) => tracing.stop().await,
                 None => Traced::default(),
@@ -342,7 +372,7 @@ impl Stages<'_> {
             };
             let (tuple, scratch) = (&self.request.tuple, &self.request.scratch);
             let kept = keep::keep(self.setup.workload, tuple, instance.as_mut(), scratch, self.artifacts).await?;
-            Ok((traced, stopped, instance.settings().await?, points, kept))
+            Ok(((traced, counted), stopped, instance.settings().await?, points, kept))
         };
         life.stage(Stage::Collect, while_up(lost, work)).await
     }

@@ -80,6 +80,7 @@ fn obituary(plan: &Plan, dead: &Dead) -> Option<IterationRecord> {
         captures: Vec::new(),
         paths: Vec::new(),
         syscalls: Vec::new(),
+        counters: Vec::new(),
         events: Vec::new(),
         stages: Vec::new(),
         environment: Vec::new(),

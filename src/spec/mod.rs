@@ -250,6 +250,23 @@ pub struct CaptureSpec {
 pub struct InstrumentSpec {
     /// Are system calls followed, and how? Default not.
     pub syscalls: Option<SyscallSpec>,
+    /// Are counters read, and how? Default not.
+    pub counters: Option<CounterSpec>,
+}
+
+/// `[instrument.counters]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CounterSpec {
+    /// Time between two readings; `None` for one before and one after the clients run. Default 1 s.
+    pub interval: Option<Duration>,
+    /// Names of counters that are metrics besides those of the fixed list, sorted.
+    pub metrics: Vec<String>,
+}
+
+impl Default for CounterSpec {
+    fn default() -> Self {
+        Self { interval: Some(Duration::from_secs(1)), metrics: Vec::new() }
+    }
 }
 
 /// `[instrument.syscalls]`; a number of rows that is `None` is the tracer's own.

@@ -35,6 +35,7 @@ pub(super) fn check(record: &IterationRecord) -> Result<(), BadRecord> {
     record.captures.iter().try_for_each(check_tcp::check)?;
     super::path::check(record)?;
     super::syscalls::check(&record.syscalls)?;
+    super::counters::check(&record.counters)?;
     if let Some(stage) = record.stages.iter().find(|s| s.duration_ns.is_some_and(|d| d < 0)) {
         return bad(format!("stage {} lasted less than nothing", stage.stage));
     }
@@ -135,6 +136,7 @@ fn check_sizes(record: &IterationRecord) -> Result<(), BadRecord> {
         record.captures.iter().map(check_tcp::rows).sum(),
         2 * record.paths.len(),
         super::syscalls::rows(&record.syscalls),
+        super::counters::rows(&record.counters),
         record.events.len(),
         record.stages.len(),
         record.environment.len(),

@@ -9,6 +9,7 @@ mod campaign;
 mod check;
 mod check_tcp;
 mod conditions;
+mod counters;
 mod decode;
 mod decode_tcp;
 mod error;

@@ -251,6 +251,7 @@ impl<'a> Records<'a> {
             captures: self.table(TableId::Capture).collect(id, decode::capture)?,
             paths: self.table(TableId::Path).collect(id, super::path::path)?,
             syscalls: self.table(TableId::SyscallTrace).collect(id, super::syscalls::trace)?,
+            counters: self.table(TableId::CounterPlace).collect(id, super::counters::place)?,
             events: self.table(TableId::Event).collect(id, decode::event)?,
             stages: self.table(TableId::Stage).collect(id, decode::stage)?,
             environment: self.table(TableId::Environment).collect(id, decode::environment)?,
@@ -268,6 +269,12 @@ impl<'a> Records<'a> {
             Some(())
         })?;
         self.read_syscalls(id, &mut record.syscalls)?;
+        self.each(TableId::CounterSource, id, super::counters::source, |place, source| {
+            record.counters.get_mut(place).map(|place| place.sources.push(source))
+        })?;
+        self.each(TableId::CounterSeries, id, super::counters::series, |place, series| {
+            record.counters.get_mut(place).map(|place| place.series.push(series))
+        })?;
         self.verify(&record, sha256)?;
         Ok(Some(Verified { record, sha256 }))
     }

@@ -65,6 +65,7 @@ pub(super) fn emit<E>(
     emit_captures(&record.captures, &mut sink)?;
     super::path::emit(&record.paths, &mut sink)?;
     super::syscalls::emit(&record.syscalls, &mut sink)?;
+    super::counters::emit(&record.counters, &mut sink)?;
     for (i, e) in record.events.iter().enumerate() {
         let row =
             [position(i), ValueRef::Integer(e.at_ns), text(e.stage.as_str()), text(e.level.as_str()), text(&e.text)];

@@ -9,7 +9,7 @@ use crate::flow::STATISTICS;
 pub const APPLICATION_ID: u32 = u32::from_be_bytes(*b"vpts");
 
 /// `PRAGMA user_version`: version of the schema. Other versions are refused.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// Page size of iteration files: small, because two dozen tables need a page each.
 pub(super) const ITERATION_PAGE_BYTES: u32 = 1024;
@@ -47,7 +47,7 @@ const PER_DIRECTION: [Kind; 4 + STATISTICS.len()] = {
 };
 
 /// Tables in the order in which their rows are written and hashed.
-pub(super) const TABLES: [Table; 26] = [
+pub(super) const TABLES: [Table; 29] = [
     Table {
         name: "iteration",
         sql: "CREATE TABLE iteration(\
@@ -411,6 +411,44 @@ pub(super) const TABLES: [Table; 26] = [
         columns: &[Int, Int, Text, Text, Int, Int, Int, Int, Blob],
     },
     Table {
+        name: "counter_place",
+        sql: "CREATE TABLE counter_place(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              position INTEGER NOT NULL, \
+              node TEXT, \
+              interval_ms INTEGER CHECK(interval_ms>0), \
+              first_ns INTEGER NOT NULL, \
+              times_us TEXT NOT NULL CHECK(json_type(times_us)='array'), \
+              missed INTEGER NOT NULL CHECK(missed>=0), \
+              latest_us INTEGER NOT NULL CHECK(latest_us>=0), \
+              cpu_ns INTEGER CHECK(cpu_ns>=0)) STRICT",
+        columns: &[Int, Int, Text, Int, Int, Text, Int, Int, Int],
+    },
+    // Without a key, as connection_statistic.
+    Table {
+        name: "counter_source",
+        sql: "CREATE TABLE counter_source(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              place INTEGER NOT NULL, \
+              name TEXT NOT NULL, \
+              counters INTEGER NOT NULL CHECK(counters>=0), \
+              why TEXT, \
+              others TEXT CHECK(json_type(others)='object')) STRICT",
+        columns: &[Int, Int, Text, Int, Text, Text],
+    },
+    Table {
+        name: "counter_series",
+        sql: "CREATE TABLE counter_series(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              place INTEGER NOT NULL, \
+              name TEXT NOT NULL, \
+              unit TEXT NOT NULL, \
+              scale REAL NOT NULL, \
+              gauge INTEGER NOT NULL CHECK(gauge IN(0,1)), \
+              samples TEXT NOT NULL CHECK(json_type(samples)='array')) STRICT",
+        columns: &[Int, Int, Text, Text, Real, Int, Text],
+    },
+    Table {
         name: "event",
         sql: "CREATE TABLE event(\
               iteration INTEGER NOT NULL REFERENCES iteration, \
@@ -473,6 +511,9 @@ pub(super) enum TableId {
     SyscallError,
     SyscallTransition,
     SyscallSize,
+    CounterPlace,
+    CounterSource,
+    CounterSeries,
     Event,
     Stage,
     Environment,
@@ -504,6 +545,9 @@ impl TableId {
         Self::SyscallError,
         Self::SyscallTransition,
         Self::SyscallSize,
+        Self::CounterPlace,
+        Self::CounterSource,
+        Self::CounterSeries,
         Self::Event,
         Self::Stage,
         Self::Environment,

@@ -33,6 +33,7 @@ pub(crate) fn record(n: u32) -> IterationRecord {
         captures: Vec::new(),
         paths: Vec::new(),
         syscalls: Vec::new(),
+        counters: Vec::new(),
         events: (0..20)
             .map(|i| Event {
                 at_ns: i,

@@ -102,7 +102,7 @@ fn foreign_and_other_versions_are_refused_by_name() {
     let good = write_iteration(dir.path(), &sample(2)).unwrap();
     let foreign = dir.path().join("firefox.db");
     Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE places(url)").unwrap();
-    let newer = changed(dir.path(), "PRAGMA user_version=3");
+    let newer = changed(dir.path(), "PRAGMA user_version=4");
     let text = dir.path().join("notes.db");
     std::fs::write(&text, "not a database at all").unwrap();
     let wal = dir.path().join("wal.db");

@@ -5,5 +5,6 @@ mod hostile;
 mod merging;
 mod queries;
 pub(super) mod records;
+mod records_counters;
 pub(super) mod records_tcp;
 mod round_trip;

@@ -81,6 +81,7 @@ pub(in crate::store) fn sample(n: u32) -> IterationRecord {
         }],
         paths: Vec::new(),
         syscalls: traces(),
+        counters: super::records_counters::counters(),
         events: vec![Event {
             at_ns: 1_700_000_000_000_000_000,
             stage: Stage::Launch,
@@ -306,6 +307,7 @@ pub(super) fn record() -> impl Strategy<Value = IterationRecord> {
                 captures,
                 paths,
                 syscalls: traces(),
+                counters: super::records_counters::counters(),
                 events,
                 stages: stages
                     .into_iter()
