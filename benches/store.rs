@@ -107,6 +107,7 @@ fn record(n: u32, metrics: u32) -> IterationRecord {
         paths: Vec::new(),
         syscalls: Vec::new(),
         probes: Vec::new(),
+        counters: Vec::new(),
         events: Stage::ALL.iter().map(event).collect(),
         stages: Stage::ALL
             .iter()

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+mod counters;
 mod exact;
 mod host;
 mod path;
@@ -15,6 +16,7 @@ mod syscalls;
 mod tcp;
 pub(crate) mod text;
 
+pub use counters::{CounterPlace, CounterSeries, CounterSource, CounterTotal};
 pub use host::{CpuTime, ForeignUse, HostUse, TopProcess};
 pub use path::{Delay, PathCounts, PathDirection, PathMatch};
 pub use probe::{Probe, ProbeBin, ProbeClock, ProbeEnd, ProbePath, ProbeSchedule, ProbeWay};
@@ -151,6 +153,8 @@ pub struct IterationRecord {
     pub syscalls: Vec<SyscallTrace>,
     /// What the path probe measured, one for each pair.
     pub probes: Vec<Probe>,
+    /// What kernels counted, one for each place.
+    pub counters: Vec<CounterPlace>,
     /// What happened, in order.
     pub events: Vec<Event>,
     /// Stage timings in order; a stage that never began has no entry.

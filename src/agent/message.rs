@@ -82,6 +82,7 @@ pub(super) enum Request {
     },
     Capture(Box<CaptureRequest>),
     TraceSyscalls(TraceRequest),
+    Count(CounterRequest),
     Archive {
         paths: Vec<String>,
         nonce: u64,
@@ -115,6 +116,7 @@ pub(super) enum News {
     Tracing {
         notes: Vec<String>,
     },
+    Counting,
 }
 
 /// The end of a call.
@@ -267,6 +269,20 @@ pub struct TraceRequest {
     pub room: Room,
     /// A file for single calls, below the agent's scratch directory.
     pub log: Option<String>,
+}
+
+/// Counters to be read on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterRequest {
+    /// The node, for the record.
+    #[serde(with = "crate::record::text")]
+    pub node: NodeId,
+    /// The interface that the workload uses.
+    pub interface: String,
+    /// Milliseconds between two readings; `None` for the first and the last only.
+    pub interval_ms: Option<u64>,
+    /// Names that are metrics besides those of the fixed list.
+    pub metrics: Vec<String>,
 }
 
 /// A capture to be taken on a node.

@@ -25,11 +25,11 @@ pub mod results;
 pub mod server;
 pub mod wire;
 
-pub use client::{Client, Limits, RemoteTrace};
+pub use client::{Client, Limits, RemoteCounters, RemoteTrace};
 pub use error::{AgentError, Lost};
 pub use message::{
-    ArchiveReceipt, CaptureEnd, CaptureProgress, CaptureRequest, ClockReading, Failure, FailureKind, Hello,
-    InterfaceSetup, NetworkSetup, Reading, Receipt, RouteSetup, TraceRequest, TunnelSetup,
+    ArchiveReceipt, CaptureEnd, CaptureProgress, CaptureRequest, ClockReading, CounterRequest, Failure, FailureKind,
+    Hello, InterfaceSetup, NetworkSetup, Reading, Receipt, RouteSetup, TraceRequest, TunnelSetup,
 };
 
 /// Name of the virtio-serial port of a guest's agent.

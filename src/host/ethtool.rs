@@ -54,12 +54,17 @@ const GET_RINGS: u32 = 0x10;
 const GET_RX_CHECKSUM: u32 = 0x14;
 const GET_TX_CHECKSUM: u32 = 0x16;
 const GET_STRINGS: u32 = 0x1b;
+const GET_STATISTICS: u32 = 0x1d;
 const GET_SET_INFO: u32 = 0x37;
 const GET_FEATURES: u32 = 0x3a;
 const SET_FEATURES: u32 = 0x3b;
 const GET_CHANNELS: u32 = 0x3c;
 /// `ETH_SS_FEATURES`
 const FEATURE_NAMES: u32 = 4;
+/// `ETH_SS_STATS`
+const STATISTIC_NAMES: u32 = 1;
+/// More statistics than any driver has.
+const MAX_STATISTICS: usize = 1 << 14;
 /// `ETH_GSTRING_LEN`, in words.
 const NAME_WORDS: usize = 32 / 4;
 /// More names than any kernel has features (there is one bit for each, and 128 at most by 2025).
@@ -169,6 +174,56 @@ pub fn rings(netlink: &Netlink, interface: &str) -> io::Result<(u32, u32)> {
     Ok((argument[5], argument[8]))
 }
 
+/// The driver's own counters (`ethtool -S`), by name; empty for a driver that has none. Names are the driver's, and may be
+/// there twice.
+pub fn statistics(netlink: &Netlink, interface: &str) -> io::Result<Vec<(String, u64)>> {
+    let count = match set_length(netlink, interface, STATISTIC_NAMES) {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(Vec::new()),
+        other => other?,
+    };
+    if count > MAX_STATISTICS {
+        return Err(io::Error::other(format!("the driver says it has {count} statistics")));
+    }
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    // The kernel writes as many as there are at that moment, whatever it is told: queues that came meanwhile have room.
+    let room = 2 * count + 256;
+    let mut names = vec![0; 3 + room * NAME_WORDS];
+    names[0] = GET_STRINGS;
+    names[1] = STATISTIC_NAMES;
+    names[2] = words(count)?;
+    call(netlink, interface, &mut names)?;
+    // struct ethtool_stats: command, length, values of 64 bits
+    let mut values = vec![0; 2 + 2 * room];
+    values[0] = GET_STATISTICS;
+    values[1] = words(count)?;
+    call(netlink, interface, &mut values)?;
+    if names[2] as usize != count || values[1] as usize != count {
+        return Err(io::Error::other("its number of statistics changed while they were read"));
+    }
+    let value = |pair: &[u32]| {
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&pair[0].to_ne_bytes());
+        bytes[4..].copy_from_slice(&pair[1].to_ne_bytes());
+        u64::from_ne_bytes(bytes)
+    };
+    let names = names[3..].chunks_exact(NAME_WORDS).take(count).map(text);
+    Ok(names.zip(values[2..].chunks_exact(2).map(value)).collect())
+}
+
+/// Length of one of the lists of names.
+fn set_length(netlink: &Netlink, interface: &str, set: u32) -> io::Result<usize> {
+    // struct ethtool_sset_info: command, reserved, 64-bit mask, length of the one set asked for
+    let mut argument = [GET_SET_INFO, 0, 0, 0, 0];
+    let mask = (1_u64 << set).to_ne_bytes();
+    argument[2] = u32::from_ne_bytes([mask[0], mask[1], mask[2], mask[3]]);
+    argument[3] = u32::from_ne_bytes([mask[4], mask[5], mask[6], mask[7]]);
+    call(netlink, interface, &mut argument)?;
+    // The kernel clears the bit of a set that the driver has not.
+    Ok(if argument[2] == 0 && argument[3] == 0 { 0 } else { argument[4] as usize })
+}
+
 /// Does the interface have a carrier?
 ///
 /// Asking also makes the kernel take notice: a carrier that has just come up is otherwise acted upon later, in the
@@ -194,13 +249,7 @@ impl Features {
     }
 
     fn read(netlink: &Netlink, interface: &str) -> io::Result<Self> {
-        // struct ethtool_sset_info: command, reserved, 64-bit mask, length of the one set asked for
-        let mut argument = [GET_SET_INFO, 0, 0, 0, 0];
-        let mask = (1_u64 << FEATURE_NAMES).to_ne_bytes();
-        argument[2] = u32::from_ne_bytes([mask[0], mask[1], mask[2], mask[3]]);
-        argument[3] = u32::from_ne_bytes([mask[4], mask[5], mask[6], mask[7]]);
-        call(netlink, interface, &mut argument)?;
-        let count = argument[4] as usize;
+        let count = set_length(netlink, interface, FEATURE_NAMES)?;
         if count == 0 || count > MAX_FEATURES {
             return Err(io::Error::other(format!("the kernel says it has {count} features")));
         }
@@ -255,7 +304,7 @@ fn call(netlink: &Netlink, interface: &str, argument: &mut [u32]) -> io::Result<
     }
     request.ifr_ifru.ifru_data = argument.as_mut_ptr().cast();
     // SAFETY: `request` points to `argument`, which outlives the call. The callers, all above, give it the length the
-    // kernel reads and writes for the command: fixed ones in full, and those of variable length with their count.
+    // kernel reads and writes for the command: fixed ones in full, and those of variable length with their count or more.
     let result = unsafe { libc::ioctl(netlink.as_raw_fd(), REQUEST, std::ptr::from_mut(&mut request)) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

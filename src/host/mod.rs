@@ -7,11 +7,14 @@ pub mod cpus;
 pub mod ethtool;
 pub mod kept;
 pub mod link;
+pub mod link_statistics;
 pub mod namespace;
 pub mod netlink;
+pub mod perf;
 pub mod priority;
 pub mod qdisc;
 pub mod setup;
+pub mod sockets;
 pub mod tap;
 pub mod userns;
 

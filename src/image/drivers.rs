@@ -33,8 +33,8 @@ const DEVICES: [(&str, &str); 26] = [
 /// Loaded before the agent starts: what it talks and writes through.
 pub(super) const AT_BOOT: [&str; 5] = ["virtio_pci", "virtio_mmio", "virtio_console", "virtio_blk", "virtio_rng"];
 
-/// In the image for whoever asks: tunnels, rate limits, capture, links.
-pub(super) const ON_DEMAND: [&str; 16] = [
+/// In the image for whoever asks: tunnels, rate limits, capture, links, what is known of sockets.
+pub(super) const ON_DEMAND: [&str; 17] = [
     "8139too",
     "af_packet",
     "bridge",
@@ -49,6 +49,7 @@ pub(super) const ON_DEMAND: [&str; 16] = [
     "sch_netem",
     "sch_tbf",
     "tcp_bbr",
+    "tcp_diag",
     "tun",
     "veth",
 ];

@@ -11,6 +11,8 @@ use std::time::Instant;
 
 use crate::ids::Level;
 use crate::record::{CpuTime, HostUse, Metric};
+pub(super) use cgroup::counters as cgroup_counters;
+pub(super) use parse::ticks_per_second;
 use parse::{counter, cpu_line};
 use processes::Processes;
 
@@ -30,7 +32,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// Reads all counters; takes some 10 µs for each process of the host.
     pub fn take() -> Self {
-        let tick = parse::ticks_per_second();
+        let tick = ticks_per_second();
         let vmstat = fs::read_to_string("/proc/vmstat").ok();
         let vmstat = |name| counter(vmstat.as_deref()?, name);
         Self {

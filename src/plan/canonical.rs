@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use crate::ids::{ShortHash, Vantage};
 use crate::spec::{
-    CaptureSpec, Fault, GuestKernel, HttpServer, MetricPattern, MetricRule, ProbeSpec, Protocol, Ready, Reuse, Source,
-    Spec, StressPlace, SyscallSpec, TestbedSpec, Value, WorkloadSpec, factors, json_string,
+    CaptureSpec, CounterSpec, Fault, GuestKernel, HttpServer, MetricPattern, MetricRule, ProbeSpec, Protocol, Ready,
+    Reuse, Source, Spec, StressPlace, SyscallSpec, TestbedSpec, Value, WorkloadSpec, factors, json_string,
 };
 use crate::units::format_duration;
 
@@ -62,6 +62,9 @@ pub(super) fn meaning(spec: &Spec, testbed: &str) -> String {
     let mut instrument = Object::default();
     if let Some(syscalls) = &spec.instrument.syscalls {
         instrument = instrument.with("syscalls", self::syscalls(syscalls));
+    }
+    if let Some(counters) = &spec.instrument.counters {
+        instrument = instrument.with("counters", self::counters(counters));
     }
     if let Some(probe) = &spec.instrument.probe {
         instrument = instrument.with("probe", self::probe(probe));
@@ -127,6 +130,16 @@ fn syscalls(syscalls: &SyscallSpec) -> String {
         if let Some(rows) = rows {
             object = object.with(name, rows.to_string());
         }
+    }
+    object.finish()
+}
+
+/// The interval in milliseconds; `null` without a series.
+fn counters(counters: &CounterSpec) -> String {
+    let interval = counters.interval.map(|interval| interval.as_millis().to_string());
+    let mut object = Object::default().with("interval", or_null(interval));
+    if !counters.metrics.is_empty() {
+        object = object.with("metrics", strings(&counters.metrics));
     }
     object.finish()
 }

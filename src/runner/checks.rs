@@ -75,9 +75,35 @@ pub async fn all(privilege: &Result<Privilege, UserNamespaceError>) -> Vec<Check
     checks.push(captures());
     checks.push(syscalls());
     checks.push(probe());
+    checks.push(counters());
     checks.extend(guests().await);
     checks.extend(TOOLS.iter().map(|&(program, package, state, what)| tool(program, package, state, what)));
     checks
+}
+
+/// Which counters there are besides what every Linux has.
+fn counters() -> Check {
+    let (mut there, mut missing) = (Vec::new(), Vec::new());
+    for (source, found) in crate::instrument::counters::offers() {
+        match found {
+            Ok(count) => there.push(format!("{source} {count}")),
+            Err(why) => missing.push(format!("{source} ({why})")),
+        }
+    }
+    let stack = Namespace::new().and_then(|namespace| namespace.run(Netlink::open)).map(|netlink| {
+        let driver = crate::host::ethtool::statistics(&netlink, "lo");
+        driver.err().map(|error| format!("ethtool ({error})"))
+    });
+    match stack {
+        Ok(None) => there.push("ethtool -S".to_owned()),
+        Ok(Some(why)) => missing.push(why),
+        Err(error) => missing.push(format!("ethtool ({error})")),
+    }
+    let mut found = format!("everything of /proc; besides {}", there.join(", "));
+    if !missing.is_empty() {
+        found.push_str(&format!("; not {}", missing.join(", ")));
+    }
+    Check::ok("counters", found)
 }
 
 fn host() -> Check {

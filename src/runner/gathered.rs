@@ -3,12 +3,14 @@
 use crate::host::clock::now_ns;
 use crate::ids::Stage;
 use crate::instrument::capture::{Analysed, Effort, NodeFacts};
+use crate::instrument::counters::{self, Counted};
 use crate::instrument::host::{Snapshot, metrics};
 use crate::instrument::network;
 use crate::instrument::probe::{self, Probed};
 use crate::instrument::syscalls::{self, Traced};
 use crate::record::{
-    Capture, Environment, Event, EventLevel, Metric, Moment, PathMatch, Probe, Quantile, Setting, SyscallTrace,
+    Capture, CounterPlace, Environment, Event, EventLevel, Metric, Moment, PathMatch, Probe, Quantile, Setting,
+    SyscallTrace,
 };
 use crate::spec::{Spec, VerifySpec, WorkloadSpec};
 use crate::testbed::Path;
@@ -25,6 +27,7 @@ pub(super) struct Gathered {
     pub(super) paths: Vec<PathMatch>,
     pub(super) syscalls: Vec<SyscallTrace>,
     pub(super) probes: Vec<Probe>,
+    pub(super) counters: Vec<CounterPlace>,
     pub(super) environment: Vec<Environment>,
     pub(super) verdict: Verdict,
 }
@@ -44,6 +47,8 @@ pub(super) struct Collected {
     pub(super) traced: Traced,
     /// Path probes.
     pub(super) probed: Probed,
+    /// Counters; `None` when none were to be read.
+    pub(super) counted: Option<Counted>,
 }
 
 impl Gathered {
@@ -57,7 +62,7 @@ impl Gathered {
 
     /// Everything after the workload.
     pub(super) fn collected(&mut self, spec: &Spec, host_name: &str, collected: Collected) -> Vec<Event> {
-        let Collected { driven, captures, points, settings, host: [before, after], traced, probed } = collected;
+        let Collected { driven, captures, points, settings, host: [before, after], traced, probed, counted } = collected;
         let traffic = traffic(spec, &driven);
         let spec = &spec.verify;
         let mut events = driven.events;
@@ -95,6 +100,13 @@ impl Gathered {
         verdict.events.extend(probed.notes.into_iter().map(|text| Note { level: EventLevel::Warn, text }));
         self.metrics.extend(probe::metrics(&probed.probes));
         self.probes = probed.probes;
+        if let Some(counted) = counted {
+            let notes = counters::notes(&counted).into_iter();
+            verdict.events.extend(notes.map(|text| Note { level: EventLevel::Info, text }));
+            self.metrics.extend(counters::metrics(&counted));
+            verdict.add_problems(counted.problems);
+            self.counters = counted.places.into_iter().map(|counted| counted.place).collect();
+        }
         let used = before.until(&after);
         verdict.add(verify::host(&used, spec));
         self.metrics.extend(metrics(&used));

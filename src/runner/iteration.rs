@@ -19,12 +19,13 @@ use super::running::Claim;
 use crate::host::clock::now_ns;
 use crate::ids::{Stage, Vantage};
 use crate::instrument::capture::{Analysed, Captures, FlowOptions, FlowSinks, Flows, available_memory};
+use crate::instrument::counters::{Counted, Counting};
 use crate::instrument::host::Snapshot;
 use crate::instrument::probe::{Probed, Running as Probing};
 use crate::instrument::syscalls::{Running as Tracing, Traced};
 use crate::plan::{Iteration, Plan};
 use crate::record::{Environment, EventLevel, IterationRecord, Moment, Outcome, Setting};
-use crate::spec::{Instrument, Tuple, Value};
+use crate::spec::{CounterSpec, Instrument, Tuple, Value};
 use crate::store::AttemptName;
 use crate::testbed::qemu::kept_console;
 use crate::testbed::{CapturePoint, Instance, Notice, Pair, Request, Testbed};
@@ -118,6 +119,7 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
             paths: gathered.paths,
             syscalls: gathered.syscalls,
             probes: gathered.probes,
+            counters: gathered.counters,
             events: std::mem::take(&mut life.events),
             stages: std::mem::take(&mut life.stages),
             environment,
@@ -181,12 +183,14 @@ impl Stages<'_> {
         gathered.environment.extend(instance.environment());
         self.verify(life, instance, gathered).await?;
         let (running, tracing) = self.instrument(life, instance, &gathered.settings).await?;
-        let (mut driven, host, probed) = self.workload(life, instance).await?;
-        let (traced, captures, settings, points, kept) = self.collect(life, instance, running, tracing).await?;
+        let (mut driven, host, probed, counting) = self.workload(life, instance).await?;
+        let (observed, captures, settings, points, kept) =
+            self.collect(life, instance, running, (tracing, counting)).await?;
+        let (traced, counted) = observed;
         driven.suspect.extend(kept.problems);
         driven.events.extend(kept.events);
         let spec = &self.setup.plan.spec;
-        let collected = Collected { driven, captures, points, settings, host, traced, probed };
+        let collected = Collected { driven, captures, points, settings, host, traced, probed, counted };
         life.add(gathered.collected(spec, self.setup.host, collected));
         Ok(())
     }
@@ -289,15 +293,26 @@ impl Stages<'_> {
         Some(tracing)
     }
 
-    /// Starts to probe the paths, where the spec and the tuple ask for it.
+    /// How paths are to be probed, where the spec and the tuple ask for it.
     async fn probe(&self, pairs: &[Pair]) -> Option<Probing> {
         let spec = &self.setup.plan.spec;
-        let probe = spec.instrument.probe.as_ref().filter(|_| self.request.tuple.instruments().has(Instrument::Probe))?;
+        let wanted = self.request.tuple.instruments().has(Instrument::Probe);
+        let probe = spec.instrument.probe.as_ref().filter(|_| wanted)?;
         Some(Probing::start(pairs, probe, spec.timeout).await)
     }
 
-    /// Runs the workload, with the host's counters before and after the clients, and probes of the paths as long.
-    async fn workload(&self, life: &mut Life<'_>, instance: &mut Up) -> Result<(Driven, [Snapshot; 2], Probed), Stop> {
+    /// How counters are to be read, where the spec and the tuple ask for it.
+    fn counters(&self) -> Option<&CounterSpec> {
+        let wanted = self.request.tuple.instruments().has(Instrument::Counters);
+        self.setup.plan.spec.instrument.counters.as_ref().filter(|_| wanted)
+    }
+
+    /// Runs the workload, with the counters before and after the clients, and probes of the paths as long.
+    async fn workload(
+        &self,
+        life: &mut Life<'_>,
+        instance: &mut Up,
+    ) -> Result<(Driven, [Snapshot; 2], Probed, Option<Counting>), Stop> {
         let lost = instance.lost();
         life.stage(
             Stage::Workload,
@@ -305,6 +320,7 @@ impl Stages<'_> {
                 self.setup.testbed.enter(Stage::Workload, self.request).await?;
                 let tuple = &self.request.tuple;
                 let load = load::start(tuple, instance.as_mut()).await?;
+                let counted = instance.counted();
                 let (own, pairs) = (instance.cpus(), instance.pairs());
                 let shared = || assign_cpus(pairs.len(), &crate::host::cpus::usable()?);
                 let cpus = tuple.pinning().then(|| own.or_else(shared)).flatten();
@@ -316,8 +332,16 @@ impl Stages<'_> {
                 };
                 let mut probing = self.probe(pairs).await;
                 let before = Snapshot::take();
+                let counting = match self.counters() {
+                    Some(spec) => Some(Counting::start(counted, spec).await),
+                    None => None,
+                };
                 let mut after = None;
                 let clients_ended = || {
+                    // The last reading is made at once; it is waited for later.
+                    if let Some(counting) = &counting {
+                        counting.stop_soon();
+                    }
                     after = Some(Snapshot::take());
                     if let Some(probing) = &mut probing {
                         probing.stop_sending();
@@ -334,7 +358,8 @@ impl Stages<'_> {
                     driven.settings.extend(after.map(|setting| Setting { when: Moment::After, ..setting }));
                     driven.invalid.extend(load.stop().await?);
                 }
-                Ok((driven, [before, after.context("the workload has ended without its clients")?], probed))
+                let after = after.context("the workload has ended without its clients")?;
+                Ok((driven, [before, after], probed, counting))
             }),
         )
         .await
@@ -346,11 +371,15 @@ impl Stages<'_> {
         life: &mut Life<'_>,
         instance: &mut Up,
         running: Option<Capturing>,
-        tracing: Option<Tracing>,
-    ) -> Result<(Traced, Option<Analysed>, Vec<Setting>, usize, Kept), Stop> {
+        (tracing, counting): (Option<Tracing>, Option<Counting>),
+    ) -> Result<((Traced, Option<Counted>), Option<Analysed>, Vec<Setting>, usize, Kept), Stop> {
         let lost = instance.lost();
         let work = async {
             self.setup.testbed.enter(Stage::Collect, self.request).await?;
+            let counted = match counting {
+                Some(counting) => Some(counting.finish().await),
+                None => None,
+            };
             let traced = match tracing {
                 Some(tracing) => tracing.stop().await,
                 None => Traced::default(),
@@ -363,7 +392,7 @@ impl Stages<'_> {
             };
             let (tuple, scratch) = (&self.request.tuple, &self.request.scratch);
             let kept = keep::keep(self.setup.workload, tuple, instance.as_mut(), scratch, self.artifacts).await?;
-            Ok((traced, stopped, instance.settings().await?, points, kept))
+            Ok(((traced, counted), stopped, instance.settings().await?, points, kept))
         };
         life.stage(Stage::Collect, while_up(lost, work)).await
     }

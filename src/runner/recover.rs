@@ -81,6 +81,7 @@ fn obituary(plan: &Plan, dead: &Dead) -> Option<IterationRecord> {
         paths: Vec::new(),
         syscalls: Vec::new(),
         probes: Vec::new(),
+        counters: Vec::new(),
         events: Vec::new(),
         stages: Vec::new(),
         environment: Vec::new(),

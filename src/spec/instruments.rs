@@ -46,8 +46,8 @@ impl Instrument {
         match self {
             Self::Capture => !spec.capture.vantage.is_empty(),
             Self::Syscalls => spec.instrument.syscalls.is_some(),
-            // No spec can ask for these yet.
-            Self::Counters | Self::Probe => false,
+            Self::Counters => spec.instrument.counters.is_some(),
+            Self::Probe => spec.instrument.probe.is_some(),
         }
     }
 

@@ -255,6 +255,8 @@ pub struct InstrumentSpec {
     pub syscalls: Option<SyscallSpec>,
     /// Is the path probed, and how? Default not.
     pub probe: Option<ProbeSpec>,
+    /// Are counters read, and how? Default not.
+    pub counters: Option<CounterSpec>,
 }
 
 /// `[instrument.probe]`
@@ -272,6 +274,21 @@ pub struct ProbeSpec {
     pub max_late: Percent,
     /// Width of the bins of the series; `None`, the default, stores none.
     pub series: Option<Duration>,
+}
+
+/// `[instrument.counters]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CounterSpec {
+    /// Time between two readings; `None` for one before and one after the clients run. Default 1 s.
+    pub interval: Option<Duration>,
+    /// Names of counters that are metrics besides those of the fixed list, sorted.
+    pub metrics: Vec<String>,
+}
+
+impl Default for CounterSpec {
+    fn default() -> Self {
+        Self { interval: Some(Duration::from_secs(1)), metrics: Vec::new() }
+    }
 }
 
 /// `[instrument.syscalls]`; a number of rows that is `None` is the tracer's own.

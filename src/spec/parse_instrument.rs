@@ -1,11 +1,13 @@
 //! `[instrument]`.
 
+use std::time::Duration;
+
 use toml::de::DeValue;
 
 use super::read::{Entry, Section, Sink};
-use super::{InstrumentSpec, SyscallSpec};
+use super::{CounterSpec, InstrumentSpec, SyscallSpec};
 use crate::record::SyscallScope;
-use crate::units::ByteSize;
+use crate::units::{ByteSize, DURATION_ACCEPTED, parse_duration};
 
 const SCOPES: &[(&str, SyscallScope)] = &[("workload", SyscallScope::Workload), ("node", SyscallScope::Node)];
 
@@ -18,8 +20,58 @@ pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> InstrumentSpec {
     if let Some(entry) = section.take("probe") {
         instrument.probe = super::parse_probe::read(&entry, sink);
     }
+    if let Some(entry) = section.take("counters") {
+        instrument.counters = read_counters(&entry, sink);
+    }
     section.finish(sink);
     instrument
+}
+
+/// Bounds of the time between two readings of counters.
+const INTERVALS: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(3600)];
+/// Most counters that a spec may name.
+const MOST_METRICS: usize = 256;
+
+/// `true`, `false`, or a table, which means yes.
+fn read_counters(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<CounterSpec> {
+    if !matches!(entry.value, DeValue::Table(_)) {
+        return entry.switch(sink).unwrap_or(false).then(CounterSpec::default);
+    }
+    let mut section = entry.section(sink)?;
+    let mut counters = CounterSpec::default();
+    if let Some(entry) = section.take("interval") {
+        counters.interval = read_interval(&entry, sink);
+    }
+    if let Some(entry) = section.take("metrics") {
+        counters.metrics = read_names(&entry, sink);
+    }
+    section.finish(sink);
+    Some(counters)
+}
+
+fn read_interval(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<Duration> {
+    if entry.value.as_str() == Some("off") {
+        return None;
+    }
+    let accepted = format!("{DURATION_ACCEPTED}, or \"off\"");
+    let interval = entry.quantity_by(sink, &accepted, parse_duration)?;
+    let whole = interval.subsec_nanos() % 1_000_000 == 0;
+    if !whole || !(INTERVALS[0]..=INTERVALS[1]).contains(&interval) {
+        entry.refuse(sink, "whole milliseconds from 10 ms to 1 h, or \"off\"");
+    }
+    Some(interval)
+}
+
+/// Names of counters, sorted and each once.
+fn read_names(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Vec<String> {
+    let mut names = entry.strings(sink).unwrap_or_default();
+    let wrong = |name: &String| name.is_empty() || name.len() > 100 || name.chars().any(|c| c.is_control() || c == ' ');
+    if names.len() > MOST_METRICS || names.iter().any(wrong) {
+        entry.refuse(sink, format_args!("at most {MOST_METRICS} names of counters without blanks"));
+    }
+    names.sort();
+    names.dedup();
+    names
 }
 
 /// `true`, `false`, or a table, which means yes.

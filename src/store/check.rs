@@ -36,6 +36,7 @@ pub(super) fn check(record: &IterationRecord) -> Result<(), BadRecord> {
     super::path::check(record)?;
     super::syscalls::check(&record.syscalls)?;
     super::probe::check(&record.probes)?;
+    super::counters::check(&record.counters)?;
     if let Some(stage) = record.stages.iter().find(|s| s.duration_ns.is_some_and(|d| d < 0)) {
         return bad(format!("stage {} lasted less than nothing", stage.stage));
     }
@@ -136,6 +137,7 @@ fn check_sizes(record: &IterationRecord) -> Result<(), BadRecord> {
         2 * record.paths.len(),
         super::syscalls::rows(&record.syscalls),
         super::probe::rows(&record.probes),
+        super::counters::rows(&record.counters),
         record.events.len(),
         record.stages.len(),
         record.environment.len(),

@@ -11,6 +11,7 @@ mod check_tcp;
 mod circumstances;
 mod conditions;
 mod dataset;
+mod counters;
 mod decode;
 mod decode_tcp;
 mod error;

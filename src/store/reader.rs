@@ -285,6 +285,7 @@ impl<'a> Records<'a> {
             paths: self.table(TableId::Path).collect(id, super::path::path)?,
             syscalls: self.table(TableId::SyscallTrace).collect(id, super::syscalls::trace)?,
             probes: self.table(TableId::Probe).collect(id, super::probe::probe)?,
+            counters: self.table(TableId::CounterPlace).collect(id, super::counters::place)?,
             events: self.table(TableId::Event).collect(id, decode::event)?,
             stages: self.table(TableId::Stage).collect(id, decode::stage)?,
             environment: self.table(TableId::Environment).collect(id, decode::environment)?,
@@ -303,6 +304,12 @@ impl<'a> Records<'a> {
         })?;
         self.read_syscalls(id, &mut record.syscalls)?;
         self.read_probes(id, &mut record.probes)?;
+        self.each(TableId::CounterSource, id, super::counters::source, |place, source| {
+            record.counters.get_mut(place).map(|place| place.sources.push(source))
+        })?;
+        self.each(TableId::CounterSeries, id, super::counters::series, |place, series| {
+            record.counters.get_mut(place).map(|place| place.series.push(series))
+        })?;
         let digest = Digest { parts, sha256 };
         self.verify(&record, &digest)?;
         Ok(Some(Verified { record, digest }))

@@ -66,6 +66,7 @@ pub(super) fn emit<E>(
     super::path::emit(&record.paths, &mut sink)?;
     super::syscalls::emit(&record.syscalls, &mut sink)?;
     super::probe::emit(&record.probes, &mut sink)?;
+    super::counters::emit(&record.counters, &mut sink)?;
     for (i, e) in record.events.iter().enumerate() {
         let row =
             [position(i), ValueRef::Integer(e.at_ns), text(e.stage.as_str()), text(e.level.as_str()), text(&e.text)];

@@ -47,7 +47,7 @@ const PER_DIRECTION: [Kind; 4 + STATISTICS.len()] = {
 };
 
 /// Tables in the order in which their rows are written and hashed.
-pub(super) const TABLES: [Table; 30] = [
+pub(super) const TABLES: [Table; 33] = [
     Table {
         name: "iteration",
         sql: "CREATE TABLE iteration(\
@@ -518,6 +518,44 @@ pub(super) const TABLES: [Table; 30] = [
         columns: &[Int, Int, Text, Int, Int, Int, Int, Real, Real],
     },
     Table {
+        name: "counter_place",
+        sql: "CREATE TABLE counter_place(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              position INTEGER NOT NULL, \
+              node TEXT, \
+              interval_ms INTEGER CHECK(interval_ms>0), \
+              first_ns INTEGER NOT NULL, \
+              times_us TEXT NOT NULL CHECK(json_type(times_us)='array'), \
+              missed INTEGER NOT NULL CHECK(missed>=0), \
+              latest_us INTEGER NOT NULL CHECK(latest_us>=0), \
+              cpu_ns INTEGER CHECK(cpu_ns>=0)) STRICT",
+        columns: &[Int, Int, Text, Int, Int, Text, Int, Int, Int],
+    },
+    // Without a key, as connection_statistic.
+    Table {
+        name: "counter_source",
+        sql: "CREATE TABLE counter_source(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              place INTEGER NOT NULL, \
+              name TEXT NOT NULL, \
+              counters INTEGER NOT NULL CHECK(counters>=0), \
+              why TEXT, \
+              others TEXT CHECK(json_type(others)='object')) STRICT",
+        columns: &[Int, Int, Text, Int, Text, Text],
+    },
+    Table {
+        name: "counter_series",
+        sql: "CREATE TABLE counter_series(\
+              iteration INTEGER NOT NULL REFERENCES iteration, \
+              place INTEGER NOT NULL, \
+              name TEXT NOT NULL, \
+              unit TEXT NOT NULL, \
+              scale REAL NOT NULL, \
+              gauge INTEGER NOT NULL CHECK(gauge IN(0,1)), \
+              samples TEXT NOT NULL CHECK(json_type(samples)='array')) STRICT",
+        columns: &[Int, Int, Text, Text, Real, Int, Text],
+    },
+    Table {
         name: "event",
         sql: "CREATE TABLE event(\
               iteration INTEGER NOT NULL REFERENCES iteration, \
@@ -584,6 +622,9 @@ pub(super) enum TableId {
     ProbeEnd,
     ProbePath,
     ProbeSeries,
+    CounterPlace,
+    CounterSource,
+    CounterSeries,
     Event,
     Stage,
     Environment,
@@ -619,6 +660,9 @@ impl TableId {
         Self::ProbeEnd,
         Self::ProbePath,
         Self::ProbeSeries,
+        Self::CounterPlace,
+        Self::CounterSource,
+        Self::CounterSeries,
         Self::Event,
         Self::Stage,
         Self::Environment,

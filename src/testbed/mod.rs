@@ -178,6 +178,12 @@ pub trait Instance: Send {
         Vec::new()
     }
 
+    /// Where counters can be read besides the host itself: the network stacks of nodes, the host's ends of their links, and
+    /// nodes with a kernel of their own. Nodes that share the host's stack have none of their own.
+    fn counted(&self) -> Vec<CountedAt> {
+        Vec::new()
+    }
+
     /// CPUs for pinned processes of each pair, where the nodes have CPUs of their own; `None` where they share the
     /// host's.
     fn cpus(&self) -> Option<Vec<PairCpus>> {
@@ -243,6 +249,36 @@ pub enum KernelAt {
         node: NodeId,
         /// Its agent.
         client: crate::agent::Client,
+    },
+}
+
+/// A place whose counters can be read.
+#[derive(Debug, Clone)]
+pub enum CountedAt {
+    /// A node that is a network namespace of this kernel.
+    Here {
+        /// Which node.
+        node: NodeId,
+        /// Its stack.
+        namespace: Arc<Namespace>,
+        /// The interface that the workload uses; `None` for a router.
+        interface: Option<String>,
+    },
+    /// Where the host's ends of the links are.
+    Switch {
+        /// That stack.
+        namespace: Arc<Namespace>,
+        /// The node at the other end, and the name of the host's end.
+        ends: Vec<(NodeId, String)>,
+    },
+    /// A node with a kernel of its own, behind its agent.
+    Agent {
+        /// Which node.
+        node: NodeId,
+        /// Its agent.
+        client: crate::agent::Client,
+        /// The interface that the workload uses.
+        interface: String,
     },
 }
 

@@ -4,6 +4,7 @@ mod agent;
 mod bad_input;
 mod campaign;
 mod capture;
+mod counters;
 mod faults;
 mod flows;
 mod flows_real;

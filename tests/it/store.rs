@@ -34,6 +34,7 @@ pub(crate) fn record(n: u32) -> IterationRecord {
         paths: Vec::new(),
         syscalls: Vec::new(),
         probes: Vec::new(),
+        counters: Vec::new(),
         events: (0..20)
             .map(|i| Event {
                 at_ns: i,

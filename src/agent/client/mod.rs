@@ -1,6 +1,7 @@
 //! The host's side of an agent.
 
 mod capture;
+mod counters;
 mod files;
 mod process;
 mod trace;
@@ -19,6 +20,7 @@ use super::mux::{self, Inbox, Input, Item, Link, Outbox};
 use super::wire::{Answer, GREETING, Kind, MAX_PAYLOAD, PROTOCOL, Preamble, skip_to_greeting};
 
 pub use capture::{Keep, RemoteCapture};
+pub use counters::RemoteCounters;
 pub(in crate::agent) use files::hex;
 pub use process::RemoteProcess;
 pub use trace::RemoteTrace;

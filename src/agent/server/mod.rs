@@ -2,6 +2,7 @@
 
 mod archive;
 mod capture;
+mod counters;
 mod files;
 mod network;
 mod process;

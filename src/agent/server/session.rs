@@ -17,7 +17,7 @@ use super::super::message::{Failure, FailureKind, Outcome, Request};
 use super::super::mux::{self, Inbox, Input, Link, Outbox};
 use super::super::wire::PROTOCOL;
 use super::files::{self, blocking};
-use super::{Options, answer, archive, capture, greeted, network, process, silence, trace};
+use super::{Options, answer, archive, capture, counters, greeted, network, process, silence, trace};
 use crate::host::cage::Cage;
 use crate::node::local::any_listener;
 
@@ -182,6 +182,7 @@ impl Session {
             Request::Walk { target, limit } => blocking(move || network::walk(target, limit)).await,
             Request::Capture(request) => capture::capture(*request, inbox, outbox).await,
             Request::TraceSyscalls(request) => trace::trace(self, request, inbox, outbox).await,
+            Request::Count(request) => counters::count(request, inbox, outbox).await,
             Request::Archive { paths, nonce } => {
                 let paths: Vec<_> = paths.iter().map(|path| self.resolve(path)).collect();
                 let disk = self.options.results.clone();

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::parse::counter;
+use crate::instrument::counters::{Counter, Read, Unit};
 
 /// Periods in which vptest's cgroup or one above it was throttled; `None` where no CPU controller counts them.
 /// Source: Linux `Documentation/admin-guide/cgroup-v2.rst` (`cpu.stat`), `Documentation/scheduler/sched-bwc.rst`.
@@ -14,6 +15,28 @@ pub(super) fn throttled_periods() -> Option<u64> {
         .into_iter()
         .filter_map(|directory| counter(&fs::read_to_string(directory.join("cpu.stat")).ok()?, "nr_throttled"));
     counts.reduce(|sum, count| sum + count)
+}
+
+/// CPU time of vptest's own cgroup (in version 2 also what is below it), as `cgroup.cpu`, and periods in which it was
+/// throttled, as `cgroup.throttled_periods`.
+pub(in crate::instrument) fn counters() -> Read {
+    let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"));
+    let (own, mounts) = (read("/proc/self/cgroup")?, read("/proc/self/mountinfo")?);
+    let mut all = Vec::new();
+    // The first directory of each hierarchy is vptest's own.
+    for directory in directories(&own, &mounts) {
+        let Ok(text) = fs::read_to_string(directory.join("cpu.stat")) else { continue };
+        if let Some(usage) = counter(&text, "usage_usec") {
+            all.push(Counter::grows("cgroup.cpu", usage).in_unit(Unit::Microsecond));
+        }
+        if let Some(periods) = counter(&text, "nr_throttled") {
+            all.push(Counter::grows("cgroup.throttled_periods", periods));
+        }
+        if !all.is_empty() {
+            return Ok(all);
+        }
+    }
+    Err("no cgroup of vptest counts CPU time".to_owned())
 }
 
 /// Directories of the cgroups that may limit CPU time: vptest's own and all above it, as far as they are mounted.

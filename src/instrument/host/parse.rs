@@ -5,7 +5,7 @@ use std::fs;
 use crate::record::CpuTime;
 
 /// Clock ticks in a second (USER_HZ): `AT_CLKTCK` of the auxiliary vector; `None` when that cannot be read.
-pub(super) fn ticks_per_second() -> Option<f64> {
+pub(in crate::instrument) fn ticks_per_second() -> Option<f64> {
     clock_ticks(&fs::read("/proc/self/auxv").ok()?)
 }
 

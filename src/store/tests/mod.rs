@@ -6,5 +6,6 @@ mod merging;
 mod queries;
 pub(super) mod records;
 mod records_probe;
+mod records_counters;
 pub(super) mod records_tcp;
 mod round_trip;

@@ -82,6 +82,7 @@ pub(in crate::store) fn sample(n: u32) -> IterationRecord {
         paths: Vec::new(),
         syscalls: traces(),
         probes: super::records_probe::probes(),
+        counters: super::records_counters::counters(),
         events: vec![Event {
             at_ns: 1_700_000_000_000_000_000,
             stage: Stage::Launch,
@@ -308,6 +309,7 @@ pub(super) fn record() -> impl Strategy<Value = IterationRecord> {
                 paths,
                 syscalls: traces(),
                 probes: super::records_probe::probes(),
+                counters: super::records_counters::counters(),
                 events,
                 stages: stages
                     .into_iter()

@@ -14,7 +14,9 @@ use async_trait::async_trait;
 use super::lan::build::{self, Network};
 use super::lan::topology::{Access, LinkRate, NodePlan, Topology};
 use super::lan::{path, preflight, settings};
-use super::{CapturePoint, CaptureSource, Instance, KernelAt, Pair, Path, Request, Teardown, Testbed, TestbedError};
+use super::{
+    CapturePoint, CaptureSource, CountedAt, Instance, KernelAt, Pair, Path, Request, Teardown, Testbed, TestbedError,
+};
 use crate::host::cage::Cage;
 use crate::host::kept;
 use crate::host::namespace::Namespace;
@@ -181,6 +183,22 @@ impl Instance for Up {
         let nodes = network.nodes.values();
         let nodes = nodes.filter_map(|(plan, stack)| Some((stack.namespace.inode().ok()?, plan.id))).collect();
         vec![KernelAt::Here { workload, nodes }]
+    }
+
+    fn counted(&self) -> Vec<CountedAt> {
+        let Some(network) = &self.network else { return Vec::new() };
+        let router = |plan: &NodePlan| matches!(plan.id.role, Role::Router(_));
+        let node = |(plan, stack): &(NodePlan, build::Stack)| CountedAt::Here {
+            node: plan.id,
+            namespace: Arc::clone(&stack.namespace),
+            interface: plan.ports.first().filter(|_| !router(plan)).map(|port| port.name.to_owned()),
+        };
+        let end = |(plan, _): &(NodePlan, build::Stack)| {
+            Some((plan.id, plan.ports.first()?.host.as_ref()?.name.clone())).filter(|_| !router(plan))
+        };
+        let ends = network.nodes.values().filter_map(end).collect();
+        let switch = CountedAt::Switch { namespace: Arc::clone(&network.host.namespace), ends };
+        network.nodes.values().map(node).chain([switch]).collect()
     }
 
     async fn spawn_on_host(&mut self, command: &Command) -> Result<Box<dyn Process>, NodeError> {

@@ -26,7 +26,9 @@ use crate::spec::StressPlace;
 use crate::testbed::lan::build::Network;
 use crate::testbed::lan::settings as lan_settings;
 use crate::testbed::lan::topology::{NodePlan, Topology};
-use crate::testbed::{CapturePoint, CaptureSource, Instance, KernelAt, Pair, Path, Request, Teardown, TestbedError};
+use crate::testbed::{
+    CapturePoint, CaptureSource, CountedAt, Instance, KernelAt, Pair, Path, Request, Teardown, TestbedError,
+};
 use crate::workload::{PairCpus, assign_cpus};
 
 /// Hops looked at beyond the expected ones.
@@ -219,6 +221,24 @@ impl Instance for Up {
     async fn kernels(&mut self) -> Vec<KernelAt> {
         let guests = self.machines.iter().flat_map(|machines| &machines.guests);
         guests.map(|guest| KernelAt::Agent { node: guest.node, client: guest.client.clone() }).collect()
+    }
+
+    fn counted(&self) -> Vec<CountedAt> {
+        let Some(machines) = &self.machines else { return Vec::new() };
+        let interface = self.resolved.wishes.interface();
+        let guest = |guest: &Arc<Guest>| CountedAt::Agent {
+            node: guest.node,
+            client: guest.client.clone(),
+            interface: interface.to_owned(),
+        };
+        let ends = machines.network.taps().map(|(plan, port)| (plan.id, port.name.clone())).collect();
+        let switch = CountedAt::Switch { namespace: Arc::clone(&machines.network.host.namespace), ends };
+        let routers = machines.network.nodes.values().map(|(plan, stack)| CountedAt::Here {
+            node: plan.id,
+            namespace: Arc::clone(&stack.namespace),
+            interface: None,
+        });
+        machines.guests.iter().map(guest).chain(routers).chain([switch]).collect()
     }
 
     fn load_inside(&self) -> Option<Vec<Arc<dyn Node>>> {
