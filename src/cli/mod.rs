@@ -8,6 +8,7 @@ mod exit;
 mod flows;
 mod flows_text;
 mod image;
+mod linktest;
 mod merge;
 mod plan_file;
 mod progress;
@@ -70,6 +71,8 @@ enum Command {
     Clean(clean::Args),
     Agent(agent::Args),
     #[command(hide = true)]
+    Linktest(linktest::Args),
+    #[command(hide = true)]
     Trace(trace::Args),
     #[command(hide = true)]
     ServeHttp(serve_http::Args),
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Clean(args) => clean::run(&args),
         Command::Agent(args) => agent::run(&args),
         Command::Syscalls(args) => syscalls::run(&args),
+        Command::Linktest(args) => linktest::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::ServeHttp(args) => serve_http::run(&args),
     };

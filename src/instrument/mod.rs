@@ -3,5 +3,6 @@
 pub mod capture;
 pub mod facts;
 pub mod host;
+pub mod linktest;
 pub mod network;
 pub mod syscalls;

@@ -2,5 +2,6 @@
 
 pub mod chains;
 pub mod compare;
+pub mod cost;
 mod number;
 pub mod plan;
