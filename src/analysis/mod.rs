@@ -6,6 +6,7 @@
 mod chain_groups;
 mod chains;
 mod compare;
+mod cost;
 mod distribution;
 mod permute;
 mod summary;
@@ -14,6 +15,7 @@ mod two_sample;
 pub use chain_groups::{ChainComparison, ChainRow, UnknownFactor, compare_chains};
 pub use chains::{Chain, Determinism, Divergence, TransitionShift, Verdict, determinism, diverge};
 pub use compare::{AnalysisError, Comparison, Contrast, Group, NoContrast, Question, Standing, compare};
+pub use cost::{Cost, CostError, Costs, Design, NoCost, instrument_costs};
 pub use summary::{Interval, Summary};
 pub use two_sample::{TwoSample, Welch};
 

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, Failure};
 use super::{Format, nearest};
-use crate::analysis::{AnalysisError, Question, compare, compare_chains};
+use crate::analysis::{AnalysisError, Question, compare, compare_chains, instrument_costs};
 use crate::record::Status;
 use crate::report::compare::{Analyze, left_out_reasons};
-use crate::spec::{Spec, factors};
+use crate::report::cost::{self, CostTable};
+use crate::spec::{Instrument, Instruments, Spec, factors};
 use crate::store::{Database, LeftOut, MetricError, MetricInfo, StoreError};
 
 /// Compare the means of a metric: per group, and against a baseline
@@ -27,7 +28,8 @@ Examples:
   vptest analyze --metric rps                            every tuple, against the baseline
   vptest analyze --metric rps --by hops --baseline hops=direct
   vptest analyze --metric rps --include suspect --format csv
-  vptest analyze --syscalls --baseline testbed=netns      transitions between system calls")]
+  vptest analyze --syscalls --baseline testbed=netns      transitions between system calls
+  vptest analyze --cost                                  what each instrument costs the workload")]
 pub(super) struct Args {
     /// The metric; where its name alone is not enough `level.name` or `name@role`. Without it, all are listed
     #[arg(long, value_name = "NAME")]
@@ -50,6 +52,10 @@ pub(super) struct Args {
     /// Compare the chains of system calls instead of a metric
     #[arg(long, conflicts_with = "metric")]
     syscalls: bool,
+    /// State what each instrument costs the workload, where `instrument` is a factor (default: rps, throughput and
+    /// cpu_per_request, as far as there are)
+    #[arg(long, conflicts_with_all = ["syscalls", "by", "baseline", "no_baseline"])]
+    cost: bool,
     /// Count iterations of this status too
     #[arg(long, value_name = "STATUS,...", value_delimiter = ',', value_parser = status)]
     include: Vec<Status>,
@@ -67,6 +73,9 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let database = Database::open(&args.db).map_err(|error| unreadable(&args.db, error))?;
     if args.syscalls {
         return chains(args, &database);
+    }
+    if args.cost {
+        return costs(args, &database);
     }
     let Some(metric) = &args.metric else { return list(args, &database) };
     let mut statuses = vec![Status::Complete];
@@ -114,6 +123,68 @@ fn chains(args: &Args, database: &Database) -> Result<Exit, Failure> {
     };
     std::io::stdout().lock().write_all(text.as_bytes())?;
     Ok(Exit::Done)
+}
+
+/// Metrics whose cost is stated unless one is named.
+const COST_METRICS: [&str; 3] = ["rps", "throughput", "cpu_per_request"];
+
+fn costs(args: &Args, database: &Database) -> Result<Exit, Failure> {
+    let mut statuses = vec![Status::Complete];
+    statuses.extend(&args.include);
+    let all = instruments(args, database)?;
+    let known = database.metrics().map_err(|error| unreadable(args, error))?;
+    let usual = COST_METRICS.into_iter().filter(|name| known.iter().any(|metric| metric.name == *name));
+    let metrics: Vec<&str> = args.metric.as_deref().map_or_else(|| usual.collect(), |metric| vec![metric]);
+    if metrics.is_empty() {
+        let text = format!("no iteration has any of the metrics {}", COST_METRICS.join(", "));
+        return Err(Failure::text(Exit::SomeFailed, text).hint("`--metric` names another one".to_owned()));
+    }
+    let mut tables = Vec::new();
+    for metric in metrics {
+        let observations = database.values(metric, &statuses).map_err(|error| no_values(args, error))?;
+        if observations.values.is_empty() {
+            return Err(none_counts(&observations.left_out, &observations.metric));
+        }
+        let costs = instrument_costs(&observations.values, all).map_err(|error| {
+            let hint = "a sweep with `instrument = [false, [\"capture\"], …]` tells: see sweeps/instrument-cost.toml";
+            Failure::new(Exit::SomeFailed, error).hint(hint.to_owned())
+        })?;
+        tables.push(CostTable::new(&observations, costs));
+    }
+    let text = match args.format {
+        Format::Json => cost::json(&tables),
+        Format::Csv => cost::csv(&tables),
+        Format::Table => cost::text(&tables, width()),
+    };
+    std::io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(Exit::Done)
+}
+
+/// What `instrument = true` means: the same in all specs that were run, or there is no answer.
+fn instruments(args: &Args, database: &Database) -> Result<Instruments, Failure> {
+    let texts = database.specs().map_err(|error| unreadable(args, error))?;
+    let mut specs = Vec::new();
+    for text in &texts {
+        let refused =
+            |_| Failure::text(Exit::Unreadable, "a spec that was run is not accepted by this vptest".to_owned());
+        specs.push(Spec::parse(text).map_err(refused)?);
+    }
+    let Some(first) = specs.first() else {
+        let text = "no iteration says what its spec asked for";
+        return Err(Failure::text(Exit::SomeFailed, text.to_owned()));
+    };
+    let same = |spec: &Spec| {
+        (&spec.workload, &spec.capture, &spec.instrument, &spec.testbed)
+            == (&first.workload, &first.capture, &first.instrument, &first.testbed)
+    };
+    if !specs.iter().all(same) {
+        let text =
+            "the iterations are of specs that differ in workload, capture, instrument or testbed: costs would be mixed";
+        return Err(
+            Failure::text(Exit::Usage, text.to_owned()).hint("merge the iterations of one sweep alone".to_owned())
+        );
+    }
+    Ok(Instrument::ALL.into_iter().filter(|instrument| instrument.is_configured(first)).collect())
 }
 
 /// Columns of the terminal; `None` when the output goes elsewhere and lines may be as long as they need.

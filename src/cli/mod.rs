@@ -8,6 +8,7 @@ mod exit;
 mod flows;
 mod flows_text;
 mod image;
+mod linktest;
 mod merge;
 mod plan_file;
 mod probe;
@@ -74,6 +75,8 @@ enum Command {
     Clean(clean::Args),
     Agent(agent::Args),
     #[command(hide = true)]
+    Linktest(linktest::Args),
+    #[command(hide = true)]
     Trace(trace::Args),
     #[command(hide = true)]
     ServeHttp(serve_http::Args),
@@ -111,6 +114,7 @@ pub fn main() -> ExitCode {
         Command::Clean(args) => clean::run(&args),
         Command::Agent(args) => agent::run(&args),
         Command::Syscalls(args) => syscalls::run(&args),
+        Command::Linktest(args) => linktest::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::ServeHttp(args) => serve_http::run(&args),
         Command::ProbeSend(args) => probe::run_send(&args),

@@ -4,6 +4,7 @@ pub mod capture;
 pub mod counters;
 pub mod facts;
 pub mod host;
+pub mod linktest;
 pub mod network;
 pub mod probe;
 pub mod syscalls;

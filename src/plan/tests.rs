@@ -130,7 +130,10 @@ fn a_grown_or_reordered_spec_keeps_identities() {
         ("repetitions = 2", "repetitions = 5"),
         ("pairs = [1, 2]", "pairs = [3, 2, 1]"),
         ("name = \"a\"", "name = \"b\"\nseed = 9\norder = \"shuffled\"\ntimeout = \"1 h\""),
-        ("workers = 1\n", "workers = 1\n[verify]\nsteal = \"off\"\n[analysis]\nbaseline = { pairs = 1 }\n"),
+        (
+            "workers = 1\n",
+            "workers = 1\n[verify]\nsteal = \"off\"\nlinktest = 4\n[analysis]\nbaseline = { pairs = 1 }\n",
+        ),
         ("workers = 1\n", "workers = 1\n[capture]\nsnaplen = 128\nstatistics = true\nconnections = false\n"),
         ("workers = 1\n", "workers = 1\n[[testbed.fake.fault]]\nstage = \"launch\"\nkind = \"error\"\n"),
         ("pairs = [1, 2]\nworkers = 1", "workers = 1\npairs = [1, 2]"),

@@ -228,7 +228,7 @@ impl Analyze {
 }
 
 /// One line below the header and none between rows.
-const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+pub(super) const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
 const CSV_COLUMNS: [&str; 23] = [
     "metric",
@@ -256,7 +256,7 @@ const CSV_COLUMNS: [&str; 23] = [
     "balanced",
 ];
 
-fn csv_line(text: &mut String, fields: impl IntoIterator<Item = String>) {
+pub(super) fn csv_line(text: &mut String, fields: impl IntoIterator<Item = String>) {
     let quoted = fields.into_iter().map(|field| {
         if field.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
     });
@@ -357,7 +357,7 @@ pub fn left_out_reasons(left_out: &LeftOut, metric: &str) -> String {
     parts.join(", ")
 }
 
-fn left_out_note(observations: &Observations) -> Option<String> {
+pub(super) fn left_out_note(observations: &Observations) -> Option<String> {
     let left_out = &observations.left_out;
     let total = left_out.total();
     let all = total + observations.values.len() as u64;

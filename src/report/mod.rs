@@ -2,6 +2,7 @@
 
 pub mod chains;
 pub mod compare;
+pub mod cost;
 mod number;
 pub mod page;
 pub mod plan;

@@ -1,5 +1,6 @@
 //! What has been observed of an iteration so far, and what the checks say of it.
 
+use super::linktest::{self, Tested};
 use crate::host::clock::now_ns;
 use crate::ids::Stage;
 use crate::instrument::capture::{Analysed, Effort, NodeFacts};
@@ -60,6 +61,13 @@ impl Gathered {
         self.judge(Stage::Verify, verdict)
     }
 
+    /// The links before the workload.
+    pub(super) fn tested(&mut self, host: &str, tested: Tested) -> Vec<Event> {
+        self.environment.extend(linktest::fact(host, &tested));
+        self.metrics.extend(tested.metrics);
+        self.judge(Stage::Verify, tested.verdict)
+    }
+
     /// Everything after the workload.
     pub(super) fn collected(&mut self, spec: &Spec, host_name: &str, collected: Collected) -> Vec<Event> {
         let Collected { driven, captures, points, settings, host: [before, after], traced, probed, counted } = collected;
@@ -70,7 +78,7 @@ impl Gathered {
         verdict.add_workload(driven.invalid, driven.suspect);
         verdict.add(verify::client_cpu(&driven.clients, spec.client_cpu));
         verdict.add(verify::start_skew(&driven.clients));
-        self.metrics = driven.metrics;
+        self.metrics.extend(driven.metrics);
         self.quantiles = driven.quantiles;
 
         let mut read_since = driven.settings;

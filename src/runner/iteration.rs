@@ -13,6 +13,7 @@ use super::cancel::Cancel;
 use super::gathered::{Collected, Gathered};
 use super::keep::{self, Kept};
 use super::life::{Life, Stop};
+use super::linktest::{self, LinkTest};
 use super::load;
 use super::observer::{Observer, Progress};
 use super::running::Claim;
@@ -24,7 +25,7 @@ use crate::instrument::host::Snapshot;
 use crate::instrument::probe::{Probed, Running as Probing};
 use crate::instrument::syscalls::{Running as Tracing, Traced};
 use crate::plan::{Iteration, Plan};
-use crate::record::{Environment, EventLevel, IterationRecord, Moment, Outcome, Setting};
+use crate::record::{Environment, Event, EventLevel, IterationRecord, Moment, Outcome, Setting};
 use crate::spec::{CounterSpec, Instrument, Tuple, Value};
 use crate::store::AttemptName;
 use crate::testbed::qemu::kept_console;
@@ -212,27 +213,45 @@ impl Stages<'_> {
         }
     }
 
-    /// Reads settings and walks paths; an iteration whose settings are not in force goes no further.
+    /// Reads settings, walks paths and tests links; an iteration whose settings are not in force goes no further.
     async fn verify(&self, life: &mut Life<'_>, instance: &mut Up, gathered: &mut Gathered) -> Result<(), Stop> {
         let spec = &self.setup.plan.spec.verify;
         let lost = instance.lost();
-        let result = life.stage(
-            Stage::Verify,
-            while_up(lost, async {
-                self.setup.testbed.enter(Stage::Verify, self.request).await?;
-                let settings = instance.settings().await?;
-                let paths = if spec.path { instance.paths().await? } else { Vec::new() };
-                Ok((settings, paths))
-            }),
-        );
-        let (settings, paths) = result.await?;
-        let events = gathered.verified(spec, settings, &paths);
+        let mut events = Vec::new();
+        let work = while_up(lost, async {
+            self.setup.testbed.enter(Stage::Verify, self.request).await?;
+            let settings = instance.settings().await?;
+            let paths = if spec.path { instance.paths().await? } else { Vec::new() };
+            events = gathered.verified(spec, settings, &paths);
+            if gathered.verdict.invalid.is_empty() {
+                events.extend(self.test_links(instance, gathered).await?);
+            }
+            Ok(())
+        });
+        let result = life.stage(Stage::Verify, work).await;
         life.add(events);
+        result?;
         if gathered.verdict.invalid.is_empty() {
             Ok(())
         } else {
             Err(Stop::Outcome(gathered.verdict.clone().outcome()))
         }
+    }
+
+    /// Tests the links, where the spec asks for it and no iteration of the same tuple has done so.
+    async fn test_links(&self, instance: &Up, gathered: &mut Gathered) -> anyhow::Result<Vec<Event>> {
+        let Setup { plan, out, iteration, host, .. } = self.setup;
+        let Some(spec) = plan.spec.verify.linktest else { return Ok(Vec::new()) };
+        let note = |level, text| Event { at_ns: now_ns(), stage: Stage::Verify, level, text };
+        if !instance.has_links() {
+            return Ok(vec![note(EventLevel::Warn, "linktest: not made, this testbed has no links".to_owned())]);
+        }
+        if let Some(number) = linktest::passed_before(plan, out, iteration, spec.level, host)? {
+            let text = format!("linktest: passed before, in iteration {number} of the same tuple");
+            return Ok(vec![note(EventLevel::Info, text)]);
+        }
+        let tested = LinkTest { spec, tuple: &self.request.tuple }.run(instance.pairs()).await?;
+        Ok(gathered.tested(host, tested))
     }
 
     /// Starts what observes; `None` for captures when there is nothing to capture, and for system calls when the spec does

@@ -9,6 +9,7 @@ mod images;
 mod iteration;
 mod keep;
 mod life;
+mod linktest;
 mod load;
 mod observer;
 mod recover;
@@ -19,6 +20,7 @@ mod tools;
 
 pub use campaign::{CampaignError, Options, Report, run};
 pub use cancel::{Cancel, Canceller};
+pub use linktest::{LinkTest, Tested};
 pub use observer::{Observer, Progress};
 pub use recover::{Recovered, recover};
 pub use running::Running;

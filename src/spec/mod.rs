@@ -6,6 +6,7 @@ mod check;
 pub mod diagnostic;
 pub mod factors;
 mod instruments;
+mod linktest;
 mod parse;
 mod parse_factors;
 mod parse_instrument;
@@ -24,6 +25,7 @@ pub(crate) use check::{grouped, too_many};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 use factors::User;
 pub use instruments::{Instrument, Instruments};
+pub use linktest::{LinkLevel, LinkTestSpec};
 pub use parse::{DEFAULT_REPETITIONS, DEFAULT_SEED, DEFAULT_SNAPLEN, DEFAULT_TIMEOUT};
 pub use parse_workload::{DEFAULT_IPERF3_DURATION, DEFAULT_READY_TIMEOUT};
 pub use placeholder::PLACEHOLDERS;
@@ -437,6 +439,8 @@ pub struct VerifySpec {
     pub vantage_difference: Option<Percent>,
     /// Walk the path and compare its hops with the tuple's. Default on.
     pub path: bool,
+    /// Test the links before the first iteration of each tuple. Default not.
+    pub linktest: Option<LinkTestSpec>,
 }
 
 impl Default for VerifySpec {
@@ -449,6 +453,7 @@ impl Default for VerifySpec {
             throttling: true,
             vantage_difference: Some(Percent::new(0.1)),
             path: true,
+            linktest: None,
         }
     }
 }

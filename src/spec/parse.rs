@@ -8,7 +8,7 @@ use super::diagnostic::{Diagnostic, Diagnostics};
 use super::read::{Entry, Section, Sink};
 use super::{
     AnalysisSpec, CaptureSpec, FakeSpec, Fault, FaultKind, Order, Reuse, Spec, TestbedSpec, VerifySpec, check, factors,
-    parse_factors, parse_instrument, parse_qemu, parse_workload,
+    linktest, parse_factors, parse_instrument, parse_qemu, parse_workload,
 };
 use crate::ids::{Stage, Vantage};
 use crate::units::{ByteSize, DURATION_ACCEPTED, Percent, parse_duration};
@@ -302,6 +302,7 @@ fn read_verify(entry: &Entry<'_>, sink: &mut Sink<'_>) -> VerifySpec {
             *switch = on;
         }
     }
+    verify.linktest = section.take("linktest").and_then(|entry| linktest::read(&entry, sink));
     section.finish(sink);
     verify
 }

@@ -602,6 +602,35 @@ proptest! {
     }
 }
 
+#[test]
+fn link_tests_have_levels_and_thresholds() {
+    let of = |text: &str| parse(&format!("{LEAST}[verify]\n{text}\n")).verify.linktest;
+    assert_eq!(of(""), None);
+    assert_eq!(of("linktest = \"off\""), None);
+    for (name, number, level) in [("connectivity", 1, LinkLevel::Connectivity), ("bandwidth", 4, LinkLevel::Bandwidth)]
+    {
+        assert_eq!(of(&format!("linktest = \"{name}\"")), Some(LinkTestSpec::new(level)));
+        assert_eq!(of(&format!("linktest = {number}")), Some(LinkTestSpec::new(level)));
+    }
+    let table = of("linktest = { level = \"loss\", loss = \"off\", delay = \"10 ms\", bandwidth = \"5 %\" }").unwrap();
+    assert_eq!((table.level, table.loss, table.bandwidth), (LinkLevel::Loss, None, Some(Percent::new(5.0))));
+    assert_eq!(table.delay, Some(Duration::from_millis(10)));
+}
+
+#[test]
+fn wrong_link_tests_are_refused_by_name() {
+    let wrong = [
+        "linktest = 5",
+        "linktest = 0",
+        "linktest = \"bandwith\"",
+        "linktest = true",
+        "linktest = { loss = \"1 %\" }",
+        "linktest = { level = 3, delay = \"10\", loss = 1, speed = 2 }",
+    ];
+    let texts: Vec<String> = wrong.iter().map(|text| format!("{LEAST}[verify]\n{text}\n")).collect();
+    snapshot("linktest", &texts.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
 /// The values of `instrument = …` in a spec that asks for captures and system calls.
 fn instrument_values(value: &str) -> Vec<String> {
     let text = format!("{LEAST}[factors]\ninstrument = {value}\n[instrument]\nsyscalls = true\n");
@@ -660,6 +689,7 @@ fn sweeps_that_come_along_are_clean_and_have_their_size() {
     for (text, iterations) in [
         (include_str!("../../sweeps/virtual-vs-native.toml"), 60),
         (include_str!("../../sweeps/virtual-short.toml"), 6),
+        (include_str!("../../sweeps/instrument-cost.toml"), 80),
     ] {
         assert_eq!(said(text), "(nothing)\n");
         assert_eq!(crate::plan::Plan::expand(parse(text), text).unwrap().iterations.len(), iterations);

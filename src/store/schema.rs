@@ -743,7 +743,7 @@ mod tests {
         let iteration = |status: &str, reasons: &str| {
             format!(
                 "INSERT INTO iteration VALUES(NULL,'0123456789ab',1,'0123456789ab',1,NULL,1,'netns','h',\
-                 '{status}','{reasons}',0,NULL,'0123456789ab','0',zeroblob(416),zeroblob(32))"
+                 '{status}','{reasons}',0,NULL,'0123456789ab','0',zeroblob(528),zeroblob(32))"
             )
         };
         connection.execute_batch(&iteration("complete", "[]")).unwrap();

@@ -130,6 +130,11 @@ pub trait Instance: Send {
     /// Walks the path from each client to its server; one entry for each pair.
     async fn paths(&mut self) -> Result<Vec<Path>, TestbedError>;
 
+    /// Are there links between the nodes, so that they can be tested?
+    fn has_links(&self) -> bool {
+        true
+    }
+
     /// What the testbed is: versions and facts for the environment table.
     fn environment(&self) -> Vec<Environment>;
 

@@ -10,6 +10,7 @@ mod flows;
 mod flows_real;
 mod image;
 mod keep;
+mod linktest;
 mod live;
 mod need;
 mod netns;

@@ -194,6 +194,10 @@ impl Instance for FakeInstance {
         Ok(self.pairs.iter().map(path).collect())
     }
 
+    fn has_links(&self) -> bool {
+        false
+    }
+
     fn environment(&self) -> Vec<Environment> {
         let value = self.cage_kind.as_str().to_owned();
         vec![Environment { host: "host".to_owned(), name: "processes_held_by".to_owned(), value }]

@@ -346,6 +346,7 @@ impl Session<'_> {
 impl Driven {
     fn add(&mut self, pair: u32, finished: Finished) {
         let Parsed { metrics, quantiles, invalid, suspect } = finished.parsed;
+        self.metrics.extend(cpu_per_request(pair, &metrics, finished.client_exit, finished.server_exit));
         self.metrics.extend(metrics);
         self.quantiles.extend(quantiles);
         self.invalid.extend(invalid);
@@ -356,6 +357,16 @@ impl Driven {
         let server_time = finished.server_exit.and_then(cpu_time).map(|time| time.as_secs_f64());
         self.metrics.push(os_metric(NodeId::server(pair), "server_cpu_time", "s", server_time));
     }
+}
+
+/// CPU time of client and server for each request that was answered; nothing for a workload without requests.
+fn cpu_per_request(pair: u32, metrics: &[Metric], client: Option<Exit>, server: Option<Exit>) -> Option<Metric> {
+    let requests = metrics.iter().find(|metric| metric.name == "complete_requests")?.value;
+    let used = client.and_then(cpu_time).zip(server.and_then(cpu_time)).map(|(a, b)| (a + b).as_secs_f64());
+    let value = used.zip(requests).filter(|(_, requests)| *requests > 0.0).map(|(used, requests)| used / requests);
+    let (name, unit) = ("cpu_per_request".to_owned(), "s".to_owned());
+    let better = Some(crate::ids::Better::Lower);
+    Some(Metric { pair: Some(pair), node: None, level: Level::Os, name, unit, value, better })
 }
 
 /// CPU time per second of life.

@@ -1,0 +1,69 @@
+//! The rate of a train, from when its packets arrived.
+
+use super::Rate;
+
+/// Packets below which no rate is told.
+const FEWEST: usize = 8;
+/// Part of the packets at the beginning that says nothing: what a token bucket had saved up passes at full speed.
+const WARM_UP: usize = 4;
+
+/// Arrivals of one train.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    /// Kernel time in nanoseconds and bytes on the link.
+    arrivals: Vec<(i64, u32)>,
+}
+
+impl Meter {
+    pub(super) fn add(&mut self, at_ns: i64, wire_bytes: u32) {
+        self.arrivals.push((at_ns, wire_bytes));
+    }
+
+    /// `overflow`: datagrams the receiver's socket had no room for.
+    pub(super) fn rate(&self, offered: Option<f64>, overflow: u64) -> Rate {
+        let received = self.received().filter(|_| overflow == 0);
+        Rate { received, offered, packets: self.arrivals.len() as u64, overflow }
+    }
+
+    /// Bits per second after the warm-up.
+    fn received(&self) -> Option<f64> {
+        if self.arrivals.len() < FEWEST {
+            return None;
+        }
+        let steady = &self.arrivals[self.arrivals.len() / WARM_UP..];
+        let ((first, _), (last, _)) = (steady.first()?, steady.last()?);
+        // The first one marks the beginning and is not counted itself.
+        let bytes: u64 = steady[1..].iter().map(|(_, bytes)| u64::from(*bytes)).sum();
+        bits_per_second(bytes, last - first)
+    }
+}
+
+/// `None` when no time has passed.
+#[expect(clippy::cast_precision_loss, reason = "a train has far fewer than 2^53 bytes and nanoseconds")]
+pub(super) fn bits_per_second(bytes: u64, ns: i64) -> Option<f64> {
+    (ns > 0).then(|| bytes as f64 * 8.0 * 1e9 / ns as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_bucket_had_saved_does_not_count() {
+        let mut meter = Meter::default();
+        (0..10).for_each(|_| meter.add(0, 1000));
+        assert_eq!(meter.rate(None, 0).received, None, "all at once");
+        // 8000 bits each 1 ms: 8 Mbit/s.
+        (1..31).for_each(|ms| meter.add(ms * 1_000_000, 1000));
+        let rate = meter.rate(Some(1.0), 0);
+        assert_eq!((rate.received, rate.offered, rate.packets), (Some(8e6), Some(1.0), 40));
+        assert_eq!(meter.rate(None, 1).received, None, "its own losses would pass for the link's");
+    }
+
+    #[test]
+    fn too_few_tell_nothing() {
+        let mut meter = Meter::default();
+        (0..7).for_each(|ms| meter.add(ms * 1_000_000, 1000));
+        assert_eq!(meter.rate(None, 0).received, None);
+    }
+}

@@ -1,0 +1,134 @@
+//! A train of datagrams at a set rate: somewhat more than the link should carry, for as short a time as tells its rate.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::meter::bits_per_second;
+use super::packet::{HEADER, Head, Kind};
+use super::socket::{Socket, lost_on_the_way};
+
+/// Ethernet, IPv4 and UDP headers: what a rate limit counts beside the payload.
+pub(super) const OVERHEAD: u32 = 14 + 20 + 8;
+/// Of the link's rate, in percent: what is sent.
+const OFFERED_PERCENT: u64 = 150;
+/// How long a train takes on the link, in milliseconds…
+const LENGTH_MS: u64 = 200;
+/// …but at least so many packets…
+const FEWEST: u64 = 64;
+/// …and on slow links no more than about this.
+const LONGEST_MS: u64 = 2_000;
+/// Bytes of a train on a link without a limit, and of the longest one.
+const UNLIMITED: u64 = 8 << 20;
+const MOST: u64 = 64 << 20;
+/// Payload of a datagram at most.
+const LARGEST: u64 = 8_972;
+/// A sender that is further behind than this does not catch up: its burst would only fill queues.
+const MOST_BEHIND: Duration = Duration::from_millis(10);
+
+/// Which train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Payload of each datagram, in bytes.
+    pub payload: u32,
+    /// How many datagrams.
+    pub packets: u32,
+    /// Bits per second on the link; `None` for as fast as can be.
+    pub pace: Option<u64>,
+}
+
+impl Plan {
+    /// The train for a link of that rate (bit/s; `None` without a limit) and MTU.
+    pub fn for_link(rate: Option<u64>, mtu: u32) -> Self {
+        let overhead = u64::from(OVERHEAD);
+        let whole = u64::from(mtu).saturating_sub(28).clamp(HEADER as u64, LARGEST) + overhead;
+        let bytes_in = |rate: u64, ms: u64| u64::try_from(u128::from(rate) * u128::from(ms) / 8_000).unwrap_or(MOST);
+        let (wire, bytes) = match rate {
+            None => (whole, UNLIMITED),
+            Some(rate) => {
+                // Smaller packets where even the fewest whole ones would take too long.
+                let wire = whole.min(bytes_in(rate, LONGEST_MS) / FEWEST).max(HEADER as u64 + overhead);
+                (wire, bytes_in(rate, LENGTH_MS).max(FEWEST * wire).min(MOST))
+            }
+        };
+        let number = |n: u64| u32::try_from(n).expect("bounded by the longest train");
+        let pace = rate.map(|rate| rate.saturating_mul(OFFERED_PERCENT) / 100);
+        // What is offered beyond the rate gets lost.
+        let packets = bytes.saturating_mul(if rate.is_some() { OFFERED_PERCENT } else { 100 }) / 100 / wire;
+        Self { payload: number(wire - overhead), packets: number(packets.max(FEWEST)), pace }
+    }
+
+    /// A plan that came over the network, within the bounds of those made here.
+    pub(super) fn bounded(self) -> Self {
+        let most = u32::try_from(2 * MOST).expect("a constant that fits") / self.payload.saturating_add(OVERHEAD);
+        Self {
+            payload: self.payload.min(u32::try_from(LARGEST).unwrap_or(u32::MAX)),
+            packets: self.packets.min(most),
+            ..self
+        }
+    }
+}
+
+/// Sends the train and says at which rate (bits per second on the link) it left; `None` when it took no time.
+pub(super) fn send(socket: &Socket, to: SocketAddr, token: u64, run: u32, plan: Plan) -> io::Result<Option<f64>> {
+    let wire = plan.payload + OVERHEAD;
+    let gap = plan.pace.map(|pace| Duration::from_nanos(u64::from(wire) * 8 * 1_000_000_000 / pace.max(1)));
+    let mut bytes = Head { token, kind: Kind::Train, run, sequence: 0 }.padded(plan.payload as usize);
+    let begun = Instant::now();
+    let (mut due, mut sent) = (begun, 0_u64);
+    for sequence in 0..plan.packets {
+        if let Some(gap) = gap {
+            due = wait_for(due) + gap;
+        }
+        bytes[HEADER - 4..HEADER].copy_from_slice(&sequence.to_be_bytes());
+        match socket.send(&bytes, to) {
+            Ok(()) => sent += u64::from(wire),
+            Err(error) if lost_on_the_way(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let ns = i64::try_from(begun.elapsed().as_nanos()).unwrap_or(i64::MAX);
+    Ok(bits_per_second(sent, ns))
+}
+
+/// Waits until `due` and returns the time that counts as due: later where the sender is far behind.
+fn wait_for(due: Instant) -> Instant {
+    let now = Instant::now();
+    match due.checked_duration_since(now) {
+        Some(left) => {
+            std::thread::sleep(left);
+            due
+        }
+        None if now.duration_since(due) > MOST_BEHIND => now,
+        None => due,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trains_are_short_in_time_and_bytes() {
+        for (rate, mtu, payload, packets) in [
+            // 200 ms of the rate, half as much again.
+            (Some(100_000_000), 1500, 1472, 2476),
+            (Some(1_000_000_000), 1500, 1472, 24_768),
+            // 64 whole packets would take 7.7 s.
+            (Some(100_000), 1500, 348, 96),
+            (Some(8_000), 1500, 21, 96),
+            (Some(100_000_000), 68, 40, 45_731),
+            (None, 1500, 1472, 5540),
+            (None, 65_535, 8972, 930),
+            (Some(u64::MAX), 1500, 1472, 66_488),
+        ] {
+            let plan = Plan::for_link(rate, mtu);
+            assert_eq!((plan.payload, plan.packets), (payload, packets), "{rate:?} {mtu}");
+            assert_eq!(plan.bounded(), plan);
+        }
+        let wild = Plan { payload: u32::MAX, packets: u32::MAX, pace: Some(0) }.bounded();
+        assert!(u64::from(wild.payload) <= LARGEST && u64::from(wild.packets) * u64::from(wild.payload) <= 4 * MOST);
+    }
+}
