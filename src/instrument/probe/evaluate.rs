@@ -415,7 +415,8 @@ impl Findings {
 
     fn of_schedule(&mut self, session: &Session, sent: &SenderReport, schedule: Option<&ProbeSchedule>) {
         if sent.sent.0.is_empty() {
-            self.invalid::<()>("it sent nothing".to_owned());
+            let why = sent.end.last_error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+            self.invalid::<()>(format!("it sent nothing{why}"));
         }
         if sent.refused > 0 {
             self.suspect(format!("nobody listened where the reflector was, {} times", sent.refused));

@@ -8,6 +8,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 
+/// What the process calls itself, so that those who follow system calls can tell it from the workload.
+const NAME: &std::ffi::CStr = c"vptest-probe";
 /// Longest single wait.
 const MOST_NS: i64 = 1_000_000_000;
 
@@ -18,6 +20,7 @@ pub(super) struct Waiter {
 
 impl Waiter {
     pub(super) fn new() -> io::Result<Self> {
+        nix::sys::prctl::set_name(NAME)?;
         let mut set = SigSet::empty();
         set.add(Signal::SIGTERM);
         set.add(Signal::SIGINT);
