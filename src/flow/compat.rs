@@ -5,6 +5,7 @@
 
 use std::net::Ipv6Addr;
 
+use super::cells::{Cells, decimal, row};
 use super::connection::Connection;
 use super::direction::Direction;
 use super::samples::{Samples, as_f64};
@@ -108,16 +109,17 @@ pub fn write_header(out: &mut Vec<u8>) {
 pub fn write_row(connection: &Connection, out: &mut Vec<u8>) {
     out.reserve(2600);
     identity(connection, out);
-    let mut cells = Cells { out };
     let [a, b] = &connection.directions;
-    let both = [a, b];
-    cells.counters(both);
-    cells.options(both);
-    cells.sizes(both, a.scaled && b.scaled);
-    cells.outstanding(both, connection.duration_micros());
-    cells.stream(both, connection.duration_micros());
-    cells.rtt(both);
-    cells.resends(both);
+    let (both, duration) = ([a, b], connection.duration_micros());
+    row(out, 2 * STATISTICS.len(), |cells| {
+        cells.counters(both);
+        cells.options(both);
+        cells.sizes(both, a.scaled && b.scaled);
+        cells.outstanding(both, duration);
+        cells.stream(both, duration);
+        cells.rtt(both);
+        cells.resends(both);
+    });
     out.push(b'\n');
 }
 
@@ -184,66 +186,9 @@ fn time(micros: i64, out: &mut Vec<u8>) {
     decimal(micros.rem_euclid(1_000_000).unsigned_abs(), out);
 }
 
-const WIDTH: usize = 15;
-const DIGITS: &[u8; 200] =
-    b"0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849\
-5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
-
-/// A number's digits at the end of 24 blanks; gives the place of the first.
-#[inline]
-fn digits(mut number: u64, buffer: &mut [u8; 24]) -> usize {
-    let mut at = buffer.len();
-    while number >= 100 {
-        let pair = (number % 100) as usize * 2;
-        number /= 100;
-        at -= 2;
-        buffer[at..at + 2].copy_from_slice(&DIGITS[pair..pair + 2]);
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "below 100")]
-    let pair = number as usize * 2;
-    if number >= 10 {
-        at -= 2;
-        buffer[at..at + 2].copy_from_slice(&DIGITS[pair..pair + 2]);
-    } else {
-        at -= 1;
-        buffer[at] = DIGITS[pair + 1];
-    }
-    at
-}
-
-fn decimal(number: u64, out: &mut Vec<u8>) {
-    let mut buffer = [b' '; 24];
-    let at = digits(number, &mut buffer);
-    out.extend_from_slice(&buffer[at..]);
-}
-
-/// Writes cells: right-justified in 15 columns, a comma behind.
-struct Cells<'a> {
-    out: &'a mut Vec<u8>,
-}
-
 type Both<'a> = [&'a Direction; 2];
 
 impl Cells<'_> {
-    fn text(&mut self, text: &[u8]) {
-        const BLANKS: [u8; WIDTH] = [b' '; WIDTH];
-        self.out.extend_from_slice(&BLANKS[..WIDTH.saturating_sub(text.len())]);
-        self.out.extend_from_slice(text);
-        self.out.push(b',');
-    }
-
-    #[inline]
-    fn number(&mut self, number: u64) {
-        if number == 0 {
-            self.out.extend_from_slice(b"              0,");
-            return;
-        }
-        let mut buffer = [b' '; 24];
-        let at = digits(number, &mut buffer);
-        self.out.extend_from_slice(&buffer[at.min(24 - WIDTH)..]);
-        self.out.push(b',');
-    }
-
     #[inline]
     fn numbers(&mut self, both: Both<'_>, value: impl Fn(&Direction) -> u64) {
         for direction in both {
@@ -255,46 +200,6 @@ impl Cells<'_> {
         for direction in both {
             self.text(value(direction).as_bytes());
         }
-    }
-
-    fn optional(&mut self, number: Option<u64>) {
-        match number {
-            Some(number) => self.number(number),
-            None => self.text(b"NA"),
-        }
-    }
-
-    /// Microseconds as milliseconds with one decimal, rounded as C does: from the exact value of the double.
-    fn millis(&mut self, micros: u64) {
-        if micros % 100 == 50 || micros > 1 << 40 {
-            return self.millis_f64(as_f64(micros));
-        }
-        self.tenths((micros + 50) / 100);
-    }
-
-    fn tenths(&mut self, tenths: u64) {
-        let mut buffer = [b' '; 24];
-        let at = digits(tenths / 10, &mut buffer);
-        buffer.copy_within(at.min(2)..24, at.min(2) - 2);
-        let at = at - 2;
-        buffer[22] = b'.';
-        buffer[23] = b'0' + u8::try_from(tenths % 10).expect("a digit");
-        self.out.extend_from_slice(&buffer[at.min(24 - WIDTH)..]);
-        self.out.push(b',');
-    }
-
-    fn millis_f64(&mut self, micros: f64) {
-        let millis = micros / 1000.0;
-        if !millis.is_finite() {
-            return self.text(b"NA");
-        }
-        let scaled = millis * 10.0;
-        let below = scaled - scaled.floor();
-        if (0.0..1e12).contains(&millis) && (below - 0.5).abs() > 1e-3 {
-            // Far from a tie: the error of one multiplication does not matter.
-            return self.tenths(truncated((scaled + 0.5).floor()));
-        }
-        self.text(format!("{millis:.1}").as_bytes());
     }
 
     fn counters(&mut self, both: Both<'_>) {
@@ -332,17 +237,6 @@ impl Cells<'_> {
         self.numbers(both, |d| d.rare().urgent_packets);
         self.numbers(both, |d| d.rare().urgent_bytes);
         self.numbers(both, |d| u64::from(d.mss));
-    }
-
-    fn pair(&mut self, first: u8, second: u8) {
-        if first < 10 && second < 10 {
-            let mut cell = *b"            0/0,";
-            cell[12] += first;
-            cell[14] += second;
-            self.out.extend_from_slice(&cell);
-        } else {
-            self.text(format!("{first}/{second}").as_bytes());
-        }
     }
 
     fn sizes(&mut self, both: Both<'_>, both_scaled: bool) {
@@ -391,24 +285,11 @@ impl Cells<'_> {
         }
     }
 
-    /// Three decimals; rounds like C, microseconds being decimal.
-    fn seconds(&mut self, micros: u64) {
-        if micros == 0 {
-            return self.text(b"0.000");
-        }
-        self.text(format!("{:.3}", as_f64(micros) / 1e6).as_bytes());
-    }
-
     fn throughput(&mut self, bytes: u64, duration: u64) {
         if duration == 0 {
             return self.text(b"NA");
         }
-        let rate = as_f64(bytes) / (as_f64(duration) / 1e6);
-        let below = rate - rate.floor();
-        if rate < 1e15 && (below - 0.5).abs() > 1e-3 {
-            return self.number(truncated((rate + 0.5).floor()));
-        }
-        self.text(format!("{rate:.0}").as_bytes());
+        self.whole(as_f64(bytes) / (as_f64(duration) / 1e6));
     }
 
     fn rtt(&mut self, both: Both<'_>) {
@@ -496,32 +377,6 @@ mod tests {
         assert_eq!(host("1:2:0:4:5:6:7:8"), "0001:0002::0004:0005:0006:0007:0008");
         assert_eq!(host("1:2:3:4:5:6:7:0"), "0001:0002:0003:0004:0005:0006:0007");
         assert_eq!(host("1:2:3:4:5:6:7:8"), "0001:0002:0003:0004:0005:0006:0007:0008");
-    }
-
-    fn cell(write: impl FnOnce(&mut Cells<'_>)) -> String {
-        let mut out = Vec::new();
-        write(&mut Cells { out: &mut out });
-        String::from_utf8(out).expect("ASCII").trim_start().to_owned()
-    }
-
-    #[test]
-    fn decimals_round_from_the_exact_value_of_the_double() {
-        for micros in (0..200_000).chain([1 << 40, (1 << 40) + 1, u64::MAX]) {
-            let expected = format!("{:.1},", as_f64(micros) / 1000.0);
-            assert_eq!(cell(|cells| cells.millis(micros)), expected, "{micros}");
-            assert_eq!(cell(|cells| cells.millis_f64(as_f64(micros))), expected, "{micros}");
-        }
-        assert_eq!(cell(|cells| cells.millis_f64(f64::NAN)), "NA,");
-    }
-
-    #[test]
-    fn numbers_of_any_width_are_whole() {
-        for number in [0, 7, 10, 99, 100, 123_456, u64::MAX] {
-            assert_eq!(cell(|cells| cells.number(number)), format!("{number},"));
-        }
-        let mut out = Vec::new();
-        Cells { out: &mut out }.number(42);
-        assert_eq!(out, b"             42,");
     }
 
     #[test]

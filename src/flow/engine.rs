@@ -219,11 +219,22 @@ impl<S: Sink> Engine<S> {
 
     fn begin(&mut self, hash: u32, retired: Option<Slot>, at: Time, segment: &Segment) -> Slot {
         if let Some(slot) = retired {
-            self.release(slot);
+            self.retire(slot);
         }
         self.make_room(at.micros());
         self.totals.connections += 1;
         self.table.insert(hash, self.totals.connections, segment)
+    }
+
+    /// No packet can reach this connection any more, another one has its ends. If it has to wait for others it does so where
+    /// it is as long as there are few.
+    fn retire(&mut self, slot: Slot) {
+        let is_next = self.table.get(slot).number == self.next;
+        if self.options.order == Order::Creation && !is_next && self.table.occupied() < self.options.park_above {
+            self.table.retire(slot);
+        } else {
+            self.release(slot);
+        }
     }
 
     /// Takes a connection out of the table: no packet can reach it any more.
@@ -247,7 +258,7 @@ impl<S: Sink> Engine<S> {
     /// the limit would be passed. Amortised, each packet pays a constant.
     #[inline]
     fn make_room(&mut self, now: i64) {
-        if self.table.awake() >= self.options.park_above {
+        if self.table.occupied() >= self.options.park_above {
             self.park(now);
         }
         if self.table.len() < self.options.release_above.min(self.options.max_live) {
@@ -259,17 +270,22 @@ impl<S: Sink> Engine<S> {
         }
     }
 
-    /// Packs what has ended and rests, if there may be enough of it.
+    /// Packs what has ended and rests, and what is retired, if there may be enough of it.
     fn park(&mut self, now: i64) {
         const REST: u64 = 100_000;
         let packets = self.totals.tcp_packets;
-        if packets - self.parking.packets < self.table.awake() as u64 || now < self.parking.due {
+        if packets - self.parking.packets < self.table.occupied() as u64 || now < self.parking.due {
             return;
         }
         let resting = |live: &Live| live.has_ended() && gap(live.last.micros(), now) >= REST;
         let ended: Vec<Slot> = self.table.slots().filter(|(_, live)| resting(live)).map(|(slot, _)| slot).collect();
         for slot in ended {
             self.table.park(slot);
+        }
+        let retired: Vec<Slot> = self.table.retired().collect();
+        for slot in retired {
+            let connection = self.table.remove_retired(slot);
+            self.hand_out(connection);
         }
         self.parking = Sweep { packets, due: now.saturating_add(REST.cast_signed()) };
     }
@@ -331,24 +347,19 @@ impl<S: Sink> Engine<S> {
     /// The capture is over: hands out every connection not handed out before, and gives the sink back.
     pub fn finish(mut self) -> (Totals, S) {
         let last = self.totals.last;
-        let awake = self.table.slots().map(|(slot, live)| (live.number, Where::Live(slot)));
-        let parked = self.table.parked().map(|(place, number, _)| (number, Where::Parked(place)));
-        let mut live: Vec<(u64, Where)> = awake.chain(parked).collect();
-        live.sort_unstable_by_key(|&(number, _)| number);
-        let mut live = live.into_iter().peekable();
-        let mut waiting = std::mem::take(&mut self.waiting).into_iter().peekable();
-        loop {
-            let mut connection = match (live.peek(), waiting.peek()) {
-                (Some(&(number, place)), next) if next.is_none_or(|(other, _)| number < *other) => {
-                    live.next();
-                    self.table.remove_from(place)
-                }
-                (_, Some(_)) => Connection::unpack(&waiting.next().expect("just seen").1),
-                (_, None) => break,
-            };
+        let sink = &mut self.sink;
+        let mut hand_out = |connection: &mut Connection| {
             connection.close(last);
-            self.sink.connection(&connection);
+            sink.connection(connection);
+        };
+        let mut drain = self.table.drain();
+        for (number, packed) in self.waiting {
+            while drain.peek().is_some_and(|other| other < number) {
+                drain.next(&mut hand_out);
+            }
+            hand_out(&mut Connection::unpack(&packed));
         }
+        while drain.next(&mut hand_out).is_some() {}
         (self.totals, self.sink)
     }
 }

@@ -12,6 +12,7 @@
 //! direction   the numbers of one direction
 //! connection  both, as handed out
 //! compat      tcptrace's CSV
+//! cells       its cells
 //! exact       the statistics as values
 //! beyond      what tcptrace does not have: sizes, packetization, throughput over time, stalls
 //! matching    the packets of two vantages of one path
@@ -20,6 +21,7 @@
 //! ```
 
 mod beyond;
+mod cells;
 mod compat;
 mod connection;
 mod direction;

@@ -6,6 +6,8 @@
 
 use std::ops::{Deref, DerefMut};
 
+use smallvec::SmallVec;
+
 use super::direction::Direction;
 use super::ledger::{Ack, Inserted, gap};
 use super::samples::as_f64;
@@ -35,10 +37,11 @@ enum Raised {
     Many,
 }
 
-/// A vector whose front can be given up cheaply.
+/// A vector whose front can be given up cheaply. A connection without loss never has more than two ranges at a time: they
+/// need no memory of their own.
 #[derive(Debug, Default)]
 struct Queue {
-    items: Vec<Range>,
+    items: SmallVec<[Range; 2]>,
     /// So many items at the front are no more.
     head: usize,
 }
@@ -68,14 +71,12 @@ impl Queue {
         self.items.push(range);
     }
 
-    /// Moves the items to the front if that wins half of the space, and grows otherwise; from nothing to two.
+    /// Moves the items to the front if that wins half of the space.
     #[cold]
     fn make_room(&mut self) {
         if self.head > 0 && self.head * 2 >= self.items.len() {
             self.items.drain(..self.head);
             self.head = 0;
-        } else if self.items.capacity() == 0 {
-            self.items.reserve_exact(2);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Live connections and the index that finds them by their two endpoints.
 
 use std::hash::{BuildHasher, RandomState};
+use std::iter::Peekable;
 
 use crate::packet::{Endpoint, Segment, Time};
 
@@ -15,6 +16,8 @@ pub(super) struct Live {
     /// 0 in a slot that is free.
     pub(super) number: u64,
     pub(super) v6: bool,
+    /// No packet can reach it any more; it waits where it is until it is handed out.
+    retired: bool,
     pub(super) a: Endpoint,
     pub(super) b: Endpoint,
     pub(super) first: Time,
@@ -85,8 +88,14 @@ impl Live {
         live
     }
 
+    fn take_connection(&mut self) -> Connection {
+        let Self { number, v6, a, b, first, last, .. } = *self;
+        let directions = self.sides.each_mut().map(|side| std::mem::take(&mut side.stats));
+        Connection { number, v6, a, b, first, last, directions }
+    }
+
     fn into_connection(self) -> Connection {
-        let Self { number, v6, a, b, first, last, sides: [ab, ba] } = self;
+        let Self { number, v6, a, b, first, last, sides: [ab, ba], .. } = self;
         Connection { number, v6, a, b, first, last, directions: [ab.stats, ba.stats] }
     }
 }
@@ -124,6 +133,7 @@ pub(super) struct Table {
     chunks: Vec<Vec<Live>>,
     free: Vec<u32>,
     live: usize,
+    retired: usize,
     index: Index,
     parked: Parked,
     seeds: [u64; 2],
@@ -134,7 +144,7 @@ impl Table {
         let random = RandomState::new();
         let seeds = [random.hash_one(1_u8), random.hash_one(2_u8)];
         let parked = Parked { items: Vec::new(), free: Vec::new(), index: Index::new(), count: 0 };
-        Self { chunks: Vec::new(), free: Vec::new(), live: 0, index: Index::new(), parked, seeds }
+        Self { chunks: Vec::new(), free: Vec::new(), live: 0, retired: 0, index: Index::new(), parked, seeds }
     }
 
     /// Number of connections that may see packets, parked ones included.
@@ -145,6 +155,11 @@ impl Table {
     /// Of these, those that are not parked.
     pub(super) const fn awake(&self) -> usize {
         self.live
+    }
+
+    /// Connections that are not packed, retired ones included.
+    pub(super) const fn occupied(&self) -> usize {
+        self.live + self.retired
     }
 
     #[inline]
@@ -269,6 +284,23 @@ impl Table {
         }
     }
 
+    /// No packet can reach this connection any more, but it stays where it is.
+    pub(super) fn retire(&mut self, slot: Slot) {
+        let live = self.get_mut(slot);
+        live.retired = true;
+        let (a, b) = (live.a, live.b);
+        self.index.remove(hash(self.seeds, a, b), slot.0);
+        self.live -= 1;
+        self.retired += 1;
+    }
+
+    /// Takes a retired connection out.
+    pub(super) fn remove_retired(&mut self, slot: Slot) -> Connection {
+        self.retired -= 1;
+        self.free.push(slot.0);
+        std::mem::take(self.get_mut(slot)).into_connection()
+    }
+
     fn vacate(&mut self, slot: Slot) -> (u32, Live) {
         let live = self.at(slot.0);
         let hash = hash(self.seeds, live.a, live.b);
@@ -280,8 +312,62 @@ impl Table {
 
     /// All live connections.
     pub(super) fn slots(&self) -> impl Iterator<Item = (Slot, &Live)> {
+        self.used().filter(|(_, live)| !live.retired)
+    }
+
+    /// All retired connections.
+    pub(super) fn retired(&self) -> impl Iterator<Item = Slot> {
+        self.used().filter(|(_, live)| live.retired).map(|(slot, _)| slot)
+    }
+
+    fn used(&self) -> impl Iterator<Item = (Slot, &Live)> {
         let all = self.chunks.iter().flatten().zip(0..);
         all.filter(|(live, _)| live.number != 0).map(|(live, slot)| (Slot(slot), live))
+    }
+
+    /// Everything in it, in order of numbers.
+    pub(super) fn drain(self) -> Drain {
+        let awake = self.used().map(|(slot, live)| (live.number, Where::Live(slot)));
+        let parked = self.parked().map(|(place, number, _)| (number, Where::Parked(place)));
+        let mut order: Vec<(u64, Where)> = awake.chain(parked).collect();
+        order.sort_unstable_by_key(|&(number, _)| number);
+        let left = self.chunks.iter().map(|chunk| chunk.iter().filter(|live| live.number != 0).count()).collect();
+        Drain { order: order.into_iter().peekable(), chunks: self.chunks, left, parked: self.parked.items }
+    }
+}
+
+/// Takes the connections of a table out one by one, and gives their memory back as it goes.
+pub(super) struct Drain {
+    order: Peekable<std::vec::IntoIter<(u64, Where)>>,
+    chunks: Vec<Vec<Live>>,
+    /// So many connections of each chunk are still to come.
+    left: Vec<usize>,
+    parked: Vec<Option<Box<[u8]>>>,
+}
+
+impl Drain {
+    /// Number of the next one.
+    pub(super) fn peek(&mut self) -> Option<u64> {
+        self.order.peek().map(|&(number, _)| number)
+    }
+
+    /// Shows the next one to `show`; `None` if there is none.
+    pub(super) fn next(&mut self, show: impl FnOnce(&mut Connection)) -> Option<()> {
+        match self.order.next()?.1 {
+            Where::Live(Slot(slot)) => {
+                let chunk = slot as usize / CHUNK;
+                show(&mut self.chunks[chunk][slot as usize % CHUNK].take_connection());
+                self.left[chunk] -= 1;
+                if self.left[chunk] == 0 {
+                    self.chunks[chunk] = Vec::new();
+                }
+            }
+            Where::Parked(Place(place)) => {
+                let bytes = self.parked[place as usize].take().expect("each is taken out once");
+                show(&mut Live::unpack(&bytes).into_connection());
+            }
+        }
+        Some(())
     }
 }
 
