@@ -298,7 +298,7 @@ mod tests {
             tuple: ShortHash::of(text.as_bytes()),
             block,
             status: Status::Complete,
-            factors,
+            factors: factors.into(),
             value,
             pairs: 1,
             conditions: Conditions::default(),

@@ -132,7 +132,7 @@ fn costs(args: &Args, database: &Database) -> Result<Exit, Failure> {
     let mut statuses = vec![Status::Complete];
     statuses.extend(&args.include);
     let all = instruments(args, database)?;
-    let known = database.metrics().map_err(|error| unreadable(args, error))?;
+    let known = database.metrics().map_err(|error| unreadable(&args.db, error))?;
     let usual = COST_METRICS.into_iter().filter(|name| known.iter().any(|metric| metric.name == *name));
     let metrics: Vec<&str> = args.metric.as_deref().map_or_else(|| usual.collect(), |metric| vec![metric]);
     if metrics.is_empty() {
@@ -162,7 +162,7 @@ fn costs(args: &Args, database: &Database) -> Result<Exit, Failure> {
 
 /// What `instrument = true` means: the same in all specs that were run, or there is no answer.
 fn instruments(args: &Args, database: &Database) -> Result<Instruments, Failure> {
-    let texts = database.specs().map_err(|error| unreadable(args, error))?;
+    let texts = database.specs().map_err(|error| unreadable(&args.db, error))?;
     let mut specs = Vec::new();
     for text in &texts {
         let refused =
