@@ -515,7 +515,7 @@ fn octet_seconds(octets: u64, micros: u64) -> u64 {
     const MICROS: u64 = 1_000_000;
     if octets < 1 << 28 && micros < 1 << 20 {
         let product = octets * micros;
-        if product % MICROS != 0 || product == 0 {
+        if product == 0 || !product.is_multiple_of(MICROS) {
             return product / MICROS;
         }
     }
