@@ -74,7 +74,7 @@ impl Cells<'_> {
         self.put(cell);
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn number(&mut self, number: u64) {
         match u32::try_from(number) {
             Ok(0) => self.put(ZERO),
@@ -216,27 +216,41 @@ fn digit(number: u32) -> u8 {
 fn eight_digits(number: u32) -> u64 {
     const ASCII: u64 = 0x3030_3030_3030_3030;
     let fours = u64::from(number / 10_000) | u64::from(number % 10_000) << 32;
-    let hundreds = (fours * 5243 >> 19) & 0x7f_0000_007f;
+    let hundreds = ((fours * 5243) >> 19) & 0x7f_0000_007f;
     let twos = hundreds | (fours - hundreds * 100) << 16;
-    let tens = (twos * 103 >> 10) & 0x000f_000f_000f_000f;
+    let tens = ((twos * 103) >> 10) & 0x000f_000f_000f_000f;
     (tens | (twos - tens * 10) << 8) | ASCII
+}
+
+/// Bits that the leading zeros among eight digits take; the last digit is none.
+#[inline]
+fn leading(digits: u64) -> u32 {
+    ((digits & 0x0f0f_0f0f_0f0f_0f0f) | 1 << 56).trailing_zeros() / 8 * 8
 }
 
 /// With blanks for leading zeros; the last digit stays.
 #[inline]
 fn blanked(digits: u64) -> [u8; 8] {
     const BLANKS: u64 = 0x1010_1010_1010_1010;
-    let leading = ((digits & !(BLANKS * 3)) | 1 << 56).trailing_zeros() / 8 * 8;
-    (digits - (BLANKS & ((1 << leading) - 1))).to_le_bytes()
+    (digits - (BLANKS & ((1 << leading(digits)) - 1))).to_le_bytes()
 }
 
 /// Appends a number's digits.
+#[inline]
 pub(super) fn decimal(number: u64, out: &mut Vec<u8>) {
-    if let Ok(small @ ..100_000_000) = u32::try_from(number) {
-        let digits = eight_digits(small);
-        let blank = blanked(digits).iter().take_while(|&&byte| byte == b' ').count();
-        return out.extend_from_slice(&digits.to_le_bytes()[blank..]);
+    match u32::try_from(number) {
+        // Copying a fixed number of bytes and taking some back is quicker than finding out how many to copy.
+        Ok(small @ ..100_000_000) => {
+            let digits = eight_digits(small);
+            let leading = leading(digits);
+            out.extend_from_slice(&(digits >> leading).to_le_bytes());
+            out.truncate(out.len() - leading as usize / 8);
+        }
+        _ => long_decimal(number, out),
     }
+}
+
+fn long_decimal(number: u64, out: &mut Vec<u8>) {
     decimal(number / 100_000_000, out);
     let rest = u32::try_from(number % 100_000_000).expect("a remainder of 10^8");
     out.extend_from_slice(&eight_digits(rest).to_le_bytes());

@@ -24,8 +24,9 @@ pub struct Options {
     /// From so many live connections on, those silent for longer than 240 s are released. They could come back only in a
     /// capture whose clock jumps backwards.
     pub release_above: usize,
-    /// From so many live connections on, those that have ended (RST, or FIN from both sides) and were silent for a tenth
-    /// of a second are packed, to half the room and for a third more time. A late packet still finds them.
+    /// From so many connections on, live or waiting for others to be handed out before them, those that have ended (RST, or
+    /// FIN from both sides) and were silent for a tenth of a second are packed, and so are those that wait: less than half
+    /// the room, for more time. A late packet still finds them.
     pub park_above: usize,
 }
 

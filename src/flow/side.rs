@@ -501,11 +501,25 @@ impl Side {
         stats.owin_sum = stats.owin_sum.wrapping_add(owin);
         stats.owin_count += 1;
         if !(0..1_000_000).contains(&self.owin_time) {
-            let seconds = as_f64(gap(self.owin_time, packet.now)) / 1e6;
-            stats.owin_weighted = stats.owin_weighted.wrapping_add(truncated(as_f64(self.owin) * seconds));
+            let weighted = octet_seconds(self.owin, gap(self.owin_time, packet.now));
+            stats.owin_weighted = stats.owin_weighted.wrapping_add(weighted);
         }
         (self.owin_time, self.owin) = (packet.now, owin);
     }
+}
+
+/// Octets × seconds as tcptrace computes them in doubles, cut to a whole number. The exact product gives the same unless it
+/// is a whole number or so large that the doubles' errors, below a part in 2^51, reach a millionth.
+#[inline(always)]
+fn octet_seconds(octets: u64, micros: u64) -> u64 {
+    const MICROS: u64 = 1_000_000;
+    if octets < 1 << 28 && micros < 1 << 20 {
+        let product = octets * micros;
+        if product == 0 || !product.is_multiple_of(MICROS) {
+            return product / MICROS;
+        }
+    }
+    truncated(as_f64(octets) * (as_f64(micros) / 1e6))
 }
 
 /// A double as an unsigned number, the way x86-64 converts it: beyond 2^64 it gives 0.
@@ -528,4 +542,26 @@ fn reports_duplicate(blocks: [SackBlock; 2], count: u8, ack: u32) -> bool {
     }
     (first.left <= second.left && first.right > second.left)
         || (first.right >= second.right && first.left < second.right)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn octet_seconds_are_those_of_doubles(octets in any::<u64>(), micros in any::<u64>(), bits in (0..64, 0..64)) {
+            let (octets, micros) = (octets >> bits.0, micros >> bits.1);
+            let doubles = |octets, micros| truncated(as_f64(octets) * (as_f64(micros) / 1e6));
+            prop_assert_eq!(octet_seconds(octets, micros), doubles(octets, micros));
+            // Next to the limits, and products near whole numbers of seconds.
+            let (octets, micros) = (octets % (1 << 28), micros % (1 << 20));
+            prop_assert_eq!(octet_seconds(octets, micros), doubles(octets, micros));
+            for octets in [1_000_000 * (octets % 268), 1_000_000 * (octets % 268) + 1, (1 << 28) - 1] {
+                prop_assert_eq!(octet_seconds(octets, micros), doubles(octets, micros));
+            }
+        }
+    }
 }
