@@ -211,7 +211,7 @@ mod tests {
         let old = decode(&socket(&info[..104])).unwrap().unwrap();
         assert_eq!((old.bytes_acked, old.delivery_rate), (None, None));
         assert!(decode(&socket(&info[..100])).is_err());
-        assert_eq!(decode(&vec![0; MESSAGE]).unwrap(), None);
+        assert_eq!(decode(&[0; MESSAGE]).unwrap(), None);
     }
 
     #[test]

@@ -476,6 +476,29 @@ fn probes() {
 }
 
 #[test]
+fn counters() {
+    let counters = |text: &str| parse(&format!("{LEAST}{text}\n")).instrument.counters;
+    assert_eq!((counters(""), counters("[instrument]\ncounters = \"off\"")), (None, None));
+    assert_eq!(counters("[instrument]\ncounters = true"), Some(CounterSpec::default()));
+    let table = "[instrument]\ncounters = { interval = \"100 ms\", metrics = [\"b\", \"a\", \"b\"] }";
+    let metrics = vec!["a".to_owned(), "b".to_owned()];
+    assert_eq!(counters(table), Some(CounterSpec { interval: Some(Duration::from_millis(100)), metrics }));
+    let ends = "[instrument.counters]\ninterval = \"off\"";
+    assert_eq!(counters(ends), Some(CounterSpec { interval: None, metrics: Vec::new() }));
+    for (bad, place) in [
+        ("counters = 3", "instrument.counters"),
+        ("counters = { intervals = \"1 s\" }", "interval"),
+        ("counters = { interval = \"1 ms\" }", "10 ms to 1 h"),
+        ("counters = { interval = \"10500 us\" }", "whole milliseconds"),
+        ("counters = { metrics = \"a\" }", "a list of strings"),
+        ("counters = { metrics = [\"a b\"] }", "without blanks"),
+    ] {
+        let text = Spec::parse(&format!("{LEAST}[instrument]\n{bad}\n")).unwrap_err().render("t.toml", false);
+        assert!(text.contains(place), "{text}");
+    }
+}
+
+#[test]
 fn other_sections() {
     let cases = [
         "[capture]\nsnaplen = 20",

@@ -257,7 +257,7 @@ fn counters_of_an_iteration_are_stored_merged_and_analysed() {
     assert_eq!(campaign.statuses(), ["complete"; 2]);
     for name in campaign.files() {
         let db = Connection::open(campaign.out().join(&name)).unwrap();
-        let on = only::<String>(&db, "SELECT value FROM factor WHERE name = 'instrument'") == "true";
+        let on = only::<String>(&db, "SELECT value FROM factor WHERE name = 'instrument'") != "off";
         let rows = only::<i64>(&db, "SELECT count(*) FROM counter_place");
         if !on {
             assert_eq!((rows, only::<i64>(&db, "SELECT count(*) FROM metric WHERE name = 'ctxt'")), (0, 0));

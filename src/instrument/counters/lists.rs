@@ -199,12 +199,14 @@ pub(super) fn level_of(name: &str) -> Level {
     if network || name.starts_with(|first: char| first.is_ascii_uppercase()) { Level::Network } else { Level::Os }
 }
 
-/// Does a place with these owners have counters of this level?
-pub(super) fn has_level(owners: &[Owner], level: Level) -> bool {
-    match level {
-        Level::Os => owners.contains(&Owner::Kernel),
-        _ => owners.contains(&Owner::Protocols),
-    }
+/// Does a place with these owners have a counter of this name?
+pub(super) fn has(owners: &[Owner], name: &str) -> bool {
+    let owner = match level_of(name) {
+        _ if name.starts_with("host.if.") => Owner::HostEnd,
+        Level::Os => Owner::Kernel,
+        _ => Owner::Protocols,
+    };
+    owners.contains(&owner)
 }
 
 /// Is the source read at every sample?

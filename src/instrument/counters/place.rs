@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::lists::{LISTS, Listed, Owner, has_level, level_of};
+use super::lists::{LISTS, Listed, Owner, has, level_of};
 use super::value::{Counter, Kind, Reading, Unit, growth};
 use crate::ids::NodeId;
 use crate::record::{CounterPlace, CounterSeries, CounterSource, CounterTotal, Problem, Weight};
@@ -155,7 +155,7 @@ impl Place {
             totals.extend(listed.names.iter().map(|name| CounterTotal { level: listed.level, ..self.total(name) }));
         }
         for name in &self.extra {
-            if !totals.iter().any(|total| total.name == *name) && has_level(&self.plan.owners, level_of(name)) {
+            if !totals.iter().any(|total| total.name == *name) && has(&self.plan.owners, name) {
                 totals.push(self.total(name));
             }
         }
@@ -212,7 +212,7 @@ impl Track {
 /// Gauges that may never be read in a whole iteration.
 const GAUGES: [&str; 2] = ["tcpinfo.rtt", "tcpinfo.cwnd"];
 
-/// The unit; also of a time that was never read.
+/// The unit; of the fixed list also where nothing was read, so that a metric has one unit in all iterations.
 fn symbol(name: &str, unit: Unit) -> &'static str {
     if unit == Unit::Count && (name.starts_with("tcpinfo.rtt") || (name.starts_with("cpu.") && name != "cpu.frequency"))
     {
@@ -223,6 +223,9 @@ fn symbol(name: &str, unit: Unit) -> &'static str {
         "host.if.rx_bytes" | "host.if.tx_bytes" | "host.if.qdisc.bytes" | "host.if.qdisc.backlog" => "B",
         "mem.MemAvailable" | "mem.MemFree" | "mem.Cached" => "B",
         "tcpinfo.delivery_rate" => "B/s",
+        "cgroup.cpu" => "s",
+        "entropy" => "bit",
+        "cpu.frequency" => "Hz",
         _ => unit.symbol(),
     }
 }

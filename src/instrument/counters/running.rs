@@ -75,6 +75,10 @@ impl Counting {
         }
         for (node, counters) in self.remote {
             match counters.finish().await {
+                // What a guest sends is believed of itself only.
+                Ok(more) if more.places.iter().any(|counted| counted.place.node != Some(node)) => {
+                    counted.problems.push(lost(format!("{node} sent those of another place")));
+                }
                 Ok(more) => counted.add(more),
                 Err(error) => counted.problems.push(lost(format!("{node}: {:#}", anyhow::Error::from(error)))),
             }
