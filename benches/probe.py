@@ -16,6 +16,14 @@ if len(sys.argv) > 3:
 LOCAL = "127.0.0.1"
 
 
+children = []
+
+
+def start(arguments, **options):
+    children.append(subprocess.Popen(arguments, **options))
+    return children[-1]
+
+
 def cpu(pid):
     fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -27,9 +35,9 @@ class Vptest:
     def start(self):
         nonce = secrets.token_hex(16)
         pipe = dict(stdout=subprocess.PIPE, text=True)
-        self.reflector = subprocess.Popen([vptest, "probe-reflect", "--nonce", nonce, "--on", LOCAL, "--from", LOCAL], **pipe)
+        self.reflector = start([vptest, "probe-reflect", "--nonce", nonce, "--on", LOCAL, "--from", LOCAL], **pipe)
         port = json.loads(self.reflector.stdout.readline())["ready"]["port"]
-        self.sender = subprocess.Popen([vptest, "probe-send", "--nonce", nonce, "--to", f"{LOCAL}:{port}", "--from", LOCAL], **pipe)
+        self.sender = start([vptest, "probe-send", "--nonce", nonce, "--to", f"{LOCAL}:{port}", "--from", LOCAL], **pipe)
         self.sender.stdout.readline()
         self.begun = time.monotonic()
 
@@ -62,8 +70,8 @@ class Irtt:
     name = "irtt"
 
     def start(self):
-        self.server = subprocess.Popen(["irtt", "server", "-b", f"{LOCAL}:21997"], stdout=subprocess.DEVNULL)
-        self.client = subprocess.Popen(
+        self.server = start(["irtt", "server", "-b", f"{LOCAL}:21997"], stdout=subprocess.DEVNULL)
+        self.client = start(
             ["irtt", "client", "-Q", "-i", "10ms", "-d", "1h", "-o", "-", f"{LOCAL}:21997"], stdout=subprocess.PIPE, text=True
         )
         self.begun = time.monotonic()
@@ -96,7 +104,7 @@ def describe(steps, rtts, missed):
 
 
 port = 20997
-server = subprocess.Popen([vptest, "serve-http", "--listen", f"{LOCAL}:{port}"], stdout=subprocess.PIPE, text=True)
+server = start([vptest, "serve-http", "--listen", f"{LOCAL}:{port}"], stdout=subprocess.PIPE, text=True)
 server.stdout.readline()
 try:
     costs = {"none": [], "vptest": [], "irtt": []}
@@ -121,5 +129,6 @@ try:
         time.sleep(5)
         print(f"without, {tool.name}: {describe(*tool.stop())}")
 finally:
-    server.terminate()
-    server.wait()
+    for child in children:
+        child.kill()
+        child.wait()

@@ -119,6 +119,6 @@ fn foreign_and_other_versions_are_refused_by_name() {
         assert!(error.to_string().contains(&*path.to_string_lossy()), "{error}");
     }
     assert!(matches!(report.refused[0], StoreError::Foreign { .. }));
-    assert!(matches!(report.refused[1], StoreError::Version { found: 3, expected: 2, .. }));
+    assert!(matches!(report.refused[1], StoreError::Version { found: 4, expected: 3, .. }));
     assert_eq!((report.files, report.added), (1, 1));
 }
