@@ -4,8 +4,8 @@
     benches/probe.py VPTEST [ROUNDS [REQUESTS]]
 
 Everything runs on the loopback interface. Cost: CPU time (user and system) of ApacheBench and of vptest's own HTTP server for each
-request, without a probe, with vptest's at 100 packets/s, and with irtt's, in turn. Schedule: by how much the times between
-two packets differ from 10 ms, by each tool's own times of departure, on an idle machine and beside ApacheBench.
+request, without a probe and with vptest's at 100 packets/s, in turn. Schedule: by how much the times between two packets
+differ from 10 ms, by each tool's own times of departure.
 """
 
 import json, os, resource, secrets, signal, statistics, subprocess, sys, time
@@ -14,6 +14,14 @@ vptest, rounds, requests = sys.argv[1], int((sys.argv + [5])[2]) if len(sys.argv
 if len(sys.argv) > 3:
     requests = int(sys.argv[3])
 LOCAL = "127.0.0.1"
+
+
+children = []
+
+
+def start(arguments, **options):
+    children.append(subprocess.Popen(arguments, **options))
+    return children[-1]
 
 
 def cpu(pid):
@@ -27,9 +35,9 @@ class Vptest:
     def start(self):
         nonce = secrets.token_hex(16)
         pipe = dict(stdout=subprocess.PIPE, text=True)
-        self.reflector = subprocess.Popen([vptest, "probe-reflect", "--nonce", nonce, "--on", LOCAL, "--from", LOCAL], **pipe)
+        self.reflector = start([vptest, "probe-reflect", "--nonce", nonce, "--on", LOCAL, "--from", LOCAL], **pipe)
         port = json.loads(self.reflector.stdout.readline())["ready"]["port"]
-        self.sender = subprocess.Popen([vptest, "probe-send", "--nonce", nonce, "--to", f"{LOCAL}:{port}", "--from", LOCAL], **pipe)
+        self.sender = start([vptest, "probe-send", "--nonce", nonce, "--to", f"{LOCAL}:{port}", "--from", LOCAL], **pipe)
         self.sender.stdout.readline()
         self.begun = time.monotonic()
 
@@ -62,15 +70,12 @@ class Irtt:
     name = "irtt"
 
     def start(self):
-        self.server = subprocess.Popen(["irtt", "server", "-b", f"{LOCAL}:21997"], stdout=subprocess.DEVNULL)
-        self.client = subprocess.Popen(
-            ["irtt", "client", "-Q", "-i", "10ms", "-d", "1h", "-o", "-", f"{LOCAL}:21997"], stdout=subprocess.PIPE, text=True
+        self.server = start(["irtt", "server", "-b", f"{LOCAL}:21997"], stdout=subprocess.DEVNULL)
+        self.client = start(
+            ["irtt", "client", "-Q", "-i", "10ms", "-d", "5s", "-o", "-", f"{LOCAL}:21997"], stdout=subprocess.PIPE, text=True
         )
-        self.begun = time.monotonic()
 
     def stop(self):
-        self.used = (cpu(self.client.pid) + cpu(self.server.pid)) / (time.monotonic() - self.begun)
-        self.client.send_signal(signal.SIGINT)
         report = json.loads(self.client.communicate()[0])
         self.server.terminate(), self.server.wait()
         trips = report["round_trips"]
@@ -96,15 +101,15 @@ def describe(steps, rtts, missed):
 
 
 port = 20997
-server = subprocess.Popen([vptest, "serve-http", "--listen", f"{LOCAL}:{port}"], stdout=subprocess.PIPE, text=True)
+server = start([vptest, "serve-http", "--listen", f"{LOCAL}:{port}"], stdout=subprocess.PIPE, text=True)
 server.stdout.readline()
 try:
-    costs = {"none": [], "vptest": [], "irtt": []}
-    own, loaded = {"vptest": [], "irtt": []}, {}
+    costs = {"none": [], "vptest": []}
+    own, loaded = {"vptest": []}, {}
     workload(server, port)
     for _ in range(rounds):
         costs["none"].append(workload(server, port))
-        for tool in (Vptest(), Irtt()):
+        for tool in (Vptest(),):
             tool.start()
             costs[tool.name].append(workload(server, port))
             loaded[tool.name] = describe(*tool.stop())
@@ -121,5 +126,6 @@ try:
         time.sleep(5)
         print(f"without, {tool.name}: {describe(*tool.stop())}")
 finally:
-    server.terminate()
-    server.wait()
+    for child in children:
+        child.kill()
+        child.wait()

@@ -138,5 +138,5 @@ fn a_typical_iteration_is_small() {
     let path = write_iteration(dir.path(), &record).unwrap();
     let bytes = std::fs::metadata(path).unwrap().len();
     // Each of the tables takes a page, empty or not, and the text of its schema.
-    assert!(bytes <= 53 * 1024, "{bytes} bytes");
+    assert!(bytes <= 60 * 1024, "{bytes} bytes");
 }
