@@ -191,9 +191,8 @@ fn notes(observations: &Observations, costs: &Costs) -> Vec<String> {
             "Where the plan has no blocks, both sides are independent samples, n those of the smaller.".to_owned(),
         );
     }
-    let unpaired: usize = costs.costs.iter().map(|cost| cost.unpaired).sum();
-    if unpaired > 0 {
-        notes.push(format!("{unpaired} iterations are not used: their block has no counterpart that counts."));
+    if costs.costs.iter().any(|cost| cost.unpaired > 0) {
+        notes.push("Blocks in which one side does not count are left out of the comparison.".to_owned());
     }
     if costs.costs.iter().any(|cost| cost.reason.is_none() && cost.n < 2) {
         notes.push("One pair has no interval: more repetitions are needed.".to_owned());

@@ -49,7 +49,7 @@ pub struct LinkTestSpec {
     pub loss: Option<Percent>,
     /// Median round-trip time above which it is not. Default none.
     pub delay: Option<Duration>,
-    /// How far the measured rate may be from the factor `rate`. Default 10 %.
+    /// How far the measured rate may be from the factor `rate`: at most 40 %. Default 10 %.
     pub bandwidth: Option<Percent>,
 }
 
@@ -59,6 +59,9 @@ impl LinkTestSpec {
         Self { level, loss: Some(Percent::new(1.0)), delay: None, bandwidth: Some(Percent::new(10.0)) }
     }
 }
+
+/// The test sends half as much again as the link should carry; further off than this, too fast could not be told.
+const WIDEST_PERCENT: f64 = 40.0;
 
 const ACCEPTED: &str =
     "`\"connectivity\"`, `\"routing\"`, `\"loss\"`, `\"bandwidth\"`, 1 to 4, `\"off\"`, or a table with `level`";
@@ -97,6 +100,10 @@ fn read_thresholds(section: &mut Section<'_>, spec: &mut LinkTestSpec, sink: &mu
     for (name, threshold) in [("loss", &mut spec.loss), ("bandwidth", &mut spec.bandwidth)] {
         if let Some(entry) = section.take(name) {
             *threshold = if off(&entry) { None } else { entry.quantity(sink, "\"5 %\", \"0.1 %\" or \"off\"") };
+            let wide = threshold.is_some_and(|limit: Percent| limit.fraction() * 100.0 > WIDEST_PERCENT);
+            if name == "bandwidth" && wide {
+                entry.refuse(sink, format_args!("at most {WIDEST_PERCENT} %"));
+            }
         }
     }
     if let Some(entry) = section.take("delay") {

@@ -649,6 +649,7 @@ fn wrong_link_tests_are_refused_by_name() {
         "linktest = true",
         "linktest = { loss = \"1 %\" }",
         "linktest = { level = 3, delay = \"10\", loss = 1, speed = 2 }",
+        "linktest = { level = 4, bandwidth = \"41 %\" }",
     ];
     let texts: Vec<String> = wrong.iter().map(|text| format!("{LEAST}[verify]\n{text}\n")).collect();
     snapshot("linktest", &texts.iter().map(String::as_str).collect::<Vec<_>>());
