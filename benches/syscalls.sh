@@ -1,6 +1,6 @@
 #!/bin/bash
 # What tracers cost ApacheBench against nginx: CPU time for each request, all processes of the workload, as a ratio to the
-# same without a tracer in the same round. Needs ab, nginx python3 and, for the others, strace, linux-perf, bpftrace, sysdig.
+# same without a tracer in the same round; `nothing` is a program on the tracepoints that does nothing. Needs ab, nginx python3 and, for the others, strace, linux-perf, bpftrace, sysdig.
 #
 #   benches/syscalls.sh [ROUNDS] [REQUESTS]
 set -euo pipefail
@@ -64,6 +64,7 @@ beside() { # name, seconds to start, tracer...: one that follows the whole machi
 
 for round in $(seq "$rounds"); do
   measure none 1 "$vptest" trace --off --
+  measure nothing 1 python3 "$(dirname "$0")/empty_bpf.py" "$vptest" trace --off --
   measure vptest 1 "$vptest" trace --
   whole
   measure vptest-log 1 "$vptest" trace --log "$work/log.zst" --

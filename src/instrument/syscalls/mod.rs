@@ -42,6 +42,21 @@ pub struct Options {
     pub log: Option<PathBuf>,
     /// How much the tables hold.
     pub room: Room,
+    /// Where the kernel has what a tracer needs.
+    pub means: Means,
+}
+
+/// Where a kernel has what a tracer needs. Only tests take other places than the kernel's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Means {
+    /// The kernel's description of its types.
+    pub types: PathBuf,
+}
+
+impl Default for Means {
+    fn default() -> Self {
+        Self { types: PathBuf::from("/sys/kernel/btf/vmlinux") }
+    }
 }
 
 /// Where the processes of a workload are.
@@ -148,7 +163,15 @@ impl Workload {
 impl Options {
     /// Follows this workload, or everything, on vptest's own kernel.
     pub fn here(scope: SyscallScope, workload: Option<Workload>) -> Self {
-        Self { scope, workload, place: None, nodes: Vec::new(), log: None, room: Room::default() }
+        Self {
+            scope,
+            workload,
+            place: None,
+            nodes: Vec::new(),
+            log: None,
+            room: Room::default(),
+            means: Means::default(),
+        }
     }
 
     /// To which node something in a network namespace belongs.

@@ -7,6 +7,11 @@
 //
 // A call is counted in `steps` when it begins (with the call before it in the same thread) and in `calls` when it
 // returns. What finds no room is counted for each CPU in `lost`.
+//
+// Every helper costs more than all the arithmetic here, those that look into hash tables most. So a thread keeps the
+// steps and errors it makes again and again, and remembers the rows of its calls; and where the kernel describes its types
+// (`tp_btf`), its structures are read by plain loads. What depends on that stands behind `kernel_types`, which is known
+// before the program is checked.
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -26,7 +31,6 @@ static long (*map_delete)(void *map, const void *key) = (void *)3;
 static u64 (*ktime_get_ns)(void) = (void *)5;
 static u64 (*get_current_pid_tgid)(void) = (void *)14;
 static long (*get_current_comm)(void *buffer, u32 size) = (void *)16;
-static u64 (*get_current_task)(void) = (void *)35;
 static void *(*get_current_task_btf)(void) = (void *)158;
 static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)113;
 static long (*get_ns_current_pid_tgid)(u64 device, u64 inode, void *numbers, u32 size) = (void *)120;
@@ -44,6 +48,7 @@ volatile const u32 with_log = 0;
 volatile const u32 argument_at = 112; // first argument in pt_regs; 112 is x86-64
 volatile const u32 last_place = 4095;
 volatile const u32 segment_at = 136;  // code segment in pt_regs; 0: no other ABI
+volatile const u8 classes[1024] = {}; // what a call is, by its number
 
 // The few fields that are read; where they are is put in when the program is loaded.
 #define KERNEL __attribute__((preserve_access_index))
@@ -52,9 +57,9 @@ struct net { struct ns_common ns; } KERNEL;
 struct nsproxy { struct net *net_ns; } KERNEL;
 struct inode { u16 i_mode; } KERNEL;
 struct file { struct inode *f_inode; } KERNEL;
-struct fdtable { struct file **fd; } KERNEL;
-struct files_struct { struct fdtable *fdt; } KERNEL;
-struct task_struct { struct nsproxy *nsproxy; struct files_struct *files; } KERNEL;
+struct fdtable { u32 max_fds; struct file **fd; } KERNEL;
+struct files_struct { struct fdtable *fdt; struct fdtable fdtab; struct file *fd_array[64]; } KERNEL;
+struct task_struct { int pid; struct nsproxy *nsproxy; struct files_struct *files; } KERNEL;
 
 #define BINS 128
 #define NO_CALL 0xffff   // before a thread's first call
@@ -65,12 +70,23 @@ enum { UNKNOWN = 0, SOCKET = 1, REGULAR = 2, PIPE = 3, OTHER = 4 };
 // What a call is, by its number: bits.
 enum { TRANSFERS = 1, RENAMES = 2, RETURNS_ANYTHING = 4 };
 
-// Steps of a thread that are not in `steps` yet: looking there for each call would cost more than all the rest.
-#define PENDING 32
-struct pending {
-  u32 step; // number before, number
+// A step of a thread that is not in `steps` yet, and where its second call is counted.
+struct step {
+  u32 step;  // number before, number, plus 1; 0: none
+  u32 count; // not in `steps` yet
+  u32 row;   // of `calls`, plus 1; 0: not looked up
+  u32 size_row; // of `sizes`, plus 1, and above it the kind; 0: not looked up
+};
+#define WAYS 4 // that are looked at for one step: a cache line
+#define STEPS 32
+#define KIND_AT 28
+
+// Errors of a thread that are not in `errors` yet.
+struct failure {
+  u32 which; // call, error
   u32 count;
 };
+#define FAILURES 8
 
 struct thread {
   u32 number; // 0: a free place in `places`
@@ -80,12 +96,14 @@ struct thread {
   u64 count;
   u32 previous;
   u32 call;
+  u32 at; // of its step
   u8 inside;
   u8 kind;
   u8 class;
   u8 abi;
-  u32 zero;
-  struct pending pending[PENDING];
+  u64 zero[2];
+  struct step steps[STEPS];
+  struct failure failures[FAILURES];
 };
 
 struct name {
@@ -146,26 +164,28 @@ struct entry {
 MAP(places, ARRAY, 4096, u32, struct thread);  // a thread's place is its number modulo their number, a power of two
 MAP(threads, HASH, 16384, u32, struct thread); // those whose place is taken
 MAP(names, HASH, 1024, struct name, u32);
-MAP(calls, PERCPU_HASH, 2048, u32, struct calls);
+MAP(call_rows, HASH, 2048, u32, u32); // process, call: row of `calls`
+MAP(calls, PERCPU_ARRAY, 2048, u32, struct calls);
 MAP(steps, PERCPU_HASH, 16384, u64, u64);
 MAP(errors, PERCPU_HASH, 2048, u64, u64);
-MAP(sizes, PERCPU_HASH, 512, u64, struct sizes);
+MAP(size_rows, HASH, 512, u64, u32); // process, call, kind: row of `sizes`
+MAP(sizes, PERCPU_ARRAY, 512, u32, struct sizes);
 MAP(ended, PERCPU_HASH, 1024, u32, struct ended);
 MAP(lost, PERCPU_ARRAY, 1, u32, struct lost);
-MAP(next_process, ARRAY, 1, u32, u32);
-MAP(classes, ARRAY, 1024, u32, u8);
-MAP(empty, ARRAY, 1, u32, struct calls); // as long as the longest value
+MAP(next, ARRAY, 3, u32, u32); // numbers of names, rows of `calls`, rows of `sizes` that were given out
+enum { NEXT_NAME = 0, NEXT_CALL = 1, NEXT_SIZE = 2 };
+MAP(empty, ARRAY, 1, u32, struct thread); // as long as the longest value
 struct {
   int(*type)[RINGBUF];
   int(*max_entries)[1 << 20];
 } entries SEC(".maps");
 
-#define LOSE(what)                                                                                                     \
+#define LOSE(what, n)                                                                                                  \
   do {                                                                                                                 \
     u32 zero = 0;                                                                                                      \
     struct lost *l = map_lookup(&lost, &zero);                                                                         \
     if (l)                                                                                                             \
-      l->what++;                                                                                                       \
+      l->what += (n);                                                                                                  \
   } while (0)
 
 INLINE void *find_or_add(void *map, const void *key) {
@@ -178,6 +198,21 @@ INLINE void *find_or_add(void *map, const void *key) {
     return 0;
   map_update(map, key, nothing, NOEXIST); // another CPU may be faster
   return map_lookup(map, key);
+}
+
+// The number that belongs to a key, from 1; a new one for a new key. 0 when there is no room for another key. Two CPUs that
+// come at once may leave a number unused.
+INLINE u32 number_of(void *map, const void *key, u32 which) {
+  u32 *known = map_lookup(map, key);
+  if (known)
+    return *known;
+  u32 *given = map_lookup(&next, &which);
+  if (!given)
+    return 0;
+  u32 number = __sync_fetch_and_add(given, 1) + 1;
+  map_update(map, key, &number, NOEXIST);
+  known = map_lookup(map, key);
+  return known ? *known : 0;
 }
 
 // Which bin a value is in: values below 4 have one each, then four for each power of two.
@@ -206,30 +241,12 @@ INLINE u64 mixed(u64 x) {
 INLINE u32 network_of(void) {
   if (!kernel_types)
     return 0;
-  struct task_struct *task = (void *)get_current_task();
-  struct nsproxy *proxy = 0;
-  struct net *net = 0;
-  u32 number = 0;
-  if (read_kernel(&proxy, sizeof proxy, &task->nsproxy) || read_kernel(&net, sizeof net, &proxy->net_ns) ||
-      read_kernel(&number, sizeof number, &net->ns.inum))
-    return 0;
-  return number;
+  struct task_struct *task = get_current_task_btf();
+  struct nsproxy *proxy = task->nsproxy;
+  return proxy ? proxy->net_ns->ns.inum : 0;
 }
 
-// What the current process's descriptor is. One beyond the table's end reads anything, but then the call fails.
-INLINE u8 kind_of(u32 fd) {
-  if (!kernel_types)
-    return UNKNOWN;
-  struct task_struct *task = get_current_task_btf();
-  struct files_struct *files = task->files;
-  struct file *file = 0;
-  struct inode *inode = 0;
-  u16 mode = 0;
-  if (!files)
-    return UNKNOWN;
-  if (read_kernel(&file, sizeof file, files->fdt->fd + fd) || !file ||
-      read_kernel(&inode, sizeof inode, &file->f_inode) || read_kernel(&mode, sizeof mode, &inode->i_mode))
-    return UNKNOWN;
+INLINE u8 kind_of_mode(u16 mode) {
   switch (mode & 0170000) {
   case 0140000: return SOCKET;
   case 0100000: return REGULAR;
@@ -238,55 +255,118 @@ INLINE u8 kind_of(u32 fd) {
   }
 }
 
+// The offset into an array must be known when the program is checked. The statement without code keeps the loads apart.
+#define AT(n)                                                                                                          \
+  case n:                                                                                                              \
+    file = files->fd_array[n];                                                                                         \
+    __asm__ volatile("" : "+r"(file));                                                                                 \
+    break;
+#define AT8(n) AT(n) AT(n + 1) AT(n + 2) AT(n + 3) AT(n + 4) AT(n + 5) AT(n + 6) AT(n + 7)
+
+// What the current process's descriptor is; unknown for none: then the call fails.
+INLINE u8 kind_of(struct task_struct *task, u32 fd) {
+  struct files_struct *files = task->files;
+  if (!files)
+    return UNKNOWN;
+  struct fdtable *table = files->fdt;
+  if (fd >= table->max_fds)
+    return UNKNOWN;
+  struct file *file = 0;
+  if (fd < 64 && (void *)table == (void *)&files->fdtab) {
+    switch (fd) { AT8(0) AT8(8) AT8(16) AT8(24) AT8(32) AT8(40) AT8(48) AT8(56) }
+    return file ? kind_of_mode(file->f_inode->i_mode) : UNKNOWN;
+  }
+  struct inode *inode = 0;
+  u16 mode = 0;
+  if (read_kernel(&file, sizeof file, table->fd + fd) || !file ||
+      read_kernel(&inode, sizeof inode, &file->f_inode) || read_kernel(&mode, sizeof mode, &inode->i_mode))
+    return UNKNOWN;
+  return kind_of_mode(mode);
+}
+
 // Number of the process name, from 1; 0 when there is no room for another one.
 INLINE u32 process_of(void) {
   struct name name = {};
-  u32 zero = 0;
   get_current_comm(name.comm, sizeof name.comm);
   name.network = network_of();
-  u32 *known = map_lookup(&names, &name);
-  if (known)
-    return *known;
-  u32 *next = map_lookup(&next_process, &zero);
-  if (!next)
-    return 0;
-  u32 number = __sync_fetch_and_add(next, 1) + 1;
-  map_update(&names, &name, &number, NOEXIST);
-  known = map_lookup(&names, &name);
-  return known ? *known : 0;
+  return number_of(&names, &name, NEXT_NAME);
 }
 
-// Takes the steps that wait to their table.
-INLINE void add_pending(u32 process, struct pending *p) {
-  u64 key = (u64)process << 32 | p->step;
+// Takes a step's count to its table.
+INLINE void add_step(u32 process, struct step *s) {
+  u64 key = (u64)process << 32 | (s->step - 1);
   u64 *count = find_or_add(&steps, &key);
-  if (count) {
-    *count += p->count;
-  } else {
-    u32 zero = 0;
-    struct lost *l = map_lookup(&lost, &zero);
-    if (l)
-      l->steps += p->count;
-  }
-  p->count = 0;
+  if (count)
+    *count += s->count;
+  else
+    LOSE(steps, s->count);
+  s->count = 0;
 }
 
 INLINE void count_step(struct thread *t, u32 number) {
-  u32 step = t->previous << 16 | number;
-  struct pending *p = &t->pending[(t->previous * 5 + number) & (PENDING - 1)];
-  if (p->count && (p->step != step || p->count >> 31))
-    add_pending(t->process, p);
-  p->step = step;
-  p->count++;
+  u32 step = (t->previous << 16 | number) + 1;
+  u32 first = (t->previous * 5 + number) * WAYS & (STEPS - 1), at = 0;
+  struct step *s = 0;
+#pragma clang loop unroll(full)
+  for (u32 way = 0; way < WAYS; way++) {
+    at = first + way & (STEPS - 1);
+    s = &t->steps[at];
+    if (s->step == step) {
+      if (s->count >> 31)
+        add_step(t->process, s);
+      goto found;
+    }
+  }
+  // An empty place, or whichever has its turn.
+  at = first + (t->count & (WAYS - 1)) & (STEPS - 1);
+#pragma clang loop unroll(full)
+  for (u32 way = 0; way < WAYS; way++)
+    if (!t->steps[first + way & (STEPS - 1)].step)
+      at = first + way & (STEPS - 1);
+  s = &t->steps[at];
+  if (s->count)
+    add_step(t->process, s);
+  s->step = step;
+  s->row = 0;
+  s->size_row = 0;
+found:
+  s->count++;
+  t->at = at;
+}
+
+// Takes an error's count to its table.
+INLINE void add_failure(u32 process, struct failure *f) {
+  u64 key = (u64)(process << 16 | f->which >> 16) << 32 | (f->which & 0xffff);
+  u64 *count = find_or_add(&errors, &key);
+  if (count)
+    *count += f->count;
+  else
+    LOSE(errors, f->count);
+  f->count = 0;
+}
+
+INLINE void count_failure(struct thread *t, u32 error) {
+  u32 which = t->call << 16 | error;
+  struct failure *f = &t->failures[t->call + error & (FAILURES - 1)];
+  if (f->count && (f->which != which || f->count >> 31))
+    add_failure(t->process, f);
+  f->which = which;
+  f->count++;
 }
 
 INLINE void end_sequence(struct thread *t) {
   if (!t->count)
     return;
 #pragma clang loop unroll(disable)
-  for (int i = 0; i < PENDING; i++)
-    if (t->pending[i].count)
-      add_pending(t->process, &t->pending[i]);
+  for (int i = 0; i < STEPS; i++) {
+    if (t->steps[i].count)
+      add_step(t->process, &t->steps[i]);
+    t->steps[i].step = 0;
+  }
+#pragma clang loop unroll(disable)
+  for (int i = 0; i < FAILURES; i++)
+    if (t->failures[i].count)
+      add_failure(t->process, &t->failures[i]);
   struct ended *e = find_or_add(&ended, &t->process);
   if (!e) // there are as many rows as in `names`
     return;
@@ -302,12 +382,23 @@ INLINE void begin_sequence(struct thread *t, u32 process) {
   t->count = 0;
 }
 
+// A register. `tp_btf` hands over a pointer that can be followed.
+INLINE u64 register_at(const void *registers, u32 at) {
+  if (kernel_types)
+    return *(const u64 *)(registers + at);
+  u64 value = 0;
+  return read_kernel(&value, sizeof value, registers + at) ? 0 : value;
+}
+
+INLINE u32 current_number(void) {
+  if (kernel_types)
+    return ((struct task_struct *)get_current_task_btf())->pid;
+  return get_current_pid_tgid();
+}
+
 // Is the caller of the 32-bit ABI?
 INLINE u8 abi_of(const void *registers) {
-  u64 segment = 0;
-  if (!segment_at || read_kernel(&segment, sizeof segment, registers + segment_at))
-    return 0;
-  return segment == 0x23;
+  return segment_at && (u16)register_at(registers, segment_at) == 0x23;
 }
 
 INLINE int wanted(void) {
@@ -355,12 +446,13 @@ INLINE void forget(struct thread *t, u32 number) {
     map_delete(&threads, &number);
 }
 
-INLINE void log_call(struct thread *t, u64 id, u64 took, s64 result) {
+INLINE void log_call(struct thread *t, u64 took, s64 result) {
   struct entry *e = ringbuf_reserve(&entries, sizeof *e, 0);
   if (!e) {
-    LOSE(logged);
+    LOSE(logged, 1);
     return;
   }
+  u64 id = get_current_pid_tgid();
   e->entered_ns = t->entered_ns;
   e->took_ns = took;
   e->result = result;
@@ -371,35 +463,26 @@ INLINE void log_call(struct thread *t, u64 id, u64 took, s64 result) {
   ringbuf_submit(e, 1); // no wake-up: the reader looks by itself
 }
 
-struct arguments {
-  u64 first;  // registers, or the task that ends
-  u64 second; // number or result
-};
-
-SEC("raw_tracepoint/sys_enter") int call_begins(struct arguments *ctx) {
-  u64 id = get_current_pid_tgid();
-  u32 tid = id;
-  const void *registers = (void *)ctx->first;
+INLINE int begins(const void *registers, u64 which) {
+  u32 tid = current_number();
   struct thread *t = find_thread(tid);
   if (!t) {
     if (!wanted())
       return 0;
     t = add_thread(tid);
     if (!t) {
-      LOSE(begun);
+      LOSE(begun, 1);
       return 0;
     }
     t->abi = abi_of(registers);
   }
-  u32 number = ctx->second & 0x3ff;
-  u8 *class = map_lookup(&classes, &number);
-  t->class = class && !t->abi ? *class : 0;
+  u32 number = which & 0x3ff;
+  t->class = t->abi ? 0 : classes[number];
   if (t->abi)
     number |= OTHER_ABI;
-  if (t->class & TRANSFERS) {
-    u64 fd = 0;
-    t->kind = read_kernel(&fd, sizeof fd, registers + argument_at) ? UNKNOWN : kind_of(fd);
-  }
+  t->kind = UNKNOWN;
+  if (kernel_types && t->class & TRANSFERS)
+    t->kind = kind_of(get_current_task_btf(), register_at(registers, argument_at));
   count_step(t, number);
   t->sequence = mixed(t->sequence + number + 1);
   t->count++;
@@ -410,60 +493,71 @@ SEC("raw_tracepoint/sys_enter") int call_begins(struct arguments *ctx) {
   return 0;
 }
 
-SEC("raw_tracepoint/sys_exit") int call_returns(struct arguments *ctx) {
-  u64 id = get_current_pid_tgid();
-  u32 tid = id;
+INLINE void count_return(struct thread *t, struct step *step, u64 took, int failed) {
+  u32 row = step->row;
+  if (!row) {
+    u32 key = t->process << 16 | t->call;
+    step->row = row = number_of(&call_rows, &key, NEXT_CALL);
+  }
+  row--; // without room far beyond the last
+  struct calls *c = map_lookup(&calls, &row);
+  if (!c) {
+    LOSE(returned, 1);
+    return;
+  }
+  c->returned++;
+  c->errors += failed;
+  c->total_ns += took;
+  if (took > c->most_ns)
+    c->most_ns = took;
+  c->bins[bin_of(took >> 4) & (BINS - 1)]++;
+}
+
+INLINE void count_size(struct thread *t, struct step *step, u64 size) {
+  u32 row = step->size_row;
+  if (!row || row >> KIND_AT != t->kind) {
+    u64 key = (u64)(t->process << 16 | t->call) << 32 | t->kind;
+    row = number_of(&size_rows, &key, NEXT_SIZE);
+    row = row >> KIND_AT ? 0 : row;
+    step->size_row = row ? row | (u32)t->kind << KIND_AT : 0;
+  }
+  row = (row & ((1 << KIND_AT) - 1)) - 1;
+  struct sizes *s = map_lookup(&sizes, &row);
+  if (!s) {
+    LOSE(sizes, 1);
+    return;
+  }
+  s->count++;
+  s->bytes += size;
+  s->zero += !size;
+  if (size > s->most)
+    s->most = size;
+  s->bins[bin_of(size) & (BINS - 1)]++;
+}
+
+INLINE int returns(const void *registers, s64 result) {
+  u32 tid = current_number();
   struct thread *t = find_thread(tid);
   if (!t || !t->inside) // a new thread returns from a call it did not begin
     return 0;
   u64 took = ktime_get_ns() - t->entered_ns;
-  s64 result = ctx->second;
-  u32 call = t->call;
   int failed = result < 0 && result >= -4095 && !(t->class & RETURNS_ANYTHING);
+  struct step *step = &t->steps[t->at & (STEPS - 1)];
   t->inside = 0;
-
-  u32 key = t->process << 16 | call;
-  struct calls *c = find_or_add(&calls, &key);
-  if (c) {
-    c->returned++;
-    c->errors += failed;
-    c->total_ns += took;
-    if (took > c->most_ns)
-      c->most_ns = took;
-    c->bins[bin_of(took >> 4) & (BINS - 1)]++;
-  } else {
-    LOSE(returned);
-  }
-  if (failed) {
-    u64 which = (u64)key << 32 | -result;
-    u64 *count = find_or_add(&errors, &which);
-    if (count)
-      ++*count;
-    else
-      LOSE(errors);
-  } else if (t->class & TRANSFERS) {
-    u64 which = (u64)key << 32 | t->kind;
-    struct sizes *s = find_or_add(&sizes, &which);
-    if (s) {
-      s->count++;
-      s->bytes += result;
-      s->zero += !result;
-      if ((u64)result > s->most)
-        s->most = result;
-      s->bins[bin_of(result) & (BINS - 1)]++;
-    } else {
-      LOSE(sizes);
-    }
-  }
+  count_return(t, step, took, failed);
+  if (failed)
+    count_failure(t, -result);
+  else if (t->class & TRANSFERS)
+    count_size(t, step, result);
   if (with_log)
-    log_call(t, id, took, result);
+    log_call(t, took, result);
   if (t->class & RENAMES && !failed) {
     u32 process = process_of();
     if (process != t->process) {
       end_sequence(t);
       if (process) {
         begin_sequence(t, process);
-        t->abi = abi_of((void *)ctx->first);
+        t->abi = abi_of(registers);
       } else {
         forget(t, tid); // its next call is counted as lost
       }
@@ -472,16 +566,32 @@ SEC("raw_tracepoint/sys_exit") int call_returns(struct arguments *ctx) {
   return 0;
 }
 
-SEC("raw_tracepoint/sched_process_exit") int thread_ends(void *ctx) {
-  u64 id = get_current_pid_tgid();
-  u32 tid = id;
-  struct thread *t = find_thread(tid);
+INLINE void ends(u32 number) {
+  struct thread *t = find_thread(number);
   if (!t)
-    return 0;
+    return;
   if (with_log && t->inside)
-    log_call(t, id, ~0ull, 0);
+    log_call(t, ~0ull, 0);
   end_sequence(t);
-  forget(t, tid);
+  forget(t, number);
+}
+
+SEC("tp_btf/sys_enter") int begins_typed(u64 *ctx) { return begins((void *)ctx[0], ctx[1]); }
+SEC("tp_btf/sys_exit") int returns_typed(u64 *ctx) { return returns((void *)ctx[0], ctx[1]); }
+SEC("raw_tracepoint/sys_enter") int begins_raw(u64 *ctx) { return begins((void *)ctx[0], ctx[1]); }
+SEC("raw_tracepoint/sys_exit") int returns_raw(u64 *ctx) { return returns((void *)ctx[0], ctx[1]); }
+
+SEC("raw_tracepoint/sched_process_exit") int thread_ends(void *ctx) {
+  ends(get_current_pid_tgid());
+  return 0;
+}
+
+// A thread that is not its process's first one takes the number of the first when it executes a program; its own may be given
+// to another thread.
+SEC("raw_tracepoint/sched_process_exec") int thread_executes(u64 *ctx) { // task, old number
+  u32 old = ctx[1];
+  if (old != (u32)get_current_pid_tgid())
+    ends(old);
   return 0;
 }
 
