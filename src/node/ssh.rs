@@ -106,12 +106,20 @@ impl Connection {
             let written = std::fs::write(site.directory.join(words::known_hosts(site.name)), line);
             written.map_err(|source| SshError::Io { what: "write the expected host key", source })?;
         }
+        let mut before = None;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match Self::attempt(site, target, left.min(ATTEMPT)).await {
-                Err(error) if error.may_pass() && Instant::now() + PAUSE < deadline => tokio::time::sleep(PAUSE).await,
+            let (begun, left) = (Instant::now(), deadline.saturating_duration_since(Instant::now()));
+            let error = match Self::attempt(site, target, left.min(ATTEMPT)).await {
+                Err(error) if error.may_pass() => error,
                 other => return other,
+            };
+            // An attempt that was cut short says less than the one before.
+            let error = if begun.elapsed() < left { error } else { before.unwrap_or(error) };
+            if Instant::now() + PAUSE >= deadline {
+                return Err(error);
             }
+            before = Some(error);
+            tokio::time::sleep(PAUSE).await;
         }
     }
 

@@ -183,7 +183,7 @@ async fn what_keeps_a_node_from_being_reached_has_a_name() {
     assert!(matches!(&error, SshError::Refused { text, .. } if text.contains("Permission denied")), "{error}");
 
     let nobody = Target { port: Some(PORT + 1), ..target };
-    let error = server.open("port", &nobody, Duration::from_secs(1)).await.err().unwrap();
+    let error = server.open("port", &nobody, Duration::from_secs(20)).await.err().unwrap();
     assert!(matches!(&error, SshError::Unreachable { text, .. } if text.contains("refused")), "{error}");
     server.processes.close().await.unwrap();
 }
