@@ -84,7 +84,8 @@ fn hash(path: &Path) -> Vec<u8> {
 
 /// The workload ran, with what was asked for in force in the guests.
 fn assert_measured(campaign: &Campaign, access: &str) {
-    assert_eq!(outcome(campaign), ("complete".to_owned(), String::new()));
+    let (status, reasons) = outcome(campaign);
+    assert_eq!(status, "complete", "{reasons}");
     let db = &databases(campaign)[0];
     for (name, observed) in [("tso", "off"), ("gro", "off"), ("mtu", "1400"), ("driver", "virtio-net-pci")] {
         let sql = format!(
