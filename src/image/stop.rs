@@ -80,7 +80,7 @@ pub(super) fn output(command: &mut Command) -> Result<std::io::Result<Output>, I
 fn wait(child: Child) -> Result<std::io::Result<Output>, ImageError> {
     let pid = i32::try_from(child.id()).ok().map(Pid::from_raw);
     let (sender, ended) = mpsc::channel();
-    // Its number is its own as long as this thread has not waited for it.
+    // It is waited for by another thread, so that its outputs are read meanwhile.
     std::thread::spawn(move || sender.send(child.wait_with_output()));
     let mut told = false;
     loop {
