@@ -23,6 +23,7 @@
 //! spec       TOML text → checked spec; pure
 //! record     what one iteration leaves behind: plain values
 //! units ids  quantities and names
+//! text       texts from elsewhere, fit to be shown; pure
 //! ```
 //!
 //! `spec plan packet flow analysis report` have no clock, process, socket, file or database: values in, values out.
@@ -45,6 +46,7 @@ pub mod runner;
 pub mod spec;
 pub mod store;
 pub mod testbed;
+pub mod text;
 pub mod units;
 pub mod verify;
 pub mod workload;

@@ -31,6 +31,7 @@ pub use message::{
     ArchiveReceipt, CaptureEnd, CaptureProgress, CaptureRequest, ClockReading, CounterRequest, Failure, FailureKind,
     Hello, InterfaceSetup, NetworkSetup, Reading, Receipt, RouteSetup, TraceRequest, TunnelSetup,
 };
+pub(crate) use mux::fresh_number;
 
 /// Name of the virtio-serial port of a guest's agent.
 pub const PORT: &str = "org.vptest.agent.0";

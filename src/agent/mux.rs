@@ -578,7 +578,7 @@ pub(super) fn json<T: Serialize>(message: &T) -> Vec<u8> {
 }
 
 /// A number that no other conversation is likely to have.
-pub(super) fn fresh_number() -> u64 {
+pub(crate) fn fresh_number() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     // Its keys are random in every process and different each time.
     let mut hasher = std::hash::RandomState::new().build_hasher();

@@ -26,6 +26,9 @@ pub(super) struct Args {
     /// File or block device for results [default: the virtio disk with serial number vptest-results]
     #[arg(long, value_name = "FILE", conflicts_with = "init")]
     results: Option<PathBuf>,
+    /// Path of the script that starts this program, for those who are to start it again
+    #[arg(long, value_name = "FILE", conflicts_with = "init", hide = true)]
+    program: Option<PathBuf>,
 }
 
 const EXAMPLES: &str = "\
@@ -54,6 +57,9 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let scratch = args.scratch.clone().or_else(|| own.as_ref().map(|own| own.path().to_owned()));
     let owns_scratch = args.scratch.is_none();
     let scratch = scratch.unwrap_or_else(|| PathBuf::from(agent::GUEST_SCRATCH));
-    server::serve(&source, Options { scratch, results: args.results.clone(), owns_scratch })?;
+    server::serve(
+        &source,
+        Options { scratch, results: args.results.clone(), owns_scratch, program: args.program.clone() },
+    )?;
     Ok(Exit::Done)
 }

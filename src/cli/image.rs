@@ -10,7 +10,7 @@ use comfy_table::presets::NOTHING;
 
 use super::exit::{Exit, Failure};
 use super::{PageFormat, Verbosity};
-use crate::image::{self, Image, ImageError, KernelChoice, Request, Step};
+use crate::image::{self, Image, ImageError, KernelChoice, Request, Step, Stop};
 
 /// Make, list and remove guest images: kernel and initramfs of the VMs
 #[derive(Debug, clap::Args)]
@@ -116,7 +116,9 @@ fn build(wanted: &Build, cache: PathBuf, verbosity: Verbosity) -> Result<Exit, F
             eprintln!("{step}");
         }
     };
-    let image = image::build(&request, &mut tell).map_err(failure)?;
+    let stop = Stop::default();
+    stop_on_signals(&stop)?;
+    let image = image::build_until(&request, &stop, &mut tell).map_err(failure)?;
     if !image.missing.is_empty() && !verbosity.quiet {
         eprintln!("not on this host, so not in the image: {}", image.missing.join(" "));
     }
@@ -130,6 +132,32 @@ fn build(wanted: &Build, cache: PathBuf, verbosity: Verbosity) -> Result<Exit, F
         }
     }
     Ok(Exit::Done)
+}
+
+/// Ctrl-C and its like end the build, which removes what it had begun.
+fn stop_on_signals(stop: &Stop) -> Result<(), Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let stop = stop.clone();
+    let (ready, listening) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+            let listen = || kinds.into_iter().map(signal).collect::<std::io::Result<Vec<_>>>();
+            let mut signals = match listen() {
+                Ok(signals) => signals,
+                Err(error) => return drop(ready.send(Err(error))),
+            };
+            // The other side waits for exactly this.
+            let _ = ready.send(Ok(()));
+            let _ = futures_util::future::select_all(signals.iter_mut().map(|one| Box::pin(one.recv()))).await;
+            stop.stop();
+        });
+    });
+    match listening.recv() {
+        Ok(Err(error)) => Err(error.into()),
+        Ok(Ok(())) | Err(_) => Ok(()),
+    }
 }
 
 fn list(images: &[Image], format: PageFormat) -> Result<Exit, Failure> {
@@ -169,6 +197,7 @@ fn size(bytes: u64) -> String {
 /// What the user asked for and is not there is a matter of usage; all else is one of this host.
 fn failure(error: ImageError) -> Failure {
     let exit = match &error {
+        ImageError::Stopped => Exit::Interrupted,
         ImageError::NoProgram { .. }
         | ImageError::Program { .. }
         | ImageError::Kernel { .. }

@@ -74,8 +74,15 @@ impl Kind {
     }
 }
 
+/// What a process reads.
+#[derive(Debug, Clone, Copy)]
+enum Input {
+    Nothing,
+    Pipe,
+}
+
 enum Message {
-    Spawn(Box<Job>, oneshot::Sender<io::Result<Started>>),
+    Spawn(Box<Job>, Input, oneshot::Sender<io::Result<Started>>),
     Close(oneshot::Sender<io::Result<()>>),
 }
 
@@ -125,7 +132,7 @@ impl Cage {
     /// What `execve` says (`NotFound`: no such program), `EINVAL` when none of the CPUs exists, `EPERM` when the network
     /// namespace cannot be entered; nothing was started then.
     pub async fn spawn(&self, job: Job) -> io::Result<Child> {
-        Child::new(self.begin(job).await?)
+        Child::new(self.begin(job, Input::Nothing).await?)
     }
 
     /// As [`Cage::spawn`], but its standard output and error are the caller's to read: the process waits where it does not.
@@ -133,12 +140,21 @@ impl Cage {
     /// # Errors
     /// As [`Cage::spawn`].
     pub async fn spawn_piped(&self, job: Job) -> io::Result<(Child, pipe::Receiver, pipe::Receiver)> {
-        Child::piped(self.begin(job).await?)
+        Child::piped(self.begin(job, Input::Nothing).await?)
     }
 
-    async fn begin(&self, job: Job) -> io::Result<Started> {
+    /// As [`Cage::spawn`], but what it reads and its standard output are the caller's: the process waits where it does not
+    /// read. Dropping the first end is the end of its input.
+    ///
+    /// # Errors
+    /// As [`Cage::spawn`].
+    pub async fn converse(&self, job: Job) -> io::Result<(Child, pipe::Sender, pipe::Receiver)> {
+        Child::conversing(self.begin(job, Input::Pipe).await?)
+    }
+
+    async fn begin(&self, job: Job, input: Input) -> io::Result<Started> {
         let (reply, answer) = oneshot::channel();
-        self.send(Message::Spawn(Box::new(job), reply))?;
+        self.send(Message::Spawn(Box::new(job), input, reply))?;
         answer.await.map_err(|_| io::Error::other("the thread that starts processes is gone"))?
     }
 
@@ -231,9 +247,9 @@ impl Warden {
     fn serve(mut self, inbox: &mpsc::Receiver<Message>) {
         while let Ok(message) = inbox.recv() {
             match message {
-                Message::Spawn(job, reply) => {
+                Message::Spawn(job, input, reply) => {
                     // A process that nobody waits for any more is killed with the reply; the cage's end reaps it.
-                    let _ = reply.send(self.start(&job));
+                    let _ = reply.send(self.start(&job, input));
                 }
                 Message::Close(reply) => {
                     // A caller that went away does not need the answer.
@@ -248,7 +264,7 @@ impl Warden {
     }
 
     /// All that can fail comes before the process exists, except for what [`Started::new`] does.
-    fn start(&mut self, job: &Job) -> io::Result<Started> {
+    fn start(&mut self, job: &Job, input: Input) -> io::Result<Started> {
         self.children.retain(|_, child| !child.is_reaped());
         match &job.command.cpus {
             Some(cpus) => sched_setaffinity(Pid::from_raw(0), &cpu_set(cpus)?)?,
@@ -256,7 +272,7 @@ impl Warden {
         }
         self.enter(job.namespace.as_deref())?;
         let begun = Instant::now();
-        let child = self.exec(job)?;
+        let child = self.exec(job, input)?;
         let started = Started::new(child, begun)?;
         // Before anything else can fail: a child that is not known here would never be reaped, and the kernel does not
         // let the namespace's first process go before it.
@@ -281,7 +297,7 @@ impl Warden {
         Ok(())
     }
 
-    fn exec(&self, job: &Job) -> io::Result<std::process::Child> {
+    fn exec(&self, job: &Job, input: Input) -> io::Result<std::process::Child> {
         let (program, arguments) = job.command.argv.split_first().ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, "an empty argument vector names no program to start")
         })?;
@@ -289,23 +305,26 @@ impl Warden {
         let path = job.command.env.iter().rfind(|(name, _)| name == "PATH");
         let path = path.map_or_else(search_path, |(_, value)| OsString::from(value));
         let file = find_program(program, &path, directory)?;
-        match self.command(job, &file, directory, &path).arg0(program).args(arguments).spawn() {
+        match self.command(job, input, &file, directory, &path).arg0(program).args(arguments).spawn() {
             // A script that names no interpreter, which execvp(3) gives to the shell; posix_spawn(3) does not.
             Err(error) if error.raw_os_error() == Some(libc::ENOEXEC) => {
-                self.command(job, Path::new("/bin/sh"), directory, &path).arg(file).args(arguments).spawn()
+                self.command(job, input, Path::new("/bin/sh"), directory, &path).arg(file).args(arguments).spawn()
             }
             other => other,
         }
     }
 
-    fn command(&self, job: &Job, file: &Path, directory: &Path, path: &OsStr) -> std::process::Command {
+    fn command(&self, job: &Job, input: Input, file: &Path, directory: &Path, path: &OsStr) -> std::process::Command {
         let mut command = std::process::Command::new(file);
         command
             .env("LC_ALL", "C")
             .envs(job.command.env.iter().map(|(name, value)| (name, value)))
             .env("PATH", path)
             .current_dir(directory)
-            .stdin(Stdio::null())
+            .stdin(match input {
+                Input::Nothing => Stdio::null(),
+                Input::Pipe => Stdio::piped(),
+            })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);

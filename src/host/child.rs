@@ -25,6 +25,8 @@ const OUTPUT_GRACE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) reaper: Held,
+    /// `None` for a process that reads nothing.
+    input: Option<OwnedFd>,
     out: OwnedFd,
     err: OwnedFd,
 }
@@ -41,11 +43,12 @@ impl Started {
             }
         };
         let reaper = Held(Arc::new(Reaper { pid, pidfd, begun, end: Mutex::new(None) }));
+        let input = child.stdin.take().map(OwnedFd::from);
         let pipes = child.stdout.take().zip(child.stderr.take());
         let (out, err) = pipes.ok_or_else(|| io::Error::other("the process was started without its pipes"))?;
         // Dropping a `std::process::Child` neither kills nor waits: from here on the reaper does.
         drop(child);
-        Ok(Self { reaper, out: out.into(), err: err.into() })
+        Ok(Self { reaper, input, out: out.into(), err: err.into() })
     }
 }
 
@@ -183,6 +186,17 @@ impl Child {
         let child =
             Self { reaper: started.reaper, ended, out: Arc::default(), err: Arc::default(), readers: Vec::new() };
         Ok((child, out, err))
+    }
+
+    /// With what it reads and its standard output, which then is not collected.
+    pub(super) fn conversing(started: Started) -> io::Result<(Self, pipe::Sender, pipe::Receiver)> {
+        let input = started.input.ok_or_else(|| io::Error::other("the process was started without an input"))?;
+        let input = pipe::Sender::from_owned_fd(input)?;
+        let out = pipe::Receiver::from_owned_fd(started.out)?;
+        let (err, reader) = collect(started.err)?;
+        let ended = watch(Arc::clone(&started.reaper.pidfd))?;
+        let child = Self { reaper: started.reaper, ended, out: Arc::default(), err, readers: vec![reader] };
+        Ok((child, input, out))
     }
 
     async fn end(&mut self) -> io::Result<Exit> {
@@ -332,6 +346,24 @@ mod tests {
         assert_eq!(child.output(Stream::Err).bytes, b"err\n");
         assert!(exit.cpu_user.is_some() && exit.cpu_system.is_some());
         assert_eq!(child.wait().await.unwrap(), exit, "a second wait says the same");
+    }
+
+    #[tokio::test]
+    async fn a_conversation_has_an_input_that_ends() {
+        use tokio::io::AsyncWriteExt as _;
+        let cage = Cage::open_or_groups().unwrap();
+        let script = "read line; echo \"got $line\"; cat; echo end >&2";
+        let (mut child, mut input, mut out) = cage.converse(job(&["sh", "-c", script])).await.unwrap();
+        input.write_all(b"one\ntwo\n").await.unwrap();
+        let mut text = [0; 8];
+        out.read_exact(&mut text).await.unwrap();
+        assert_eq!(&text, b"got one\n");
+        drop(input);
+        let mut rest = Vec::new();
+        out.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"two\n");
+        assert!(child.wait().await.unwrap().status.success());
+        assert_eq!(child.output(Stream::Err).bytes, b"end\n");
     }
 
     #[tokio::test]

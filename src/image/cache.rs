@@ -46,8 +46,10 @@ pub(super) fn build(request: &Request, progress: &mut dyn FnMut(Step<'_>)) -> Re
     remove_halves(cache);
     let mut watch = Watch::default();
     let kernel = Kernel::prepare(&request.kernel, cache, &mut watch, progress)?;
+    super::stop::check()?;
     progress(Step::Assemble);
     let content = content(request, &kernel, &mut watch)?;
+    super::stop::check()?;
     let image = store(cache, &kernel, content)?;
     remember(&memo, &Memo { id: image.id.clone(), watch })?;
     Ok(image)
@@ -61,7 +63,14 @@ fn lock(cache: &Path, progress: &mut dyn FnMut(Step<'_>)) -> Result<File, ImageE
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             progress(Step::Wait);
-            file.lock().map_err(failed())?;
+            loop {
+                super::stop::pause()?;
+                match file.try_lock() {
+                    Ok(()) => break,
+                    Err(TryLockError::WouldBlock) => {}
+                    Err(TryLockError::Error(error)) => return Err(failed()(error)),
+                }
+            }
         }
         Err(TryLockError::Error(error)) => return Err(failed()(error)),
     }

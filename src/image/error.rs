@@ -10,6 +10,9 @@ use super::packages;
 /// [`ImageError::hint`] says what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
+    /// It was told to end.
+    #[error("the build of the image was stopped")]
+    Stopped,
     /// There is no place for the cache.
     #[error("no cache directory: neither VPTEST_CACHE, XDG_CACHE_HOME nor HOME is set")]
     NoCache,

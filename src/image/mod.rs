@@ -6,6 +6,7 @@
 
 mod archive;
 mod boot_image;
+mod bundle;
 mod cache;
 mod content;
 mod drivers;
@@ -18,6 +19,7 @@ mod libraries;
 mod modules;
 mod packages;
 mod programs;
+mod stop;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -29,9 +31,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
+pub use bundle::{BUNDLE_BINARY, BUNDLE_PROGRAM, Bundle};
 pub use drivers::{module_of, modules_for};
 pub use elf::trimmed;
 pub use error::ImageError;
+pub use stop::{Stop, StopOnDrop};
 
 /// Where the kernel comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -176,6 +180,15 @@ pub fn default_cache() -> Result<PathBuf, ImageError> {
 /// See [`ImageError`].
 pub fn build(request: &Request, progress: &mut dyn FnMut(Step<'_>)) -> Result<Image, ImageError> {
     cache::build(request, progress)
+}
+
+/// As [`build`], but it ends when `stop` is used, and leaves nothing then.
+///
+/// # Errors
+///
+/// [`ImageError::Stopped`], and those of [`build`].
+pub fn build_until(request: &Request, stop: &Stop, progress: &mut dyn FnMut(Step<'_>)) -> Result<Image, ImageError> {
+    stop::until(stop, || cache::build(request, progress))
 }
 
 /// All images in a cache, the newest first. A cache that does not exist has none; damaged ones are warned of.

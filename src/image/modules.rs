@@ -35,6 +35,7 @@ impl Modules {
         let mut collector =
             Collector { release, paths: find(directory, watch)?, found: Self { built_in, ..Self::default() } };
         for name in wanted {
+            super::stop::check()?;
             if collector.paths.contains_key(*name) {
                 collector.take(name, &mut Vec::new(), watch)?;
             }

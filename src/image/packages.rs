@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::hashed::Hashed;
-use super::{ImageError, Step};
+use super::{ImageError, Step, stop};
 
 /// Programs that experiments use, and the package that each comes from.
 const PROGRAMS: [(&str, &str); 16] = [
@@ -58,6 +58,14 @@ impl Package {
 ///
 /// `names` are packages that stand for the newest kernel; the first one that the lists know counts.
 pub(super) fn kernel(names: &[&str]) -> Result<Vec<Package>, ImageError> {
+    kernel_among(names, &mut show)
+}
+
+/// As [`kernel`], with what the lists say of a package given.
+fn kernel_among(
+    names: &[&str],
+    show: &mut dyn FnMut(&str) -> Result<Option<Package>, ImageError>,
+) -> Result<Vec<Package>, ImageError> {
     let none = || ImageError::NoKernelPackage { names: names.iter().map(|&name| name.to_owned()).collect() };
     let mut known = None;
     for name in names {
@@ -74,10 +82,23 @@ pub(super) fn kernel(names: &[&str]) -> Result<Vec<Package>, ImageError> {
     let name = newest.depends.iter().find(is_kernel).ok_or_else(none)?;
     let kernel = show(name)?.ok_or_else(none)?;
     // Ubuntu has its modules in packages of their own.
-    let modules = kernel.depends.iter().chain(&newest.depends).filter(|name| name.starts_with("linux-modules-"));
-    let mut packages = vec![kernel.clone()];
-    for name in modules {
+    let extra = format!(
+        "linux-modules-extra-{}",
+        kernel.name.trim_start_matches("linux-image-").trim_start_matches("unsigned-")
+    );
+    let mut modules: Vec<String> = Vec::new();
+    for name in kernel.depends.iter().chain(&newest.depends).filter(|name| name.starts_with("linux-modules-")) {
+        if !modules.contains(name) {
+            modules.push(name.clone());
+        }
+    }
+    let mut packages = vec![kernel];
+    for name in &modules {
         packages.push(show(name)?.ok_or_else(none)?);
+    }
+    // Drivers that the kernel for virtual machines does not ask for, such as those of some network cards.
+    if !modules.is_empty() && !modules.contains(&extra) {
+        packages.extend(show(&extra)?);
     }
     Ok(packages)
 }
@@ -88,19 +109,21 @@ pub(super) fn show(name: &str) -> Result<Option<Package>, ImageError> {
     if !out.status.success() {
         return Ok(None);
     }
-    let text = String::from_utf8_lossy(&out.stdout);
+    Ok(parse(&String::from_utf8_lossy(&out.stdout)))
+}
+
+/// Reads the first paragraph of what `apt-cache show` prints.
+fn parse(text: &str) -> Option<Package> {
     let field = |wanted: &str| {
         let mut lines = text.lines().take_while(|line| !line.is_empty());
         lines.find_map(|line| line.strip_prefix(wanted)?.strip_prefix(": ")).map(str::to_owned)
     };
     // A virtual package has no such fields, an installed one that no list has any more has no hash.
-    let (Some(name), Some(version), Some(sha256)) = (field("Package"), field("Version"), field("SHA256")) else {
-        return Ok(None);
-    };
+    let (name, version, sha256) = (field("Package")?, field("Version")?, field("SHA256")?);
     // `linux-image-6.1.0-50-amd64 (= 6.1.176-1), …`: of alternatives the first counts.
     let depends = field("Depends").unwrap_or_default();
     let depends = depends.split(',').filter_map(|part| part.split_whitespace().next()).map(str::to_owned).collect();
-    Ok(Some(Package { name, version, sha256, depends }))
+    Some(Package { name, version, sha256, depends })
 }
 
 /// The package's file in `directory`, downloaded unless it is there.
@@ -177,6 +200,7 @@ fn walk(
     let damaged = |error: io::Error| ImageError::Package { path: package.to_owned(), text: error.to_string() };
     let mut archive = tar::Archive::new(stream);
     for entry in archive.entries().map_err(damaged)? {
+        stop::check()?;
         let mut entry = entry.map_err(damaged)?;
         if entry.header().entry_type().is_file() {
             let path = entry.path().map_err(damaged)?.into_owned();
@@ -194,11 +218,54 @@ fn run(command: &mut Command) -> Result<(), ImageError> {
 }
 
 fn output(command: &mut Command) -> Result<std::process::Output, ImageError> {
-    command.env("LC_ALL", "C").stdin(Stdio::null()).output().map_err(|error| tool(command, error))
+    stop::output(command.env("LC_ALL", "C"))?.map_err(|error| tool(command, error))
 }
 
 fn tool(command: &Command, text: impl ToString) -> ImageError {
     let arguments = command.get_args().map(|argument| argument.to_string_lossy());
     let words: Vec<_> = std::iter::once(command.get_program().to_string_lossy()).chain(arguments).collect();
     ImageError::Tool { command: words.join(" "), text: text.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `apt-cache show` prints of Ubuntu's kernel packages, as far as it counts here.
+    const UBUNTU: [(&str, &str); 7] = [
+        (
+            "linux-image-generic",
+            "linux-image-6.8.0-49-generic, linux-modules-extra-6.8.0-49-generic, linux-firmware, intel-microcode",
+        ),
+        ("linux-image-virtual", "linux-image-6.8.0-49-generic"),
+        ("linux-image-6.8.0-49-generic", "kmod, linux-base (>= 4.5ubuntu1~16.04.1), linux-modules-6.8.0-49-generic"),
+        ("linux-modules-6.8.0-49-generic", ""),
+        ("linux-modules-extra-6.8.0-49-generic", "linux-modules-6.8.0-49-generic, wireless-regdb"),
+        ("linux-image-kvm", "linux-image-unsigned-6.8.0-1018-kvm"),
+        ("linux-image-unsigned-6.8.0-1018-kvm", "kmod, linux-modules-6.8.0-1018-kvm"),
+    ];
+
+    fn ubuntu(name: &str) -> Result<Option<Package>, ImageError> {
+        let found = UBUNTU.iter().find(|(known, _)| *known == name);
+        Ok(found.and_then(|(name, depends)| {
+            parse(&format!(
+                "Package: {name}\nVersion: 6.8.0-49.49\nDepends: {depends}\nSHA256: 12ab\n\nPackage: other\n"
+            ))
+        }))
+    }
+
+    fn names(of: &[&str]) -> Result<Vec<String>, ImageError> {
+        Ok(kernel_among(of, &mut ubuntu)?.into_iter().map(|package| package.name).collect())
+    }
+
+    #[test]
+    fn ubuntus_kernels_come_with_their_modules() {
+        let expected =
+            ["linux-image-6.8.0-49-generic", "linux-modules-6.8.0-49-generic", "linux-modules-extra-6.8.0-49-generic"];
+        assert_eq!(names(&["linux-image-amd64", "linux-image-generic"]).unwrap(), expected);
+        assert_eq!(names(&["linux-image-cloud-amd64", "linux-image-virtual"]).unwrap(), expected);
+        // A list that names modules it does not have is no list to build from.
+        assert!(matches!(names(&["linux-image-kvm"]), Err(ImageError::NoKernelPackage { .. })));
+        assert!(matches!(names(&["linux-image-amd64"]), Err(ImageError::NoKernelPackage { .. })));
+    }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::net::unix::pipe;
 use tokio::sync::RwLock;
 
 use super::{Command, Node, NodeError, Process};
@@ -34,6 +35,20 @@ impl Processes {
     pub async fn spawn(&self, job: Job) -> io::Result<Box<dyn Process>> {
         match self.cage.read().await.as_ref() {
             Some(cage) => Ok(Box::new(cage.spawn(job).await?)),
+            None => Err(io::Error::other("the testbed was taken down")),
+        }
+    }
+
+    /// Starts one that is talked to: see [`Cage::converse`].
+    ///
+    /// # Errors
+    /// As [`Processes::spawn`].
+    pub async fn converse(&self, job: Job) -> io::Result<(Box<dyn Process>, pipe::Sender, pipe::Receiver)> {
+        match self.cage.read().await.as_ref() {
+            Some(cage) => {
+                let (child, input, output) = cage.converse(job).await?;
+                Ok((Box::new(child), input, output))
+            }
             None => Err(io::Error::other("the testbed was taken down")),
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod local;
+pub mod ssh;
 
 use std::net::IpAddr;
 use std::time::Duration;

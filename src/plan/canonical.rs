@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use crate::ids::{ShortHash, Vantage};
 use crate::spec::{
-    CaptureSpec, CounterSpec, Fault, GuestKernel, HttpServer, MetricPattern, MetricRule, ProbeSpec, Protocol, Ready,
-    Reuse, Source, Spec, StressPlace, SyscallSpec, TestbedSpec, Value, WorkloadSpec, factors, json_string,
+    CaptureSpec, CounterSpec, Fault, GuestAccess, GuestKernel, HttpServer, MetricPattern, MetricRule, ProbeSpec, Protocol,
+    Ready, Reuse, Source, Spec, StressPlace, SyscallSpec, TestbedSpec, Value, WorkloadSpec, factors, json_string,
 };
 use crate::units::format_duration;
 
@@ -157,6 +157,9 @@ fn qemu(testbed: &TestbedSpec) -> Object {
     }
     if let Some(disk) = &qemu.disk {
         object = object.text("disk", disk);
+    }
+    if let GuestAccess::Ssh(_) = qemu.access {
+        object = object.text("access", "ssh");
     }
     if let Some(cpu) = &qemu.cpu {
         object = object.text("cpu", cpu);

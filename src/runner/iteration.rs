@@ -342,7 +342,10 @@ impl Stages<'_> {
                 let counted = instance.counted();
                 let (own, pairs) = (instance.cpus(), instance.pairs());
                 let shared = || assign_cpus(pairs.len(), &crate::host::cpus::usable()?);
-                let cpus = tuple.pinning().then(|| own.or_else(shared)).flatten();
+                let cpus = match tuple.pinning() {
+                    true => Some(own.or_else(shared).context("cannot pin: the kernel says no CPUs that may be used")?),
+                    false => None,
+                };
                 let drive = Drive { workload: self.setup.workload, tuple, pairs, cpus: cpus.as_deref() };
                 let prepared = drive.prepare().await?;
                 let loaded = match &load {

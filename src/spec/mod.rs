@@ -344,6 +344,8 @@ pub struct QemuSpec {
     pub programs: Vec<String>,
     /// A disk image to boot instead of vptest's own image: a path as written.
     pub disk: Option<String>,
+    /// How guests with such a disk are reached.
+    pub access: GuestAccess,
     /// Model of the virtual CPU (`-cpu`); `None` for `host` under KVM and `max` under TCG.
     pub cpu: Option<String>,
     /// Further arguments for QEMU, put last.
@@ -352,6 +354,33 @@ pub struct QemuSpec {
     pub boot_timeout: Option<Duration>,
     /// Where the load of `stress_cpu`, `stress_io` and `stress_mem` runs. Default on the host.
     pub stress: StressPlace,
+}
+
+/// How a guest with a disk of the user's is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum GuestAccess {
+    /// Its system starts the agent, which answers on a virtio-serial port.
+    #[default]
+    Agent,
+    /// It has an ssh server; the agent is copied into it.
+    Ssh(SshSpec),
+}
+
+/// `[testbed.qemu.ssh]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshSpec {
+    /// Who logs in. Default `root`.
+    pub user: String,
+    /// Path of a private key as written; `None` for those that ssh finds by itself.
+    pub identity: Option<String>,
+    /// The host key that the guests must show: type and key, as in a `.pub` file; `None` for any.
+    pub host_key: Option<String>,
+}
+
+impl Default for SshSpec {
+    fn default() -> Self {
+        Self { user: "root".to_owned(), identity: None, host_key: None }
+    }
 }
 
 /// Kernel of guests.

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use super::parse::positive_duration;
-use super::read::{Entry, Sink};
-use super::{GuestKernel, QemuSpec, StressPlace};
+use super::read::{Entry, Section, Sink};
+use super::{GuestAccess, GuestKernel, QemuSpec, SshSpec, StressPlace};
 
 const LONGEST_BOOT: Duration = Duration::from_secs(3600);
 const KERNELS: [&str; 2] = ["full", "cloud"];
+const ACCESS: &[(&str, bool)] = &[("agent", false), ("ssh", true)];
 const PLACES: &[(&str, StressPlace)] = &[("host", StressPlace::Host), ("guest", StressPlace::Guest)];
 
 pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> QemuSpec {
@@ -38,8 +39,64 @@ pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> QemuSpec {
             kernel.refuse_with_help(sink, "no kernel beside `disk`", Some(help.to_owned()));
         }
     }
+    qemu.access = read_access(&mut section, qemu.disk.is_some(), sink);
     section.finish(sink);
     qemu
+}
+
+fn read_access(section: &mut Section<'_>, disk: bool, sink: &mut Sink<'_>) -> GuestAccess {
+    let access = section.take("access");
+    let by_ssh = access.as_ref().and_then(|entry| entry.choice(sink, ACCESS));
+    if let (Some(entry), false) = (&access, disk) {
+        let help = "vptest's own image has the agent; `access` says how guests that boot a `disk` are reached";
+        entry.refuse_with_help(sink, "only beside `disk`", Some(help.to_owned()));
+    }
+    let login = section.take("ssh");
+    match (by_ssh, login) {
+        (Some(true), Some(entry)) => GuestAccess::Ssh(read_ssh(&entry, sink)),
+        (Some(true), None) => GuestAccess::Ssh(SshSpec::default()),
+        (_, Some(entry)) => {
+            let help = "say `access = \"ssh\"` in `[testbed.qemu]`, or leave this table out";
+            entry.refuse_with_help(sink, "only beside `access = \"ssh\"`", Some(help.to_owned()));
+            GuestAccess::Agent
+        }
+        (_, None) => GuestAccess::Agent,
+    }
+}
+
+fn read_ssh(entry: &Entry<'_>, sink: &mut Sink<'_>) -> SshSpec {
+    let mut ssh = SshSpec::default();
+    let Some(mut section) = entry.section(sink) else { return ssh };
+    if let Some(entry) = section.take("user")
+        && let Some(user) = entry.filled(sink)
+    {
+        if user.starts_with('-') || user.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            entry.refuse(sink, "the name of a user");
+        } else {
+            user.clone_into(&mut ssh.user);
+        }
+    }
+    ssh.identity = section.take("identity").and_then(|entry| entry.filled(sink).map(str::to_owned));
+    if let Some(entry) = section.take("host_key")
+        && let Some(key) = entry.filled(sink)
+    {
+        match host_key(key) {
+            Some(key) => ssh.host_key = Some(key),
+            None => entry.refuse(sink, "type and key as in a file `ssh_host_ed25519_key.pub`: `\"ssh-ed25519 AAAA…\"`"),
+        }
+    }
+    section.finish(sink);
+    ssh
+}
+
+/// Type and key, without the comment; `None` for what is no public key of an ssh server.
+fn host_key(text: &str) -> Option<String> {
+    let mut words = text.split_whitespace();
+    let (kind, key) = (words.next()?, words.next()?);
+    let known = ["ssh-", "ecdsa-", "sk-"].iter().any(|start| kind.starts_with(start));
+    let base64 =
+        key.starts_with("AAAA") && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte));
+    (known && base64 && !text.contains(['\n', '\r'])).then(|| format!("{kind} {key}"))
 }
 
 fn read_kernel(entry: &Entry<'_>, modules: Option<&Entry<'_>>, sink: &mut Sink<'_>) -> Option<GuestKernel> {

@@ -30,6 +30,13 @@ fn mistakes_of_a_spec_are_shown_at_their_places() {
     refused(FAKE.replace("seed        = 1", "seed = 1\nseed = 2"), &["params.toml:5:", "seed"]);
     refused(format!("{FAKE}\n[analysis]\nbaseline = {{ workers = 7 }}\n"), &["baseline", "7"]);
     refused(b"name = \"\xff\"", &["UTF-8"]);
+    let qemu = |more: &str| format!("name = \"x\"\n[workload]\npreset = \"ab\"\n[testbed.qemu]\n{more}\n");
+    refused(qemu("access = \"ssh\""), &["params.toml:5:", "only beside `disk`"]);
+    refused(qemu("disk = \"d\"\naccess = \"shh\""), &["shh", "`\"ssh\"`"]);
+    refused(qemu("disk = \"d\"\n[testbed.qemu.ssh]\nuser = \"x\""), &["only beside `access = \"ssh\"`"]);
+    let ssh = |more: &str| qemu(&format!("disk = \"d\"\naccess = \"ssh\"\n[testbed.qemu.ssh]\n{more}"));
+    refused(ssh("user = \"-oProxyCommand=x\""), &["params.toml:8:", "the name of a user"]);
+    refused(ssh("host_key = \"/etc/key.pub\""), &["ssh_host_ed25519_key.pub"]);
     refused("name = ", &["params.toml:1:"]);
     refused("", &["name"]);
 }

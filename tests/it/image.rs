@@ -124,6 +124,53 @@ fn the_same_inputs_give_the_same_bytes_and_the_second_time_from_the_cache() {
     assert_eq!(cache.unfinished(), Vec::<PathBuf>::new());
 }
 
+/// Starts a command whose `apt-get` never ends, interrupts it while that runs, and says how it ended.
+fn interrupted(command: &mut Command, bin: &Path) -> i32 {
+    use nix::sys::signal::{Signal, kill};
+    let apt = bin.join("apt-get");
+    fs::write(
+        &apt,
+        "#!/bin/sh\nmkdir -p half\necho $$ > \"${0%/*}/new\"; mv \"${0%/*}/new\" \"${0%/*}/pid\"\nexec sleep 1000\n",
+    )
+    .unwrap();
+    fs::set_permissions(&apt, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let mut child = command.env("PATH", path).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    super::qemu::wait_until("the download", || {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before the download");
+        bin.join("pid").exists()
+    });
+    let download: i32 = fs::read_to_string(bin.join("pid")).unwrap().trim().parse().unwrap();
+    fs::remove_file(bin.join("pid")).unwrap();
+    kill(nix::unistd::Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    let code = child.wait().unwrap().code().unwrap();
+    assert!(!Path::new(&format!("/proc/{download}")).exists(), "the download goes on");
+    code
+}
+
+#[test]
+fn an_interrupted_build_ends_at_once_and_leaves_nothing() {
+    if !apt() {
+        return;
+    }
+    let cache = tempfile::tempdir().unwrap();
+    let bin = tempfile::tempdir().unwrap();
+    let mut build = Command::new(VPTEST);
+    build.args(["image", "build"]).env("VPTEST_CACHE", cache.path()).stdin(Stdio::null());
+    assert_eq!(interrupted(&mut build, bin.path()), 130);
+    let left = |name: &str| fs::read_dir(cache.path().join(name)).into_iter().flatten().count();
+    assert_eq!(["images", "kernels", "packages"].map(left), [0, 0, 0]);
+
+    if !super::need::root() || !qemu() || !program("ab") {
+        return;
+    }
+    let campaign = super::qemu::sweep(super::qemu::SMALL, super::qemu::AB, "");
+    let mut run = campaign.command(&["run"]);
+    assert_eq!(interrupted(run.env("VPTEST_CACHE", cache.path()), bin.path()), 130);
+    assert_eq!(["images", "kernels", "packages"].map(left), [0, 0, 0]);
+    campaign.assert_clean();
+}
+
 #[test]
 fn two_builds_at_once_give_one_image_and_what_a_dead_one_left_is_removed() {
     if !apt() {

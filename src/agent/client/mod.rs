@@ -4,6 +4,7 @@ mod capture;
 mod counters;
 mod files;
 mod process;
+mod texts;
 mod trace;
 
 use std::io;
@@ -18,6 +19,7 @@ use super::error::{AgentError, Lost};
 use super::message::{ArchiveReceipt, ClockReading, Failure, Hello, NetworkSetup, Outcome, Reading, Request};
 use super::mux::{self, Inbox, Input, Item, Link, Outbox};
 use super::wire::{Answer, GREETING, Kind, MAX_PAYLOAD, PROTOCOL, Preamble, skip_to_greeting};
+use crate::text::printable;
 
 pub use capture::{Keep, RemoteCapture};
 pub use counters::RemoteCounters;
@@ -272,22 +274,21 @@ impl Client {
 fn outcome(request: &'static str, payload: &[u8]) -> Result<Outcome, AgentError> {
     match serde_json::from_slice(payload) {
         Ok(Outcome::Failed(failure)) => Err(failed(failure)),
-        Ok(outcome) => Ok(outcome),
-        Err(error) => Err(AgentError::Answer { request, text: error.to_string() }),
+        Ok(outcome) => Ok(texts::outcome(outcome)),
+        Err(error) => Err(AgentError::Answer { request, text: printable(&error.to_string(), 200) }),
     }
 }
 
 /// A failure comes from the node and is shown as it is, so that it has to be short.
 fn failed(mut failure: Failure) -> AgentError {
     for text in [&mut failure.text, &mut failure.what] {
-        *text = text.chars().filter(|c| !c.is_control()).take(1000).collect();
+        *text = printable(text, 1000);
     }
     AgentError::Failed(failure)
 }
 
 fn strange(request: &'static str, outcome: &Outcome) -> AgentError {
-    let text: String = format!("{outcome:?}").chars().take(200).collect();
-    AgentError::Answer { request, text }
+    AgentError::Answer { request, text: printable(&format!("{outcome:?}"), 200) }
 }
 
 fn io_lost(what: &'static str, error: &io::Error) -> Lost {
@@ -347,10 +348,12 @@ fn introduced(answer: &Answer, text: &[u8]) -> Result<Hello, AgentError> {
     if answer.protocol != PROTOCOL {
         let value: Option<serde_json::Value> = serde_json::from_slice(text).ok();
         let version = value.as_ref().and_then(|value| value.get("version")?.as_str());
-        let version = version.unwrap_or("unknown").chars().filter(|c| !c.is_control()).take(40).collect();
+        let version = printable(version.unwrap_or("unknown"), 40);
         return Err(AgentError::Protocol { ours: PROTOCOL, theirs: answer.protocol, version });
     }
-    serde_json::from_slice(text).map_err(|error| AgentError::Answer { request: "greeting", text: error.to_string() })
+    let hello = serde_json::from_slice(text)
+        .map_err(|error| AgentError::Answer { request: "greeting", text: printable(&error.to_string(), 200) })?;
+    texts::hello(hello)
 }
 
 /// Sends the greeting. It keeps what it has begun to send, so that the rest can follow after the answer has come.

@@ -29,7 +29,9 @@ impl Client {
         loop {
             match inbox.next().await {
                 Some(Item::News(payload)) => match serde_json::from_slice(&payload) {
-                    Ok(News::Tracing { notes }) => return Ok(RemoteTrace { inbox, _outbox: outbox, notes }),
+                    Ok(News::Tracing { notes }) => {
+                        return Ok(RemoteTrace { inbox, _outbox: outbox, notes: super::texts::notes(notes) });
+                    }
                     other => return Err(AgentError::Answer { request: NAME, text: format!("{other:?}") }),
                 },
                 Some(Item::Done(payload)) => return Err(strange(NAME, &outcome(NAME, &payload)?)),

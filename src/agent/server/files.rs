@@ -111,10 +111,11 @@ pub(super) fn read_files(paths: &[PathBuf], limit: u64, outbox: &Outbox, runtime
     Ok(Outcome::Done)
 }
 
-/// SHA-256 of the running program.
-pub(super) fn build() -> Result<Outcome, Failure> {
+/// SHA-256 of the running program. Where a script starts it, it runs in a loader's process and lies beside the script.
+pub(super) fn build(script: Option<&Path>) -> Result<Outcome, Failure> {
     let failed = |error: io::Error| Failure::io("read its own program", &error);
-    let mut file = File::open("/proc/self/exe").map_err(failed)?;
+    let beside = script.map(|script| script.with_file_name(crate::image::BUNDLE_BINARY));
+    let mut file = File::open(beside.as_deref().unwrap_or(Path::new("/proc/self/exe"))).map_err(failed)?;
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; CHUNK]);
     loop {
         match file.read(&mut buffer).map_err(failed)? {

@@ -45,6 +45,8 @@ pub struct Options {
     pub results: Option<PathBuf>,
     /// May a reset empty the scratch directory? Not one that somebody else may use.
     pub owns_scratch: bool,
+    /// The script that starts this program, where it cannot be started without; the program itself lies beside it.
+    pub program: Option<PathBuf>,
 }
 
 impl Options {
@@ -53,7 +55,7 @@ impl Options {
     /// # Errors
     /// None now; the signature leaves room for what a guest must have.
     pub fn guest() -> io::Result<Self> {
-        Ok(Self { scratch: PathBuf::from(super::GUEST_SCRATCH), results: None, owns_scratch: true })
+        Ok(Self { scratch: PathBuf::from(super::GUEST_SCRATCH), results: None, owns_scratch: true, program: None })
     }
 }
 
@@ -155,7 +157,7 @@ fn hello(options: &Options) -> Hello {
         let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?.trim();
         total.parse::<u64>().ok()?.checked_mul(1024)
     });
-    let program = std::env::current_exe().ok();
+    let program = options.program.clone().or_else(|| std::env::current_exe().ok());
     Hello {
         protocol: PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -214,7 +216,7 @@ mod tests {
     #[tokio::test]
     async fn hosts_that_go_anywhere_are_followed_by_others() {
         let scratch = tempfile::tempdir().unwrap();
-        let options = Options { scratch: scratch.path().to_owned(), results: None, owns_scratch: true };
+        let options = Options { scratch: scratch.path().to_owned(), results: None, owns_scratch: true, program: None };
         let (agent, host) = Port::pair();
         tokio::spawn(serve(agent, options));
         let limits = Limits { again: Duration::from_millis(100), ..Limits::default() };

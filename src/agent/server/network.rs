@@ -49,9 +49,19 @@ fn interface(netlink: &mut Netlink, wanted: &InterfaceSetup) -> Result<(), Failu
     })?;
     let (name, index) = (wanted.name.as_str(), found.index);
     if found.name != wanted.name {
+        if let Some(other) = listed.iter().find(|other| other.name == wanted.name) {
+            make_way(netlink, other)?;
+        }
         netlink.apply(&[setup::down(&found.name, index), setup::rename(index, &found.name, name)]).map_err(refused)?;
     }
     dress(netlink, name, index, wanted.mtu, wanted.offload, wanted.address)
+}
+
+/// Gives another name to an interface that has one which is needed. Its addresses stay.
+fn make_way(netlink: &mut Netlink, other: &setup::Found) -> Result<(), Failure> {
+    let (index, name) = (other.index, format!("other{}", other.index));
+    let rename = setup::rename(index, &other.name, &name);
+    netlink.apply(&[setup::down(&other.name, index), rename, link::up(&name, index)]).map_err(refused)
 }
 
 /// Everything an interface gets once it has its name; then it is switched on.

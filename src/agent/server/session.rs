@@ -168,7 +168,10 @@ impl Session {
                 drop(inbox);
                 sent
             }
-            Request::Build => blocking(files::build).await,
+            Request::Build => {
+                let script = self.options.program.clone();
+                blocking(move || files::build(script.as_deref())).await
+            }
             Request::Listening { port } => {
                 let failed = |error: io::Error| Failure::io("list its sockets", &error);
                 blocking(move || any_listener(port).map(Outcome::Is).map_err(failed)).await

@@ -10,7 +10,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::args::{Accel, Boot, DEFAULT_MEMORY, GuestPlan, Hardware, Machine};
+use super::access::private_network;
+use super::args::{Accel, Boot, DEFAULT_MEMORY, GuestPlan, Hardware, Machine, Management};
 use super::guest::{Guest, NotUp, Site};
 use crate::host::cage::Cage;
 use crate::ids::NodeId;
@@ -96,8 +97,10 @@ pub(super) async fn verdict(trial: Trial<'_>, qemu: &str, cache: &Path, scratch:
         Tried::Refused(reason) => new(false, format!("{DEVICE} opens, but a guest does not boot with it: {reason}")),
         Tried::Unknown(reason) => new(false, format!("{DEVICE} opens, but it could not be tried: {reason}")),
     };
+    // Without the boot's id nobody could tell later for which boot it held.
     if trial.own
         && lasts
+        && !boot_id.is_empty()
         && let Err(error) = remember(cache, &verdict)
     {
         tracing::warn!("cannot remember in {} whether KVM works: {error}", cache.display());
@@ -107,8 +110,11 @@ pub(super) async fn verdict(trial: Trial<'_>, qemu: &str, cache: &Path, scratch:
 
 /// The verdict of this boot, if there is one for this QEMU.
 pub(super) fn remembered(cache: &Path, qemu: &str) -> Option<Verdict> {
+    remembered_for(cache, &boot_id(), qemu)
+}
+
+fn remembered_for(cache: &Path, boot_id: &str, qemu: &str) -> Option<Verdict> {
     let known: Verdict = serde_json::from_slice(&std::fs::read(cache.join(FILE)).ok()?).ok()?;
-    let boot_id = boot_id();
     (!boot_id.is_empty() && known.boot_id == boot_id && known.qemu == qemu).then_some(known)
 }
 
@@ -137,17 +143,21 @@ async fn boot_once(trial: Trial<'_>, scratch: &Path) -> io::Result<Tried> {
         cpu: None,
         arguments: Vec::new(),
     };
+    let behind_ssh = trial.boot.login().is_some();
+    let network = behind_ssh.then(private_network).transpose().map_err(io::Error::other)?;
     let begun = Instant::now();
     let site = Site {
         hardware: &hardware,
         boot: trial.boot,
         directory: directory.path(),
-        namespace: None,
+        namespace: network.as_ref(),
         processes: &processes,
         deadline: begun + trial.limit,
     };
-    let plan = GuestPlan { name: "probe".to_owned(), card: None };
-    let launched = Guest::attempt(&site, NodeId::client(1), &plan).await.map(drop);
+    let node = NodeId::client(1);
+    let management = behind_ssh.then(|| Management::of(node));
+    let plan = GuestPlan { name: "probe".to_owned(), card: None, management };
+    let launched = Guest::attempt(&site, node, &plan).await.map(drop);
     let took = begun.elapsed();
     processes.close().await?;
     if let Err(error) = directory.close() {
@@ -182,7 +192,7 @@ mod tests {
     #[tokio::test]
     async fn a_trial_without_room_for_it_does_not_last() {
         let gone = tempfile::tempdir().unwrap().path().join("gone");
-        let boot = Boot::Disk { path: "none".to_owned(), format: "raw".to_owned() };
+        let boot = Boot::Disk { path: "none".to_owned(), format: "raw".to_owned(), login: None };
         let tried = attempt(Trial { boot: &boot, own: true, limit: LIMIT }, &gone).await;
         assert!(matches!(tried, Tried::Unknown(_)), "{tried:?}");
     }
@@ -196,7 +206,10 @@ mod tests {
         remember(cache.path(), &verdict).unwrap();
         assert_eq!(remembered(cache.path(), "7.2"), Some(verdict.clone()));
         assert_eq!(remembered(cache.path(), "8.0"), None);
-        remember(cache.path(), &Verdict { boot_id: "another".to_owned(), ..verdict }).unwrap();
+        remember(cache.path(), &Verdict { boot_id: "another".to_owned(), ..verdict.clone() }).unwrap();
         assert_eq!(remembered(cache.path(), "7.2"), None);
+        // A kernel that did not say which boot it was, then and now.
+        remember(cache.path(), &Verdict { boot_id: String::new(), ..verdict }).unwrap();
+        assert_eq!(remembered_for(cache.path(), "", "7.2"), None);
     }
 }

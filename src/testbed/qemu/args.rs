@@ -1,6 +1,10 @@
 //! What QEMU is started with. Pure.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use crate::ids::{NodeId, Role};
+use crate::image::Bundle;
 use crate::spec::Tuple;
 use crate::units::ByteSize;
 
@@ -139,7 +143,30 @@ pub(super) enum Boot {
         path: String,
         /// `qcow2` or `raw`.
         format: String,
+        /// How its ssh server is logged in to; `None` for a disk whose system starts the agent itself.
+        login: Option<Login>,
     },
+}
+
+impl Boot {
+    pub(super) const fn login(&self) -> Option<&Login> {
+        match self {
+            Self::Disk { login, .. } => login.as_ref(),
+            Self::Kernel { .. } => None,
+        }
+    }
+}
+
+/// A login in a disk of the user's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Login {
+    pub(super) user: String,
+    /// Private key; `None` for those that ssh finds.
+    pub(super) identity: Option<PathBuf>,
+    /// The key the guest must show; `None` for any.
+    pub(super) host_key: Option<String>,
+    /// The vptest that is copied into the guest.
+    pub(super) program: Arc<Bundle>,
 }
 
 /// Files of a guest, in QEMU's working directory.
@@ -147,6 +174,7 @@ pub(super) enum Boot {
 pub(super) struct Files {
     pub(super) agent: String,
     pub(super) qmp: String,
+    /// Written by vptest, which reads it from QEMU.
     pub(super) console: String,
     pub(super) results: String,
 }
@@ -158,24 +186,51 @@ impl Files {
     }
 }
 
-/// A guest: its name, and its network card with the tap that this is plugged into (`None` for a guest without one).
+/// A guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct GuestPlan {
     pub(super) name: String,
+    /// The tap that its network card is plugged into, and the card's MAC address; `None` for a guest without one.
     pub(super) card: Option<(String, String)>,
+    /// A second card, for ssh alone.
+    pub(super) management: Option<Management>,
+}
+
+/// A network of the guest's own, inside QEMU, from which it reaches nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Management {
+    /// TCP port of 127.0.0.1, in the namespace QEMU runs in, that leads to port 22 of the guest.
+    pub(super) port: u16,
+    pub(super) mac: String,
+}
+
+impl Management {
+    pub(super) fn of(node: NodeId) -> Self {
+        let (pair, role) = pair_and_role(node);
+        let [high, low] = pair.to_be_bytes();
+        // Two guests for each of at most 255 pairs.
+        let port = 20_000 + pair.saturating_mul(2).saturating_add(u16::from(role));
+        Self { port, mac: format!("52:54:00:{high:02x}:{low:02x}:{:02x}", 0x10 + role) }
+    }
 }
 
 /// MAC address of a guest's network card: `52:54:00:PP:PP:RR` with pair and role, 1 for the client and 2 for the server.
 pub(super) fn mac(node: NodeId) -> String {
+    let (pair, role) = pair_and_role(node);
+    let [high, low] = pair.to_be_bytes();
+    format!("52:54:00:{high:02x}:{low:02x}:{role:02x}")
+}
+
+fn pair_and_role(node: NodeId) -> (u16, u8) {
     let role = match node.role {
         Role::Client => 1,
         Role::Server | Role::Router(_) => 2,
     };
     let [_, _, high, low] = node.pair.to_be_bytes();
-    format!("52:54:00:{high:02x}:{low:02x}:{role:02x}")
+    (u16::from_be_bytes([high, low]), role)
 }
 
-/// The whole argument vector.
+/// The whole argument vector. The guest's console is QEMU's standard output.
 pub(super) fn arguments(hardware: &Hardware, boot: &Boot, files: &Files, guest: &GuestPlan) -> Vec<String> {
     let machine = hardware.machine;
     let mut arguments = Arguments(vec![super::PROGRAM.to_owned()]);
@@ -190,7 +245,7 @@ pub(super) fn arguments(hardware: &Hardware, boot: &Boot, files: &Files, guest: 
         .with("-cpu", hardware.cpu())
         .with("-smp", &hardware.vcpus.to_string())
         .with("-m", &format!("{}M", hardware.memory.0.div_ceil(1 << 20)))
-        .with("-chardev", &format!("file,id=console,path={}", files.console))
+        .with("-chardev", "stdio,id=console,signal=off")
         .with("-serial", "chardev:console")
         .with("-chardev", &format!("socket,id=qmp,path={},server=on,wait=off", files.qmp))
         .with("-mon", "chardev=qmp,mode=control")
@@ -206,6 +261,12 @@ pub(super) fn arguments(hardware: &Hardware, boot: &Boot, files: &Files, guest: 
         arguments
             .with("-netdev", &format!("tap,id=net0,ifname={tap},script=no,downscript=no,vhost=off"))
             .with("-device", &format!("{},id=card0,netdev=net0,mac={mac}{}", hardware.driver, card_options(machine)));
+    }
+    if let Some(Management { port, mac }) = &guest.management {
+        let device = machine.default_driver();
+        arguments
+            .with("-netdev", &format!("user,id=net1,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:{port}-:22"))
+            .with("-device", &format!("{device},id=card1,netdev=net1,mac={mac}{}", card_options(machine)));
     }
     arguments.0.extend_from_slice(&hardware.arguments);
     arguments.0
@@ -238,7 +299,7 @@ impl Arguments {
                 let line = format!("{arguments} vptest.node={name} -- agent --init");
                 self.with("-kernel", kernel).with("-initrd", initramfs).with("-append", &line);
             }
-            Boot::Disk { path, format } => {
+            Boot::Disk { path, format, login: _ } => {
                 // Commas are doubled in values (qemu(1)).
                 let path = path.replace(',', ",,");
                 self.with("-drive", &format!("file={path},format={format},if=none,id=disk,snapshot=on"))
@@ -265,7 +326,12 @@ mod tests {
     }
 
     fn line(machine: Machine, accel: Accel, boot: &Boot) -> String {
-        let guest = GuestPlan { name: "client1".to_owned(), card: Some(("c1".to_owned(), mac(NodeId::client(1)))) };
+        let node = NodeId::client(1);
+        let guest = GuestPlan {
+            name: "client1".to_owned(),
+            card: Some(("c1".to_owned(), mac(node))),
+            management: boot.login().map(|_| Management::of(node)),
+        };
         arguments(&hardware(machine, accel), boot, &Files::of("client1"), &guest).join(" ")
     }
 
@@ -300,10 +366,27 @@ mod tests {
 
     #[test]
     fn a_disk_of_the_users_is_not_written_to() {
-        let boot = Boot::Disk { path: "/a,b.qcow2".to_owned(), format: "qcow2".to_owned() };
+        let boot = Boot::Disk { path: "/a,b.qcow2".to_owned(), format: "qcow2".to_owned(), login: None };
         let line = line(Machine::Pc, Accel::Tcg, &boot);
+        assert!(!line.contains("user,"), "{line}");
         assert!(line.contains("file=/a,,b.qcow2,format=qcow2,if=none,id=disk,snapshot=on"), "{line}");
         assert!(!line.contains("-kernel"), "{line}");
+    }
+
+    #[test]
+    fn a_guest_behind_ssh_has_a_second_card_after_the_first() {
+        let login = Login {
+            user: "root".to_owned(),
+            identity: None,
+            host_key: None,
+            program: Arc::new(Bundle { tar: vec![] }),
+        };
+        let boot = Boot::Disk { path: "/d".to_owned(), format: "raw".to_owned(), login: Some(login) };
+        let line = line(Machine::Pc, Accel::Tcg, &boot);
+        let second = "-netdev user,id=net1,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:20003-:22 \
+                      -device virtio-net-pci,id=card1,netdev=net1,mac=52:54:00:00:01:11,romfile=";
+        assert!(line.find("id=card0").unwrap() < line.find(second).expect(&line), "{line}");
+        assert_eq!(Management::of(NodeId::server(255)).port, 20_512);
     }
 
     #[test]

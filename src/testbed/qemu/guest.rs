@@ -4,19 +4,22 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::access::{LoggedIn, Reached, reach};
 use super::args::{self, Boot, Files, GuestPlan, Hardware};
 use super::console::{Console, quoted};
 use super::qmp::Qmp;
+use crate::agent::Client;
 use crate::agent::results::{self, ReadLimits};
-use crate::agent::{Client, Limits};
 use crate::host::cage::Job;
 use crate::host::cpus;
 use crate::host::namespace::Namespace;
@@ -59,6 +62,8 @@ pub(super) struct Guest {
     pid: Option<u32>,
     /// The file that is the guest's results disk; it can be read also when its name is gone.
     results: File,
+    /// What the conversation goes through, where that is ssh.
+    _login: Mutex<Option<LoggedIn>>,
 }
 
 /// A guest that did not come up.
@@ -78,7 +83,7 @@ impl From<TestbedError> for NotUp {
 /// A QEMU process, watched.
 struct Running {
     node: NodeId,
-    console: Console,
+    console: Arc<Console>,
     ended: watch::Receiver<Option<String>>,
 }
 
@@ -129,27 +134,25 @@ impl Guest {
         let results = create(site.directory, &files.results).map_err(io("create the results disk"))?;
         results.set_len(RESULTS_BYTES).map_err(io("size the results disk"))?;
         let argv = args::arguments(site.hardware, site.boot, &files, plan);
-        let command = Command { argv, ..Command::default() };
+        // Where QEMU puts what is written to a disk of the user's.
+        let env = vec![("TMPDIR".to_owned(), site.directory.to_string_lossy().into_owned())];
+        let command = Command { argv, env, ..Command::default() };
         let job = Job { command, directory: site.directory.to_owned(), namespace: site.namespace.cloned() };
-        let process = site.processes.spawn(job).await.map_err(io("start the QEMU"))?;
+        let (process, input, output) = site.processes.converse(job).await.map_err(io("start the QEMU"))?;
         let pid = process.pid();
-        let running = Arc::new(Running { node, console: Console::new(console), ended: watch_end(process) });
+        let console = Arc::new(Console::new(console));
+        let printing = tokio::spawn(Arc::clone(&console).follow(output));
+        let running = Arc::new(Running { node, console, ended: watch_end(process, input, printing) });
         let up = async {
             let qmp = connect(site.directory, &files.qmp, site.deadline)
                 .await
                 .map_err(|error| running.failed(format_args!("QEMU opens no control socket: {error}")))?;
             let (read, write) = qmp.into_split();
             let qmp = Qmp::start(read, write).await.map_err(|error| running.failed(error))?;
-            let agent = connect(site.directory, &files.agent, site.deadline)
-                .await
-                .map_err(|error| running.failed(format_args!("QEMU opens no socket for the agent: {error}")))?;
-            let (read, write) = agent.into_split();
-            let left = site.deadline.saturating_duration_since(Instant::now());
-            let limits = Limits { handshake: left, ..Limits::default() };
-            let client = Client::connect(read, write, limits).await.map_err(|error| running.failed(error))?;
-            Ok::<_, TestbedError>((qmp, client))
+            let reached = reach(site, &files, plan).await.map_err(|why| running.failed(why))?;
+            Ok::<_, TestbedError>((qmp, reached))
         };
-        let (qmp, client) = tokio::select! {
+        let (qmp, Reached { client, login }) = tokio::select! {
             biased;
             how = running.ended() => Err(running.not_up(&how)),
             // A conversation that breaks off may be the first sign of a QEMU that has ended.
@@ -161,7 +164,7 @@ impl Guest {
                 },
             },
         }?;
-        Ok(Self { node, client, qmp: Arc::new(qmp), running, pid, results })
+        Ok(Self { node, client, qmp: Arc::new(qmp), running, pid, results, _login: Mutex::new(login) })
     }
 
     /// Resolves when the guest is gone, whatever the reason, and says which.
@@ -292,14 +295,21 @@ fn create(directory: &Path, name: &str) -> io::Result<File> {
     File::options().read(true).write(true).create_new(true).open(directory.join(name))
 }
 
-/// Hands the process to a task that says how it ended.
-fn watch_end(mut process: Box<dyn Process>) -> watch::Receiver<Option<String>> {
+/// Hands the process to a task that says how it ended, when all that the guest printed before is in its console.
+fn watch_end(
+    mut process: Box<dyn Process>,
+    input: pipe::Sender,
+    printing: JoinHandle<()>,
+) -> watch::Receiver<Option<String>> {
     let (sender, receiver) = watch::channel(None);
     tokio::spawn(async move {
         let how = match process.wait().await {
             Ok(exit) => format!("QEMU ended with {}{}", exit.status, last_words(process.as_ref())),
             Err(error) => error.to_string(),
         };
+        // Its end would be the end of the guest's console.
+        drop(input);
+        let _ = tokio::time::timeout(END_LIMIT, printing).await;
         // Nobody may be left who wants to know.
         let _ = sender.send(Some(how));
     });
@@ -317,7 +327,7 @@ fn last_words(process: &dyn Process) -> String {
 
 /// Connects to a socket of a QEMU that may not have made it yet. Paths of sockets hold 107 bytes: the directory is named
 /// by a descriptor.
-async fn connect(directory: &Path, name: &str, deadline: Instant) -> io::Result<UnixStream> {
+pub(super) async fn connect(directory: &Path, name: &str, deadline: Instant) -> io::Result<UnixStream> {
     let directory = File::open(directory)?;
     let path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
     loop {

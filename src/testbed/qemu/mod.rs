@@ -6,6 +6,7 @@
 //! iteration's PID namespace: when vptest ends, however it ends, nothing stays behind.
 
 mod accel;
+mod access;
 mod args;
 mod console;
 mod guest;

@@ -36,7 +36,6 @@ impl Offers {
     /// # Errors
     /// [`TestbedError::Unsupported`] when there is none, or it does not answer.
     pub(crate) async fn ask() -> Result<Self, TestbedError> {
-        let missing = |what: String| TestbedError::Unsupported { what, hint: Some(HINT.to_owned()) };
         if find_in_path(super::PROGRAM).is_none() {
             return Err(missing(format!("{} not found", super::PROGRAM)));
         }
@@ -50,6 +49,25 @@ impl Offers {
         let version = version.map_err(failed)?;
         let version = version.lines().next().and_then(|line| line.split("version ").nth(1)).unwrap_or("unknown");
         Ok(Self { version: version.to_owned(), cards: cards(&devices.map_err(failed)?) })
+    }
+
+    /// Has this QEMU networks of its own (`-netdev user`, libslirp), over which guests are reached by ssh?
+    ///
+    /// # Errors
+    /// [`TestbedError::Unsupported`] when it has not, or does not answer.
+    pub(super) async fn has_own_networks() -> Result<(), TestbedError> {
+        let failed = |error: std::io::Error| missing(format!("{} does not answer: {error}", super::PROGRAM));
+        let mut cage = Cage::open_or_groups().map_err(failed)?;
+        let listed = run(&cage, &["-machine", "none", "-netdev", "help"]).await;
+        if let Err(error) = cage.close().await {
+            tracing::warn!("cannot end a QEMU that was asked what it offers: {error}");
+        }
+        if listed.map_err(failed)?.lines().any(|line| line.trim() == "user") {
+            return Ok(());
+        }
+        let what = "this QEMU has no network of its own (`-netdev user`), over which a guest's sshd is reached";
+        let hint = "install a QEMU that was built with libslirp, or a disk that starts the agent itself";
+        Err(TestbedError::Unsupported { what: what.to_owned(), hint: Some(hint.to_owned()) })
     }
 
     /// QEMU's own name of the network card that a tuple calls `driver`.
@@ -73,6 +91,10 @@ impl Offers {
             }
         }
     }
+}
+
+fn missing(what: String) -> TestbedError {
+    TestbedError::Unsupported { what, hint: Some(HINT.to_owned()) }
 }
 
 async fn run(cage: &Cage, arguments: &[&str]) -> std::io::Result<String> {

@@ -9,16 +9,17 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use super::accel::{self, Trial, Verdict};
-use super::args::{Accel, Boot, Hardware};
+use super::args::{Accel, Boot, Hardware, Login, Machine};
 use super::offers::Offers;
 use super::up::BOOT_KVM;
 use super::wishes::{AccelWish, Wishes};
 use super::{NAME, PROGRAM};
 use crate::host::tap;
-use crate::image::{self, Image, KernelChoice, Step};
-use crate::spec::{GuestKernel, QemuSpec, StressPlace, Tuple};
+use crate::image::{self, Bundle, Image, KernelChoice, Step};
+use crate::spec::{GuestAccess, GuestKernel, QemuSpec, SshSpec, StressPlace, Tuple};
 use crate::testbed::lan::preflight::Tried;
 use crate::testbed::{Request, TestbedError};
+use crate::workload::find_in_path;
 
 /// See the module.
 pub(super) struct Prepared {
@@ -35,6 +36,8 @@ struct Known {
     /// By the programs in it.
     images: BTreeMap<BTreeSet<String>, Arc<Image>>,
     verdict: Option<Verdict>,
+    /// vptest for guests behind ssh.
+    program: Option<Arc<Bundle>>,
 }
 
 /// A tuple's wishes with what this host makes of them.
@@ -85,7 +88,16 @@ impl Prepared {
         let offers = known.offers.clone().expect("they were asked for just now");
         let driver = offers.card(&wishes.driver, wishes.machine).map_err(refused)?.to_owned();
         let (mut boot, image) = match &self.spec.disk {
-            Some(disk) => (disk_boot(Path::new(disk))?, None),
+            Some(_) if wishes.machine == Machine::Microvm => {
+                return Err(refused("machine = `microvm` boots no disk: it has no firmware that could".to_owned()));
+            }
+            Some(disk) => {
+                let login = match &self.spec.access {
+                    GuestAccess::Agent => None,
+                    GuestAccess::Ssh(ssh) => Some(login(ssh, &mut known, request).await?),
+                };
+                (disk_boot(Path::new(disk), login)?, None)
+            }
             None => {
                 let image = self.image(&mut known, request).await?;
                 check_image(&image, &wishes, &driver).map_err(refused)?;
@@ -144,7 +156,10 @@ impl Prepared {
             cache: self.cache()?,
         };
         let notice = request.notice.clone();
-        let build = move || image::build(&wanted, &mut |step| notice.say(&told(step)));
+        let stop = image::Stop::default();
+        // Nobody waits for the thread when this is given up; it has to be told.
+        let _given_up = image::StopOnDrop(stop.clone());
+        let build = move || image::build_until(&wanted, &stop, &mut |step| notice.say(&told(step)));
         let image = tokio::task::spawn_blocking(build).await.map_err(|error| TestbedError::Io {
             what: "build the guests' image".to_owned(),
             source: std::io::Error::other(error),
@@ -249,8 +264,41 @@ pub(super) fn kernel_boot(image: &Image, modules: &[&str]) -> Result<Boot, Testb
     })
 }
 
+/// Everything for ssh that can be seen to be there before a guest is started.
+async fn login(ssh: &SshSpec, known: &mut Known, request: &Request) -> Result<Login, TestbedError> {
+    if find_in_path("ssh").is_none() {
+        let hint = "apt-get install openssh-client".to_owned();
+        return Err(TestbedError::Unsupported { what: "ssh not found".to_owned(), hint: Some(hint) });
+    }
+    let identity = ssh.identity.as_deref().map(|path| {
+        // ssh itself would go on without it.
+        let readable = |path: PathBuf| std::fs::File::open(&path).map(|_| path);
+        std::path::absolute(path).and_then(readable).map_err(|error| TestbedError::Unsupported {
+            what: format!("cannot read the key {path}: {error}"),
+            hint: Some(
+                "`identity` in `[testbed.qemu.ssh]` is a private key, relative to where vptest was started".to_owned(),
+            ),
+        })
+    });
+    let identity = identity.transpose()?;
+    if known.program.is_none() {
+        Offers::has_own_networks().await?;
+        let vptest = request.vptest.clone();
+        let packed = tokio::task::spawn_blocking(move || Bundle::of(&vptest)).await.map_err(|error| {
+            TestbedError::Io { what: "pack vptest for the guests".to_owned(), source: std::io::Error::other(error) }
+        })?;
+        let packed = packed.map_err(|error| TestbedError::Unsupported {
+            what: format!("vptest cannot be packed for the guests: {:#}", anyhow::Error::from(error)),
+            hint: None,
+        })?;
+        known.program = Some(Arc::new(packed));
+    }
+    let program = known.program.clone().expect("it was packed just now");
+    Ok(Login { user: ssh.user.clone(), identity, host_key: ssh.host_key.clone(), program })
+}
+
 /// A disk image: qcow2 by its magic number, otherwise raw.
-fn disk_boot(path: &Path) -> Result<Boot, TestbedError> {
+fn disk_boot(path: &Path, login: Option<Login>) -> Result<Boot, TestbedError> {
     const QCOW2: [u8; 4] = *b"QFI\xfb";
     let failed = |error: std::io::Error| TestbedError::Unsupported {
         what: format!("cannot read the disk {}: {error}", path.display()),
@@ -260,7 +308,7 @@ fn disk_boot(path: &Path) -> Result<Boot, TestbedError> {
     let mut magic = Vec::new();
     std::fs::File::open(&path).and_then(|file| file.take(4).read_to_end(&mut magic)).map_err(failed)?;
     let format = if magic == QCOW2 { "qcow2" } else { "raw" };
-    Ok(Boot::Disk { path: text(&path)?, format: format.to_owned() })
+    Ok(Boot::Disk { path: text(&path)?, format: format.to_owned(), login })
 }
 
 /// Paths become arguments, which are text.

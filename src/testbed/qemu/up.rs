@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all, select_all, try_join_all};
 use tokio::time::Instant;
 
-use super::args::{Accel, GuestPlan, mac};
+use super::args::{Accel, GuestPlan, Management, mac};
 use super::guest::{Guest, Site};
 use super::pool::{Machines, Pool, key};
 use super::prepare::Resolved;
@@ -63,7 +63,7 @@ impl Up {
         request: &Request,
     ) -> Result<Self, TestbedError> {
         let pairs = usize::from(resolved.wishes.topology.pairs);
-        let cpus = if resolved.wishes.pinning { assign_cpus(pairs, &cpus::usable().unwrap_or_default()) } else { None };
+        let cpus = if resolved.wishes.pinning { Some(host_cpus(pairs)?) } else { None };
         let machines = match kept {
             Some(machines) => machines,
             None => start(&resolved, cpus.as_deref(), request).await?,
@@ -112,7 +112,10 @@ impl Up {
             facts.push(fact("image.base_id", image.base_id.clone()));
             facts.push(fact("image.kernel", image.kernel_source.clone()));
         }
-        facts.extend(spec.disk.iter().map(|disk| fact("image.disk", disk.clone())));
+        if let Some(disk) = &spec.disk {
+            let access = if self.resolved.boot.login().is_some() { "ssh" } else { "agent" };
+            facts.extend([fact("image.disk", disk.clone()), fact("testbed.qemu.access", access.to_owned())]);
+        }
         let Some(machines) = &self.machines else { return facts };
         facts.push(fact("testbed.qemu.version", self.resolved.qemu.clone()));
         facts.push(fact("testbed.reused", machines.uses.to_string()));
@@ -338,7 +341,11 @@ async fn boot(resolved: &Resolved, machines: &Machines, scratch: &FilePath) -> R
     };
     let guests = plans.iter().map(|plan| {
         let tap = plan.ports.first().and_then(|port| port.host.as_ref()).map(|host| host.name.clone());
-        let guest = GuestPlan { name: plan.id.to_string(), card: tap.map(|tap| (tap, mac(plan.id))) };
+        let guest = GuestPlan {
+            name: plan.id.to_string(),
+            card: tap.map(|tap| (tap, mac(plan.id))),
+            management: resolved.boot.login().map(|_| Management::of(plan.id)),
+        };
         let site = &site;
         async move { Guest::launch(site, plan.id, &guest).await }
     });
@@ -361,6 +368,15 @@ fn machine_pairs(resolved: &Resolved, machines: &Machines) -> Vec<Pair> {
             Some(Pair { number, client, server })
         })
         .collect()
+}
+
+/// CPUs of this host for the guests of each pair.
+fn host_cpus(pairs: usize) -> Result<Vec<PairCpus>, TestbedError> {
+    let assigned = cpus::usable().and_then(|usable| assign_cpus(pairs, &usable));
+    assigned.ok_or_else(|| TestbedError::Io {
+        what: "bind the guests to CPUs (`pinning`)".to_owned(),
+        source: std::io::Error::other("the kernel does not say which CPUs vptest may use"),
+    })
 }
 
 fn host_cpu(cpus: Option<&[PairCpus]>, node: NodeId) -> Option<[usize; 1]> {
