@@ -6,9 +6,11 @@
 mod chain_groups;
 mod chains;
 mod compare;
+pub mod contrasts;
 mod cost;
 mod distribution;
 mod permute;
+pub mod stats;
 mod summary;
 mod two_sample;
 

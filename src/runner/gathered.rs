@@ -70,7 +70,8 @@ impl Gathered {
 
     /// Everything after the workload.
     pub(super) fn collected(&mut self, spec: &Spec, host_name: &str, collected: Collected) -> Vec<Event> {
-        let Collected { driven, captures, points, settings, host: [before, after], traced, probed, counted } = collected;
+        let Collected { driven, captures, points, settings, host: [before, after], traced, probed, counted } =
+            collected;
         let traffic = traffic(spec, &driven);
         let spec = &spec.verify;
         let mut events = driven.events;

@@ -5,7 +5,7 @@ mod hostile;
 mod merging;
 mod queries;
 pub(super) mod records;
-mod records_probe;
 mod records_counters;
+mod records_probe;
 pub(super) mod records_tcp;
 mod round_trip;
