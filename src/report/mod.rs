@@ -2,6 +2,8 @@
 
 pub mod chains;
 pub mod compare;
+pub mod export;
 mod number;
 pub mod page;
 pub mod plan;
+pub mod plot;

@@ -2,6 +2,7 @@
 
 mod agent;
 mod bad_input;
+mod browser;
 mod campaign;
 mod capture;
 mod faults;
@@ -17,6 +18,7 @@ mod qemu;
 mod qemu_bad;
 mod real;
 mod remote;
+mod report;
 mod signals;
 mod store;
 mod syscalls;

@@ -308,6 +308,8 @@ fn chains(comparison: &ChainComparison) -> Vec<Chain> {
             bits: d.bits,
             by_chance: d.null_p95,
             p: d.p,
+            total: d.transitions.len(),
+            differing: d.transitions.iter().filter(|t| t.q <= 0.05).count(),
             transitions: kept.into_iter().take(TRANSITIONS).map(transition).collect(),
         }
     };
