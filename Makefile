@@ -5,7 +5,7 @@ CARGO      ?= cargo
 DEMO_OUT   ?= demo
 # A test that needs what is missing here (root, a program) is skipped with a printed reason, unless VPTEST_REQUIRE names it.
 
-.PHONY: help demo test check lint unit build install bench bpf clean
+.PHONY: help demo test check lint unit build install bench bpf reference simulations clean
 
 help:
 	@echo "make demo     run a real sweep on this machine, two minutes after the build"
@@ -41,6 +41,17 @@ unit:
 bench:
 	@.ci/need build test bench
 	benches/all.sh
+
+# Reference numbers of the statistics: needs Python's venv and R (apt-get install python3-venv r-base-core).
+reference:
+	python3 -m venv target/reference
+	target/reference/bin/pip install --quiet -r tests/reference/requirements.txt
+	target/reference/bin/python -W ignore tests/reference/first_analysis.py
+	target/reference/bin/python -W ignore tests/reference/statistics.py
+
+# The figures of docs/analysis.md: coverage of intervals and errors of verdicts.
+simulations:
+	$(CARGO) test --locked --release --lib analysis::stats::simulations -- --include-ignored --nocapture
 
 # The committed object is what this makes with clang 14.0.6 (apt-get install clang-14 llvm-14); a test compares the two where it is there.
 bpf:

@@ -14,7 +14,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 use serde::Serialize;
 
-use super::permute::{Deals, benjamini_hochberg};
+use super::permute::Deals;
+use super::stats::multiplicity::benjamini_hochberg;
 
 /// What one iteration says of one process name.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,8 +1,9 @@
 //! Distribution functions: Student's t from statrs, and the noncentral t that statrs lacks.
 
 use statrs::distribution::{Continuous as _, ContinuousCDF as _, StudentsT};
-use statrs::function::erf::erfc;
-use statrs::function::gamma::ln_gamma;
+use statrs::function::beta::beta_reg;
+use statrs::function::erf::{erfc, erfc_inv};
+use statrs::function::gamma::{gamma_ur, ln_gamma};
 
 /// Quantile of Student's t; `None` unless `df` > 0.
 pub(super) fn t_quantile(p: f64, df: f64) -> Option<f64> {
@@ -40,8 +41,60 @@ pub(super) fn noncentral_t_cdf(t: f64, df: f64, delta: f64) -> f64 {
     cuts.windows(2).filter(|w| w[1] > w[0]).map(|w| gauss_legendre(integrand, w[0], w[1])).sum::<f64>().min(1.0)
 }
 
-fn normal_cdf(z: f64) -> f64 {
+/// P(Z ≤ z) of the standard normal distribution.
+pub(super) fn normal_cdf(z: f64) -> f64 {
     0.5 * erfc(-z / std::f64::consts::SQRT_2)
+}
+
+/// P(Z > z), with all its digits in the tail.
+pub(super) fn normal_sf(z: f64) -> f64 {
+    normal_cdf(-z)
+}
+
+/// Quantile of the standard normal distribution; `None` unless 0 < p < 1.
+pub(super) fn normal_quantile(p: f64) -> Option<f64> {
+    if !(p > 0.0 && p < 1.0) {
+        return None;
+    }
+    let z = -std::f64::consts::SQRT_2 * erfc_inv(2.0 * p);
+    let density = (-0.5 * z * z).exp() / std::f64::consts::TAU.sqrt();
+    // One step of Newton for the last digits.
+    let step = if z < 0.0 { (normal_cdf(z) - p) / density } else { ((1.0 - p) - normal_sf(z)) / density };
+    Some(if step.is_finite() { z - step } else { z })
+}
+
+/// P(X > x) of the χ² distribution; `None` unless `df` > 0 and x ≥ 0.
+pub(super) fn chi2_sf(x: f64, df: f64) -> Option<f64> {
+    if x == 0.0 && df > 0.0 {
+        return Some(1.0);
+    }
+    (df > 0.0 && x > 0.0 && x.is_finite()).then(|| gamma_ur(0.5 * df, 0.5 * x))
+}
+
+/// P(X > x) of the F distribution; `None` unless both degrees of freedom are positive and x ≥ 0.
+pub(super) fn f_sf(x: f64, between: f64, within: f64) -> Option<f64> {
+    if !(between > 0.0 && within > 0.0 && x >= 0.0 && x.is_finite()) {
+        return None;
+    }
+    Some(beta_reg(0.5 * within, 0.5 * between, within / (within + between * x)))
+}
+
+/// P(T > t) of Student's t; `None` unless `df` > 0.
+pub(super) fn t_sf(t: f64, df: f64) -> Option<f64> {
+    Some(StudentsT::new(0.0, 1.0, df).ok()?.sf(t)).filter(|p| p.is_finite())
+}
+
+/// The mean of f(s) for s up to `most`, where s² is χ² over its `df` degrees of freedom: s is what a standard deviation of 1 may
+/// be estimated as.
+pub(super) fn mean_over_sd(df: f64, most: f64, f: impl Fn(f64) -> f64) -> f64 {
+    let ln_scale = 2_f64.ln() + 0.5 * df * (0.5 * df).ln() - ln_gamma(0.5 * df);
+    let density = |x: f64| (ln_scale + (df - 1.0) * x.ln() - 0.5 * df * x * x).exp();
+    let spread = 10.0 / (2.0 * df).sqrt();
+    let (low, high) = ((1.0 - spread).max(0.0), (1.0 + spread).min(most));
+    if high <= low {
+        return 0.0;
+    }
+    gauss_legendre(|x| f(x) * density(x), low, high)
 }
 
 /// Positive nodes and weights of the 16-point rule (Abramowitz & Stegun, table 25.4).

@@ -6,8 +6,10 @@
 mod chain_groups;
 mod chains;
 mod compare;
+pub mod contrasts;
 mod distribution;
 mod permute;
+pub mod stats;
 mod summary;
 mod two_sample;
 

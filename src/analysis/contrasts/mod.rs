@@ -1,0 +1,116 @@
+//! Many metrics in many groups, each group against its baseline: every statistic, the family they make, and a verdict.
+
+pub mod aa;
+mod contrast;
+mod parallel;
+mod resample;
+mod verdict;
+
+pub use contrast::{Contrast, Numbers, Side};
+pub use verdict::{Basis, Rule, Verdict, Why};
+
+use super::stats::equivalence::Margin;
+use super::stats::multiplicity::adjust;
+use contrast::Prepared;
+
+/// The values of one metric in one group: one for each iteration that has the metric.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Cell {
+    /// In any order.
+    pub values: Vec<f64>,
+    /// The block that each value's iteration was in, as many as values; `None` when the plan was not blocked.
+    pub blocks: Option<Vec<u32>>,
+}
+
+/// A metric in all groups.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metric {
+    /// Differences up to it do not matter.
+    pub margin: Margin,
+    /// One cell for each group.
+    pub cells: Vec<Cell>,
+}
+
+/// How contrasts are made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Options {
+    /// Resamples of each bootstrap.
+    pub resamples: usize,
+    /// Decides on resamples and deals: the same seed, the same results.
+    pub seed: u64,
+    /// Probability of any wrong verdict in the family; every interval that is not called the family's covers 1 − `alpha`.
+    pub alpha: f64,
+    /// Threads; results do not depend on it.
+    pub threads: usize,
+}
+
+impl Default for Options {
+    /// 10,000 resamples, 5 %, all processors.
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self { resamples: 10_000, seed: 1, alpha: 0.05, threads }
+    }
+}
+
+/// The answer to every contrast that was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Family {
+    /// Contrasts with enough values on both sides to be compared: what p-values are adjusted for.
+    pub size: usize,
+    /// By metric, then in the order of the pairs.
+    pub contrasts: Vec<Contrast>,
+}
+
+/// Compares, in each metric, the groups of each pair: the first with the second, which is its baseline.
+///
+/// The family is all of it: every contrast that could be compared, of every metric. Metrics measured in the same iterations share
+/// resamples and deals, which leaves each contrast's interval and p-value as good as if they did not. Needs 8 bytes for each
+/// resample of each group in as many metrics as fit into 256 MiB, at least one.
+///
+/// # Panics
+/// When a pair names a group that a metric does not have, or a cell has another number of blocks than of values.
+pub fn contrasts(metrics: &[Metric], pairs: &[(usize, usize)], options: &Options) -> Family {
+    let used = used_groups(pairs);
+    let prepared: Vec<Vec<Option<Prepared>>> = parallel::all(metrics.len(), options.threads, |m| {
+        let cell = |(i, cell)| used.contains(&i).then(|| Prepared::of(cell));
+        metrics[m].cells.iter().enumerate().map(cell).collect()
+    });
+    let mut family = Family { size: 0, contrasts: contrast::all(&prepared, pairs, options) };
+    resample::bootstrap(&prepared, pairs, options, &mut family.contrasts);
+    resample::permutations(metrics, options, &mut family.contrasts);
+    family.judge(metrics, &prepared, options);
+    family
+}
+
+/// Groups that are compared with anything.
+fn used_groups(pairs: &[(usize, usize)]) -> std::collections::BTreeSet<usize> {
+    pairs.iter().flat_map(|&(group, baseline)| [group, baseline]).collect()
+}
+
+impl Family {
+    /// Everything that depends on how many contrasts there are.
+    fn judge(&mut self, metrics: &[Metric], prepared: &[Vec<Option<Prepared>>], options: &Options) {
+        self.size = self.contrasts.iter().filter(|contrast| contrast.is_comparable()).count();
+        let welch: Vec<Option<f64>> = self.contrasts.iter().map(Contrast::welch_p).collect();
+        let adjusted = adjust(&welch);
+        for (i, contrast) in self.contrasts.iter_mut().enumerate() {
+            (contrast.p_holm, contrast.p_bh, contrast.p_by) =
+                (adjusted.holm[i], adjusted.benjamini_hochberg[i], adjusted.benjamini_yekutieli[i]);
+        }
+        let rule = |margin| Rule { alpha: options.alpha, family: self.size.max(1), margin };
+        let side = |metric: usize, group: usize| prepared[metric][group].as_ref().expect("the pair uses it");
+        let judged = parallel::all(self.contrasts.len(), options.threads, |i| {
+            let contrast = &self.contrasts[i];
+            let (group, baseline) = (side(contrast.metric, contrast.group), side(contrast.metric, contrast.baseline));
+            contrast::judged(&rule(metrics[contrast.metric].margin), group, baseline)
+        });
+        for (contrast, (verdict, interval, tost)) in self.contrasts.iter_mut().zip(judged) {
+            contrast.verdict = verdict;
+            contrast.family_interval = interval;
+            contrast.tost = tost;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
