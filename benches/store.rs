@@ -83,8 +83,13 @@ fn campaign(dir: &Path, count: u32, metrics: u32, groups: u32) -> anyhow::Result
         let (qemu, pairs) = (group % 2 == 1, group / 2 + 1);
         record.header.tuple = ShortHash::of(&group.to_be_bytes());
         record.header.testbed = if qemu { "qemu" } else { "netns" }.to_owned();
-        record.factors = vec![("pairs".to_owned(), pairs.to_string()), ("testbed".to_owned(), record.header.testbed.clone())];
-        record.environment.push(Environment { host: "lab1".to_owned(), name: vptest::record::SPEC.to_owned(), value: spec.to_owned() });
+        record.factors =
+            vec![("pairs".to_owned(), pairs.to_string()), ("testbed".to_owned(), record.header.testbed.clone())];
+        record.environment.push(Environment {
+            host: "lab1".to_owned(),
+            name: vptest::record::SPEC.to_owned(),
+            value: spec.to_owned(),
+        });
         for i in 0..metrics {
             let noise = f64::from((n.wrapping_mul(2_654_435_761) ^ i.wrapping_mul(40_503)) % 10_007) / 10_007.0;
             let shift = if qemu && i % 7 == 0 { 0.8 } else { 1.0 };

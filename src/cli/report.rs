@@ -116,7 +116,8 @@ pub(super) fn whole(path: &Path, write: impl FnOnce(&mut File) -> std::io::Resul
     };
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let permissions = Permissions::from_mode(0o666);
-    let mut file = tempfile::Builder::new().prefix(".vptest-").permissions(permissions).tempfile_in(dir).map_err(failed)?;
+    let mut file =
+        tempfile::Builder::new().prefix(".vptest-").permissions(permissions).tempfile_in(dir).map_err(failed)?;
     write(file.as_file_mut()).map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
     Ok(())

@@ -31,7 +31,8 @@ impl<'a> Export<'a> {
     /// The first line. Factors are named `factor.NAME`, so that none can be taken for another column.
     pub fn header(&self) -> String {
         let factors = self.factors.iter().map(|name| format!("factor.{name}"));
-        let names = BEFORE.iter().map(|&name| name.to_owned()).chain(factors).chain(AFTER.iter().map(|&name| name.to_owned()));
+        let names =
+            BEFORE.iter().map(|&name| name.to_owned()).chain(factors).chain(AFTER.iter().map(|&name| name.to_owned()));
         let mut line = names.map(|name| quoted(&name)).collect::<Vec<_>>().join(",");
         line.push('\n');
         line
@@ -74,7 +75,9 @@ fn head(iteration: &Iteration, factors: &[&str]) -> String {
         quoted(&h.host),
         h.started_ns.to_string(),
     ];
-    cells.extend(factors.iter().map(|&name| iteration.factors.get(name).map_or_else(String::new, |value| quoted(value))));
+    cells.extend(
+        factors.iter().map(|&name| iteration.factors.get(name).map_or_else(String::new, |value| quoted(value))),
+    );
     cells.join(",")
 }
 

@@ -21,12 +21,17 @@ struct Line {
 /// Differences from the baseline with their intervals, or means where nothing is compared; `width` columns at most where given.
 pub fn forest(answer: &Analyze, width: Option<u16>) -> String {
     let compared = answer.groups.iter().any(|group| group.contrast.is_some());
-    let percent = compared
-        && answer.groups.iter().filter_map(|g| g.contrast.as_ref()).all(|c| c.result.percent.is_some());
+    let percent =
+        compared && answer.groups.iter().filter_map(|g| g.contrast.as_ref()).all(|c| c.result.percent.is_some());
     let (lines, title) = match (compared, percent) {
-        (true, true) => (lines(answer, percent_line), "difference of means (% of the baseline), 95 % intervals".to_owned()),
+        (true, true) => {
+            (lines(answer, percent_line), "difference of means (% of the baseline), 95 % intervals".to_owned())
+        }
         (true, false) => {
-            let column = Column::of(&answer.unit, answer.groups.iter().map(|g| (g.contrast.as_ref().map(|c| c.result.difference), g.sd)));
+            let column = Column::of(
+                &answer.unit,
+                answer.groups.iter().map(|g| (g.contrast.as_ref().map(|c| c.result.difference), g.sd)),
+            );
             let title = format!("difference of means ({}), 95 % intervals", escape(column.unit()));
             (lines(answer, |group| difference_line(group, &column)), title)
         }
@@ -99,7 +104,12 @@ fn range(lines: &[Line], zero: bool) -> Option<(f64, f64)> {
     Some((low - pad, high + pad))
 }
 
-#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a column of a terminal, clamped to its width")]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a column of a terminal, clamped to its width"
+)]
 fn draw(lines: &[Line], title: &str, zero: bool, width: usize) -> String {
     let Some((low, high)) = range(lines, zero) else { return "There is nothing to plot.\n".to_owned() };
     let longest = |get: fn(&Line) -> &String| lines.iter().map(|line| get(line).chars().count()).max().unwrap_or(0);
@@ -108,7 +118,8 @@ fn draw(lines: &[Line], title: &str, zero: bool, width: usize) -> String {
     // A narrow terminal has room for the plot, or for the numbers: then they are on a line of their own.
     let beside = label + text + LEAST + 4 <= width;
     let columns = width.saturating_sub(label + 2 + if beside { text + 2 } else { 0 }).max(LEAST);
-    let at = |x: f64| (((x - low) / (high - low) * (columns - 1) as f64).round().clamp(0.0, (columns - 1) as f64)) as usize;
+    let at =
+        |x: f64| (((x - low) / (high - low) * (columns - 1) as f64).round().clamp(0.0, (columns - 1) as f64)) as usize;
     let mut out = format!("{}{title}\n", " ".repeat(label + 2));
     for line in lines {
         let mut cells = vec![' '; columns];
@@ -126,7 +137,11 @@ fn draw(lines: &[Line], title: &str, zero: bool, width: usize) -> String {
         }
         let name = shortened(&line.label, label);
         let drawn: String = cells.into_iter().collect();
-        let row = if beside { format!("{name}  {drawn}  {}", line.text) } else { format!("{name}  {drawn}\n{}{}", " ".repeat(label + 2), line.text) };
+        let row = if beside {
+            format!("{name}  {drawn}  {}", line.text)
+        } else {
+            format!("{name}  {drawn}\n{}{}", " ".repeat(label + 2), line.text)
+        };
         // A String takes everything.
         let _ = writeln!(out, "{}", row.trim_end());
     }
@@ -205,7 +220,8 @@ mod tests {
         ];
         for width in [20, 40, 80, 200] {
             let text = draw(&lines, "title", true, width);
-            let zero: Vec<usize> = text.lines().filter(|l| l.contains('│')).map(|l| l.chars().position(|c| c == '│').unwrap()).collect();
+            let zero: Vec<usize> =
+                text.lines().filter(|l| l.contains('│')).map(|l| l.chars().position(|c| c == '│').unwrap()).collect();
             assert!(zero.windows(2).all(|w| w[0] == w[1]), "{width}\n{text}");
             assert!(text.matches('●').count() == 3, "{width}\n{text}");
             if width >= 40 {

@@ -63,7 +63,8 @@ impl Browser {
             _directory: directory,
         };
         let target = browser.call("Target.createTarget", &json!({ "url": "about:blank" }));
-        let attached = browser.call("Target.attachToTarget", &json!({ "targetId": target["targetId"], "flatten": true }));
+        let attached =
+            browser.call("Target.attachToTarget", &json!({ "targetId": target["targetId"], "flatten": true }));
         browser.session = attached["sessionId"].as_str().unwrap().to_owned();
         for domain in ["Page", "Runtime", "Log", "Network"] {
             browser.call(&format!("{domain}.enable"), &json!({}));
@@ -98,7 +99,8 @@ impl Browser {
         loop {
             let answer = self.read();
             if answer["id"] == json!(self.next) {
-                let gone = answer["error"]["message"].as_str().is_some_and(|text| text.contains("context was destroyed"));
+                let gone =
+                    answer["error"]["message"].as_str().is_some_and(|text| text.contains("context was destroyed"));
                 assert!(answer["error"].is_null() || gone, "{method}: {answer}");
                 return answer["result"].clone();
             }
@@ -116,7 +118,9 @@ impl Browser {
     fn note(&mut self, event: &Value) {
         let (method, what) = (event["method"].as_str().unwrap_or_default(), &event["params"]);
         match method {
-            "Runtime.exceptionThrown" | "Runtime.consoleAPICalled" | "Log.entryAdded" => self.complaints.push(what.to_string()),
+            "Runtime.exceptionThrown" | "Runtime.consoleAPICalled" | "Log.entryAdded" => {
+                self.complaints.push(what.to_string())
+            }
             "Network.requestWillBeSent" => {
                 self.requests.push(what["request"]["url"].as_str().unwrap_or_default().to_owned());
             }

@@ -5,6 +5,7 @@ mod bad_input;
 mod browser;
 mod campaign;
 mod capture;
+mod export;
 mod faults;
 mod flows;
 mod flows_real;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use vptest::ids::{Better, Level, NodeId, ShortHash, Vantage};
 use vptest::record::{
-    Capture, Environment, IterationRecord, Metric, Moment, Outcome, SPEC, Setting, SizeBin, SyscallProcess, SyscallScope,
-    SyscallSource, SyscallTrace, SyscallTransition,
+    Capture, Environment, IterationRecord, Metric, Moment, Outcome, SPEC, Setting, SizeBin, SyscallProcess,
+    SyscallScope, SyscallSource, SyscallTrace, SyscallTransition,
 };
 use vptest::store::{merge, write_iteration};
 
@@ -63,7 +63,8 @@ fn iteration(n: u32, hostile: bool) -> IterationRecord {
         file: None,
         tcp: None,
     }];
-    let step = |from: &str, to: &str, count| SyscallTransition { from: Some(from.to_owned()), to: to.to_owned(), count };
+    let step =
+        |from: &str, to: &str, count| SyscallTransition { from: Some(from.to_owned()), to: to.to_owned(), count };
     r.syscalls = vec![SyscallTrace {
         place: None,
         scope: SyscallScope::Workload,
@@ -125,7 +126,8 @@ fn a_browser_draws_every_figure_and_asks_for_nothing() {
     let page = page(&campaign, (1..=20).map(|n| iteration(n, false)), &["--baseline", "kind=fast"]);
     let mut browser = Browser::open(1200, 900);
     browser.show(&page);
-    let figures = browser.evaluate("[...document.querySelectorAll('figure')].map((f) => [f.dataset.figure, f.dataset.drawn])");
+    let figures =
+        browser.evaluate("[...document.querySelectorAll('figure')].map((f) => [f.dataset.figure, f.dataset.drawn])");
     let drawn = |id: &str| json!([id, "yes"]);
     assert_eq!(figures, json!(["heat", "forest", "means", "ecdf", "factor", "sizes", "chain"].map(drawn)));
     let empty = "[...document.querySelectorAll('figure svg')].filter((svg) => svg.childElementCount < 3).length";
@@ -135,7 +137,11 @@ fn a_browser_draws_every_figure_and_asks_for_nothing() {
     // One contrast for each of four metrics.
     let rows = "document.querySelectorAll('#contrast-table tbody tr').length";
     assert_eq!(browser.evaluate(rows), json!(4));
-    let filter = |text: &str| format!("(() => {{ const f = document.getElementById('f-text'); f.value = '{text}'; f.dispatchEvent(new Event('input', {{ bubbles: true }})); }})()");
+    let filter = |text: &str| {
+        format!(
+            "(() => {{ const f = document.getElementById('f-text'); f.value = '{text}'; f.dispatchEvent(new Event('input', {{ bubbles: true }})); }})()"
+        )
+    };
     browser.evaluate(&filter("rps slow"));
     assert_eq!(browser.evaluate(rows), json!(1));
     browser.evaluate(&filter("nothing like it"));
@@ -146,7 +152,9 @@ fn a_browser_draws_every_figure_and_asks_for_nothing() {
     assert_eq!(browser.evaluate(names), json!(["rps@client"]), "the only one that differs by more than 5 %");
     browser.evaluate("document.querySelectorAll('input[name=verdict]').forEach((box) => { box.checked = true; }); document.getElementById('f-level').value = 'os'; document.getElementById('filters').dispatchEvent(new Event('input'))");
     assert_eq!(browser.evaluate(names), json!(["cpu@client"]));
-    browser.evaluate("document.getElementById('f-level').value = ''; document.querySelector('th[data-sort=mean] button').click()");
+    browser.evaluate(
+        "document.getElementById('f-level').value = ''; document.querySelector('th[data-sort=mean] button').click()",
+    );
     let sorted = browser.evaluate(names);
     assert_eq!(sorted[0], json!("cpu@client"), "ascending by mean: {sorted}");
     quiet(&browser, &page);
@@ -162,12 +170,23 @@ fn figures_are_saved_as_svg_and_csv() {
     let mut browser = Browser::open(800, 600);
     let saved = campaign.path().join("saved");
     std::fs::create_dir(&saved).unwrap();
-    browser.call("Browser.setDownloadBehavior", &json!({ "behavior": "allow", "downloadPath": saved, "eventsEnabled": true }));
+    browser.call(
+        "Browser.setDownloadBehavior",
+        &json!({ "behavior": "allow", "downloadPath": saved, "eventsEnabled": true }),
+    );
     browser.show(&page);
-    browser.evaluate("document.querySelectorAll('figure .tools').forEach((tools) => [...tools.children].forEach((b) => b.click()))");
+    browser.evaluate(
+        "document.querySelectorAll('figure .tools').forEach((tools) => [...tools.children].forEach((b) => b.click()))",
+    );
     // The browser answers in order; what it saved is there when the last download is said to be complete.
     let wanted = 14;
-    let list = || std::fs::read_dir(&saved).unwrap().filter_map(|e| e.unwrap().file_name().into_string().ok()).filter(|n| n.ends_with(".svg") || n.ends_with(".csv")).count();
+    let list = || {
+        std::fs::read_dir(&saved)
+            .unwrap()
+            .filter_map(|e| e.unwrap().file_name().into_string().ok())
+            .filter(|n| n.ends_with(".svg") || n.ends_with(".csv"))
+            .count()
+    };
     let begun = std::time::Instant::now();
     while list() < wanted && begun.elapsed().as_secs() < 60 {
         browser.evaluate("new Promise((done) => setTimeout(done, 50))");
@@ -177,7 +196,11 @@ fn figures_are_saved_as_svg_and_csv() {
         let path = entry.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
         if path.extension().is_some_and(|e| e == "svg") {
-            assert!(text.starts_with("<svg") && text.contains("xmlns=") && text.ends_with("</svg>"), "{}", path.display());
+            assert!(
+                text.starts_with("<svg") && text.contains("xmlns=") && text.ends_with("</svg>"),
+                "{}",
+                path.display()
+            );
         } else {
             let widths: Vec<usize> = text.lines().map(|line| line.split(',').count()).collect();
             assert!(widths.len() > 1 && widths.windows(2).all(|w| w[0] == w[1]), "{}: {text}", path.display());
@@ -204,7 +227,8 @@ fn text_from_outside_stays_text() {
     for what in ["rps", "mtu", "foreign load"] {
         assert!(text.as_str().unwrap().contains(&format!("{what}{HOSTILE}")), "{what} is not shown as it is");
     }
-    let drawn = browser.evaluate("[...document.querySelectorAll('svg text')].some((t) => t.textContent.includes('<script>'))");
+    let drawn =
+        browser.evaluate("[...document.querySelectorAll('svg text')].some((t) => t.textContent.includes('<script>'))");
     assert_eq!(drawn, json!(true));
     quiet(&browser, &page);
 }

@@ -15,7 +15,7 @@ use crate::store::{CapturePlace, Circumstances, Dataset, Iteration, MetricColumn
 use crate::units::Percent;
 
 /// Values of iterations that the page has room for, in all.
-const POINTS: usize = 1_200_000;
+const POINTS: usize = 800_000;
 /// And in each cell, at least and at most.
 const POINTS_OF_CELL: (usize, usize) = (12, 400);
 /// Transitions of a chain that are drawn.
@@ -67,7 +67,7 @@ pub fn build(inputs: &Inputs<'_>) -> Model {
             level: column.level,
             unit: column.units.iter().cloned().collect::<Vec<_>>().join(", "),
             better: column.better,
-            margin,
+            margin: Some(margin),
             cells: values.iter().map(|values| cell(values, most)).collect(),
             contrasts,
         });

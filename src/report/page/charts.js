@@ -226,17 +226,17 @@ const forest = (width) => {
   const narrow = width < 620;
   const left = narrow ? 8 : Math.min(width * 0.34, 14 + 6.3 * Math.max(...rows.map((k) => Math.min(52, groupLabel(D.pairs[k][0]).length))));
   const right = narrow ? 8 : 190;
-  const rh = narrow ? 38 : 22, top = 8, bottom = top + rh * rows.length;
+  const rh = narrow ? 44 : 22, top = 8, bottom = top + rh * rows.length;
   const svg = canvas(width - 2, bottom + 40);
   const x = linear(low, high, left, width - right - 4);
   const inside = (value) => Math.max(low, Math.min(high, value));
   if (margin > 0) svg.append(tipped(s("rect", { class: "band", x: x(inside(-margin)), y: top, width: Math.max(0, x(inside(margin)) - x(inside(-margin))), height: bottom - top }), `margin ±${m.margin}`));
-  xAxis(svg, x, low, high, top, bottom, percent ? "difference of means (% of the baseline)" : `difference of means (${unit})`, width / 130);
+  xAxis(svg, x, low, high, top, bottom, percent ? "difference of means (% of the baseline)" : `difference of means (${unit})`, Math.max(4, width / 130));
   svg.append(s("line", { class: "zero", x1: x(0), x2: x(0), y1: top, y2: bottom }));
   rows.forEach((k, i) => {
     const y = top + rh * (i + 0.5) + (narrow ? 8 : 0), code = m.verdicts[k], [g] = D.pairs[k];
     const text = known(v[k]) ? `${percent ? pct(v[k]) : sig(v[k] / f)} ${unit}` + (known(l[k]) ? `  [${percent ? pct(l[k]) : sig(l[k] / f, 3)}, ${percent ? pct(u[k]) : sig(u[k] / f, 3)}]` : "") : "–";
-    svg.append(s("text", narrow ? { class: "tiny", x: left, y: y - 12 } : { x: left - 10, y: y + 4, "text-anchor": "end" }, cut(groupLabel(g), narrow ? Math.floor((width - 40) / 6.2) : 52)));
+    svg.append(s("text", narrow ? { class: "tiny", x: left, y: y - 13 } : { x: left - 10, y: y + 4, "text-anchor": "end" }, cut(groupLabel(g), narrow ? Math.floor((width - 40) / 6.2) : 52)));
     if (known(l[k]) && known(u[k])) {
       const a = x(inside(l[k] / f)), b = x(inside(u[k] / f));
       svg.append(s("line", { class: "l-" + code, x1: a, x2: b, y1: y, y2: y, "stroke-width": 2 }));
@@ -260,13 +260,13 @@ const means = (width) => {
   const [low, high] = padded([a / f, b / f], 0.03);
   const narrow = width < 620;
   const left = narrow ? 8 : Math.min(width * 0.34, 14 + 6.3 * Math.max(...groups.map((g) => Math.min(52, groupLabel(g).length))));
-  const right = narrow ? 8 : 150, rh = narrow ? 40 : 24, top = 8, bottom = top + rh * groups.length;
+  const right = narrow ? 8 : 150, rh = narrow ? 50 : 24, top = 8, bottom = top + rh * groups.length;
   const svg = canvas(width - 2, bottom + 40), x = linear(low, high, left, width - right - 4);
   const show = column(groups.map((g) => m.mean[g] / f));
-  xAxis(svg, x, low, high, top, bottom, `${m.name}${unit === "1" ? "" : ` (${unit})`}${m.better ? `, ${m.better} is better` : ""}`, width / 130);
+  xAxis(svg, x, low, high, top, bottom, `${m.name}${unit === "1" ? "" : ` (${unit})`}${m.better ? `, ${m.better} is better` : ""}`, Math.max(4, width / 130));
   groups.forEach((g, i) => {
     const y = top + rh * (i + 0.5) + (narrow ? 8 : 0), values = points(m, g), c = isBaseline(g) ? "cb" : "c0";
-    svg.append(s("text", narrow ? { class: "tiny", x: left, y: y - 12 } : { x: left - 10, y: y + 4, "text-anchor": "end" }, cut(groupLabel(g), narrow ? Math.floor((width - 40) / 6.2) : 52)));
+    svg.append(s("text", narrow ? { class: "tiny", x: left, y: y - 13 } : { x: left - 10, y: y + 4, "text-anchor": "end" }, cut(groupLabel(g), narrow ? Math.floor((width - 40) / 6.2) : 52)));
     const shown = values.length > 120 ? Array.from({ length: 120 }, (_, j) => values[Math.floor((j * (values.length - 1)) / 119)]) : values;
     shown.forEach((value, j) => svg.append(s("circle", { class: `${c} dot`, cx: x(value / f), cy: y + 3 + ((j * 7) % 5) - 2, r: 2 })));
     if (known(m.low[g])) svg.append(s("line", { class: `${c} line`, x1: x(m.low[g] / f), x2: x(m.high[g] / f), y1: y - 5, y2: y - 5 }));

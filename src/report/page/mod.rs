@@ -141,12 +141,12 @@ fn figures(model: &Model) -> Markup {
         }
     };
     let time = html! {
-        @let here: Vec<_> = model.series.iter().enumerate().filter(|(_, s)| s.section == "time").collect();
-        @if here.is_empty() { p.none { "No capture recorded throughput over time." } } @else {
-            @if pairs { div.pick { label { "Contrast " select.pick-pair {} } } }
-div.pair { @for (i, series) in here { (figure(&format!("series-{i}"), &series.title, "")) } }
-        }
-    };
+            @let here: Vec<_> = model.series.iter().enumerate().filter(|(_, s)| s.section == "time").collect();
+            @if here.is_empty() { p.none { "No capture recorded throughput over time." } } @else {
+                @if pairs { div.pick { label { "Contrast " select.pick-pair {} } } }
+    div.pair { @for (i, series) in here { (figure(&format!("series-{i}"), &series.title, "")) } }
+            }
+        };
     let calls = html! {
         @if model.chains.is_empty() { p.none { "System calls were not followed, or there is nothing to compare them with." } } @else {
             div.pick { label { "Process and group " select #pick-chain {} } }
