@@ -11,11 +11,15 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["generate", dir, count, metrics] => generate(Path::new(dir), count.parse()?, metrics.parse()?),
+        ["campaign", dir, count, metrics, groups] => {
+            campaign(Path::new(dir), count.parse()?, metrics.parse()?, groups.parse()?)
+        }
+        ["dataset", file] => dataset(Path::new(file)),
         ["merge", output, dir] => merge(Path::new(output), Path::new(dir)),
         ["status", dir] => status(Path::new(dir)),
         ["values", file, metric] => values(Path::new(file), metric),
         _ => anyhow::bail!(
-            "usage: store_bench generate DIR COUNT METRICS | merge OUTPUT DIR | status DIR | values FILE METRIC"
+            "usage: store_bench generate DIR COUNT METRICS | campaign DIR COUNT METRICS GROUPS | dataset FILE | merge OUTPUT DIR | status DIR | values FILE METRIC"
         ),
     }
 }
@@ -58,6 +62,51 @@ fn values(file: &Path, metric: &str) -> anyhow::Result<()> {
     let start = Instant::now();
     let found = store::Database::open(file)?.values(metric, &[vptest::record::Status::Complete])?;
     println!("values: {} in {:?}", found.values.len(), start.elapsed());
+    Ok(())
+}
+
+fn dataset(file: &Path) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let all = store::Database::open(file)?.dataset(&[vptest::record::Status::Complete])?;
+    println!("dataset: {} iterations, {} metrics in {:?}", all.iterations.len(), all.metrics.len(), start.elapsed());
+    Ok(())
+}
+
+/// Files of a campaign with a real plan: two testbeds, `groups` / 2 numbers of pairs, a spec with a baseline and a margin. Every
+/// seventh metric differs between the testbeds, the others only by noise.
+fn campaign(dir: &Path, count: u32, metrics: u32, groups: u32) -> anyhow::Result<()> {
+    let spec = "name = \"synthetic\"\nrepetitions = 1\n[factors]\ntestbed = [\"netns\", \"qemu\"]\npairs = 1\n[workload]\npreset = \"ab\"\n\
+                [analysis]\nbaseline = { testbed = \"netns\" }\nmargin = \"5 %\"\n";
+    for n in 0..count {
+        let mut record = record(n + 1, 0);
+        let (group, repetition) = (n % groups, n / groups);
+        let (qemu, pairs) = (group % 2 == 1, group / 2 + 1);
+        record.header.tuple = ShortHash::of(&group.to_be_bytes());
+        record.header.testbed = if qemu { "qemu" } else { "netns" }.to_owned();
+        record.factors =
+            vec![("pairs".to_owned(), pairs.to_string()), ("testbed".to_owned(), record.header.testbed.clone())];
+        record.environment.push(Environment {
+            host: "lab1".to_owned(),
+            name: vptest::record::SPEC.to_owned(),
+            value: spec.to_owned(),
+        });
+        for i in 0..metrics {
+            let noise = f64::from((n.wrapping_mul(2_654_435_761) ^ i.wrapping_mul(40_503)) % 10_007) / 10_007.0;
+            let shift = if qemu && i % 7 == 0 { 0.8 } else { 1.0 };
+            let level = [Level::Application, Level::Os, Level::Network][i as usize % 3];
+            record.metrics.push(Metric {
+                pair: Some(1),
+                node: Some(NodeId::client(1)),
+                level,
+                name: if i == 0 { "rps".to_owned() } else { format!("metric_{i}") },
+                unit: "1/s".to_owned(),
+                value: Some((1000.0 + f64::from(i)) / f64::from(pairs) * shift * (1.0 + 0.05 * noise)),
+                better: Some(Better::Higher),
+            });
+        }
+        record.header.repetition = repetition + 1;
+        store::write_iteration(dir, &record)?;
+    }
     Ok(())
 }
 

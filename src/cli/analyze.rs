@@ -27,6 +27,7 @@ Examples:
   vptest analyze                                         list the metrics
   vptest analyze --metric rps                            every tuple, against the baseline
   vptest analyze --metric rps --by hops --baseline hops=direct
+  vptest analyze --metric rps --plot                     with a picture of it
   vptest analyze --metric rps --include suspect --format csv
   vptest analyze --syscalls --baseline testbed=netns      transitions between system calls
   vptest analyze --cost                                  what each instrument costs the workload")]
@@ -49,6 +50,9 @@ pub(super) struct Args {
     /// Compare metrics of packet sizes also where packets were looked at in different places or under different offloads
     #[arg(long)]
     allow_unequal_vantage: bool,
+    /// Draw the comparison below the table: differences from the baseline with their intervals, or means without one
+    #[arg(long, requires = "metric")]
+    plot: bool,
     /// Compare the chains of system calls instead of a metric
     #[arg(long, conflicts_with = "metric")]
     syscalls: bool,
@@ -92,7 +96,10 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let text = match args.format {
         Format::Json => answer.json(),
         Format::Csv => answer.csv(),
-        Format::Table => answer.table(width()),
+        Format::Table => {
+            let plot = args.plot.then(|| format!("\n{}", crate::report::plot::forest(&answer, width())));
+            answer.table(width()) + &plot.unwrap_or_default()
+        }
     };
     out.write_all(text.as_bytes())?;
     Ok(Exit::Done)

@@ -5,6 +5,7 @@ mod analyze;
 mod clean;
 mod doctor;
 mod exit;
+mod export;
 mod flows;
 mod flows_text;
 mod image;
@@ -68,6 +69,7 @@ enum Command {
     Merge(merge::Args),
     Analyze(analyze::Args),
     Report(report::Args),
+    Export(export::Args),
     Flows(flows::Args),
     Syscalls(syscalls::Args),
     Image(image::Args),
@@ -108,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Merge(args) => merge::run(&args, cli.verbosity),
         Command::Analyze(args) => analyze::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Flows(args) => flows::run(&args),
         Command::Image(args) => image::run(&args, cli.verbosity),
         Command::Doctor(args) => doctor::run(&args),

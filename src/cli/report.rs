@@ -1,7 +1,10 @@
 //! `vptest report`
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::{File, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use super::analyze::{baseline_text, status, unreadable, wrong_question};
 use super::exit::{Exit, Failure};
@@ -101,26 +104,22 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         seed: SEED,
         notes,
     }));
-    write(args, page.as_bytes())?;
+    whole(&args.output, |file| file.write_all(page.as_bytes()))?;
     eprintln!("wrote {}", args.output.display());
     Ok(Exit::Done)
 }
 
-/// Beside its place first: a page is whole or absent.
-fn write(args: &Args, page: &[u8]) -> Result<(), Failure> {
-    use std::io::Write as _;
-    use std::os::unix::fs::PermissionsExt as _;
+/// Writes a file beside its place and gives it its name at the end: it is whole or absent.
+pub(super) fn whole(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<(), Failure> {
     let failed = |error: std::io::Error| {
-        Failure::from(anyhow::Error::new(error).context(format!("cannot write {}", args.output.display())))
+        Failure::from(anyhow::Error::new(error).context(format!("cannot write {}", path.display())))
     };
-    let dir = args.output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".report-")
-        .permissions(std::fs::Permissions::from_mode(0o666))
-        .tempfile_in(dir)
-        .map_err(failed)?;
-    file.write_all(page).map_err(failed)?;
-    file.persist(&args.output).map_err(|error| failed(error.error))?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let permissions = Permissions::from_mode(0o666);
+    let mut file =
+        tempfile::Builder::new().prefix(".vptest-").permissions(permissions).tempfile_in(dir).map_err(failed)?;
+    write(file.as_file_mut()).map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
 }
 

@@ -3,6 +3,8 @@
 pub mod chains;
 pub mod compare;
 pub mod cost;
+pub mod export;
 mod number;
 pub mod page;
 pub mod plan;
+pub mod plot;

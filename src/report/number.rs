@@ -46,6 +46,11 @@ impl Column {
         &self.unit
     }
 
+    /// A number in the column's unit.
+    pub(super) fn scaled(&self, value: f64) -> f64 {
+        value / self.factor
+    }
+
     /// A number of the column; a dash for none.
     pub(super) fn show(&self, value: Option<f64>) -> String {
         match (value, self.form) {

@@ -2,10 +2,12 @@
 
 mod agent;
 mod bad_input;
+mod browser;
 mod campaign;
 mod capture;
 mod counters;
 mod disk;
+mod export;
 mod faults;
 mod flows;
 mod flows_real;
@@ -21,6 +23,7 @@ mod qemu;
 mod qemu_bad;
 mod real;
 mod remote;
+mod report;
 mod signals;
 mod ssh;
 mod store;

@@ -15,7 +15,7 @@ use crate::store::{CapturePlace, Circumstances, Dataset, Iteration, MetricColumn
 use crate::units::Percent;
 
 /// Values of iterations that the page has room for, in all.
-const POINTS: usize = 1_200_000;
+const POINTS: usize = 800_000;
 /// And in each cell, at least and at most.
 const POINTS_OF_CELL: (usize, usize) = (12, 400);
 /// Transitions of a chain that are drawn.
@@ -67,7 +67,7 @@ pub fn build(inputs: &Inputs<'_>) -> Model {
             level: column.level,
             unit: column.units.iter().cloned().collect::<Vec<_>>().join(", "),
             better: column.better,
-            margin,
+            margin: Some(margin),
             cells: values.iter().map(|values| cell(values, most)).collect(),
             contrasts,
         });
@@ -308,6 +308,8 @@ fn chains(comparison: &ChainComparison) -> Vec<Chain> {
             bits: d.bits,
             by_chance: d.null_p95,
             p: d.p,
+            total: d.transitions.len(),
+            differing: d.transitions.iter().filter(|t| t.q <= 0.05).count(),
             transitions: kept.into_iter().take(TRANSITIONS).map(transition).collect(),
         }
     };

@@ -28,6 +28,13 @@ const sig = (x, digits = 4) => {
   const text = a !== 0 && (a < 1e-3 || a >= 1e7) ? x.toExponential(digits - 1).replace("+", "") : a >= 10 ** (digits - 1) ? x.toFixed(0) : String(Number(x.toPrecision(digits)));
   return text.replace(/-/g, MINUS);
 };
+// Shows numbers of one column with the same decimals: four digits of the largest.
+const column = (values) => {
+  const largest = Math.max(0, ...values.filter(known).map(Math.abs));
+  if (largest !== 0 && (largest < 1e-3 || largest >= 1e7)) return (x) => sig(x);
+  const decimals = largest === 0 ? 0 : Math.max(0, Math.min(6, 3 - Math.floor(Math.log10(largest))));
+  return (x) => (known(x) ? x.toFixed(decimals).replace("-", MINUS) : "–");
+};
 const signed = (text, x) => (x > 0 ? "+" + text : text);
 const pct = (x) => { if (!known(x)) return "–"; const a = Math.abs(x); return signed(x.toFixed(a >= 100 || a === 0 ? 0 : a >= 0.995 ? 1 : 2), x).replace("-", MINUS); };
 const prob = (p) => (!known(p) ? "–" : p < 1e-4 ? "< 0.0001" : p < 0.1 ? p.toFixed(4) : p.toFixed(3));
@@ -162,6 +169,7 @@ const heat = (width) => {
     const x = left + cw * (k + 0.5);
     svg.append(tipped(s("text", { class: "tiny", x, y: top - 6, transform: `rotate(-45 ${x} ${top - 6})` }, l), () => groupLabel(D.pairs[k][0])));
   });
+  svg.append(s("text", { class: "soft tiny", x: left - 6, y: top - 6, "text-anchor": "end" }, cut(D.factors.join(" · "), Math.floor(left / 5.6))));
   const marks = D.metrics.length * D.pairs.length <= 8000;
   let y = top;
   for (const level of levels) {
@@ -177,7 +185,7 @@ const heat = (width) => {
         const p = m.pc[k], code = m.verdicts[k];
         const t = known(p) ? Math.min(1, Math.log10(1 + Math.abs(p)) / 2) : 0;
         const quiet = code === "x" || !known(p);
-        const cell = s("rect", { class: quiet ? "none" : p > 0 ? "up" : "down", x: left + cw * k + 0.5, y: y + 0.5, width: cw - 1, height: rh - 1, "fill-opacity": quiet ? null : (0.05 + 0.9 * t).toFixed(2) });
+        const cell = s("rect", { class: quiet ? "none" : p > 0 ? "up" : "down", x: left + cw * k + 0.5, y: y + 0.5, width: cw - 1, height: rh - 1, "fill-opacity": quiet ? null : ((0.05 + 0.9 * t) * (code === "u" ? 0.35 : 1)).toFixed(2) });
         tipped(cell, () => contrastTip(m, k));
         cell.addEventListener("click", () => choose(i));
         svg.append(cell);
@@ -218,17 +226,17 @@ const forest = (width) => {
   const narrow = width < 620;
   const left = narrow ? 8 : Math.min(width * 0.34, 14 + 6.3 * Math.max(...rows.map((k) => Math.min(52, groupLabel(D.pairs[k][0]).length))));
   const right = narrow ? 8 : 190;
-  const rh = narrow ? 38 : 22, top = 8, bottom = top + rh * rows.length;
+  const rh = narrow ? 44 : 22, top = 8, bottom = top + rh * rows.length;
   const svg = canvas(width - 2, bottom + 40);
   const x = linear(low, high, left, width - right - 4);
   const inside = (value) => Math.max(low, Math.min(high, value));
   if (margin > 0) svg.append(tipped(s("rect", { class: "band", x: x(inside(-margin)), y: top, width: Math.max(0, x(inside(margin)) - x(inside(-margin))), height: bottom - top }), `margin ±${m.margin}`));
-  xAxis(svg, x, low, high, top, bottom, percent ? "difference of means (% of the baseline)" : `difference of means (${unit})`, width / 130);
+  xAxis(svg, x, low, high, top, bottom, percent ? "difference of means (% of the baseline)" : `difference of means (${unit})`, Math.max(4, width / 130));
   svg.append(s("line", { class: "zero", x1: x(0), x2: x(0), y1: top, y2: bottom }));
   rows.forEach((k, i) => {
     const y = top + rh * (i + 0.5) + (narrow ? 8 : 0), code = m.verdicts[k], [g] = D.pairs[k];
     const text = known(v[k]) ? `${percent ? pct(v[k]) : sig(v[k] / f)} ${unit}` + (known(l[k]) ? `  [${percent ? pct(l[k]) : sig(l[k] / f, 3)}, ${percent ? pct(u[k]) : sig(u[k] / f, 3)}]` : "") : "–";
-    svg.append(s("text", narrow ? { class: "tiny", x: left, y: y - 12 } : { x: left - 10, y: y + 4, "text-anchor": "end" }, cut(groupLabel(g), narrow ? Math.floor((width - 40) / 6.2) : 52)));
+    svg.append(s("text", narrow ? { class: "tiny", x: left, y: y - 13 } : { x: left - 10, y: y + 4, "text-anchor": "end" }, cut(groupLabel(g), narrow ? Math.floor((width - 40) / 6.2) : 52)));
     if (known(l[k]) && known(u[k])) {
       const a = x(inside(l[k] / f)), b = x(inside(u[k] / f));
       svg.append(s("line", { class: "l-" + code, x1: a, x2: b, y1: y, y2: y, "stroke-width": 2 }));
@@ -252,17 +260,18 @@ const means = (width) => {
   const [low, high] = padded([a / f, b / f], 0.03);
   const narrow = width < 620;
   const left = narrow ? 8 : Math.min(width * 0.34, 14 + 6.3 * Math.max(...groups.map((g) => Math.min(52, groupLabel(g).length))));
-  const right = narrow ? 8 : 150, rh = narrow ? 40 : 24, top = 8, bottom = top + rh * groups.length;
+  const right = narrow ? 8 : 150, rh = narrow ? 50 : 24, top = 8, bottom = top + rh * groups.length;
   const svg = canvas(width - 2, bottom + 40), x = linear(low, high, left, width - right - 4);
-  xAxis(svg, x, low, high, top, bottom, `${m.name}${unit === "1" ? "" : ` (${unit})`}${m.better ? `, ${m.better} is better` : ""}`, width / 130);
+  const show = column(groups.map((g) => m.mean[g] / f));
+  xAxis(svg, x, low, high, top, bottom, `${m.name}${unit === "1" ? "" : ` (${unit})`}${m.better ? `, ${m.better} is better` : ""}`, Math.max(4, width / 130));
   groups.forEach((g, i) => {
     const y = top + rh * (i + 0.5) + (narrow ? 8 : 0), values = points(m, g), c = isBaseline(g) ? "cb" : "c0";
-    svg.append(s("text", narrow ? { class: "tiny", x: left, y: y - 12 } : { x: left - 10, y: y + 4, "text-anchor": "end" }, cut(groupLabel(g), narrow ? Math.floor((width - 40) / 6.2) : 52)));
+    svg.append(s("text", narrow ? { class: "tiny", x: left, y: y - 13 } : { x: left - 10, y: y + 4, "text-anchor": "end" }, cut(groupLabel(g), narrow ? Math.floor((width - 40) / 6.2) : 52)));
     const shown = values.length > 120 ? Array.from({ length: 120 }, (_, j) => values[Math.floor((j * (values.length - 1)) / 119)]) : values;
     shown.forEach((value, j) => svg.append(s("circle", { class: `${c} dot`, cx: x(value / f), cy: y + 3 + ((j * 7) % 5) - 2, r: 2 })));
     if (known(m.low[g])) svg.append(s("line", { class: `${c} line`, x1: x(m.low[g] / f), x2: x(m.high[g] / f), y1: y - 5, y2: y - 5 }));
     if (known(m.mean[g])) svg.append(s("circle", { class: `${c} fill`, cx: x(m.mean[g] / f), cy: y - 5, r: 3.2 }));
-    if (!narrow) svg.append(s("text", { class: "soft", x: width - right + 6, y: y + 4 }, `${sig(m.mean[g] / f, 5)}  n ${m.n[g]}`));
+    if (!narrow) svg.append(s("text", { class: "soft", x: width - right + 6, y: y + 4 }, show(m.mean[g] / f)), s("text", { class: "soft", x: width - 12, y: y + 4, "text-anchor": "end" }, `n ${m.n[g]}`));
     svg.append(tipped(s("rect", { class: "hit", x: 0, y: y - rh / 2, width: width - 2, height: rh }), () => `${groupLabel(g)}\nmean ${withUnit(m.mean[g], m.unit)}, sd ${withUnit(m.sd[g], m.unit)}, n ${m.n[g]}` + (known(m.low[g]) ? `\n95 %: ${withUnit(m.low[g], m.unit)} … ${withUnit(m.high[g], m.unit)}` : "") + (values.length < m.n[g] ? `\n${values.length} of its values are in the page` : "")));
   });
   return { svg, name: m.name, legend: D.pairs.length ? [["c0", "group"], ["cb", "baseline"]] : null, rows: () => pointRows(m) };
@@ -281,7 +290,7 @@ const ecdf = (width) => {
     svg.append(tipped(s("text", { class: "b tiny", x: ox + 34, y: oy + 14 }, cut(groupLabel(g), Math.floor(pw / 6.4))), groupLabel(g)));
     const part = s("g");
     svg.append(part);
-    xAxis(part, x, low, high, oy + 24, oy + ph - 42, i >= shown.length - columns || columns === 1 ? unit === "1" ? m.name : unit : "", 3.5);
+    xAxis(part, x, low, high, oy + 24, oy + ph - 42, i >= shown.length - columns || columns === 1 ? (unit === "1" ? m.name : unit) : "", 5);
     yAxis(part, y, 0, 1, ox + 34, ox + pw - 12, 2);
     for (const [of, c] of [[base, "cb"], [g, "c0"]]) {
       if (of === null || m.counts[of] === 0) continue;
@@ -384,7 +393,7 @@ const series = (fig) => (width) => {
   if (!here.length) return { none: "Nothing was recorded in these groups." };
   const [xl, xh] = extent(here.flatMap(([line]) => [line.x[0], line.x[line.x.length - 1], 0]));
   const [, yh] = extent(here.flatMap(([line]) => line.y).concat(0));
-  const svg = canvas(width - 2, 240), x = linear(xl, xh, 56, width - 16), y = linear(0, yh * 1.05 || 1, 196, 12);
+  const svg = canvas(width - 2, 230), x = linear(xl, xh, 56, width - 16), y = linear(0, yh * 1.05 || 1, 196, 12);
   yAxis(svg, y, 0, yh * 1.05 || 1, 56, width - 16, 5);
   xAxis(svg, x, xl, xh, 12, 196, fig.x, width / 110);
   svg.append(s("text", { class: "soft tiny", x: 12, y: 104, transform: "rotate(-90 12 104)", "text-anchor": "middle" }, fig.y));
@@ -401,35 +410,50 @@ const chainGraph = (width) => {
   const c = D.chains[chain];
   const weight = new Map();
   for (const t of c.transitions) for (const name of [t.from, t.to]) weight.set(name, (weight.get(name) ?? 0) + Math.max(t.share, t.baseline));
+  const heaviest = Math.max(...weight.values());
   const names = [...weight].sort((p, q) => q[1] - p[1]).slice(0, 16).map(([name]) => name);
   const edges = c.transitions.filter((t) => names.includes(t.from) && names.includes(t.to));
-  const size = Math.min(width - 2, 640), r = size / 2 - (width < 620 ? 78 : 110), cx = size / 2, cy = size / 2;
-  const svg = canvas(size, size), place = new Map(names.map((name, i) => [name, (2 * Math.PI * i) / names.length - Math.PI / 2]));
+  const narrow = width < 900, size = Math.min(width - 2, 600), r = size / 2 - (width < 620 ? 92 : 106), cx = size / 2, cy = size / 2;
+  const list = c.transitions.slice().sort((p, q) => Math.abs(q.share - q.baseline) - Math.abs(p.share - p.baseline)).slice(0, 20);
+  const svg = canvas(narrow ? size : width - 2, narrow ? size + 40 + 18 * list.length : size);
+  const place = new Map(names.map((name, i) => [name, (2 * Math.PI * i) / names.length - Math.PI / 2]));
   const most = Math.max(...edges.map((t) => Math.max(t.share, t.baseline)), 1e-9);
   const xy = (angle, radius) => [cx + radius * Math.cos(angle), cy + radius * Math.sin(angle)];
-  edges.sort((p, q) => (p.q <= 0.05) - (q.q <= 0.05));
+  const differs = (t) => t.q <= 0.05;
+  const tipOf = (t) => `${t.from} → ${t.to}\n${sig(100 * t.share, 3)} % of transitions, baseline ${sig(100 * t.baseline, 3)} %\nq ${prob(t.q)}${differs(t) ? (t.share > t.baseline ? ": more often" : ": more rarely") : ""}`;
+  edges.sort((p, q) => differs(p) - differs(q));
   for (const t of edges) {
-    const differs = t.q <= 0.05, up = t.share > t.baseline, a = place.get(t.from), b = place.get(t.to);
-    const w = 0.6 + 7 * Math.sqrt(Math.max(t.share, t.baseline) / most);
-    const label = `${t.from} → ${t.to}\n${sig(100 * t.share, 3)} % of transitions, baseline ${sig(100 * t.baseline, 3)} %\nq ${prob(t.q)}${differs ? (up ? ": more often" : ": more rarely") : ""}`;
+    const up = t.share > t.baseline, a = place.get(t.from), b = place.get(t.to);
+    const w = 0.7 + 6 * Math.sqrt(Math.max(t.share, t.baseline) / most);
     let d;
     if (t.from === t.to) {
-      const [x0, y0] = xy(a - 0.09, r), [x1, y1] = xy(a + 0.09, r), [u0, v0] = xy(a - 0.28, r + 46), [u1, v1] = xy(a + 0.28, r + 46);
+      const [x0, y0] = xy(a - 0.07, r + 3), [x1, y1] = xy(a + 0.07, r + 3), [u0, v0] = xy(a - 0.2, r + 34), [u1, v1] = xy(a + 0.2, r + 34);
       d = `M${x0.toFixed(1)} ${y0.toFixed(1)}C${u0.toFixed(1)} ${v0.toFixed(1)} ${u1.toFixed(1)} ${v1.toFixed(1)} ${x1.toFixed(1)} ${y1.toFixed(1)}`;
     } else {
-      const [x0, y0] = xy(a + 0.03, r - 6), [x1, y1] = xy(b - 0.03, r - 6);
-      const [dx, dy] = [x1 - x0, y1 - y0], bend = 0.16;
-      const [mx, my] = [(x0 + x1) / 2 * 0.8 + cx * 0.2 - dy * bend, (y0 + y1) / 2 * 0.8 + cy * 0.2 + dx * bend];
-      const angle = Math.atan2(y1 - my, x1 - mx), head = 5 + w * 0.7;
-      d = `M${x0.toFixed(1)} ${y0.toFixed(1)}Q${mx.toFixed(1)} ${my.toFixed(1)} ${x1.toFixed(1)} ${y1.toFixed(1)}`;
-      const tri = `M${x1.toFixed(1)} ${y1.toFixed(1)}L${(x1 - head * Math.cos(angle - 0.42)).toFixed(1)} ${(y1 - head * Math.sin(angle - 0.42)).toFixed(1)}L${(x1 - head * Math.cos(angle + 0.42)).toFixed(1)} ${(y1 - head * Math.sin(angle + 0.42)).toFixed(1)}z`;
-      svg.append(s("path", { class: differs ? (up ? "up" : "down") : "f-x", d: tri, "fill-opacity": differs ? 0.95 : 0.6 }));
+      const [x0, y0] = xy(a + 0.025, r - 7), [x1, y1] = xy(b - 0.025, r - 8);
+      const [dx, dy] = [x1 - x0, y1 - y0], bend = 0.14;
+      const [mx, my] = [((x0 + x1) / 2) * 0.8 + cx * 0.2 - dy * bend, ((y0 + y1) / 2) * 0.8 + cy * 0.2 + dx * bend];
+      const angle = Math.atan2(y1 - my, x1 - mx), head = 5 + w * 0.9;
+      const corner = (turn) => `${(x1 - head * Math.cos(angle + turn)).toFixed(1)} ${(y1 - head * Math.sin(angle + turn)).toFixed(1)}`;
+      // The line ends inside its head, so that it does not stick out.
+      const [ex, ey] = [x1 - 0.6 * head * Math.cos(angle), y1 - 0.6 * head * Math.sin(angle)];
+      d = `M${x0.toFixed(1)} ${y0.toFixed(1)}Q${mx.toFixed(1)} ${my.toFixed(1)} ${ex.toFixed(1)} ${ey.toFixed(1)}`;
+      svg.append(s("path", { class: differs(t) ? (up ? "up" : "down") : "still", d: `M${x1.toFixed(1)} ${y1.toFixed(1)}L${corner(-0.4)}L${corner(0.4)}z` }));
     }
-    svg.append(tipped(s("path", { class: differs ? (up ? "edge-up" : "edge-down") : "edge", d, fill: "none", "stroke-width": w.toFixed(1), "stroke-opacity": 0.8 }), label));
+    svg.append(tipped(s("path", { class: differs(t) ? (up ? "edge-up" : "edge-down") : "edge", d, fill: "none", "stroke-width": w.toFixed(1) }), () => tipOf(t)));
   }
   for (const [name, angle] of place) {
-    const [x, y] = xy(angle, r), self = edges.some((t) => t.from === name && t.to === name), [tx, ty] = xy(angle, r + (self ? 44 : 13)), cos = Math.cos(angle);
-    svg.append(tipped(s("circle", { class: "node", cx: x, cy: y, r: 5 }), name), s("text", { class: "tiny", x: tx, y: ty + 4, "text-anchor": cos > 0.15 ? "start" : cos < -0.15 ? "end" : "middle" }, cut(name, 16)));
+    const [x, y] = xy(angle, r), self = edges.some((t) => t.from === name && t.to === name), [tx, ty] = xy(angle, r + (self ? 33 : 13)), cos = Math.cos(angle);
+    svg.append(tipped(s("circle", { class: "node", cx: x, cy: y, r: 4 + 5 * Math.sqrt(weight.get(name) / heaviest) }), name), s("text", { class: "tiny", x: tx, y: ty + 4, "text-anchor": cos > 0.15 ? "start" : cos < -0.15 ? "end" : "middle" }, cut(name, 16)));
+  }
+  // The largest differences as numbers.
+  const lx = narrow ? 4 : size + 24, at = [lx + 250, lx + 330, lx + 400].map((v) => (narrow ? Math.min(v, size - 2 - (lx + 400 - v)) : v));
+  let y = narrow ? size + 20 : 40;
+  svg.append(s("text", { class: "b tiny", x: lx, y }, "largest differences"), ...["group", "baseline", "q"].map((t, i) => s("text", { class: "soft tiny", x: at[i], y, "text-anchor": "end" }, t)));
+  for (const t of list) {
+    y += 18;
+    const colour = differs(t) ? (t.share > t.baseline ? "up" : "down") : "soft";
+    svg.append(tipped(s("text", { class: `tiny ${colour}`, x: lx, y }, cut(`${t.from} → ${t.to}`, narrow ? 24 : 34)), () => tipOf(t)), ...[`${(100 * t.share).toFixed(2)} %`, `${(100 * t.baseline).toFixed(2)} %`, t.q < 1e-3 ? "< 0.001" : t.q.toFixed(3)].map((text, i) => s("text", { class: "tiny", x: at[i], y, "text-anchor": "end" }, text)));
   }
   return { svg, name: c.process, legend: [["c1", "more often than in the baseline"], ["c0", "more rarely"], ["cb", "no difference found"]], rows: () => [["process", "group", "from", "to", "share", "baseline_share", "q"], ...c.transitions.map((t) => [c.process, c.group, t.from, t.to, t.share, t.baseline, t.q])] };
 };
@@ -465,8 +489,9 @@ const rowsOfTable = () => {
 const tableRow = ([i, k]) => {
   const m = D.metrics[i], [g, b] = D.pairs[k], code = m.verdicts[k];
   const [f, unit] = scale(m.unit, Math.max(Math.abs(m.mean[g] ?? 0), Math.abs(m.mean[b] ?? 0)));
-  const value = (x) => (known(x) ? sig(x / f, 5) + (unit === "1" ? "" : " " + unit) : "–");
-  const link = h("a", { href: "#metric" }, m.name);
+  const show = column([m.mean[g] / f, m.mean[b] / f]);
+  const value = (x) => (known(x) ? show(x / f) + (unit === "1" ? "" : " " + unit) : "–");
+  const link = h("a", { href: "#metric", title: m.level }, m.name.slice(m.level.length + 1));
   link.addEventListener("click", () => choose(i, k));
   const num = (text) => h("td", { class: "num" }, text);
   return h("tr", {}, [
@@ -543,7 +568,9 @@ document.querySelectorAll(".pick-pair").forEach((select) => {
   fill(select, D.pairs.map(([g, b]) => `${groupLabel(g)} against ${groupLabel(b)}`), pair);
   select.addEventListener("change", () => { pair = Number(select.value); document.querySelectorAll(".pick-pair").forEach((other) => { other.value = pair; }); pairFigures().forEach(render); });
 });
-fill($("pick-chain"), D.chains.map((c) => `${c.process}, ${c.group}`), 0);
+// The chain that differs most, first.
+D.chains.forEach((c, i) => { const best = D.chains[chain]; if (c.p < best.p || (c.p === best.p && c.bits > best.bits)) chain = i; });
+fill($("pick-chain"), D.chains.map((c) => `${c.process}, ${c.group}`), chain);
 $("pick-metric")?.addEventListener("change", (event) => { metric = Number(event.target.value); METRIC_FIGURES.forEach(render); });
 $("pick-factor")?.addEventListener("change", (event) => { factor = varying[Number(event.target.value)].i; render("factor"); });
 $("pick-chain")?.addEventListener("change", (event) => { chain = Number(event.target.value); render("chain"); });

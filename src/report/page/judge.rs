@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::build::Inputs;
-use super::methods::cite;
+use super::methods::{BENJAMINI, cite};
 use super::model::{Contrast, Model, Verdict};
-use crate::analysis::{Summary, TwoSample};
+use crate::analysis::Interval;
+use crate::analysis::contrasts::{self, Basis, Family, Options, Why};
+use crate::analysis::stats::equivalence::Margin;
+use crate::analysis::stats::power::Repetitions;
 use crate::store::MetricColumn;
 use crate::units::Percent;
 
@@ -14,67 +17,114 @@ pub(super) struct Judged {
     /// Contrasts that p-values are adjusted for.
     pub(super) family: usize,
     /// For each metric its margin as text, and a contrast for each pair.
-    pub(super) metrics: Vec<(Option<String>, Vec<Contrast>)>,
+    pub(super) metrics: Vec<(String, Vec<Contrast>)>,
 }
 
 /// Values of one metric: for each group the values, each with the index of its iteration.
 type Values = Vec<Vec<(f64, usize)>>;
 
+/// Margin of metrics for which the spec has none.
+const MARGIN: Percent = Percent::new(5.0);
+
+/// Compares every metric in every pair of groups; all together are one family.
 pub(super) fn all(inputs: &Inputs<'_>, columns: &[&MetricColumn], values: &[Values]) -> Judged {
     let images = inputs.grouping.images(inputs.dataset);
-    let mut metrics = Vec::new();
-    for (column, values) in columns.iter().zip(values) {
-        let summaries: Vec<Summary> =
-            values.iter().map(|v| Summary::of(&v.iter().map(|v| v.0).collect::<Vec<_>>())).collect();
-        let contrasts = inputs.grouping.pairs.iter().map(|&(g, b)| {
-            if let Some(why) = refusal(inputs, column, values, &images, (g, b)) {
-                return incomparable(why);
-            }
-            match TwoSample::of(&summaries[g], &summaries[b]) {
-                None => incomparable("a mean is missing".to_owned()),
-                Some(r) => Contrast {
-                    verdict: Verdict::Undecided,
-                    remark: None,
-                    difference: Some(r.difference),
-                    difference_interval: r.difference_ci95,
-                    percent: r.percent,
-                    percent_interval: r.percent_ci95,
-                    g: r.hedges_g,
-                    g_interval: r.hedges_g_ci95,
-                    delta: None,
-                    p: r.welch.map(|w| w.p),
-                    p_holm: None,
-                    p_bh: None,
-                    p_rank: None,
-                },
-            }
-        });
-        metrics.push((margin(inputs, column).map(|m| m.to_string()), contrasts.collect()));
-    }
-    Judged { family: 0, metrics }
+    let pairs = &inputs.grouping.pairs;
+    let refusals: Vec<Vec<Option<String>>> = columns
+        .iter()
+        .zip(values)
+        .map(|(column, values)| pairs.iter().map(|&pair| refusal(inputs, column, values, &images, pair)).collect())
+        .collect();
+    let metrics: Vec<contrasts::Metric> = columns
+        .iter()
+        .zip(values)
+        .zip(&refusals)
+        .map(|((column, values), refusals)| {
+            let refused: BTreeSet<usize> =
+                pairs.iter().zip(refusals).filter(|(_, why)| why.is_some()).map(|(pair, _)| pair.0).collect();
+            let cells = values.iter().enumerate().map(|(group, values)| {
+                // What must not be compared is not in the family either.
+                if refused.contains(&group) { contrasts::Cell::default() } else { cell(inputs, values) }
+            });
+            contrasts::Metric { margin: Margin::Relative(margin(inputs, column).fraction()), cells: cells.collect() }
+        })
+        .collect();
+    let options = Options { seed: inputs.seed, ..Options::default() };
+    let family: Family = contrasts::contrasts(&metrics, pairs, &options);
+    let mut found = family.contrasts.into_iter();
+    let metrics = columns.iter().zip(refusals).map(|(column, refusals)| {
+        let of = refusals.into_iter().zip(found.by_ref());
+        (margin(inputs, column).to_string(), of.map(|(refusal, found)| contrast(&found, refusal)).collect())
+    });
+    Judged { metrics: metrics.collect(), family: family.size }
+}
+
+fn cell(inputs: &Inputs<'_>, values: &[(f64, usize)]) -> contrasts::Cell {
+    let block = |&(_, at): &(f64, usize)| inputs.dataset.iterations[at].header.block;
+    contrasts::Cell { values: values.iter().map(|v| v.0).collect(), blocks: values.iter().map(block).collect() }
 }
 
 /// The margin of a metric: of its full name, its name, or the default.
-fn margin(inputs: &Inputs<'_>, column: &MetricColumn) -> Option<Percent> {
+fn margin(inputs: &Inputs<'_>, column: &MetricColumn) -> Percent {
     let of = |name: &str| inputs.margins.iter().find(|(known, _)| known == name).map(|(_, margin)| *margin);
-    of(&column.full_name()).or_else(|| of(&column.name)).or_else(|| of("default"))
+    of(&column.full_name()).or_else(|| of(&column.name)).or_else(|| of("default")).unwrap_or(MARGIN)
 }
 
-fn incomparable(why: String) -> Contrast {
+fn contrast(found: &contrasts::Contrast, refusal: Option<String>) -> Contrast {
+    let (verdict, remark) = match refusal {
+        Some(why) => (Verdict::NotComparable, Some(why)),
+        None => verdict(&found.verdict),
+    };
+    let numbers = found.numbers.as_ref().filter(|_| verdict != Verdict::NotComparable);
+    let of = |get: fn(&contrasts::Numbers) -> Option<f64>| numbers.and_then(get);
+    let interval = |get: fn(&contrasts::Numbers) -> Option<Interval>| numbers.and_then(get);
+    let adjusted = |p: Option<f64>| p.filter(|_| numbers.is_some());
     Contrast {
-        verdict: Verdict::NotComparable,
-        remark: Some(why),
-        difference: None,
-        difference_interval: None,
-        percent: None,
-        percent_interval: None,
-        g: None,
-        g_interval: None,
-        delta: None,
-        p: None,
-        p_holm: None,
-        p_bh: None,
-        p_rank: None,
+        verdict,
+        remark,
+        difference: of(|n| Some(n.means.difference)),
+        difference_interval: interval(|n| n.difference_bca.or(n.means.difference_ci95)),
+        percent: of(|n| n.means.percent),
+        percent_interval: interval(|n| n.percent_bca.or(n.means.percent_ci95)),
+        g: of(|n| n.means.hedges_g),
+        g_interval: interval(|n| n.means.hedges_g_ci95),
+        delta: of(|n| Some(n.dominance.cliff_delta)),
+        p: of(|n| n.means.welch.map(|w| w.p)),
+        p_holm: adjusted(found.p_holm),
+        p_bh: adjusted(found.p_bh),
+        p_rank: of(|n| n.mann_whitney.map(|m| m.p)),
+    }
+}
+
+/// The verdict as shown, and what goes with it.
+fn verdict(verdict: &contrasts::Verdict) -> (Verdict, Option<String>) {
+    let constants =
+        |basis: &Basis| (*basis == Basis::Constants).then(|| "each side always had the same value".to_owned());
+    match verdict {
+        contrasts::Verdict::Different { basis } => (Verdict::Different, constants(basis)),
+        contrasts::Verdict::DifferentNegligible { basis } => (Verdict::Negligible, constants(basis)),
+        contrasts::Verdict::Equivalent { basis } => (Verdict::Equivalent, constants(basis)),
+        contrasts::Verdict::Undecided { differs, repetitions } => {
+            let seen = if *differs { "there is a difference, of unknown importance; " } else { "" };
+            let more = match repetitions {
+                Some(Repetitions::PerSide(n)) => format!("about {n} repetitions of each side would decide"),
+                Some(Repetitions::TooMany) => "it lies on the margin: no number of repetitions would decide".to_owned(),
+                None => "how many repetitions would decide cannot be said".to_owned(),
+            };
+            (Verdict::Undecided, Some(format!("{seen}{more}")))
+        }
+        contrasts::Verdict::NotComparable { why } => (Verdict::NotComparable, Some(reason(why))),
+    }
+}
+
+fn reason(why: &Why) -> String {
+    match why {
+        Why::TooFew { group, baseline } => format!("too few values: {group} against {baseline}; each side needs two"),
+        Why::NotFinite { group, baseline } => {
+            format!("values that are no finite numbers: {group} in the group, {baseline} in the baseline")
+        }
+        Why::OutOfRange => "the numbers are too large or too far apart to calculate with".to_owned(),
+        Why::BadMargin => "the margin is no number".to_owned(),
     }
 }
 
@@ -102,11 +152,41 @@ fn refusal(
     None
 }
 
-/// The paragraph on contrasts.
-pub(super) fn methods(model: &mut Model, _inputs: &Inputs<'_>) -> String {
-    let welch = cite(
-        model,
-        "B. L. Welch: The generalization of “Student's” problem when several different population variances are involved. Biometrika 34, 1947.",
-    );
-    format!("Each group was compared with its baseline by Welch's test [{welch}].")
+/// The paragraphs on contrasts.
+pub(super) fn methods(model: &mut Model, inputs: &Inputs<'_>) -> Vec<String> {
+    let options = Options::default();
+    let welch = cite(model, WELCH);
+    let (bca, g, delta, holm) = (cite(model, BCA), cite(model, HEDGES), cite(model, CLIFF), cite(model, HOLM));
+    let (bh, mw, tost) = (cite(model, BENJAMINI), cite(model, MANN_WHITNEY), cite(model, SCHUIRMANN));
+    let margins: BTreeSet<&str> = model.metrics.iter().filter_map(|metric| metric.margin.as_deref()).collect();
+    let margins = margins.into_iter().collect::<Vec<_>>().join(", ");
+    let (factor, value) = model.baseline.clone().unwrap_or_default();
+    vec![
+        format!(
+            "Each group was compared with the group of {factor} = {value} that agrees in every other factor. Differences of means are given in \
+             percent of the baseline's mean with BCa bootstrap intervals [{bca}] that cover 95 % ({} resamples, seed {}; Fieller's and Welch's \
+             interval where resampling gives none), with Hedges' g [{g}] and Cliff's δ [{delta}] as effect sizes. p-values are those of \
+             Welch's test [{welch}], two-sided, and of Mann and Whitney's [{mw}]; Welch's are adjusted by Holm's method [{holm}] and by Benjamini \
+             and Hochberg's [{bh}] over all {} contrasts of this report that could be compared.",
+            options.resamples, inputs.seed, model.family
+        ),
+        format!(
+            "Verdicts rest on the margin within which a difference does not matter ({margins} of the baseline's mean): a contrast is different \
+             when the interval of the difference lies wholly beyond the margin, different but negligible when it lies within and excludes \
+             zero, equivalent when it lies within and contains zero (two one-sided tests [{tost}]), and undecided otherwise. These intervals \
+             together cover all true differences with a probability of {} % (Bonferroni over {} contrasts).",
+            100.0 * (1.0 - options.alpha),
+            model.family
+        ),
+    ]
 }
+
+const WELCH: &str = "B. L. Welch: The generalization of “Student's” problem when several different population variances are involved. Biometrika 34, 1947.";
+const BCA: &str =
+    "B. Efron: Better bootstrap confidence intervals. Journal of the American Statistical Association 82(397), 1987.";
+const HEDGES: &str = "L. V. Hedges: Distribution theory for Glass's estimator of effect size and related estimators. Journal of Educational Statistics 6(2), 1981.";
+const CLIFF: &str = "N. Cliff: Dominance statistics: ordinal analyses to answer ordinal questions. Psychological Bulletin 114(3), 1993.";
+const HOLM: &str =
+    "S. Holm: A simple sequentially rejective multiple test procedure. Scandinavian Journal of Statistics 6(2), 1979.";
+const MANN_WHITNEY: &str = "H. B. Mann, D. R. Whitney: On a test of whether one of two random variables is stochastically larger than the other. Annals of Mathematical Statistics 18(1), 1947.";
+const SCHUIRMANN: &str = "D. J. Schuirmann: A comparison of the two one-sided tests procedure and the power approach for assessing the equivalence of average bioavailability. Journal of Pharmacokinetics and Biopharmaceutics 15(6), 1987.";

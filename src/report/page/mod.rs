@@ -41,7 +41,6 @@ pub fn page(model: &Model) -> String {
                 (overview::head(model))
                 main {
                     (overview::summary(model))
-                    (contrasts(model))
                     (figures(model))
                     (tables::validity(model))
                     (tables::settings(model))
@@ -116,7 +115,7 @@ fn figures(model: &Model) -> Markup {
     let values = !model.metrics.is_empty();
     let heat = html! {
         @if pairs && values {
-            (figure("heat", "Difference from the baseline, in percent.", "One row for each metric, one column for each contrast. Colour is the size of the difference, the mark the verdict."))
+            (figure("heat", "Difference from the baseline, in percent.", "One row for each metric, one column for each contrast. Colour is the size of the difference, pale where it is undecided; the mark is the verdict. A click shows the metric."))
         } @else { p.none { "There is nothing to compare." } }
     };
     let metric = html! {
@@ -142,12 +141,12 @@ fn figures(model: &Model) -> Markup {
         }
     };
     let time = html! {
-        @let here: Vec<_> = model.series.iter().enumerate().filter(|(_, s)| s.section == "time").collect();
-        @if here.is_empty() { p.none { "No capture recorded throughput over time." } } @else {
-            @if pairs { div.pick { label { "Contrast " select.pick-pair {} } } }
-            @for (i, series) in here { (figure(&format!("series-{i}"), &series.title, "Bold: mean over iterations; thin: the first iterations by themselves. The baseline in grey.")) }
-        }
-    };
+            @let here: Vec<_> = model.series.iter().enumerate().filter(|(_, s)| s.section == "time").collect();
+            @if here.is_empty() { p.none { "No capture recorded throughput over time." } } @else {
+                @if pairs { div.pick { label { "Contrast " select.pick-pair {} } } }
+    div.pair { @for (i, series) in here { (figure(&format!("series-{i}"), &series.title, "")) } }
+            }
+        };
     let calls = html! {
         @if model.chains.is_empty() { p.none { "System calls were not followed, or there is nothing to compare them with." } } @else {
             div.pick { label { "Process and group " select #pick-chain {} } }
@@ -158,8 +157,9 @@ fn figures(model: &Model) -> Markup {
     html! {
         (section("heat", "Where it differs", "", &heat))
         (section("metric", "One metric", "", &metric))
+        (contrasts(model))
         (section("packets", "Packets", "", &packets))
-        (section("time", "Over time", "", &time))
+        (section("time", "Over time", "Bold: mean over iterations; thin: the first iterations by themselves.", &time))
         (section("calls", "System calls", "", &calls))
     }
 }

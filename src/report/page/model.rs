@@ -102,6 +102,13 @@ pub struct Metric {
     pub contrasts: Vec<Contrast>,
 }
 
+impl Metric {
+    /// Its name without its level: `bytes@client`.
+    pub fn short_name(&self) -> &str {
+        self.name.strip_prefix(self.level.as_str()).and_then(|rest| rest.strip_prefix('.')).unwrap_or(&self.name)
+    }
+}
+
 /// One metric in one group.
 #[derive(Debug, Clone, Default)]
 pub struct Cell {
@@ -283,7 +290,11 @@ pub struct Chain {
     pub by_chance: f64,
     /// Share of deals with at least as much.
     pub p: f64,
-    /// By falling difference.
+    /// All transitions, also those that are not in the list.
+    pub total: usize,
+    /// Those of them that differ at a false-discovery rate of 5 %.
+    pub differing: usize,
+    /// What differs most, and what is most frequent.
     pub transitions: Vec<Transition>,
 }
 

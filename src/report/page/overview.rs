@@ -28,7 +28,7 @@ pub(super) fn head(model: &Model) -> Markup {
                 p.facts { "The same in all: " @for (i, (name, value)) in model.constant.iter().enumerate() { @if i > 0 { ", " } (name) " = " (value) } }
             }
             nav aria-label="Sections" {
-                @for (id, name) in [("summary", "Verdicts"), ("contrasts", "Contrasts"), ("heat", "Heat map"), ("metric", "One metric"), ("packets", "Packets"), ("time", "Over time"), ("calls", "System calls"), ("validity", "Validity"), ("settings", "Settings"), ("environment", "Environment"), ("methods", "Methods")] {
+                @for (id, name) in [("summary", "Verdicts"), ("heat", "Heat map"), ("metric", "One metric"), ("contrasts", "Contrasts"), ("packets", "Packets"), ("time", "Over time"), ("calls", "System calls"), ("validity", "Validity"), ("settings", "Settings"), ("environment", "Environment"), ("methods", "Methods")] {
                     a href={ "#" (id) } { (name) } " "
                 }
             }
@@ -135,7 +135,7 @@ fn list(model: &Model, title: &str, lead: &str, verdicts: &[Verdict]) -> Markup 
     let row = |entry: &Entry<'_>| {
         html! {
             tr {
-                td { a.metric href="#metric" data-metric=(entry.index) { (entry.metric.name) } @if cannot { @if let Some(why) = entry.why { div.why { (why) } } } }
+                td { a.metric href="#metric" data-metric=(entry.index) { (entry.metric.short_name()) } " " span.level { (entry.metric.level) } @if cannot { @if let Some(why) = entry.why { div.why { (why) } } } }
                 td.num { (entry.contrasts) " of " (model.pairs.len()) }
                 td.num { (range(entry.low, entry.high)) }
             }
@@ -198,7 +198,7 @@ pub(super) fn contrast_table(model: &Model) -> Markup {
     shown.sort_by(|a, b| a.1.verdict.cmp(&b.1.verdict));
     let rest = total.saturating_sub(ROWS);
     html! {
-        div.scroll {
+        div.scroll.tall {
             table #contrast-table {
                 caption.visually-hidden { "Contrasts" }
                 thead { tr {
@@ -232,7 +232,7 @@ fn row(model: &Model, metric: &Metric, contrast: &Contrast, group: usize, baseli
     let g = contrast.g.map_or_else(|| "–".to_owned(), |g| format!("{g:+.2}").replace('-', "\u{2212}"));
     html! {
         tr {
-            td { (metric.name) }
+            td { (metric.short_name()) " " span.level { (metric.level) } }
             td { (model.label(group)) }
             td.num { (cell.n) " / " (base.n) }
             td.num { (column.show(cell.mean)) " " (column.unit()) }

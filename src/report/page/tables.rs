@@ -6,7 +6,7 @@ use super::model::{Fact, Model, Setting};
 use super::section;
 
 /// Rows that a table shows at once; more are folded, and more than [`MOST`] counted.
-const SHOWN: usize = 40;
+const SHOWN: usize = 16;
 const MOST: usize = 5000;
 
 /// Why nothing is compared.
@@ -165,7 +165,7 @@ pub(super) fn chains(model: &Model) -> Markup {
         tr {
             td { (c.process) } td { (c.group) } td.num { (format!("{:.4}", c.bits)) } td.num { (format!("{:.4}", c.by_chance)) }
             td.num { (super::overview::probability(Some(c.p))) }
-            td.num { (c.transitions.iter().filter(|t| t.q <= 0.05).count()) " of " (c.transitions.len()) }
+            td.num { (c.differing) " of " (c.total) }
         }
     }).collect();
     folded(&head, &rows)

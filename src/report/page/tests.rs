@@ -84,6 +84,8 @@ pub(crate) fn hostile() -> Model {
             bits: 0.5,
             by_chance: 0.1,
             p: 0.01,
+            total: 1,
+            differing: 1,
             transitions: vec![Transition { from: text(), to: text(), share: 0.5, baseline: 0.1, q: 0.01 }],
         }],
         excluded: vec![Excluded {
