@@ -153,6 +153,7 @@ impl Table {
     }
 
     /// Of these, those that are not parked.
+    #[cfg(test)]
     pub(super) const fn awake(&self) -> usize {
         self.live
     }
