@@ -110,8 +110,8 @@ impl Started {
         let (client, server) = (pair.client.as_ref(), pair.server.as_ref());
         let nonce = Nonce::random().map_err(StartError::Nonce)?;
         let common = |node: &dyn Node, verb: &str, limit: u32| {
-            let mut command = Command::default();
-            command.argv = [node.vptest(), verb, "--nonce", &nonce.to_string()].map(str::to_owned).to_vec();
+            let argv = [node.vptest(), verb, "--nonce", &nonce.to_string()].map(str::to_owned).to_vec();
+            let mut command = Command { argv, ..Command::default() };
             let numbers = [("--size", spec.size), ("--dscp", spec.dscp.into()), ("--limit", limit)];
             command.argv.extend(numbers.iter().flat_map(|(name, n)| [(*name).to_owned(), n.to_string()]));
             command.argv.extend(["--life".to_owned(), format_duration(life)]);

@@ -51,11 +51,11 @@ fn course(packets: i64, ahead: i64) -> (SenderReport, ReflectorReport) {
         refused: 0,
         limited: false,
         sent: at(0),
-        late: vec![1000; packets.unsigned_abs() as usize],
+        late: vec![1000; usize::try_from(packets).unwrap()],
         answered: Steps((0..packets).collect()),
         number: Steps((0..packets).collect()),
         received: at(6 * MS),
-        held: Steps(vec![MS; packets.unsigned_abs() as usize]),
+        held: Steps(vec![MS; usize::try_from(packets).unwrap()]),
         end: end_of("a", None),
     };
     let reflector = ReflectorReport {
