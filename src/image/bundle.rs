@@ -102,6 +102,8 @@ mod tests {
         let said = String::from_utf8_lossy(&loaded.stderr);
         let started: Vec<&str> = said.lines().filter_map(|line| line.split("calling init: ").nth(1)).collect();
         let inside = directory.path().to_str().unwrap();
-        assert!(!started.is_empty() && started.iter().all(|path| path.starts_with(inside)), "{started:?}");
+        // The shell of the script comes first, with libraries of this host.
+        let own: Vec<&&str> = started.iter().skip_while(|path| !path.starts_with(inside)).collect();
+        assert!(!own.is_empty() && own.iter().all(|path| path.starts_with(inside)), "{started:?}");
     }
 }
