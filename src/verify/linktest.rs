@@ -1,11 +1,9 @@
 //! What a link test found, against what was asked for.
 
-use std::time::Duration;
-
 use super::{Verdict, percent};
 use crate::instrument::linktest::{Loss, Rate, Reach};
 use crate::spec::LinkTestSpec;
-use crate::units::Percent;
+use crate::units::{Percent, format_duration};
 
 /// A sender that offers less than this share of the link's rate cannot tell whether the link carries it, nor whether it
 /// would carry more.
@@ -85,7 +83,7 @@ pub fn link_loss(pair: u32, loss: &Loss, spec: &LinkTestSpec) -> Verdict {
         (Some(median), limit) => {
             let text = format!("{what}: round-trip time {:.3} ms in the median", median * 1e3);
             match limit.filter(|limit| median > limit.as_secs_f64()) {
-                Some(limit) => verdict.invalid(format!("{text}, at most {} accepted", milliseconds(limit))),
+                Some(limit) => verdict.invalid(format!("{text}, at most {} accepted", format_duration(limit))),
                 None => verdict.passed(text),
             }
         }
@@ -96,10 +94,6 @@ pub fn link_loss(pair: u32, loss: &Loss, spec: &LinkTestSpec) -> Verdict {
 /// Share of datagrams without an answer; `None` when none was sent.
 pub fn loss_share(loss: &Loss) -> Option<f64> {
     (loss.sent > 0).then(|| f64::from(loss.sent.saturating_sub(loss.answered)) / f64::from(loss.sent))
-}
-
-fn milliseconds(duration: Duration) -> String {
-    format!("{} ms", duration.as_secs_f64() * 1e3)
 }
 
 /// Level 4: a rate further from `asked` (bit/s) than the threshold is invalid; one that could not be measured is suspect.
@@ -157,6 +151,8 @@ fn mbit(bits: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::spec::LinkLevel;
 

@@ -5,7 +5,7 @@ use super::Rate;
 /// Packets below which no rate is told.
 const FEWEST: usize = 8;
 /// Part of the packets at the beginning that says nothing: what a token bucket had saved up passes at full speed.
-const WARM_UP: usize = 4;
+pub(super) const WARM_UP: usize = 4;
 
 /// Arrivals of one train.
 #[derive(Debug, Default)]

@@ -66,7 +66,7 @@ pub struct Rate {
     /// What arrived, by the kernel's time stamps at the receiver; `None` when too little came or the receiver itself lost
     /// datagrams.
     pub received: Option<f64>,
-    /// What was sent; `None` when the sender could not be asked.
+    /// What was sent after the first quarter; `None` when the sender could not be asked.
     pub offered: Option<f64>,
     /// Datagrams that arrived.
     pub packets: u64,

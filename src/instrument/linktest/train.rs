@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::meter::bits_per_second;
+use super::meter::{WARM_UP, bits_per_second};
 use super::packet::{HEADER, Head, Kind};
 use super::socket::{Socket, lost_on_the_way};
 
@@ -71,14 +71,18 @@ impl Plan {
     }
 }
 
-/// Sends the train and says at which rate (bits per second on the link) it left; `None` when it took no time.
+/// Sends the train and says at which rate (bits per second on the link) it left, after the part that the receiver does not
+/// count either; `None` when it took no time.
 pub(super) fn send(socket: &Socket, to: SocketAddr, token: u64, run: u32, plan: Plan) -> io::Result<Option<f64>> {
     let wire = plan.payload + OVERHEAD;
     let gap = plan.pace.map(|pace| Duration::from_nanos(u64::from(wire) * 8 * 1_000_000_000 / pace.max(1)));
     let mut bytes = Head { token, kind: Kind::Train, run, sequence: 0 }.padded(plan.payload as usize);
-    let begun = Instant::now();
-    let (mut due, mut sent) = (begun, 0_u64);
+    let (mut begun, mut sent) = (Instant::now(), 0_u64);
+    let mut due = begun;
     for sequence in 0..plan.packets {
+        if sequence as usize == plan.packets as usize / WARM_UP {
+            (begun, sent) = (Instant::now(), 0);
+        }
         if let Some(gap) = gap {
             due = wait_for(due) + gap;
         }
