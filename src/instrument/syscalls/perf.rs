@@ -78,7 +78,7 @@ impl Perf {
         for of in &cpus {
             of.returns.enable().and_then(|()| of.begins.enable()).map_err(|error| refused("perf events", error))?;
         }
-        if cpus.iter().any(|of| matches!(of.begins.lost(), Ok(None))) {
+        if !counts_losses(&cpus) {
             notes.push("this kernel does not count all events that perf loses: losses are lower bounds".to_owned());
         }
         let end = Arc::new(AtomicBool::new(false));
@@ -96,9 +96,11 @@ impl Perf {
         self.thread.thread().unpark();
         let following = self.thread.join().map_err(|_| TraceError::Read("the rings' thread panicked".to_owned()))?;
         let mut losses = self.cpus.iter().map(OfCpu::losses).collect::<Result<Vec<_>, _>>().map_err(read)?;
+        // Where the kernel does not count, what the rings say is all that is known.
+        let begun = if counts_losses(&self.cpus) { 0 } else { following.lost_records };
         let (steps, returned) = (following.lost_steps, following.lost_returns);
-        if steps + returned > 0 {
-            losses.push(SyscallLoss { steps, returned, ..SyscallLoss::default() });
+        if begun + steps + returned > 0 {
+            losses.push(SyscallLoss { begun, steps, returned, ..SyscallLoss::default() });
         }
         let logged = |source| TraceError::Log { path: options.log.clone().unwrap_or_default(), source };
         let (tally, log) = following.finish().map_err(logged)?;
@@ -132,6 +134,11 @@ impl OfCpu {
         let returned = self.returns.lost()?.unwrap_or_default();
         Ok(SyscallLoss { cpu: Some(self.cpu), begun, returned, ..SyscallLoss::default() })
     }
+}
+
+/// Does this kernel count what perf loses (6.0 and later)?
+fn counts_losses(cpus: &[OfCpu]) -> bool {
+    cpus.iter().all(|of| of.begins.counts_losses())
 }
 
 /// Empties the rings until the end.

@@ -39,6 +39,7 @@ struct Thread {
 struct Inside {
     call: u16,
     at: u64,
+    process: u32,
 }
 
 /// Everything so far.
@@ -51,6 +52,8 @@ pub(super) struct Following {
     losses: u64,
     /// Steps that are not known since something before them is lost.
     pub(super) lost_steps: u64,
+    /// Records that were lost, as the rings say.
+    pub(super) lost_records: u64,
     /// Returns of which it is not known to what they belong.
     pub(super) lost_returns: u64,
     log: Option<Writer>,
@@ -71,6 +74,7 @@ impl Following {
             processes: Vec::new(),
             losses: 0,
             lost_steps: 0,
+            lost_records: 0,
             lost_returns: 0,
             log,
             failed: None,
@@ -87,10 +91,10 @@ impl Following {
             Kind::Begins { process, thread, number, other_abi } if process != self.rules.own => {
                 // As the kernel's tables have it: ten bits.
                 let number = u16::try_from(number & 0x3ff).unwrap_or_default();
-                self.begins(thread, if other_abi { number | OTHER_ABI } else { number }, record.at);
+                self.begins(process, thread, if other_abi { number | OTHER_ABI } else { number }, record.at);
             }
             Kind::Returns { process, thread, result } if process != self.rules.own => {
-                self.returns(process, thread, result, record.at);
+                self.returns(thread, result, record.at);
             }
             Kind::Begins { .. } | Kind::Returns { .. } => {}
             Kind::Named { thread, name } => self.named(thread, name),
@@ -105,11 +109,14 @@ impl Following {
                     thread.network = Some(inode);
                 }
             }
-            Kind::Lost => self.losses += 1,
+            Kind::Lost { records } => {
+                self.losses += 1;
+                self.lost_records += records;
+            }
         }
     }
 
-    fn begins(&mut self, number: u32, call: u16, at: u64) {
+    fn begins(&mut self, task: u32, number: u32, call: u16, at: u64) {
         let losses = self.losses;
         let thread = self.threads.entry(number).or_insert_with(|| Thread::new([0; 16], None, losses));
         let place = match thread.process {
@@ -137,10 +144,10 @@ impl Following {
         thread.sequence = tally::mixed(thread.sequence.wrapping_add(u64::from(call) + 1));
         thread.count += 1;
         thread.previous = call;
-        thread.inside = Some(Inside { call, at });
+        thread.inside = Some(Inside { call, at, process: task });
     }
 
-    fn returns(&mut self, task: u32, number: u32, result: i64, at: u64) {
+    fn returns(&mut self, number: u32, result: i64, at: u64) {
         let Some(thread) = self.threads.get_mut(&number) else { return };
         let (Some(inside), Some(place)) = (thread.inside.take(), thread.process) else { return };
         if thread.losses != self.losses {
@@ -152,7 +159,7 @@ impl Following {
         let took = at.saturating_sub(inside.at);
         self.processes[place].2.returned(inside.call, class, took, result);
         if let Some(log) = &mut self.log {
-            let numbers = [number, task, u32::try_from(place).unwrap_or(u32::MAX), inside.call.into()];
+            let numbers = [number, inside.process, u32::try_from(place).unwrap_or(u32::MAX), inside.call.into()];
             if let Err(error) = log.entry(&entry([inside.at, took, result.cast_unsigned()], numbers)) {
                 self.failed.get_or_insert(error);
             }
@@ -180,7 +187,7 @@ impl Following {
         let Some(place) = thread.process else { return };
         self.processes[place].2.end_sequence(thread.sequence, thread.count);
         if let (Some(log), Some(inside)) = (&mut self.log, thread.inside) {
-            let numbers = [number, 0, u32::try_from(place).unwrap_or(u32::MAX), inside.call.into()];
+            let numbers = [number, inside.process, u32::try_from(place).unwrap_or(u32::MAX), inside.call.into()];
             if let Err(error) = log.entry(&entry([inside.at, u64::MAX, 0], numbers)) {
                 self.failed.get_or_insert(error);
             }

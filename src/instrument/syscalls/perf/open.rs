@@ -97,6 +97,10 @@ impl Event {
         self.control(DISABLE, 0)
     }
 
+    pub(super) const fn counts_losses(&self) -> bool {
+        self.counts_losses
+    }
+
     /// What found no room; `None` before Linux 6.0.
     #[expect(unsafe_code, reason = "read(2) into plain numbers")]
     pub(super) fn lost(&self) -> io::Result<Option<u64>> {

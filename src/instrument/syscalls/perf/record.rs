@@ -36,8 +36,8 @@ pub(super) enum Kind {
     Ended { thread: u32 },
     /// Inode of a thread's network namespace.
     Network { thread: u32, inode: u64 },
-    /// Something found no room.
-    Lost,
+    /// So many records found no room. This is said when there is room again, so the last ones may be missing.
+    Lost { records: u64 },
 }
 
 /// Numbers of the two tracepoints.
@@ -57,7 +57,7 @@ impl Record {
         // Every other record ends with process, thread and time.
         let at = long(bytes, bytes.len().checked_sub(8)?)?;
         let kind = match kind {
-            LOST => Kind::Lost,
+            LOST => Kind::Lost { records: long(bytes, 16)? },
             COMM => Kind::Named { thread: word(bytes, 12)?, name: name(bytes)? },
             FORK => Kind::Began { process: word(bytes, 8)?, thread: word(bytes, 16)?, parent: word(bytes, 20)? },
             EXIT => Kind::Ended { thread: word(bytes, 16)? },
@@ -146,7 +146,7 @@ mod tests {
         check(&began, Kind::Began { process: 12, thread: 13, parent: 11 });
         let network = record(16, &[&words(&[10, 11]), &longs(&[1, 4, 99]), &trailer]);
         check(&network, Kind::Network { thread: 11, inode: 99 });
-        check(&record(2, &[&longs(&[1, 5]), &trailer]), Kind::Lost);
+        check(&record(2, &[&longs(&[1, 5]), &trailer]), Kind::Lost { records: 5 });
     }
 
     proptest! {
