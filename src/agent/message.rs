@@ -8,7 +8,7 @@ use crate::ids::{NodeId, Vantage};
 use crate::instrument::capture::Holding;
 use crate::instrument::syscalls::Room;
 use crate::record;
-use crate::record::SyscallScope;
+use crate::record::{SyscallScope, SyscallSource};
 
 /// What an agent says of itself in its answer. `protocol`, `version` mean the same in every protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -265,6 +265,8 @@ pub struct TraceRequest {
     pub node: NodeId,
     /// Whose calls.
     pub scope: SyscallScope,
+    /// How; `None`: by BPF, and by perf where BPF is refused.
+    pub source: Option<SyscallSource>,
     /// How much the tables hold.
     pub room: Room,
     /// A file for single calls, below the agent's scratch directory.

@@ -9,7 +9,7 @@ use super::exit::{Exit, Failure};
 use crate::host::cage::{Cage, Job};
 use crate::instrument::syscalls::{Options, Room, Tracer, Workload};
 use crate::node::{Command, Process as _, Stream};
-use crate::record::SyscallScope;
+use crate::record::{SyscallScope, SyscallSource};
 
 /// Run a command, follow its system calls and print them as JSON; its own output goes to standard error
 #[derive(Debug, clap::Args)]
@@ -17,6 +17,9 @@ pub(super) struct Args {
     /// Follow every process of this kernel
     #[arg(long)]
     node: bool,
+    /// How: bpf or perf; without it perf where BPF is refused
+    #[arg(long, value_parser = source)]
+    source: Option<SyscallSource>,
     /// Write single calls to this file
     #[arg(long)]
     log: Option<PathBuf>,
@@ -29,6 +32,10 @@ pub(super) struct Args {
     /// The command
     #[arg(last = true, required = true)]
     command: Vec<String>,
+}
+
+fn source(text: &str) -> Result<SyscallSource, String> {
+    SyscallSource::from_name(text).ok_or_else(|| "bpf or perf".to_owned())
 }
 
 fn room(text: &str) -> Result<(String, u32), String> {
@@ -61,6 +68,7 @@ async fn follow(args: &Args) -> Result<Exit, Failure> {
 fn start(args: &Args, cage: &Cage) -> Result<Tracer, Failure> {
     let scope = if args.node { SyscallScope::Node } else { SyscallScope::Workload };
     let mut options = Options::here(scope, Workload::of(cage));
+    options.source = args.source;
     options.log.clone_from(&args.log);
     for (name, rows) in &args.room {
         *table(&mut options.room, name)? = *rows;

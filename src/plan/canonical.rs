@@ -117,6 +117,9 @@ fn probe(probe: &ProbeSpec) -> String {
 
 fn syscalls(syscalls: &SyscallSpec) -> String {
     let mut object = Object::default().text("scope", syscalls.scope.as_str());
+    if let Some(source) = syscalls.source {
+        object = object.text("source", source.as_str());
+    }
     if syscalls.log {
         object = object.with("log", "true");
     }

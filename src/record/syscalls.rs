@@ -66,7 +66,7 @@ impl SyscallScope {
 pub enum SyscallSource {
     /// Added up in the kernel by a BPF program.
     Bpf,
-    /// Every call handed over through the rings of `perf_event_open(2)`; no tracer of this version does.
+    /// Every call handed over through the rings of `perf_event_open(2)`.
     Perf,
 }
 

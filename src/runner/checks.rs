@@ -13,7 +13,7 @@ use crate::image;
 use crate::instrument::capture::Captures;
 use crate::instrument::facts;
 use crate::instrument::syscalls::{Options as TraceOptions, Tracer};
-use crate::record::SyscallScope;
+use crate::record::{SyscallScope, SyscallSource};
 use crate::spec::{CaptureSpec, TestbedSpec, Tuple, Value};
 use crate::testbed::qemu::{Offers, kvm_verdict};
 use crate::testbed::{self, CapturePoint, CaptureSource, Notice, Request, TestbedError};
@@ -73,7 +73,7 @@ pub async fn all(privilege: &Result<Privilege, UserNamespaceError>) -> Vec<Check
     let rate = Rate::from_bits_per_second(100_000_000).map(Value::Rate);
     checks.push(links("rate limits", &[("rate", rate)], State::Optional).await);
     checks.push(captures());
-    checks.push(syscalls());
+    checks.extend([SyscallSource::Bpf, SyscallSource::Perf].map(syscalls));
     checks.push(probe());
     checks.push(counters());
     checks.extend(guests().await);
@@ -180,13 +180,14 @@ fn captures() -> Check {
 }
 
 /// Follows the calls of this machine for a moment.
-fn syscalls() -> Check {
-    let name = "system calls";
+fn syscalls(source: SyscallSource) -> Check {
+    let name = &format!("system calls by {}", source.as_str());
     let tracefs = if std::path::Path::new("/sys/kernel/tracing/events").exists() { "mounted" } else { "not mounted" };
     let paranoid = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid")
         .map_or_else(|_| "no perf".to_owned(), |level| format!("perf_event_paranoid {}", level.trim()));
     let others = format!("tracefs {tracefs}, {paranoid}");
-    match Tracer::start(TraceOptions::here(SyscallScope::Node, None)) {
+    let options = TraceOptions { source: Some(source), ..TraceOptions::here(SyscallScope::Node, None) };
+    match Tracer::start(options) {
         Ok(tracer) => {
             let notes: String = tracer.notes.iter().map(|note| format!("; {note}")).collect();
             match tracer.stop() {
@@ -195,8 +196,7 @@ fn syscalls() -> Check {
             }
         }
         Err(error) => {
-            let hint =
-                "only `[instrument] syscalls` needs it: run vptest as root, outside of containers that refuse BPF";
+            let hint = "only `[instrument] syscalls` needs it: run vptest as root, outside of containers that refuse BPF and perf; one of the two is enough";
             Check::lacking(name, State::Optional, format!("{error} ({others})"), Some(hint.to_owned()))
         }
     }

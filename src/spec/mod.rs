@@ -34,7 +34,7 @@ pub(crate) use value::{Columns, PerColumns, json_string};
 pub use value::{Tuple, Value};
 
 use crate::ids::{Better, Level, Stage, Vantage};
-use crate::record::SyscallScope;
+use crate::record::{SyscallScope, SyscallSource};
 use crate::units::{Percent, Rate};
 
 /// A sweep spec that passed every check that needs no host.
@@ -298,6 +298,8 @@ impl Default for CounterSpec {
 pub struct SyscallSpec {
     /// Whose calls. Default those of the workload.
     pub scope: SyscallScope,
+    /// How; `None`: by BPF, and by perf where BPF is refused.
+    pub source: Option<SyscallSource>,
     /// Keep every single call in a file. Default `false`.
     pub log: bool,
     /// Threads at one moment.

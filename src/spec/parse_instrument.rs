@@ -6,10 +6,13 @@ use toml::de::DeValue;
 
 use super::read::{Entry, Section, Sink};
 use super::{CounterSpec, InstrumentSpec, SyscallSpec};
-use crate::record::SyscallScope;
+use crate::record::{SyscallScope, SyscallSource};
 use crate::units::{ByteSize, DURATION_ACCEPTED, parse_duration};
 
 const SCOPES: &[(&str, SyscallScope)] = &[("workload", SyscallScope::Workload), ("node", SyscallScope::Node)];
+
+const SOURCES: &[(&str, Option<SyscallSource>)] =
+    &[("auto", None), ("bpf", Some(SyscallSource::Bpf)), ("perf", Some(SyscallSource::Perf))];
 
 pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> InstrumentSpec {
     let mut instrument = InstrumentSpec::default();
@@ -84,6 +87,9 @@ fn read_syscalls(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<SyscallSpec> 
     if let Some(scope) = section.take("scope").and_then(|entry| entry.choice(sink, SCOPES)) {
         syscalls.scope = scope;
     }
+    if let Some(source) = section.take("source").and_then(|entry| entry.choice(sink, SOURCES)) {
+        syscalls.source = source;
+    }
     if let Some(log) = section.take("log").and_then(|entry| entry.switch(sink)) {
         syscalls.log = log;
     }
@@ -95,13 +101,14 @@ fn read_syscalls(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<SyscallSpec> 
 fn read_room(section: &mut Section<'_>, syscalls: &mut SyscallSpec, sink: &mut Sink<'_>) {
     for (name, rows) in [
         ("threads", &mut syscalls.threads),
-        ("names", &mut syscalls.names),
         ("calls", &mut syscalls.calls),
         ("transitions", &mut syscalls.transitions),
         ("sizes", &mut syscalls.sizes),
     ] {
         *rows = section.take(name).and_then(|entry| entry.integer(sink, 1_u32, 1 << 20));
     }
+    // Their numbers share 32 bits with those of calls.
+    syscalls.names = section.take("names").and_then(|entry| entry.integer(sink, 1_u32, 32_768));
     let Some(entry) = section.take("ring") else { return };
     let Some(ByteSize(ring)) = entry.quantity(sink, ByteSize::ACCEPTED) else { return };
     match u32::try_from(ring) {

@@ -225,7 +225,7 @@ fn a_refusal_says_why() {
     };
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{text}");
-    assert!(text.contains("BPF") && text.contains("not permitted"), "{text}");
+    assert!(text.contains("bpf: ") && text.contains("perf: "), "both reasons: {text}");
     assert!(output.stdout.is_empty(), "no row of zeros");
 }
 
@@ -312,4 +312,48 @@ fn losses_make_an_iteration_suspect() {
             "{status} {reasons}"
         );
     }
+}
+
+/// What perf cannot say of the known program: kinds of descriptors.
+fn assert_known_by_perf(process: &SyscallProcess) {
+    assert_eq!(counts(process), KNOWN);
+    assert_eq!((process.threads, process.calls), (1, 1017));
+    assert_eq!(process.transitions.iter().map(|step| step.count).sum::<u64>(), 1017);
+    assert!(process.sizes.iter().all(|sizes| sizes.kind == DescriptorKind::Unknown));
+    let size = |call: &str| {
+        let found = process.sizes.iter().find(|sizes| sizes.call == call);
+        found.map(|sizes| (sizes.count, sizes.bytes, sizes.most, sizes.zero))
+    };
+    assert_eq!((size("write"), size("read")), (Some((5, 314, 100, 0)), Some((4, 364, 100, 0))));
+    let read = process.by_call.iter().find(|call| call.name == "read").unwrap();
+    assert_eq!((read.errors, read.by_error.as_slice()), (2, &[(9, 2)][..]));
+}
+
+#[test]
+fn perf_counts_what_bpf_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(known) = known(directory.path()).filter(|_| bpf()) else { return };
+    let known = known.to_str().unwrap();
+    let script = format!("for i in 1 2 3; do (setsid {known} & wait) & {known}; done; wait");
+    for command in [&[known][..], &["sh", "-c", &script]] {
+        let [by_bpf, by_perf] = ["bpf", "perf"].map(|source| trace(&["--source", source], command));
+        assert_eq!((by_perf.source, by_perf.lost()), (SyscallSource::Perf, 0));
+        let [ours, theirs] = [&by_perf, &by_bpf].map(|trace| process(trace, "known"));
+        assert_eq!((ours.threads, ours.sequence, counts(ours)), (theirs.threads, theirs.sequence, counts(theirs)));
+        assert_eq!(ours.transitions, theirs.transitions);
+        if command.len() == 1 {
+            assert_known_by_perf(ours);
+        }
+    }
+}
+
+#[test]
+fn a_ring_of_perf_that_is_too_small_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(known) = known(directory.path()).filter(|_| bpf()) else { return };
+    let cut = trace(&["--source", "perf", "--room", "ring=4096"], &[known.to_str().unwrap()]);
+    let begun: u64 = cut.losses.iter().map(|loss| loss.begun).sum();
+    assert!(begun > 0, "{cut:?}");
+    let found = cut.processes.iter().find(|process| process.name == "known").map_or(0, |process| process.calls);
+    assert!(found < 1017);
 }

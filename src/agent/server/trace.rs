@@ -22,6 +22,7 @@ pub(super) async fn trace(
     drop(cage);
     options.place = Some(request.node);
     options.room = request.room;
+    options.source = request.source;
     options.log = request.log.map(|name| session.options.scratch.join(name));
     let failed = |error: TraceError| Failure::new(FailureKind::Other, "follow system calls", error.to_string());
     let tracer = blocking(move || Tracer::start(options).map_err(failed)).await?;

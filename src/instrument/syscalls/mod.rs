@@ -1,12 +1,14 @@
 //! System calls of the workload's processes, or of a whole kernel: counts, errors, times, transitions, sizes.
 //!
 //! A BPF program adds up in the kernel, so that nothing but its tables can be full, and what finds no room there is
-//! counted. Where BPF is refused, nothing is followed, and the reason is told.
+//! counted. Where BPF is refused, every call is handed over through perf's rings and added up here, which costs more; where
+//! that is refused as well, nothing is followed, and both reasons are told.
 //!
 //! ```text
 //! bpf/     the program's source and its object
 //! bpf.rs   loads it, reads its tables
-//! tally    what it adds up to
+//! perf.rs  the other way
+//! tally    what both add up to
 //! log      single calls, in a file
 //! names    names of calls
 //! ```
@@ -14,6 +16,7 @@
 mod bpf;
 mod log;
 mod names;
+mod perf;
 mod running;
 mod tally;
 
@@ -22,7 +25,7 @@ use std::os::linux::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::ids::NodeId;
-use crate::record::{SyscallScope, SyscallTrace};
+use crate::record::{SyscallScope, SyscallSource, SyscallTrace};
 
 pub use log::{LogError, Logged, read as read_log};
 pub use running::{Running, Traced, metrics};
@@ -32,6 +35,8 @@ pub use running::{Running, Traced, metrics};
 pub struct Options {
     /// Whose calls.
     pub scope: SyscallScope,
+    /// How; `None`: by BPF, and by perf where BPF is refused.
+    pub source: Option<SyscallSource>,
     /// The processes of the workload; without a PID namespace `scope` can only be the node.
     pub workload: Option<Workload>,
     /// The node whose kernel this is; `None` for vptest's own.
@@ -51,11 +56,19 @@ pub struct Options {
 pub struct Means {
     /// The kernel's description of its types.
     pub types: PathBuf,
+    /// Where tracefs may be mounted.
+    pub tracefs: Vec<PathBuf>,
+    /// The list of CPUs that are online.
+    pub online: PathBuf,
 }
 
 impl Default for Means {
     fn default() -> Self {
-        Self { types: PathBuf::from("/sys/kernel/btf/vmlinux") }
+        Self {
+            types: PathBuf::from("/sys/kernel/btf/vmlinux"),
+            tracefs: ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"].map(PathBuf::from).to_vec(),
+            online: PathBuf::from("/sys/devices/system/cpu/online"),
+        }
     }
 }
 
@@ -96,8 +109,8 @@ impl Default for Room {
 /// System calls cannot be followed here.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// The kernel does not allow BPF, or has none; the text says why.
-    #[error("system calls cannot be followed by BPF: {0}")]
+    /// The kernel allows none of the ways that were tried; the text says why, for each.
+    #[error("system calls cannot be followed by {0}")]
     Refused(String),
     /// The processes of the workload cannot be told from others.
     #[error(
@@ -118,9 +131,14 @@ pub enum TraceError {
     Read(String),
 }
 
+enum Way {
+    Bpf(Box<bpf::Bpf>),
+    Perf(perf::Perf),
+}
+
 /// Follows system calls from its start to [`Tracer::stop`]; dropping it ends it.
 pub struct Tracer {
-    way: bpf::Bpf,
+    way: Way,
     options: Options,
     /// What is worth an event: what is not known here.
     pub notes: Vec<String>,
@@ -135,12 +153,28 @@ impl Tracer {
         if options.scope == SyscallScope::Workload && options.workload.is_none() {
             return Err(TraceError::NoNamespace);
         }
-        let mut notes = Vec::new();
-        match bpf::Bpf::start(&options, &mut notes) {
-            Ok(way) => Ok(Self { way, options, notes }),
-            Err(bpf::Failure::Log(error)) => Err(error),
-            Err(bpf::Failure::Refused(why)) => Err(TraceError::Refused(why)),
+        let mut reasons = Vec::new();
+        for source in [SyscallSource::Bpf, SyscallSource::Perf] {
+            if options.source.is_some_and(|asked| asked != source) {
+                continue;
+            }
+            let mut notes = Vec::new();
+            let way = match source {
+                SyscallSource::Bpf => bpf::Bpf::start(&options, &mut notes).map(Box::new).map(Way::Bpf),
+                SyscallSource::Perf => perf::Perf::start(&options, &mut notes).map(Way::Perf),
+            };
+            match way {
+                Ok(way) => {
+                    if source == SyscallSource::Perf {
+                        notes.push(of_perf(&reasons));
+                    }
+                    return Ok(Self { way, options, notes });
+                }
+                Err(bpf::Failure::Log(error)) => return Err(error),
+                Err(bpf::Failure::Refused(why)) => reasons.push(format!("{}: {why}", source.as_str())),
+            }
         }
+        Err(TraceError::Refused(reasons.join("; ")))
     }
 
     /// Ends, and hands over what was counted.
@@ -148,8 +182,20 @@ impl Tracer {
     /// # Errors
     /// When the kernel's tables cannot be read, or the log could not be written.
     pub fn stop(self) -> Result<SyscallTrace, TraceError> {
-        self.way.stop(&self.options)
+        match self.way {
+            Way::Bpf(bpf) => bpf.stop(&self.options),
+            Way::Perf(perf) => perf.stop(&self.options),
+        }
     }
+}
+
+/// What following by perf means, and why it is done.
+fn of_perf(reasons: &[String]) -> String {
+    let why = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
+    format!(
+        "system calls are followed by perf{why}: every call is handed over, which costs the workload and this machine more \
+         CPU time than BPF, and kinds of descriptors are unknown"
+    )
 }
 
 impl Workload {
@@ -165,6 +211,7 @@ impl Options {
     pub fn here(scope: SyscallScope, workload: Option<Workload>) -> Self {
         Self {
             scope,
+            source: None,
             workload,
             place: None,
             nodes: Vec::new(),

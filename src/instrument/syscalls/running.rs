@@ -48,13 +48,14 @@ impl Running {
                 KernelAt::Here { workload, nodes } => {
                     let mut options = Options::here(spec.scope, workload);
                     options.nodes = nodes;
+                    options.source = spec.source;
                     options.room = room(spec);
                     options.log = running.log.as_ref().map(|(directory, _)| directory.join(log_name(None)));
                     running.start_here(options).await;
                 }
                 KernelAt::Agent { node, client } => {
                     let log = spec.log.then(|| LOG.to_owned());
-                    let request = TraceRequest { node, scope: spec.scope, room: room(spec), log };
+                    let request = TraceRequest { node, scope: spec.scope, source: spec.source, room: room(spec), log };
                     match client.trace_syscalls(&request).await {
                         Ok(trace) => {
                             running.notes.extend(trace.notes.iter().map(|note| format!("{node}: {note}")));

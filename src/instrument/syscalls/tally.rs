@@ -48,6 +48,8 @@ pub(super) struct Process {
     pub(super) sequence: u64,
     pub(super) calls: BTreeMap<u16, Call>,
     pub(super) steps: BTreeMap<(u16, u16), u64>,
+    /// Calls that began after one that is not known, so that they are in no step.
+    pub(super) begun: BTreeMap<u16, u64>,
     pub(super) sizes: BTreeMap<(u16, u8), Sizes>,
 }
 
@@ -80,6 +82,12 @@ impl Default for Bins {
     }
 }
 
+impl Bins {
+    fn add(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(bin, n)| *bin += n);
+    }
+}
+
 impl Process {
     /// A thread under this name has ended, or goes by another one.
     pub(super) fn end_sequence(&mut self, sequence: u64, count: u64) {
@@ -89,8 +97,59 @@ impl Process {
         }
     }
 
+    /// A call of this kind (`class`: its bits) has returned. What its descriptor was is not known.
+    pub(super) fn returned(&mut self, number: u16, class: u8, took: u64, result: i64) {
+        let call = self.calls.entry(number).or_default();
+        call.returned += 1;
+        call.total_ns += took;
+        call.most_ns = call.most_ns.max(took);
+        call.bins.0[usize::from(LogBins::bin_of(took >> 4))] += 1;
+        let error = u32::try_from(result.unsigned_abs()).ok().filter(|error| result < 0 && *error <= 4095);
+        match error.filter(|_| class & RETURNS_ANYTHING == 0) {
+            Some(error) => {
+                call.errors += 1;
+                *call.by_error.entry(error).or_default() += 1;
+            }
+            None if class & TRANSFERS != 0 => {
+                let size = result.cast_unsigned();
+                let sizes = self.sizes.entry((number, 0)).or_default();
+                sizes.count += 1;
+                sizes.bytes = sizes.bytes.wrapping_add(size);
+                sizes.most = sizes.most.max(size);
+                sizes.zero += u64::from(size == 0);
+                sizes.bins.0[usize::from(LogBins::bin_of(size))] += 1;
+            }
+            None => {}
+        }
+    }
+
+    /// Adds another one of the same name.
+    pub(super) fn add(&mut self, other: Self) {
+        self.threads += other.threads;
+        self.sequence = self.sequence.wrapping_add(other.sequence);
+        other.steps.into_iter().for_each(|(step, n)| *self.steps.entry(step).or_default() += n);
+        other.begun.into_iter().for_each(|(call, n)| *self.begun.entry(call).or_default() += n);
+        for (number, other) in other.calls {
+            let call = self.calls.entry(number).or_default();
+            call.returned += other.returned;
+            call.errors += other.errors;
+            call.total_ns += other.total_ns;
+            call.most_ns = call.most_ns.max(other.most_ns);
+            call.bins.add(&other.bins);
+            other.by_error.into_iter().for_each(|(error, n)| *call.by_error.entry(error).or_default() += n);
+        }
+        for (key, other) in other.sizes {
+            let sizes = self.sizes.entry(key).or_default();
+            sizes.count += other.count;
+            sizes.bytes = sizes.bytes.wrapping_add(other.bytes);
+            sizes.most = sizes.most.max(other.most);
+            sizes.zero += other.zero;
+            sizes.bins.add(&other.bins);
+        }
+    }
+
     fn into_record(self, node: Option<NodeId>, name: String) -> SyscallProcess {
-        let mut begun: BTreeMap<u16, u64> = BTreeMap::new();
+        let mut begun = self.begun;
         for (&(_, to), count) in &self.steps {
             *begun.entry(to).or_default() += count;
         }
