@@ -170,7 +170,7 @@ const heat = (width) => {
     svg.append(tipped(s("text", { class: "tiny", x, y: top - 6, transform: `rotate(-45 ${x} ${top - 6})` }, l), () => groupLabel(D.pairs[k][0])));
   });
   svg.append(s("text", { class: "soft tiny", x: left - 6, y: top - 6, "text-anchor": "end" }, cut(D.factors.join(" · "), Math.floor(left / 5.6))));
-  const marks = D.metrics.length * D.pairs.length <= 8000;
+  const marks = D.metrics.length * D.pairs.length <= 4000;
   let y = top;
   for (const level of levels) {
     svg.append(s("text", { class: "soft b tiny", x: 0, y: y + 14 }, level));
@@ -408,6 +408,7 @@ const series = (fig) => (width) => {
 // ---- chains of system calls ----
 const chainGraph = (width) => {
   const c = D.chains[chain];
+  if (!c) return { none: "System calls were not followed." };
   const weight = new Map();
   for (const t of c.transitions) for (const name of [t.from, t.to]) weight.set(name, (weight.get(name) ?? 0) + Math.max(t.share, t.baseline));
   const heaviest = Math.max(...weight.values());
@@ -591,8 +592,8 @@ const queue = [...FIGURES.keys()];
 const next = () => {
   const id = queue.shift();
   if (id === undefined) { document.documentElement.dataset.ready = "all"; return; }
-  render(id);
   setTimeout(next, 0);
+  render(id);
 };
 setTimeout(next, 0);
 let width = innerWidth, timer = 0;

@@ -7,3 +7,4 @@ mod queries;
 pub(super) mod records;
 pub(super) mod records_tcp;
 mod round_trip;
+mod scanning;
