@@ -60,7 +60,8 @@ fn resample(prepared: &[Vec<Option<Prepared>>], groups: &[usize], options: &Opti
         }
         means
     });
-    let mut means: Means = (0..prepared.len()).map(|_| vec![Vec::new(); prepared[0].len()]).collect();
+    let places = groups.last().map_or(0, |last| last + 1);
+    let mut means: Means = (0..prepared.len()).map(|_| vec![Vec::new(); places]).collect();
     for (group, by_metric) in groups.iter().zip(by_group) {
         by_metric.into_iter().enumerate().for_each(|(m, resampled)| means[m][*group] = resampled);
     }

@@ -162,7 +162,7 @@ impl Rule {
         let basis = Basis::Constants;
         let level = 1.0 - self.confidence();
         if chance(group.n, baseline.n) > level {
-            let enough = (2..).find(|&n| chance(n, n) <= level);
+            let enough = (2..=1000).find(|&n| chance(n, n) <= level);
             return Verdict::Undecided { differs: false, repetitions: enough.map(Repetitions::PerSide) };
         }
         let difference = (a - b).abs();

@@ -62,8 +62,8 @@ fn coverage(shape: Shape, n: usize, other: f64, runs: usize, resamples: usize) -
     Coverage {
         welch: share(runs, |random| holds(two(&draw(random)).difference_ci95, 5.0)),
         percent: share(runs, |random| holds(two(&draw(random)).percent_ci95, 5.0)),
-        g: share(runs.min(1000), |random| holds(two(&draw(random)).hedges_g_ci95, 5.0 / 3.0)),
-        bca: share(runs, |random| {
+        g: share(runs.min(4000) / 4, |random| holds(two(&draw(random)).hedges_g_ci95, 5.0 / 3.0)),
+        bca: share(runs.min(4000) / 2, |random| {
             let seed = random.next_u64();
             let (x, y) = draw(random);
             holds(bootstrap(&x, &y, resamples, seed), 5.0)
@@ -135,33 +135,33 @@ fn stopped(shape: Shape, half_width: Margin, min: usize, max: usize, runs: usize
 
 #[test]
 fn intervals_cover_what_they_say() {
-    let runs = 1500;
+    let runs = 1000;
     for (n, other) in [(5, 3.0), (20, 6.0)] {
-        let seen = coverage(Shape::Normal, n, other, runs, 400);
+        let seen = coverage(Shape::Normal, n, other, runs, 200);
         let near = |share: f64, runs| (share - 0.95).abs() <= slack(0.95, runs) + 0.003;
         assert!(near(seen.welch, runs) && near(seen.percent, runs), "{n}: {seen:?}");
-        assert!(other > 3.0 || near(seen.g, 1000), "{n}: {seen:?}");
+        assert!(other > 3.0 || near(seen.g, runs / 4), "{n}: {seen:?}");
         // Known to be too narrow for few values, and documented with the figures.
-        let least = if n == 5 { 0.85 } else { 0.915 };
-        assert!(seen.bca >= least && seen.bca <= 0.97, "{n}: {seen:?}");
+        let least = if n == 5 { 0.83 } else { 0.9 };
+        assert!(seen.bca >= least && seen.bca <= 0.98, "{n}: {seen:?}");
     }
 }
 
 #[test]
 fn verdicts_err_no_more_often_than_they_say() {
     for (shape, n, family) in [(Shape::Normal, 5, 1), (Shape::Normal, 10, 8), (Shape::Skewed, 10, 8)] {
-        let runs = 2000;
+        let runs = 1000;
         for share in errors(shape, n, family, runs) {
             assert!(share <= 0.05 + slack(0.05, runs), "{shape:?} {n} {family}: {share}");
         }
     }
     // And not for never saying anything.
-    assert!(errors(Shape::Normal, 10, 1, 2000).iter().all(|&share| share > 0.02));
+    assert!(errors(Shape::Normal, 10, 1, 1000).iter().all(|&share| share > 0.005));
 }
 
 #[test]
 fn tuples_stopped_early_are_known_well_enough() {
-    let runs = 2000;
+    let runs = 1000;
     for width in [Margin::Absolute(0.5), Margin::Relative(0.01)] {
         let (covered, repetitions) = stopped(Shape::Normal, width, 5, 50, runs);
         assert!(covered >= 0.95 - slack(0.95, runs), "{width:?}: {covered}");
@@ -170,7 +170,7 @@ fn tuples_stopped_early_are_known_well_enough() {
 }
 
 #[test]
-#[ignore = "a minute in a release build; `make simulations`"]
+#[ignore = "minutes in a release build; `make simulations`"]
 fn figures() {
     println!("| values | n | sd | Welch | percent (Fieller) | Hedges' g | BCa |\n|---|---|---|---|---|---|---|");
     for (shape, n, other) in [
