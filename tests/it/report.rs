@@ -77,9 +77,9 @@ fn iteration(n: u32, hostile: bool) -> IterationRecord {
             sequence: u64::from(n),
             by_call: Vec::new(),
             transitions: vec![
+                step("read", "read", 3),
                 step("read", "write", if slow { 20 } else { 10 }),
                 step("write", "read", 10),
-                step("read", "read", 3),
             ],
             sizes: Vec::new(),
         }],
@@ -250,7 +250,9 @@ fn a_page_of_little_data_states_the_result() {
             let db = rusqlite::Connection::open(campaign.path().join("merged.db")).unwrap();
             let tables = db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'").unwrap();
             let names: Vec<String> = { tables }.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-            names.iter().for_each(|name| drop(db.execute(&format!("DELETE FROM {name}"), []).unwrap()));
+            for name in names {
+                db.execute(&format!("DELETE FROM {name}"), []).unwrap();
+            }
             drop(db);
             campaign.expect(0, &[&["report"], arguments].concat());
         } else {
