@@ -12,4 +12,5 @@ heading "capture: a gigabit";                         cargo bench --bench captur
 heading "HTTP servers";                               benches/http_server.sh
 heading "boot of guests to the agent's greeting";        cargo bench --bench boot
 heading "merge of 10,000 files";                      benches/merge.sh
+heading "questions to a large campaign, and its page"; benches/report.sh
 heading "connection statistics of captures";           benches/flows.sh

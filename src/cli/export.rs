@@ -47,6 +47,16 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let mut statuses = vec![Status::Complete];
     statuses.extend(&args.include);
     let dataset = Database::open(&args.db).and_then(|database| database.dataset(&statuses)).map_err(failed)?;
+    let left_out = dataset.left_out(None).by_status;
+    if !left_out.is_empty() {
+        let reasons: Vec<String> = left_out.iter().map(|(status, n)| format!("{n} {status}")).collect();
+        eprintln!(
+            "left out: {} of {} iterations ({})",
+            left_out.values().sum::<u64>(),
+            dataset.iterations.len(),
+            reasons.join(", ")
+        );
+    }
     let export = Export::new(&dataset);
     match &args.output {
         None => write(&export, BufWriter::new(std::io::stdout().lock()))?,

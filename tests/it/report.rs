@@ -77,9 +77,9 @@ fn iteration(n: u32, hostile: bool) -> IterationRecord {
             sequence: u64::from(n),
             by_call: Vec::new(),
             transitions: vec![
+                step("read", "read", 3),
                 step("read", "write", if slow { 20 } else { 10 }),
                 step("write", "read", 10),
-                step("read", "read", 3),
             ],
             sizes: Vec::new(),
         }],

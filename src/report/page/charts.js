@@ -99,7 +99,7 @@ const svgText = (svg, title) => {
   const rules = style.slice(style.indexOf("/*chart*/") + 9, style.indexOf("/*end*/")).replace(/svg /g, "");
   const copy = svg.cloneNode(true);
   const [w, hh] = [svg.getAttribute("width"), svg.getAttribute("height")];
-  put(copy, { xmlns: NS, viewBox: `0 0 ${w} ${hh}` });
+  put(copy, { xmlns: NS });
   copy.prepend(s("title", {}, title), s("style", {}, `svg{${light}}${rules}`), s("rect", { width: w, height: hh, fill: "#fff" }));
   return new XMLSerializer().serializeToString(copy);
 };
@@ -125,7 +125,7 @@ const render = (id) => {
   tools.children[1].addEventListener("click", () => save(name + ".csv", "text/csv", csv(drawn.rows())));
   entry.node.querySelector("figcaption").append(tools);
   if (drawn.legend) plot.before(h("div", { class: "legend" }, drawn.legend.map(([c, text]) => h("span", {}, [h("i", { class: c }), text]))));
-  put(drawn.svg, { role: "img", "aria-label": title });
+  put(drawn.svg, { role: "img", "aria-label": title, viewBox: `0 0 ${drawn.svg.getAttribute("width")} ${drawn.svg.getAttribute("height")}` });
   plot.append(drawn.svg);
   if (drawn.expand) { const more = h("button", { type: "button", class: "small expand" }, drawn.expand[0]); more.addEventListener("click", drawn.expand[1]); plot.after(more); }
   entry.node.dataset.drawn = "yes";
@@ -170,7 +170,7 @@ const heat = (width) => {
     svg.append(tipped(s("text", { class: "tiny", x, y: top - 6, transform: `rotate(-45 ${x} ${top - 6})` }, l), () => groupLabel(D.pairs[k][0])));
   });
   svg.append(s("text", { class: "soft tiny", x: left - 6, y: top - 6, "text-anchor": "end" }, cut(D.factors.join(" · "), Math.floor(left / 5.6))));
-  const marks = D.metrics.length * D.pairs.length <= 8000;
+  const marks = D.metrics.length * D.pairs.length <= 4000;
   let y = top;
   for (const level of levels) {
     svg.append(s("text", { class: "soft b tiny", x: 0, y: y + 14 }, level));
@@ -203,7 +203,7 @@ const heat = (width) => {
     svg.append(s("rect", { class: p > 0 ? "up" : p < 0 ? "down" : "none", x: i * kw, y: y + 10, width: kw - 1, height: 12, "fill-opacity": (0.05 + 0.9 * t).toFixed(2) }), s("text", { class: "tiny soft", x: (i + 0.5) * kw, y: y + 35, "text-anchor": "middle" }, i === 0 ? `${MINUS}100 %` : i === steps.length - 1 ? "+100 %" : signed(String(p), p).replace("-", MINUS)));
   });
   put(svg, { height: y + 40 });
-  return { svg, legend: null, rows: () => [["metric", "unit", ...D.factors, "difference_percent", "verdict"], ...D.metrics.flatMap((m) => D.pairs.map(([g], k) => [m.name, m.unit, ...D.groups[g].f, m.pc[k], VERDICTS[m.verdicts[k]][1]]))] };
+  return { svg, legend: marks ? null : [["", "verdicts are in the tooltips: there are too many cells for marks"]], rows: () => [["metric", "unit", ...D.factors, "difference_percent", "verdict"], ...D.metrics.flatMap((m) => D.pairs.map(([g], k) => [m.name, m.unit, ...D.groups[g].f, m.pc[k], VERDICTS[m.verdicts[k]][1]]))] };
 };
 
 // ---- one metric ----
@@ -266,7 +266,7 @@ const means = (width) => {
   xAxis(svg, x, low, high, top, bottom, `${m.name}${unit === "1" ? "" : ` (${unit})`}${m.better ? `, ${m.better} is better` : ""}`, Math.max(4, width / 130));
   groups.forEach((g, i) => {
     const y = top + rh * (i + 0.5) + (narrow ? 8 : 0), values = points(m, g), c = isBaseline(g) ? "cb" : "c0";
-    svg.append(s("text", narrow ? { class: "tiny", x: left, y: y - 13 } : { x: left - 10, y: y + 4, "text-anchor": "end" }, cut(groupLabel(g), narrow ? Math.floor((width - 40) / 6.2) : 52)));
+    svg.append(s("text", narrow ? { class: "tiny", x: left, y: y - 17 } : { x: left - 10, y: y + 4, "text-anchor": "end" }, cut(groupLabel(g), narrow ? Math.floor((width - 40) / 6.2) : 52)));
     const shown = values.length > 120 ? Array.from({ length: 120 }, (_, j) => values[Math.floor((j * (values.length - 1)) / 119)]) : values;
     shown.forEach((value, j) => svg.append(s("circle", { class: `${c} dot`, cx: x(value / f), cy: y + 3 + ((j * 7) % 5) - 2, r: 2 })));
     if (known(m.low[g])) svg.append(s("line", { class: `${c} line`, x1: x(m.low[g] / f), x2: x(m.high[g] / f), y1: y - 5, y2: y - 5 }));
@@ -408,6 +408,7 @@ const series = (fig) => (width) => {
 // ---- chains of system calls ----
 const chainGraph = (width) => {
   const c = D.chains[chain];
+  if (!c) return { none: "System calls were not followed." };
   const weight = new Map();
   for (const t of c.transitions) for (const name of [t.from, t.to]) weight.set(name, (weight.get(name) ?? 0) + Math.max(t.share, t.baseline));
   const heaviest = Math.max(...weight.values());
@@ -591,8 +592,8 @@ const queue = [...FIGURES.keys()];
 const next = () => {
   const id = queue.shift();
   if (id === undefined) { document.documentElement.dataset.ready = "all"; return; }
-  render(id);
   setTimeout(next, 0);
+  render(id);
 };
 setTimeout(next, 0);
 let width = innerWidth, timer = 0;

@@ -57,8 +57,8 @@ fn execution(model: &Model) -> String {
         format!(" Constant were {}.", pairs.join(", "))
     };
     format!(
-        "vptest {} ran {} iterations{times}{hosts}, in {} groups{factors}.{constant} Every setting was read back from the system before and \
-         after the workload.",
+        "vptest {} ran {} iterations{times}{hosts}, in {} groups{factors}.{constant} Settings were read back from the system before and \
+         after the workload; what could not be read is counted under Settings.",
         if c.versions.is_empty() { env!("CARGO_PKG_VERSION").to_owned() } else { c.versions.join(", ") },
         c.iterations,
         model.groups.len(),

@@ -114,7 +114,8 @@ fn entries<'a>(model: &'a Model, verdicts: &[Verdict]) -> Vec<Entry<'a>> {
             continue;
         }
         let percents = || of.iter().filter_map(|c| c.percent);
-        let why = of.iter().find_map(|c| c.remark.as_deref());
+        // Of several contrasts only what holds for all of them.
+        let why = of[0].remark.as_deref().filter(|why| of.iter().all(|c| c.remark.as_deref() == Some(why)));
         all.push(Entry {
             metric,
             index,
@@ -135,7 +136,7 @@ fn list(model: &Model, title: &str, lead: &str, verdicts: &[Verdict]) -> Markup 
     let row = |entry: &Entry<'_>| {
         html! {
             tr {
-                td { a.metric href="#metric" data-metric=(entry.index) { (entry.metric.short_name()) } " " span.level { (entry.metric.level) } @if cannot { @if let Some(why) = entry.why { div.why { (why) } } } }
+                td { a.metric href="#metric" data-metric=(entry.index) { (breakable(entry.metric.short_name())) } " " span.level { (entry.metric.level) } @if cannot { @if let Some(why) = entry.why { div.why { (why) } } } }
                 td.num { (entry.contrasts) " of " (model.pairs.len()) }
                 td.num { (range(entry.low, entry.high)) }
             }
@@ -154,6 +155,11 @@ fn list(model: &Model, title: &str, lead: &str, verdicts: &[Verdict]) -> Markup 
             }
         }
     }
+}
+
+/// A name that may be broken behind its marks, and nowhere else.
+fn breakable(name: &str) -> Markup {
+    html! { @for part in name.split_inclusive(['_', '.', '@']) { (part) wbr; } }
 }
 
 /// `-9.1 … -8.9 %`
@@ -232,7 +238,7 @@ fn row(model: &Model, metric: &Metric, contrast: &Contrast, group: usize, baseli
     let g = contrast.g.map_or_else(|| "–".to_owned(), |g| format!("{g:+.2}").replace('-', "\u{2212}"));
     html! {
         tr {
-            td { (metric.short_name()) " " span.level { (metric.level) } }
+            td { (breakable(metric.short_name())) " " span.level { (metric.level) } }
             td { (model.label(group)) }
             td.num { (cell.n) " / " (base.n) }
             td.num { (column.show(cell.mean)) " " (column.unit()) }

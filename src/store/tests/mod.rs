@@ -9,3 +9,4 @@ mod records_counters;
 mod records_probe;
 pub(super) mod records_tcp;
 mod round_trip;
+mod scanning;
