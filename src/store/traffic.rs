@@ -111,10 +111,11 @@ impl Series {
         }
         self.iterations += 1;
         let last = points.iter().map(|p| p.0).max().unwrap_or(0).max(0);
-        while last / i64::from(self.bin_ms) >= MOST_BINS as i64 && self.bin_ms < u32::MAX / 2 {
+        let bin = |ms: i64, bin_ms: u32| usize::try_from(ms / i64::from(bin_ms)).unwrap_or(0);
+        while bin(last, self.bin_ms) >= MOST_BINS && self.bin_ms < u32::MAX / 2 {
             self.halve();
         }
-        let at = |ms: i64| usize::try_from(ms.max(0) / i64::from(self.bin_ms)).unwrap_or(0).min(MOST_BINS - 1);
+        let at = |ms: i64| bin(ms, self.bin_ms).min(MOST_BINS - 1);
         let mut line = vec![0.0; at(last) + 1];
         for &(ms, bytes) in points {
             line[at(ms)] += bytes;

@@ -40,6 +40,9 @@ pub(super) struct Received<'a> {
     pub(super) by_kernel: bool,
 }
 
+/// Length, the kernel's time in nanoseconds, and sender of a packet.
+type Message = (usize, Option<i64>, Option<SocketAddr>);
+
 impl Socket {
     /// Binds to a port that the kernel chooses. Packets are never fragmented.
     ///
@@ -109,7 +112,8 @@ impl Socket {
         }
     }
 
-    fn message(&mut self, flags: MsgFlags) -> io::Result<Option<(usize, Option<i64>, Option<SocketAddr>)>> {
+    /// The next packet of that queue, without waiting: its length, the kernel's time of it, and where it is from.
+    fn message(&mut self, flags: MsgFlags) -> io::Result<Option<Message>> {
         let mut parts = [IoSliceMut::new(&mut self.buffer)];
         let flags = flags | MsgFlags::MSG_DONTWAIT;
         let message = match recvmsg::<SockaddrStorage>(self.udp.as_raw_fd(), &mut parts, Some(&mut self.control), flags)

@@ -195,7 +195,7 @@ impl Following {
     }
 
     /// What was counted; the log is finished.
-    pub(super) fn finish(mut self) -> Result<(Tally, Option<(Writer, Vec<(u32, String, String)>)>), std::io::Error> {
+    pub(super) fn finish(mut self) -> std::io::Result<(Tally, Option<Log>)> {
         for thread in self.threads.values() {
             if let Some(place) = thread.process {
                 self.processes[place].2.end_sequence(thread.sequence, thread.count);
@@ -213,6 +213,9 @@ impl Following {
         Ok((tally, self.log.map(|log| (log, names))))
     }
 }
+
+/// A log, and its processes: number, name, node.
+type Log = (Writer, Vec<(u32, String, String)>);
 
 impl Rules {
     fn node(&self, network: Option<u64>) -> Option<NodeId> {
