@@ -71,8 +71,15 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     statuses.sort_unstable();
     statuses.dedup();
     let dataset = database.dataset(&statuses).map_err(failed)?;
-    let specs: Vec<Spec> = database.specs().map_err(failed)?.iter().filter_map(|text| Spec::parse(text).ok()).collect();
     let mut notes = Vec::new();
+    let texts = database.specs().map_err(failed)?;
+    let specs: Vec<Spec> = texts.iter().filter_map(|text| Spec::parse(text).ok()).collect();
+    if specs.len() < texts.len() {
+        let (bad, all) = (texts.len() - specs.len(), texts.len());
+        notes.push(format!(
+            "{bad} of {all} specs cannot be read by this version: their names, baselines and margins are not known."
+        ));
+    }
     let (grouping, question) = grouping(args, &dataset, &specs, &mut notes)?;
     let places: BTreeMap<(ShortHash, u32, i64), usize> = dataset
         .iterations

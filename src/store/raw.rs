@@ -457,6 +457,12 @@ impl<'a> Row<'a> {
         self.rowid
     }
 
+    /// Type and bytes of column `index` as they are stored; equal ones are equal values. `None` when the row has fewer.
+    pub(super) fn stored(&self, index: usize) -> Option<(u64, &'a [u8])> {
+        let cell = self.cells.get(index)?;
+        Some((cell.serial, self.payload.get(cell.start..cell.start + cell.length)?))
+    }
+
     /// Column `index`; `None` when the row has fewer.
     pub(super) fn get(&self, index: usize) -> Option<ValueRef<'a>> {
         let cell = self.cells.get(index)?;

@@ -270,8 +270,9 @@ fn hash_cell(cell: ValueRef<'_>, out: &mut Vec<u8>) {
         ValueRef::Text(bytes) => (3, (bytes.len() as u64).to_le_bytes(), bytes),
         ValueRef::Blob(bytes) => (4, (bytes.len() as u64).to_le_bytes(), bytes),
     };
-    out.push(tag);
-    out.extend_from_slice(&number);
+    let mut head = [tag; 9];
+    head[1..].copy_from_slice(&number);
+    out.extend_from_slice(&head);
     out.extend_from_slice(body);
 }
 

@@ -17,10 +17,41 @@ const VALUE: usize = 7;
 pub(super) struct Slots {
     all: Vec<Metric>,
     by_key: HashMap<Box<[u8]>, usize>,
-    /// Keys and slots of the rows of an iteration, in order: the next one has the same, as a rule.
-    last: Vec<(Box<[u8]>, usize)>,
+    /// The naming cells of each row of an iteration, in order, with their slots: the next one has the same, as a rule.
+    last: Vec<(Naming, usize)>,
     at: usize,
     key: Vec<u8>,
+}
+
+/// The naming cells of a row, as they are stored.
+#[derive(Default)]
+struct Naming {
+    types: [u64; NAMING.len()],
+    bytes: Vec<u8>,
+}
+
+impl Naming {
+    fn of(row: &Row<'_>) -> Self {
+        let mut naming = Self::default();
+        for (kind, column) in naming.types.iter_mut().zip(NAMING) {
+            let (stored, bytes) = row.stored(column).unwrap_or_default();
+            *kind = stored;
+            naming.bytes.extend_from_slice(bytes);
+        }
+        naming
+    }
+
+    fn is_of(&self, row: &Row<'_>) -> bool {
+        let mut rest = &self.bytes[..];
+        for (kind, column) in self.types.iter().zip(NAMING) {
+            let (stored, bytes) = row.stored(column).unwrap_or_default();
+            match rest.strip_prefix(bytes) {
+                Some(tail) if *kind == stored => rest = tail,
+                _ => return false,
+            }
+        }
+        true
+    }
 }
 
 impl Slots {
@@ -32,19 +63,15 @@ impl Slots {
     /// The slot of a row, and its value.
     pub(super) fn find(&mut self, row: &Row<'_>) -> Result<(usize, Option<f64>), String> {
         let value = value(row)?;
-        self.key.clear();
-        for column in NAMING {
-            name_cell(row.get(column), &mut self.key);
-        }
         let at = self.at;
         self.at += 1;
-        if let Some((key, slot)) = self.last.get(at)
-            && **key == *self.key
+        if let Some((naming, slot)) = self.last.get(at)
+            && naming.is_of(row)
         {
             return Ok((*slot, value));
         }
         let slot = self.look_up(row)?;
-        let entry = (self.key.clone().into_boxed_slice(), slot);
+        let entry = (Naming::of(row), slot);
         match self.last.get_mut(at) {
             Some(last) => *last = entry,
             None => self.last.push(entry),
@@ -53,6 +80,10 @@ impl Slots {
     }
 
     fn look_up(&mut self, row: &Row<'_>) -> Result<usize, String> {
+        self.key.clear();
+        for column in NAMING {
+            name_cell(row.get(column), &mut self.key);
+        }
         if let Some(&slot) = self.by_key.get(&*self.key) {
             return Ok(slot);
         }
