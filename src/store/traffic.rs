@@ -111,7 +111,9 @@ impl Series {
         }
         self.iterations += 1;
         let last = points.iter().map(|p| p.0).max().unwrap_or(0).max(0);
-        while last / i64::from(self.bin_ms) >= MOST_BINS as i64 && self.bin_ms < u32::MAX / 2 {
+        while usize::try_from(last / i64::from(self.bin_ms)).is_ok_and(|bin| bin >= MOST_BINS)
+            && self.bin_ms < u32::MAX / 2
+        {
             self.halve();
         }
         let at = |ms: i64| usize::try_from(ms.max(0) / i64::from(self.bin_ms)).unwrap_or(0).min(MOST_BINS - 1);

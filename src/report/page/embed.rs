@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(show(21.753_512_345), "21.75351");
         assert_eq!(show(3.0), "3");
         assert_eq!(show(-0.000_012_345_678_9), "-0.00001234568");
-        assert_eq!(show(1e300), "1e300");
+        assert_eq!(show(1e300), "1e+300");
         assert_eq!(show(f64::NAN), "null");
         assert_eq!(number(None), Value::Null);
     }
