@@ -201,7 +201,7 @@ pub(super) fn contrast_table(model: &Model) -> Markup {
         .iter()
         .flat_map(|metric| metric.contrasts.iter().zip(&model.pairs).map(move |(c, &pair)| (metric, c, pair)));
     let mut shown: Vec<_> = shown.collect();
-    shown.sort_by(|a, b| a.1.verdict.cmp(&b.1.verdict));
+    shown.sort_by_key(|row| row.1.verdict);
     let rest = total.saturating_sub(ROWS);
     html! {
         div.scroll.tall {
