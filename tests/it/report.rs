@@ -20,7 +20,7 @@ const HOSTILE: &str = "<script>document.title='owned'</script><img src=x onerror
 /// One iteration of two groups that differ in `rps` and not in `latency`.
 fn iteration(n: u32, hostile: bool) -> IterationRecord {
     let text = |plain: &str| if hostile { format!("{plain}{HOSTILE}") } else { plain.to_owned() };
-    let slow = n % 2 == 0;
+    let slow = n.is_multiple_of(2);
     let noise = f64::from(n * 7919 % 13) / 13.0;
     let metric = |name: &str, level, value| Metric {
         pair: Some(1),

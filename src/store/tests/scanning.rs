@@ -23,7 +23,7 @@ fn records(n: u32) -> Vec<IterationRecord> {
         for (i, metric) in record.metrics.iter_mut().enumerate() {
             metric.value = metric.value.map(|x| x + f64::from(n) / 7.0 + f64::from(u32::try_from(i).unwrap()));
         }
-        if n % 3 == 0 {
+        if n.is_multiple_of(3) {
             record.metrics.pop();
         }
         record
