@@ -130,7 +130,7 @@ async fn numbers_are_those_of_nstat_ip_and_tc() {
     let before = all(&*up);
     let counting = Counting::start(up.counted(), &spec).await;
     let begun = all(&*up);
-    pump(&*up, &points, 4, 400_000);
+    pump(&*up, &points, 4, 1_500_000);
     let ended = all(&*up);
     let counted = counting.finish().await;
     let after = all(&*up);
