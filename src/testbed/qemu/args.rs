@@ -13,7 +13,7 @@ pub(super) const AGENT_PORT: &str = "org.vptest.agent.0";
 /// Serial of the disk that results are written to.
 pub(super) const RESULTS_SERIAL: &str = "vptest-results";
 /// Memory of a guest whose tuple does not say.
-pub(super) const DEFAULT_MEMORY: ByteSize = ByteSize(256 << 20);
+pub(super) const DEFAULT_MEMORY: ByteSize = ByteSize(384 << 20);
 
 /// Type of the virtual machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
