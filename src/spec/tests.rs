@@ -436,7 +436,7 @@ fn instruments() {
         ("[instrument.syscalls]\nring = \"5 KiB\"", "a power of two"),
         ("[instrument.syscalls]\nthreads = 0", "1 to 1048576"),
         ("[instrument.syscalls]\nnames = 32769", "1 to 32768"),
-        ("[instrument.syscalls]\nsource = \"ebpf\"", "`bpf`"),
+        ("[instrument.syscalls]\nsource = \"ebpf\"", "`\"auto\"`, `\"bpf\"`, `\"perf\"`"),
     ] {
         let text = Spec::parse(&format!("{LEAST}{bad}\n")).unwrap_err().render("t.toml", false);
         assert!(text.contains(place), "{text}");

@@ -393,7 +393,7 @@ fn followed_in_a_guest(source: &str) -> Option<vptest::record::SyscallTrace> {
     let known = known.to_str().unwrap();
     let more =
         format!("[testbed.qemu]\nprograms = [{known:?}]\n[instrument.syscalls]\nlog = true\nsource = {source:?}");
-    let campaign = sweep("", &command(&format!("[{known:?}]")), &more);
+    let campaign = sweep("memory = \"384 MiB\"", &command(&format!("[{known:?}]")), &more);
     run(&campaign, 0);
     let file = campaign.out().join(&campaign.files()[0]);
     let database = vptest::store::Database::open(&file).unwrap();
