@@ -1,6 +1,7 @@
 #!/bin/bash
 # What tracers cost ApacheBench against nginx: CPU time for each request, all processes of the workload, as a ratio to the
-# same without a tracer in the same round; `nothing` is a program on the tracepoints that does nothing. Needs ab, nginx python3 and, for the others, strace, linux-perf, bpftrace, sysdig.
+# same without a tracer in the same round; `nothing` is a program on the tracepoints that does nothing. Needs ab, nginx,
+# python3 and, for the others, strace, linux-perf, bpftrace, sysdig.
 #
 #   benches/syscalls.sh [ROUNDS] [REQUESTS]
 set -euo pipefail
@@ -33,18 +34,19 @@ have() { command -v "$1" >/dev/null || { echo "$1: not installed"; return 1; }; 
 # A tracer that is slow gets fewer requests.
 measure() { # name, share of the requests, command before the load
   local name=$1 n=$((requests / $2)); shift 2
-  if ! timeout 300 "$@" "$work/load" $n >"$work/out" 2>"$work/err"; then
+  local TIMEFORMAT='%U %S'
+  if ! { time timeout 300 "$@" "$work/load" $n >"$work/out" 2>"$work/err"; } 2>"$work/total"; then
     echo "$name: cannot run here: $(grep -v '^$' "$work/err" | tail -1)"; return
   fi
-  echo "$name $(seconds) $n" >>"$work/results"
+  echo "$name $(seconds) $n $(awk '{ print $1 + $2 }' "$work/total")" >>"$work/results"
 }
-# Fails when the trace that vptest printed last is not whole.
+# Says when the trace that vptest printed last is not whole; the bench fails at its end then.
 whole() {
-  python3 - "$work/out" <<'CHECK'
+  python3 - "$work/out" "$1" 2>&1 <<'CHECK' || touch "$work/lost"
 import json, sys
 losses = json.load(open(sys.argv[1]))["losses"]
 lost = {name: n for name in losses[0] if name != "cpu" if (n := sum(loss[name] for loss in losses))}
-sys.exit(f"vptest lost {lost}" if lost else 0)
+sys.exit(f"{sys.argv[2]} lost {lost}" if lost else 0)
 CHECK
 }
 beside() { # name, seconds to start, tracer...: one that follows the whole machine from outside
@@ -65,10 +67,12 @@ beside() { # name, seconds to start, tracer...: one that follows the whole machi
 for round in $(seq "$rounds"); do
   measure none 1 "$vptest" trace --off --
   measure nothing 1 python3 "$(dirname "$0")/empty_bpf.py" "$vptest" trace --off --
-  measure vptest 1 "$vptest" trace --
-  whole
-  measure vptest-log 1 "$vptest" trace --log "$work/log.zst" --
-  whole
+  measure vptest 1 "$vptest" trace --source bpf --
+  whole vptest
+  measure vptest-log 1 "$vptest" trace --source bpf --log "$work/log.zst" --
+  whole vptest-log
+  measure vptest-perf 1 "$vptest" trace --source perf --
+  whole vptest-perf
   if have strace; then measure strace-f 10 strace -f -c -o "$work/strace"; fi
   if have perf; then
     measure perf-trace 10 perf trace -o "$work/perf.trace" --
@@ -79,7 +83,11 @@ for round in $(seq "$rounds"); do
   fi
   if have sysdig; then beside sysdig sysdig -w "$work/sysdig.scap"; fi
 done | sort -u
-awk '{ per = $2 / $3 * 1e6; if (!($1 in n)) order[++k] = $1; n[$1]++; sum[$1] += per }
+# What the tracers outside the workload's tree take themselves is not known here.
+awk '{ per = $2 / $3 * 1e6; if (!($1 in n)) order[++k] = $1; n[$1]++; sum[$1] += per; if (NF > 3) own[$1] += ($4 - $2) / $3 * 1e6 }
      END { for (i = 1; i <= k; i++) { t = order[i]
-       printf "%-12s %8.1f us of CPU a request  %6.2f x  (%d rounds)\n", t, sum[t] / n[t], sum[t] / n[t] / (sum["none"] / n["none"]), n[t] } }' "$work/results"
+       printf "%-12s %8.1f us of CPU a request  %6.2f x  (%d rounds)", t, sum[t] / n[t], sum[t] / n[t] / (sum["none"] / n["none"]), n[t]
+       if (t in own) printf "  and %.1f us of the tracer itself", own[t] / n[t]
+       print "" } }' "$work/results"
 grep -h Failed "$work/ab"
+[ ! -e "$work/lost" ]

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::SyscallScope;
+use crate::record::{SyscallScope, SyscallSource};
 use crate::units::{ByteSize, format_duration};
 
 /// The least a spec can be.
@@ -425,12 +425,18 @@ fn instruments() {
         ..SyscallSpec::default()
     };
     assert_eq!(syscalls(table), Some(expected));
+    let source = |name: &str| syscalls(&format!("[instrument.syscalls]\nsource = \"{name}\"")).unwrap().source;
+    let sources = [None, Some(SyscallSource::Bpf), Some(SyscallSource::Perf)];
+    assert_eq!(["auto", "bpf", "perf"].map(source), sources);
+    assert_eq!(syscalls("[instrument.syscalls]\nnames = 32768").unwrap().names, Some(32_768));
     for (bad, place) in [
         ("[instrument]\nsyscall = true", "syscalls"),
         ("[instrument]\nsyscalls = 3", "instrument.syscalls"),
         ("[instrument.syscalls]\nscope = \"nodes\"", "workload"),
         ("[instrument.syscalls]\nring = \"5 KiB\"", "a power of two"),
         ("[instrument.syscalls]\nthreads = 0", "1 to 1048576"),
+        ("[instrument.syscalls]\nnames = 32769", "1 to 32768"),
+        ("[instrument.syscalls]\nsource = \"ebpf\"", "`\"auto\"`, `\"bpf\"`, `\"perf\"`"),
     ] {
         let text = Spec::parse(&format!("{LEAST}{bad}\n")).unwrap_err().render("t.toml", false);
         assert!(text.contains(place), "{text}");

@@ -28,5 +28,6 @@ mod signals;
 mod ssh;
 mod store;
 mod syscalls;
+mod syscalls_bad;
 mod wild;
 mod workload;

@@ -385,25 +385,37 @@ fn guests_are_kept_for_repetitions_on_request() {
     campaign.assert_clean();
 }
 
-#[test]
-fn system_calls_in_guests_are_counted_exactly() {
+/// What was followed on the client, a guest; nothing where there are no guests.
+fn followed_in_a_guest(source: &str) -> Option<vptest::record::SyscallTrace> {
     // A guest has a /tmp of its own, and programs lie where they lie here.
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let Some(known) = super::syscalls::known(directory.path()).filter(|_| guests()) else { return };
+    let known = super::syscalls::known(directory.path()).filter(|_| guests())?;
     let known = known.to_str().unwrap();
-    let more = format!("[testbed.qemu]\nprograms = [{known:?}]\n[instrument.syscalls]\nlog = true");
-    let campaign = sweep("", &command(&format!("[{known:?}]")), &more);
+    let more =
+        format!("[testbed.qemu]\nprograms = [{known:?}]\n[instrument.syscalls]\nlog = true\nsource = {source:?}");
+    let campaign = sweep("memory = \"384 MiB\"", &command(&format!("[{known:?}]")), &more);
     run(&campaign, 0);
     let file = campaign.out().join(&campaign.files()[0]);
     let database = vptest::store::Database::open(&file).unwrap();
     let record = database.records().unwrap().next().unwrap().unwrap().record;
+    assert_eq!(record.syscalls.len(), 2);
     let client = vptest::ids::NodeId::client(1);
-    let trace = record.syscalls.iter().find(|trace| trace.place == Some(client)).unwrap();
-    assert_eq!((record.syscalls.len(), trace.lost()), (2, 0));
-    let process = super::syscalls::process(trace, "known");
-    assert_eq!(process.node, Some(client));
-    super::syscalls::assert_known(process);
-    let log = campaign.out().join(trace.log.as_ref().unwrap());
-    let calls = vptest::instrument::syscalls::read_log(&log).unwrap();
+    let trace = record.syscalls.into_iter().find(|trace| trace.place == Some(client)).unwrap();
+    assert_eq!((trace.source.as_str(), trace.lost()), (source, 0));
+    assert_eq!(super::syscalls::process(&trace, "known").node, Some(client));
+    let calls = vptest::instrument::syscalls::read_log(&campaign.out().join(trace.log.as_ref().unwrap())).unwrap();
     assert_eq!(calls.len() as u64, trace.calls());
+    Some(trace)
+}
+
+#[test]
+fn system_calls_in_guests_are_counted_exactly() {
+    let Some(trace) = followed_in_a_guest("bpf") else { return };
+    super::syscalls::assert_known(super::syscalls::process(&trace, "known"));
+}
+
+#[test]
+fn system_calls_in_guests_are_counted_exactly_by_perf() {
+    let Some(trace) = followed_in_a_guest("perf") else { return };
+    super::syscalls::assert_known_by_perf(super::syscalls::process(&trace, "known"));
 }

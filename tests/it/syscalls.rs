@@ -31,7 +31,7 @@ const KNOWN: [(&str, u64); 9] = [
 ];
 
 /// May this machine load BPF programs?
-fn bpf() -> bool {
+pub(crate) fn bpf() -> bool {
     let probe = Command::new(VPTEST).args(["trace", "--", "true"]).output().unwrap();
     root() && need("bpf", probe.status.success())
 }
@@ -62,7 +62,7 @@ pub(crate) fn process<'a>(trace: &'a SyscallTrace, name: &str) -> &'a SyscallPro
     trace.processes.iter().find(|process| process.name == name).unwrap_or_else(|| panic!("no {name} in {trace:?}"))
 }
 
-fn counts(process: &SyscallProcess) -> Vec<(&str, u64)> {
+pub(crate) fn counts(process: &SyscallProcess) -> Vec<(&str, u64)> {
     process.by_call.iter().map(|call| (call.name.as_str(), call.calls)).collect()
 }
 
@@ -315,7 +315,7 @@ fn losses_make_an_iteration_suspect() {
 }
 
 /// What perf cannot say of the known program: kinds of descriptors.
-fn assert_known_by_perf(process: &SyscallProcess) {
+pub(crate) fn assert_known_by_perf(process: &SyscallProcess) {
     assert_eq!(counts(process), KNOWN);
     assert_eq!((process.threads, process.calls), (1, 1017));
     assert_eq!(process.transitions.iter().map(|step| step.count).sum::<u64>(), 1017);

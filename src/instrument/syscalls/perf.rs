@@ -56,7 +56,8 @@ impl Perf {
         let mut cpus = Vec::new();
         let mut rings = Vec::new();
         for cpu in online {
-            let of = OfCpu::open(tracepoints, thread, cpu).map_err(|error| refused("perf_event_open", error))?;
+            let of = OfCpu::open(tracepoints, thread, cpu);
+            let of = of.map_err(|error| refused(&format!("perf_event_open on CPU {cpu}"), error))?;
             let ring = Ring::of(&of.begins, bytes);
             let ring = ring.map_err(|error| refused(&format!("a ring of {bytes} bytes for CPU {cpu}"), error))?;
             of.returns

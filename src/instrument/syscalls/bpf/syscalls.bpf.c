@@ -230,6 +230,13 @@ INLINE u32 bin_of(u64 value) {
   return e * 4 - 4 + ((value >> (e - 2)) & 3);
 }
 
+// Compilers leave masks out that they know to change nothing, but kernels' checks (6.1) do not know as much. The statement
+// without code keeps it.
+INLINE u32 masked(u32 n, u32 mask) {
+  __asm__ volatile("" : "+r"(n));
+  return n & mask;
+}
+
 INLINE u64 mixed(u64 x) {
   x ^= x >> 31;
   x *= 0x7fb5d329728ea185ull;
@@ -303,6 +310,10 @@ INLINE void add_step(u32 process, struct step *s) {
   s->count = 0;
 }
 
+INLINE struct step *step_at(struct thread *t, u32 at) {
+  return &t->steps[masked(at, STEPS - 1)];
+}
+
 INLINE void count_step(struct thread *t, u32 number) {
   u32 step = (t->previous << 16 | number) + 1;
   u32 first = (t->previous * 5 + number) * WAYS & (STEPS - 1), at = 0;
@@ -310,7 +321,7 @@ INLINE void count_step(struct thread *t, u32 number) {
 #pragma clang loop unroll(full)
   for (u32 way = 0; way < WAYS; way++) {
     at = first + way & (STEPS - 1);
-    s = &t->steps[at];
+    s = step_at(t, at);
     if (s->step == step) {
       if (s->count >> 31)
         add_step(t->process, s);
@@ -321,9 +332,9 @@ INLINE void count_step(struct thread *t, u32 number) {
   at = first + (t->count & (WAYS - 1)) & (STEPS - 1);
 #pragma clang loop unroll(full)
   for (u32 way = 0; way < WAYS; way++)
-    if (!t->steps[first + way & (STEPS - 1)].step)
+    if (!step_at(t, first + way)->step)
       at = first + way & (STEPS - 1);
-  s = &t->steps[at];
+  s = step_at(t, at);
   if (s->count)
     add_step(t->process, s);
   s->step = step;
@@ -347,7 +358,7 @@ INLINE void add_failure(u32 process, struct failure *f) {
 
 INLINE void count_failure(struct thread *t, u32 error) {
   u32 which = t->call << 16 | error;
-  struct failure *f = &t->failures[t->call + error & (FAILURES - 1)];
+  struct failure *f = &t->failures[masked(t->call + error, FAILURES - 1)];
   if (f->count && (f->which != which || f->count >> 31))
     add_failure(t->process, f);
   f->which = which;
@@ -510,7 +521,7 @@ INLINE void count_return(struct thread *t, struct step *step, u64 took, int fail
   c->total_ns += took;
   if (took > c->most_ns)
     c->most_ns = took;
-  c->bins[bin_of(took >> 4) & (BINS - 1)]++;
+  c->bins[masked(bin_of(took >> 4), BINS - 1)]++;
 }
 
 INLINE void count_size(struct thread *t, struct step *step, u64 size) {
@@ -532,7 +543,7 @@ INLINE void count_size(struct thread *t, struct step *step, u64 size) {
   s->zero += !size;
   if (size > s->most)
     s->most = size;
-  s->bins[bin_of(size) & (BINS - 1)]++;
+  s->bins[masked(bin_of(size), BINS - 1)]++;
 }
 
 INLINE int returns(const void *registers, s64 result) {
@@ -542,7 +553,7 @@ INLINE int returns(const void *registers, s64 result) {
     return 0;
   u64 took = ktime_get_ns() - t->entered_ns;
   int failed = result < 0 && result >= -4095 && !(t->class & RETURNS_ANYTHING);
-  struct step *step = &t->steps[t->at & (STEPS - 1)];
+  struct step *step = step_at(t, t->at);
   t->inside = 0;
   count_return(t, step, took, failed);
   if (failed)
