@@ -77,7 +77,8 @@ fn errors_point_at_the_place() {
     assert_eq!(at("loss > much"), ">");
     assert_eq!(at("(pairs=2"), "(");
     assert_eq!(at("pairs=2)"), ")");
-    assert_eq!(at("pairs=2 pairs=10"), "pairs");
+    assert_eq!(at("testbed=qemu pairs=10"), "pairs");
+    assert_eq!(at("pairs=2 pairs=10"), "2 pairs", "a number takes its unit");
     assert_eq!(at("pairs=2 and or pairs=10"), "or");
     assert_eq!(at("pairs ! 2"), "!");
     assert_eq!(at("pairs = 'a"), "'");
