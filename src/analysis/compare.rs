@@ -46,6 +46,8 @@ pub struct Group {
     /// How many tuples the group holds. More than one: the spread is also that between tuples, and the mean depends on
     /// how often each was run.
     pub tuples: usize,
+    /// Indices of its observations.
+    pub members: Vec<usize>,
     /// Over iterations.
     pub summary: Summary,
     /// The different conditions that its iterations were run under.
@@ -92,6 +94,8 @@ pub enum NoContrast {
     UnequalVantage,
     /// Guests of one side ran under KVM in some iterations and under TCG in others.
     MixedAcceleration,
+    /// Guests of one side had different images.
+    SeveralImages,
 }
 
 impl NoContrast {
@@ -103,6 +107,7 @@ impl NoContrast {
             Self::NoMean => "a mean is missing",
             Self::UnequalVantage => "packets were looked at in different places, or under different offloads",
             Self::MixedAcceleration => "one side has iterations with kvm and with tcg",
+            Self::SeveralImages => "guests of one side had different images",
         }
     }
 }
@@ -229,6 +234,7 @@ fn constant(levels: &Levels<'_>, shown: &[String], iterations: usize) -> Vec<(St
 struct Cell {
     values: Vec<Option<String>>,
     tuples: BTreeSet<ShortHash>,
+    members: Vec<usize>,
     observed: Vec<f64>,
     conditions: BTreeSet<Conditions>,
     /// Settings of the factors that are not shown, with the number of iterations.
@@ -240,12 +246,18 @@ impl Cell {
         let tuples = self.tuples.len();
         let tuple = self.tuples.into_iter().next().filter(|_| tuples == 1);
         let summary = Summary::of(&self.observed);
-        Group { values: self.values, tuple, tuples, summary, conditions: self.conditions, standing }
+        let Self { values, members, conditions, .. } = self;
+        Group { values, tuple, tuples, members, summary, conditions, standing }
     }
 
     /// Were guests run by KVM in some iterations and by TCG in others?
     fn mixes_acceleration(&self) -> bool {
         self.conditions.iter().map(|conditions| &conditions.accel).collect::<BTreeSet<_>>().len() > 1
+    }
+
+    /// Did its guests have different images?
+    fn mixes_images(&self) -> bool {
+        self.conditions.iter().filter_map(|conditions| conditions.image.as_ref()).collect::<BTreeSet<_>>().len() > 1
     }
 
     /// Did KVM run the guests of one and TCG those of the other? Never said of what has no guests.
@@ -260,7 +272,7 @@ impl Cell {
 
 fn group(observations: &[Observation], by: &[String], full: bool) -> Vec<Cell> {
     let mut cells: HashMap<(Vec<Option<&str>>, Option<ShortHash>), Cell> = HashMap::new();
-    for o in observations {
+    for (i, o) in observations.iter().enumerate() {
         let values: Vec<Option<&str>> = by.iter().map(|name| o.factors.get(name).map(String::as_str)).collect();
         // The same factors with another meaning (another workload) are another tuple, never the same group.
         let tuple = full.then_some(o.tuple);
@@ -268,12 +280,14 @@ fn group(observations: &[Observation], by: &[String], full: bool) -> Vec<Cell> {
         let new = || Cell {
             values: owned(),
             tuples: BTreeSet::new(),
+            members: Vec::new(),
             observed: Vec::new(),
             conditions: BTreeSet::new(),
             others: BTreeMap::new(),
         };
         let cell = cells.entry((values.clone(), tuple)).or_insert_with(new);
         cell.tuples.insert(o.tuple);
+        cell.members.push(i);
         cell.observed.push(o.value);
         cell.conditions.insert(o.conditions.clone());
         *cell.others.entry(others(o, by)).or_default() += 1;
@@ -334,6 +348,9 @@ fn standings(
         let mixed = cell.mixes_acceleration() || other.mixes_acceleration();
         if mixed || (factor != "accel" && cell.is_accelerated_unlike(other)) {
             return Standing::Impossible(NoContrast::MixedAcceleration);
+        }
+        if cell.mixes_images() || other.mixes_images() {
+            return Standing::Impossible(NoContrast::SeveralImages);
         }
         match TwoSample::of(&summaries[i], &summaries[partner]) {
             Some(result) => {
@@ -415,6 +432,7 @@ mod tests {
             );
             let observation = |&value: &f64| Observation {
                 number: IterationNumber(1),
+                started_ns: 0,
                 identity: ShortHash::of(b"any"),
                 tuple: ShortHash::of(text.as_bytes()),
                 block: None,
@@ -473,6 +491,16 @@ mod tests {
         let mixed = Standing::Impossible(NoContrast::MixedAcceleration);
         assert_eq!(standing_of_qemu(&under(&with(None), [&kvm, &tcg]), &question), mixed);
         assert_eq!(standing_of_qemu(&under(&kvm, [&tcg, &tcg]), &question), mixed);
+    }
+
+    #[test]
+    fn one_side_with_two_images_is_no_side() {
+        let with = |image: &str| Conditions { image: Some(image.to_owned()), ..Conditions::default() };
+        let question = question(&[], Some(("testbed", "netns")));
+        let none = Conditions::default();
+        let changed = standing_of_qemu(&under(&none, [&with("a"), &with("b")]), &question);
+        assert_eq!(changed, Standing::Impossible(NoContrast::SeveralImages));
+        assert!(matches!(standing_of_qemu(&under(&none, [&with("a"), &with("a")]), &question), Standing::Against(_)));
     }
 
     fn names(group: &Group) -> Vec<&str> {

@@ -294,6 +294,7 @@ mod tests {
         let text = format!("{factors:?}");
         Observation {
             number: IterationNumber(1),
+            started_ns: 0,
             identity: ShortHash::of(format!("{text}{block:?}{value}").as_bytes()),
             tuple: ShortHash::of(text.as_bytes()),
             block,

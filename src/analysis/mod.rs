@@ -9,9 +9,13 @@ mod compare;
 pub mod contrasts;
 mod cost;
 mod distribution;
+pub mod effects;
+pub mod filter;
+pub mod judged;
 mod permute;
 pub mod stats;
 mod summary;
+pub mod trust;
 mod two_sample;
 
 pub use chain_groups::{ChainComparison, ChainRow, UnknownFactor, compare_chains};

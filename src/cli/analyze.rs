@@ -1,24 +1,37 @@
 //! `vptest analyze`
 
+mod comparing;
+
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, Failure};
 use super::{Format, nearest};
-use crate::analysis::{AnalysisError, Question, compare, compare_chains, instrument_costs};
+use crate::analysis::{AnalysisError, compare_chains, instrument_costs};
+use crate::ids::Level;
 use crate::record::Status;
-use crate::report::compare::{Analyze, left_out_reasons};
+use crate::report::compare::left_out_reasons;
 use crate::report::cost::{self, CostTable};
 use crate::spec::{Instrument, Instruments, Spec, factors};
 use crate::store::{Database, LeftOut, MetricError, MetricInfo, StoreError};
+use crate::units::Percent;
 
-/// Compare the means of a metric: per group, and against a baseline
+/// Compare metrics between groups of iterations, and say what differs
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 A group is a tuple, or all iterations that agree in the factors of --by. Its mean is the mean over iterations; pairs of \
 one iteration are averaged first and connections are never pooled. Only complete iterations count unless --include \
 says otherwise; those left out are counted. An iteration counts once, however often and on however many hosts it was \
 tried: its complete attempt that finished first, else the last that --include lets count. Intervals cover 95 %.
+
+With a baseline every group has a verdict against the margin within which a difference does not matter (`[analysis] margin` of the \
+spec, else 5 % of the baseline's mean): different; different, negligible; equivalent; undecided, with the repetitions it would \
+take; or not comparable, with why. All contrasts of one call are one family: the more is looked at, the more it takes. \
+docs/analysis.md has the rules.
+
+--where takes comparisons of factors (=, !=, <, <=, >, >=) joined by and, or, not and parentheses; values are read as in a spec, \
+those with blanks or signs in quotes. Iterations without a factor satisfy no comparison of it.
+
 
 Exit status: 0, 1 when no iteration counts (they failed, were suspect or are none: there is nothing to compare), 2 when \
 there is no such metric or factor, 4 when the database cannot be read.
@@ -28,13 +41,42 @@ Examples:
   vptest analyze --metric rps                            every tuple, against the baseline
   vptest analyze --metric rps --by hops --baseline hops=direct
   vptest analyze --metric rps --plot                     with a picture of it
+  vptest analyze --metric rps,throughput                 several together; --level network, --all: many
+  vptest analyze --all --where 'driver=e1000 and rate>100M'
+  vptest analyze --metric rps --effects                  which factors matter, alone and in pairs
+  vptest analyze --metric rps --aa                       what a tuple seems to differ from itself
+  vptest analyze --metric rps --power --half-width 1%    how many repetitions it takes
   vptest analyze --metric rps --include suspect --format csv
   vptest analyze --syscalls --baseline testbed=netns      transitions between system calls
   vptest analyze --cost                                  what each instrument costs the workload")]
 pub(super) struct Args {
-    /// The metric; where its name alone is not enough `level.name` or `name@role`. Without it, all are listed
-    #[arg(long, value_name = "NAME")]
-    metric: Option<String>,
+    /// Metrics; where a name alone is not enough `level.name` or `name@role`. Without any, all are listed
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    metric: Vec<String>,
+    /// All metrics of a level: application, os or network
+    #[arg(long, value_parser = level, conflicts_with = "metric")]
+    level: Option<Level>,
+    /// All metrics
+    #[arg(long, conflicts_with_all = ["metric", "level"])]
+    all: bool,
+    /// Look only at iterations whose factors are so
+    #[arg(long = "where", value_name = "CONDITION", conflicts_with_all = ["syscalls", "cost"])]
+    filter: Option<String>,
+    /// Differences up to so many percent of the baseline's mean do not matter (default: of the spec that was run)
+    #[arg(long, value_name = "PERCENT", conflicts_with_all = ["syscalls", "cost", "effects"])]
+    margin: Option<Percent>,
+    /// Compare each group with itself: how often it would seem to differ, and from what size on differences mean anything
+    #[arg(long, conflicts_with_all = ["power", "effects", "plot", "syscalls", "cost", "baseline"])]
+    aa: bool,
+    /// Take each group for a pilot: how many repetitions it takes
+    #[arg(long, conflicts_with_all = ["effects", "plot", "syscalls", "cost", "baseline"])]
+    power: bool,
+    /// Half-widths of the interval of the mean to plan for (default: 1 %, 2 % and 5 %)
+    #[arg(long, value_name = "PERCENT,...", value_delimiter = ',', requires = "power")]
+    half_width: Vec<Percent>,
+    /// Main effects of factors and interactions of two, with their shares of the variance
+    #[arg(long, conflicts_with_all = ["plot", "syscalls", "cost", "baseline"])]
+    effects: bool,
     /// Database made by `vptest merge`, or one iteration file
     #[arg(long, value_name = "FILE", default_value = "merged.db")]
     db: PathBuf,
@@ -51,14 +93,14 @@ pub(super) struct Args {
     #[arg(long)]
     allow_unequal_vantage: bool,
     /// Draw the comparison below the table: differences from the baseline with their intervals, or means without one
-    #[arg(long, requires = "metric")]
+    #[arg(long)]
     plot: bool,
     /// Compare the chains of system calls instead of a metric
-    #[arg(long, conflicts_with = "metric")]
+    #[arg(long, conflicts_with_all = ["metric", "level", "all"])]
     syscalls: bool,
     /// State what each instrument costs the workload, where `instrument` is a factor (default: rps, throughput and
     /// cpu_per_request, as far as there are)
-    #[arg(long, conflicts_with_all = ["syscalls", "by", "baseline", "no_baseline"])]
+    #[arg(long, conflicts_with_all = ["syscalls", "by", "baseline", "no_baseline", "level", "all"])]
     cost: bool,
     /// Count iterations of this status too
     #[arg(long, value_name = "STATUS,...", value_delimiter = ',', value_parser = status)]
@@ -81,28 +123,26 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     if args.cost {
         return costs(args, &database);
     }
-    let Some(metric) = &args.metric else { return list(args, &database) };
-    let mut statuses = vec![Status::Complete];
-    statuses.extend(&args.include);
-    let observations = database.values(metric, &statuses).map_err(|error| no_values(args, error))?;
-    if observations.values.is_empty() {
-        return Err(none_counts(&observations.left_out, &observations.metric));
+    if args.metric.is_empty() && args.level.is_none() && !args.all {
+        let asking = [
+            (args.aa, "--aa"),
+            (args.power, "--power"),
+            (args.effects, "--effects"),
+            (args.plot, "--plot"),
+            (args.filter.is_some(), "--where"),
+        ];
+        return match asking.iter().find(|(asked, _)| *asked) {
+            None => list(args, &database),
+            Some((_, option)) => Err(Failure::text(Exit::Usage, format!("{option} of which metric?"))
+                .hint("--metric names one or several, --level or --all take many".to_owned())),
+        };
     }
-    let baseline = baseline(args, &database)?;
-    let question = Question { by: args.by.clone(), baseline, unequal_vantage: args.allow_unequal_vantage };
-    let comparison = compare(&observations.values, &question).map_err(wrong_question)?;
-    let answer = Analyze::new(&observations, &comparison);
-    let mut out = std::io::stdout().lock();
-    let text = match args.format {
-        Format::Json => answer.json(),
-        Format::Csv => answer.csv(),
-        Format::Table => {
-            let plot = args.plot.then(|| format!("\n{}", crate::report::plot::forest(&answer, width())));
-            answer.table(width()) + &plot.unwrap_or_default()
-        }
-    };
-    out.write_all(text.as_bytes())?;
-    Ok(Exit::Done)
+    comparing::run(args, &database)
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    let all = || Level::ALL.iter().map(|level| level.as_str()).collect::<Vec<_>>().join(", ");
+    Level::from_name(text).ok_or_else(|| format!("levels are {}", all()))
 }
 
 /// Chooses deals where there are too many for all; the same each time.
@@ -141,7 +181,8 @@ fn costs(args: &Args, database: &Database) -> Result<Exit, Failure> {
     let all = instruments(args, database)?;
     let known = database.metrics().map_err(|error| unreadable(&args.db, error))?;
     let usual = COST_METRICS.into_iter().filter(|name| known.iter().any(|metric| metric.name == *name));
-    let metrics: Vec<&str> = args.metric.as_deref().map_or_else(|| usual.collect(), |metric| vec![metric]);
+    let metrics: Vec<&str> =
+        if args.metric.is_empty() { usual.collect() } else { args.metric.iter().map(String::as_str).collect() };
     if metrics.is_empty() {
         let text = format!("no iteration has any of the metrics {}", COST_METRICS.join(", "));
         return Err(Failure::text(Exit::SomeFailed, text).hint("`--metric` names another one".to_owned()));

@@ -7,6 +7,8 @@ use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 use serde::Serialize;
 
 use super::number::{Column, escape};
+use super::verdicts::{self, FamilyRow, Judged, Numbers, Told, Word, tell, tell_refusal};
+use crate::analysis::trust::Doubt;
 use crate::analysis::{Comparison, Contrast, Group, Interval, NoContrast, Standing, TwoSample};
 use crate::ids::Better;
 use crate::store::{LeftOut, Observations};
@@ -32,12 +34,25 @@ pub struct Analyze {
     pub factors: Vec<String>,
     /// Factors that are the same in all iterations.
     pub constant: BTreeMap<String, String>,
+    /// What verdicts and adjusted p-values take into account.
+    pub family: FamilyRow,
+    /// Differences up to it do not matter.
+    pub margin: MarginRow,
     /// In natural order of their factors.
     pub groups: Vec<GroupRow>,
     /// Iterations that do not count.
     pub left_out: LeftOutRow,
     /// What a reader must know, one sentence each.
     pub notes: Vec<String>,
+}
+
+/// The greatest difference that does not matter.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct MarginRow {
+    /// In percent of the baseline's mean.
+    pub percent: f64,
+    /// Is it the default, as nobody said another?
+    pub is_default: bool,
 }
 
 /// One group.
@@ -63,6 +78,15 @@ pub struct GroupRow {
     pub contrast: Option<ContrastRow>,
     /// Why there is no contrast although a baseline was asked for.
     pub no_contrast: Option<String>,
+    /// What the contrast shows; `null` for a baseline, and when none was asked for.
+    pub verdict: Option<Word>,
+    /// The verdict as a table has it.
+    #[serde(skip)]
+    pub verdict_text: Option<String>,
+    /// What belongs to the verdict: why nothing can be compared, how many repetitions would decide.
+    pub remark: Option<String>,
+    /// What makes its values doubtful.
+    pub doubts: Vec<Doubt>,
 }
 
 /// A group against its baseline.
@@ -75,6 +99,9 @@ pub struct ContrastRow {
     /// The numbers.
     #[serde(flatten)]
     pub result: TwoSample,
+    /// All others, and the verdict with what it rests on.
+    #[serde(flatten)]
+    pub more: Box<Numbers>,
 }
 
 /// Iterations that do not count, by reason; and attempts that stand for no iteration.
@@ -96,9 +123,10 @@ pub struct LeftOutRow {
 
 impl Analyze {
     /// Puts the answer together.
-    pub fn new(observations: &Observations, comparison: &Comparison) -> Self {
+    pub fn new(observations: &Observations, comparison: &Comparison, judged: &Judged<'_>) -> Self {
         let constant = comparison.constant.iter().cloned().collect();
-        Self {
+        let rows = comparison.groups.iter().enumerate();
+        let mut answer = Self {
             metric: observations.metric.clone(),
             level: observations.level.to_string(),
             role: observations.role.clone(),
@@ -108,9 +136,67 @@ impl Analyze {
             baseline: comparison.baseline.clone().map(|pair| BTreeMap::from([pair])),
             factors: comparison.factors.clone(),
             constant,
-            groups: comparison.groups.iter().map(|group| group_row(&comparison.factors, group)).collect(),
+            family: judged.family,
+            margin: MarginRow { percent: 100.0 * judged.margin.fraction(), is_default: !judged.margin_is_asked },
+            groups: rows.map(|(i, group)| group_row(&comparison.factors, group, i, judged)).collect(),
             left_out: left_out_row(&observations.left_out),
             notes: notes(observations, comparison),
+        };
+        if answer.baseline.is_some() {
+            let place = answer.notes.iter().position(|note| note.starts_with("Compared with")).map_or(0, |at| at + 1);
+            answer.notes.splice(place..place, [answer.verdict_note(), answer.family.note()]);
+        }
+        answer.notes.extend(answer.doubt_notes());
+        answer
+    }
+
+    fn verdict_note(&self) -> String {
+        format!(
+            "Verdict against a margin of {}: different is a difference wholly beyond it; different, negligible one wholly within; \
+             equivalent wholly within and perhaps none; undecided what more repetitions of each side (about n) would decide.",
+            self.margin_text()
+        )
+    }
+
+    /// The margin and where it is from.
+    pub(super) fn margin_text(&self) -> String {
+        let from =
+            if self.margin.is_default { " (the default; `[analysis] margin` or --margin sets another)" } else { "" };
+        format!("{} % of the baseline's mean{from}", (self.margin.percent * 1e9).round() / 1e9)
+    }
+
+    /// One line for each doubt.
+    pub(super) fn doubt_notes(&self) -> Vec<String> {
+        let column = Column::of(&self.unit, self.groups.iter().map(|g| (g.mean, g.sd)));
+        let mut notes = Vec::new();
+        for group in &self.groups {
+            let values: Vec<String> = self
+                .factors
+                .iter()
+                .map(|name| format!("{name} = {}", group.factors[name].as_deref().unwrap_or("–")))
+                .collect();
+            let name = if values.is_empty() { "all".to_owned() } else { values.join(", ") };
+            let amount = |x: f64| match group.mean.filter(|mean| *mean > 0.0) {
+                Some(mean) => format!("{:+.2} % of the mean", 100.0 * x / mean),
+                None => format!("{} {}", column.show(Some(x)), column.unit()),
+            };
+            let line = |doubt| format!("{name}: {}.", verdicts::doubt_text(doubt, &amount));
+            notes.extend(group.doubts.iter().map(line));
+        }
+        notes
+    }
+
+    /// Names of the fields of [`Analyze::csv_lines`].
+    pub(super) fn csv_header(factors: &[String]) -> impl Iterator<Item = String> {
+        let names = factors.iter().map(String::as_str).chain(CSV_COLUMNS).chain(verdicts::CSV_COLUMNS);
+        names.map(str::to_owned)
+    }
+
+    /// A line for each group, with these factors first; those that this metric does not have are empty.
+    pub(super) fn csv_lines(&self, text: &mut String, factors: &[String]) {
+        for group in &self.groups {
+            let factors = factors.iter().map(|name| group.factors.get(name).cloned().flatten().unwrap_or_default());
+            csv_line(text, factors.chain(self.csv_fields(group)));
         }
     }
 
@@ -124,12 +210,8 @@ impl Analyze {
     /// The CSV form (RFC 4180 with bare line feeds): one line for each group; what is missing is empty.
     pub fn csv(&self) -> String {
         let mut text = String::new();
-        let names = self.factors.iter().map(String::as_str).chain(CSV_COLUMNS.iter().copied());
-        csv_line(&mut text, names.map(str::to_owned));
-        for group in &self.groups {
-            let factors = self.factors.iter().map(|name| group.factors[name].clone().unwrap_or_default());
-            csv_line(&mut text, factors.chain(self.csv_fields(group)));
-        }
+        csv_line(&mut text, Self::csv_header(&self.factors));
+        self.csv_lines(&mut text, &self.factors);
         text
     }
 
@@ -143,7 +225,7 @@ impl Analyze {
         let of = |get: fn(TwoSample) -> Option<Interval>| result.and_then(get);
         let (difference, percent) = (of(|r| r.difference_ci95), of(|r| r.percent_ci95));
         let g = of(|r| r.hedges_g_ci95);
-        vec![
+        let mut fields = vec![
             self.metric.clone(),
             self.unit.clone(),
             group.tuple.clone().unwrap_or_default(),
@@ -167,7 +249,12 @@ impl Analyze {
             number(welch.map(|w| w.df)),
             number(welch.map(|w| w.p)),
             group.contrast.as_ref().map(|c| c.balanced.to_string()).unwrap_or_default(),
-        ]
+        ];
+        let told = group.verdict.map(|word| Told { word, short: None, remark: group.remark.clone() });
+        let judged = (self.margin.percent, self.family.contrasts);
+        let more = group.contrast.as_ref().map(|contrast| &*contrast.more);
+        fields.extend(verdicts::csv_fields(told.as_ref(), more, judged));
+        fields
     }
 
     /// The table for people, `width` columns wide at most where given, with its notes below.
@@ -200,9 +287,11 @@ impl Analyze {
             cells.push(right("tuples"));
         }
         let mean = format!("{} ({})", escape(&self.metric), escape(means.unit()));
-        cells.extend([right("n"), right(&mean), right("sd"), right("95 % interval")]);
+        cells.extend([right("n"), right(&mean), right("sd")]);
         if self.baseline.is_some() {
-            cells.extend([right("difference"), right("95 % interval"), right("g"), right("p")]);
+            cells.extend([right("difference"), right("95 % interval"), right("g"), right("p"), Cell::new("verdict")]);
+        } else {
+            cells.push(right("95 % interval"));
         }
         cells
     }
@@ -214,14 +303,13 @@ impl Analyze {
         if several {
             cells.push(right(group.tuples.to_string()));
         }
-        cells.extend([
-            right(group.n.to_string()),
-            right(means.show(group.mean)),
-            right(means.show(group.sd)),
-            right(means.show_interval(group.ci95)),
-        ]);
+        cells.extend([right(group.n.to_string()), right(means.show(group.mean)), right(means.show(group.sd))]);
         if self.baseline.is_some() {
             cells.extend(contrast_cells(group).map(right));
+            cells.push(Cell::new(group.verdict_text.as_deref().unwrap_or_default()));
+        } else {
+            // Beside a difference the mean's own interval invites to compare by overlap.
+            cells.push(right(means.show_interval(group.ci95)));
         }
         cells
     }
@@ -274,20 +362,21 @@ fn contrast_cells(group: &GroupRow) -> [String; 4] {
     let percent = result.percent.map_or_else(empty, |x| format!("{x:+.1} %"));
     let interval = result.percent_ci95.map_or_else(empty, |ci| format!("{:+.1} … {:+.1}", ci.low, ci.high));
     let g = result.hedges_g.map_or_else(empty, |g| format!("{g:+.2}"));
-    let p = match result.welch {
-        None => empty(),
-        Some(welch) if welch.p < 0.0001 => "<0.0001".to_owned(),
-        Some(welch) => format!("{:.4}", welch.p),
-    };
+    let p = verdicts::p_text(contrast.more.p_holm);
     [percent, interval, g, p]
 }
 
-fn group_row(factors: &[String], group: &Group) -> GroupRow {
+fn group_row(factors: &[String], group: &Group, at: usize, judged: &Judged<'_>) -> GroupRow {
     let contrast = match &group.standing {
-        Standing::Against(Contrast { baseline, result, balanced }) => {
-            Some(ContrastRow { baseline: *baseline, balanced: *balanced, result: *result })
-        }
+        Standing::Against(Contrast { baseline, result, balanced }) => judged.contrasts[at].as_ref().map(|contrast| {
+            let more = Box::new(Numbers::of(contrast));
+            ContrastRow { baseline: *baseline, balanced: *balanced, result: *result, more }
+        }),
         _ => None,
+    };
+    let told = match &group.standing {
+        Standing::Impossible(why) => Some(tell_refusal(*why)),
+        _ => judged.contrasts[at].as_ref().map(|contrast| tell(&contrast.verdict)),
     };
     let no_contrast = match &group.standing {
         Standing::Impossible(why) => Some(why.as_str().to_owned()),
@@ -304,6 +393,10 @@ fn group_row(factors: &[String], group: &Group) -> GroupRow {
         baseline: group.standing == Standing::Baseline,
         contrast,
         no_contrast,
+        verdict: told.as_ref().map(|told| told.word),
+        verdict_text: told.as_ref().map(Told::cell),
+        remark: told.and_then(|told| told.remark),
+        doubts: judged.doubts[at].clone(),
     }
 }
 
@@ -334,7 +427,7 @@ fn notes(observations: &Observations, comparison: &Comparison) -> Vec<String> {
     if let Some((factor, value)) = &comparison.baseline {
         notes.push(format!(
             "Compared with {factor} = {value}, other factors equal: difference of means in percent with Fieller's interval; \
-             g is Hedges' g; p is Welch's t test, two-sided, not corrected for the number of comparisons."
+             g is Hedges' g; p is Welch's t test, two-sided, adjusted by Holm's method."
         ));
     }
     notes.extend(left_out_note(observations));
@@ -463,6 +556,8 @@ fn superseded_note(left_out: &LeftOut) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::contrasts::Options;
+    use crate::analysis::judged::{Asked, MARGIN, judge};
     use crate::analysis::{Question, compare};
     use crate::ids::{IterationNumber, Level, ShortHash};
     use crate::record::Status;
@@ -477,6 +572,7 @@ mod tests {
                 factors.extend(driver.map(|driver| ("driver".to_owned(), driver.to_owned())));
                 values.push(Observation {
                     number: IterationNumber(i + 1),
+                    started_ns: i64::from(i),
                     identity: ShortHash::of(format!("{testbed}{i}").as_bytes()),
                     tuple: ShortHash::of(testbed.as_bytes()),
                     block: None,
@@ -501,7 +597,19 @@ mod tests {
         };
         let baseline = Some(("testbed".to_owned(), "netns".to_owned()));
         let question = Question { baseline, ..Question::default() };
-        Analyze::new(&observations, &compare(&observations.values, &question).unwrap())
+        let comparison = compare(&observations.values, &question).unwrap();
+        let options = Options { resamples: 1000, ..Options::default() };
+        let asked = Asked { observations: &observations.values, comparison: &comparison, margin: MARGIN };
+        let found = judge(&[asked], &options);
+        let judged = Judged {
+            contrasts: &found.metrics[0],
+            doubts: &[vec![], vec![Doubt::Outliers { n: 2 }, Doubt::Drift { change: 9.025, p: 0.001 }]],
+            doubt_level: 0.025,
+            margin: MARGIN,
+            margin_is_asked: false,
+            family: FamilyRow::new(found.size, 1, &options),
+        };
+        Analyze::new(&observations, &comparison, &judged)
     }
 
     /// The last digits depend on the C library's logarithm.
@@ -517,6 +625,7 @@ mod tests {
         let fields = |line: &str| line.split(',').count();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(fields(lines[1]), fields(lines[0]));
+        assert_eq!(fields(&lines[2].replace("\"e1000, \"\"old\"\"\"", "e1000")), fields(lines[0]));
     }
 
     #[test]
@@ -531,6 +640,19 @@ mod tests {
     #[test]
     fn the_table_reads_well() {
         insta::assert_snapshot!(example().table(None));
+    }
+
+    #[test]
+    fn verdicts_and_doubts_are_told_with_what_they_rest_on() {
+        let answer = example();
+        assert_eq!(answer.groups[1].verdict, Some(Word::Different));
+        assert_eq!(answer.groups[0].verdict, None);
+        let has =
+            |text: &str| assert!(answer.notes.iter().any(|note| note.contains(text)), "{text}: {:?}", answer.notes);
+        has("margin of 5 % of the baseline's mean (the default");
+        has("testbed = qemu: 2 values lie far out; they count all the same.");
+        has("drift by +1.00 % of the mean");
+        assert!(answer.table(Some(120)).lines().all(|l| l.chars().count() <= 120 || !l.starts_with(' ')));
     }
 
     #[test]

@@ -201,7 +201,7 @@ impl Dataset {
     }
 }
 
-fn keep<T>(items: &mut Vec<T>, stands: &[bool]) {
+pub(super) fn keep<T>(items: &mut Vec<T>, stands: &[bool]) {
     let mut stands = stands.iter();
     items.retain(|_| stands.next().is_some_and(|&stands| stands));
 }
@@ -210,6 +210,7 @@ fn observation(iteration: &Iteration, value: f64, pairs: u32, seen: Option<&str>
     let header = &iteration.header;
     Observation {
         number: header.number,
+        started_ns: header.started_ns,
         identity: header.identity,
         tuple: header.tuple,
         block: header.block,

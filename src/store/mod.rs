@@ -8,6 +8,7 @@
 mod campaign;
 mod check;
 mod check_tcp;
+mod chosen;
 mod circumstances;
 mod conditions;
 mod counters;
@@ -39,6 +40,7 @@ pub use campaign::{
     AttemptHead, AttemptName, Attempts, BadAttemptName, NamedHead, environment, head, heads, next_attempt, scan,
     stale_temps,
 };
+pub use chosen::Chosen;
 pub use circumstances::{Circumstances, Fact, SettingKind};
 pub use conditions::Conditions;
 pub use dataset::{Dataset, Iteration, MetricColumn, Reading};

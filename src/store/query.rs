@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::conditions::Conditions;
-use super::dataset::MetricColumn;
 use super::error::StoreError;
 use super::reader::{RecordFile, Records};
 use crate::ids::{Better, IterationNumber, Level, NodeId, Role, ShortHash};
@@ -76,6 +75,8 @@ pub struct Observations {
 pub struct Observation {
     /// Position in run order.
     pub number: IterationNumber,
+    /// When it began, Unix time: the order in which iterations were really run, on whatever host.
+    pub started_ns: i64,
     /// Hash of tuple and repetition.
     pub identity: ShortHash,
     /// Hash of the tuple and of the meaning of the spec.
@@ -201,25 +202,14 @@ impl Database {
         let wanted = |level: Level, name: &str, role: Option<&str>| asks_for(asked, level, name, role);
         let places = super::conditions::may_depend_on_place(asked);
         let found = self.load(statuses, &wanted, places)?;
-        match found.metrics.as_slice() {
-            [metric] => Ok(found.observations(metric).map_err(|error| error.of(asked))?),
-            [] => {
-                let left_out = found.left_out(None);
-                let none_counts = (left_out.not_measured == 0).then_some(left_out);
-                let known = found.known.into_iter().collect();
-                Err(MetricError::Unknown { asked: asked.to_owned(), known, none_counts }.into())
-            }
-            several => {
-                let choices = several.iter().map(MetricColumn::full_name).collect();
-                Err(MetricError::Ambiguous { asked: asked.to_owned(), choices }.into())
-            }
-        }
+        let metric = found.find(asked)?;
+        Ok(found.observations(metric).map_err(|error| error.of(asked))?)
     }
 }
 
 impl MetricError {
     /// With the name that was asked for in place of the full one.
-    fn of(self, name: &str) -> Self {
+    pub fn of(self, name: &str) -> Self {
         match self {
             Self::Units { units, .. } => Self::Units { asked: name.to_owned(), units },
             other => other,
@@ -253,7 +243,7 @@ impl Rank {
     }
 }
 
-fn asks_for(asked: &str, level: Level, name: &str, role: Option<&str>) -> bool {
+pub(super) fn asks_for(asked: &str, level: Level, name: &str, role: Option<&str>) -> bool {
     let fits = |text: &str| {
         text == name || text.strip_prefix(level.as_str()).is_some_and(|rest| rest.strip_prefix('.') == Some(name))
     };

@@ -1,6 +1,7 @@
 //! End-to-end tests: the program as its users run it.
 
 mod agent;
+mod analyze;
 mod bad_input;
 mod browser;
 mod campaign;

@@ -70,16 +70,54 @@ pub struct Family {
 /// # Panics
 /// When a pair names a group that a metric does not have, or a cell has another number of blocks than of values.
 pub fn contrasts(metrics: &[Metric], pairs: &[(usize, usize)], options: &Options) -> Family {
+    together(&[Batch { metrics, pairs }], options).pop().expect("one batch, one part")
+}
+
+/// Metrics that have the same groups, and the pairs of these that are compared.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Batch<'a> {
+    /// The metrics.
+    pub metrics: &'a [Metric],
+    /// As [`contrasts`] takes them.
+    pub pairs: &'a [(usize, usize)],
+}
+
+/// The same over metrics that do not all have the same groups: all batches together are one family, whose size every part has.
+///
+/// # Panics
+/// As [`contrasts`].
+pub fn together(batches: &[Batch<'_>], options: &Options) -> Vec<Family> {
+    let parts: Vec<(Vec<Vec<Option<Prepared>>>, Vec<Contrast>)> =
+        batches.iter().map(|batch| without_family(batch, options)).collect();
+    let size = parts.iter().flat_map(|part| &part.1).filter(|contrast| contrast.is_comparable()).count();
+    let welch: Vec<Option<f64>> = parts.iter().flat_map(|part| &part.1).map(Contrast::welch_p).collect();
+    let adjusted = adjust(&welch);
+    let mut first = 0;
+    let judged = parts.into_iter().zip(batches).map(|((prepared, contrasts), batch)| {
+        let mut family = Family { size, contrasts };
+        family.judge(batch.metrics, &prepared, options);
+        for (i, contrast) in (first..).zip(&mut family.contrasts) {
+            (contrast.p_holm, contrast.p_bh, contrast.p_by) =
+                (adjusted.holm[i], adjusted.benjamini_hochberg[i], adjusted.benjamini_yekutieli[i]);
+        }
+        first += family.contrasts.len();
+        family
+    });
+    judged.collect()
+}
+
+/// Everything of a batch that does not depend on how many contrasts there are.
+fn without_family(batch: &Batch<'_>, options: &Options) -> (Vec<Vec<Option<Prepared>>>, Vec<Contrast>) {
+    let Batch { metrics, pairs } = *batch;
     let used = used_groups(pairs);
     let prepared: Vec<Vec<Option<Prepared>>> = parallel::all(metrics.len(), options.threads, |m| {
         let cell = |(i, cell)| used.contains(&i).then(|| Prepared::of(cell));
         metrics[m].cells.iter().enumerate().map(cell).collect()
     });
-    let mut family = Family { size: 0, contrasts: contrast::all(&prepared, pairs, options) };
-    resample::bootstrap(&prepared, pairs, options, &mut family.contrasts);
-    resample::permutations(metrics, options, &mut family.contrasts);
-    family.judge(metrics, &prepared, options);
-    family
+    let mut contrasts = contrast::all(&prepared, pairs, options);
+    resample::bootstrap(&prepared, pairs, options, &mut contrasts);
+    resample::permutations(metrics, options, &mut contrasts);
+    (prepared, contrasts)
 }
 
 /// Groups that are compared with anything.
@@ -88,15 +126,8 @@ fn used_groups(pairs: &[(usize, usize)]) -> std::collections::BTreeSet<usize> {
 }
 
 impl Family {
-    /// Everything that depends on how many contrasts there are.
+    /// What each contrast shows, given how many there are.
     fn judge(&mut self, metrics: &[Metric], prepared: &[Vec<Option<Prepared>>], options: &Options) {
-        self.size = self.contrasts.iter().filter(|contrast| contrast.is_comparable()).count();
-        let welch: Vec<Option<f64>> = self.contrasts.iter().map(Contrast::welch_p).collect();
-        let adjusted = adjust(&welch);
-        for (i, contrast) in self.contrasts.iter_mut().enumerate() {
-            (contrast.p_holm, contrast.p_bh, contrast.p_by) =
-                (adjusted.holm[i], adjusted.benjamini_hochberg[i], adjusted.benjamini_yekutieli[i]);
-        }
         let rule = |margin| Rule { alpha: options.alpha, family: self.size.max(1), margin };
         let side = |metric: usize, group: usize| prepared[metric][group].as_ref().expect("the pair uses it");
         let judged = parallel::all(self.contrasts.len(), options.threads, |i| {

@@ -127,3 +127,18 @@ fn bootstrap_intervals_hold_the_difference() {
         assert!((0.6..1.2).contains(&ratio), "{ratio}");
     }
 }
+
+#[test]
+fn batches_are_one_family() {
+    let all = metrics(4);
+    let whole = contrasts(&all, &PAIRS, &options(2));
+    let batches = [Batch { metrics: &all[..1], pairs: &PAIRS }, Batch { metrics: &all[1..], pairs: &PAIRS }];
+    let parts = together(&batches, &options(2));
+    assert!(parts.iter().all(|part| part.size == whole.size));
+    let parts: Vec<&Contrast> = parts.iter().flat_map(|part| &part.contrasts).collect();
+    for (part, one) in parts.iter().zip(&whole.contrasts) {
+        assert_eq!((part.verdict, part.p_holm, part.p_by), (one.verdict, one.p_holm, one.p_by));
+        assert_eq!(part.numbers, one.numbers, "resamples depend on the group alone");
+    }
+    assert_eq!(parts.len(), whole.contrasts.len());
+}

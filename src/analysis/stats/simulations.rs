@@ -150,18 +150,18 @@ fn intervals_cover_what_they_say() {
 #[test]
 fn verdicts_err_no_more_often_than_they_say() {
     for (shape, n, family) in [(Shape::Normal, 5, 1), (Shape::Normal, 10, 8), (Shape::Skewed, 10, 8)] {
-        let runs = 1000;
+        let runs = 400;
         for share in errors(shape, n, family, runs) {
             assert!(share <= 0.05 + slack(0.05, runs), "{shape:?} {n} {family}: {share}");
         }
     }
     // And not for never saying anything.
-    assert!(errors(Shape::Normal, 10, 1, 1000).iter().all(|&share| share > 0.005));
+    assert!(errors(Shape::Normal, 10, 1, 400).iter().all(|&share| share > 0.005));
 }
 
 #[test]
 fn tuples_stopped_early_are_known_well_enough() {
-    let runs = 1000;
+    let runs = 300;
     for width in [Margin::Absolute(0.5), Margin::Relative(0.01)] {
         let (covered, repetitions) = stopped(Shape::Normal, width, 5, 50, runs);
         assert!(covered >= 0.95 - slack(0.95, runs), "{width:?}: {covered}");

@@ -95,6 +95,7 @@ fn blank(iteration: &Iteration) -> Observation {
     let header = &iteration.header;
     Observation {
         number: header.number,
+        started_ns: header.started_ns,
         identity: header.identity,
         tuple: header.tuple,
         block: header.block,

@@ -6,9 +6,10 @@ use super::build::Inputs;
 use super::methods::{BENJAMINI, cite};
 use super::model::{Contrast, Model, Verdict};
 use crate::analysis::Interval;
-use crate::analysis::contrasts::{self, Basis, Family, Options, Why};
+use crate::analysis::contrasts::{self, Family, Options};
+use crate::analysis::judged::{MARGIN, margin_of};
 use crate::analysis::stats::equivalence::Margin;
-use crate::analysis::stats::power::Repetitions;
+use crate::report::verdicts::{Word, tell};
 use crate::store::MetricColumn;
 use crate::units::Percent;
 
@@ -22,9 +23,6 @@ pub(super) struct Judged {
 
 /// Values of one metric: for each group the values, each with the index of its iteration.
 type Values = Vec<Vec<(f64, usize)>>;
-
-/// Margin of metrics for which the spec has none.
-const MARGIN: Percent = Percent::new(5.0);
 
 /// Compares every metric in every pair of groups; all together are one family.
 pub(super) fn all(inputs: &Inputs<'_>, columns: &[&MetricColumn], values: &[Values]) -> Judged {
@@ -72,8 +70,7 @@ fn cell(inputs: &Inputs<'_>, values: &[(f64, usize)]) -> contrasts::Cell {
 
 /// The margin of a metric: of its full name, its name, or the default.
 fn margin(inputs: &Inputs<'_>, column: &MetricColumn) -> Percent {
-    let of = |name: &str| inputs.margins.iter().find(|(known, _)| known == name).map(|(_, margin)| *margin);
-    of(&column.full_name()).or_else(|| of(&column.name)).or_else(|| of("default")).unwrap_or(MARGIN)
+    margin_of(inputs.margins, &column.full_name(), &column.name).unwrap_or(MARGIN)
 }
 
 fn contrast(found: &contrasts::Contrast, refusal: Option<String>) -> Contrast {
@@ -104,34 +101,15 @@ fn contrast(found: &contrasts::Contrast, refusal: Option<String>) -> Contrast {
 
 /// The verdict as shown, and what goes with it.
 fn verdict(verdict: &contrasts::Verdict) -> (Verdict, Option<String>) {
-    let constants =
-        |basis: &Basis| (*basis == Basis::Constants).then(|| "each side always had the same value".to_owned());
-    match verdict {
-        contrasts::Verdict::Different { basis } => (Verdict::Different, constants(basis)),
-        contrasts::Verdict::DifferentNegligible { basis } => (Verdict::Negligible, constants(basis)),
-        contrasts::Verdict::Equivalent { basis } => (Verdict::Equivalent, constants(basis)),
-        contrasts::Verdict::Undecided { differs, repetitions } => {
-            let seen = if *differs { "there is a difference, of unknown importance; " } else { "" };
-            let more = match repetitions {
-                Some(Repetitions::PerSide(n)) => format!("about {n} repetitions of each side would decide"),
-                Some(Repetitions::TooMany) => "it lies on the margin: no number of repetitions would decide".to_owned(),
-                None => "how many repetitions would decide cannot be said".to_owned(),
-            };
-            (Verdict::Undecided, Some(format!("{seen}{more}")))
-        }
-        contrasts::Verdict::NotComparable { why } => (Verdict::NotComparable, Some(reason(why))),
-    }
-}
-
-fn reason(why: &Why) -> String {
-    match why {
-        Why::TooFew { group, baseline } => format!("too few values: {group} against {baseline}; each side needs two"),
-        Why::NotFinite { group, baseline } => {
-            format!("values that are no finite numbers: {group} in the group, {baseline} in the baseline")
-        }
-        Why::OutOfRange => "the numbers are too large or too far apart to calculate with".to_owned(),
-        Why::BadMargin => "the margin is no number".to_owned(),
-    }
+    let told = tell(verdict);
+    let shown = match told.word {
+        Word::Different => Verdict::Different,
+        Word::DifferentNegligible => Verdict::Negligible,
+        Word::Undecided => Verdict::Undecided,
+        Word::Equivalent => Verdict::Equivalent,
+        Word::NotComparable => Verdict::NotComparable,
+    };
+    (shown, told.remark)
 }
 
 /// Why two groups must not be compared in a metric, whatever their values are.

@@ -1,0 +1,274 @@
+//! One metric or many: which iterations count, groups, baselines, margins, and then one family of verdicts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Args, baseline, no_values, none_counts, suggestion, unreadable, width, wrong_question};
+use crate::analysis::contrasts::Options;
+use crate::analysis::filter::{Filter, Levels};
+use crate::analysis::judged::{Asked, MARGIN, in_run_order, judge, margin_of};
+use crate::analysis::trust::{self, Doubt, Doubts};
+use crate::analysis::{Comparison, Question, compare};
+use crate::cli::Format;
+use crate::cli::exit::{Exit, Failure};
+use crate::record::Status;
+use crate::report::compare::Analyze;
+use crate::report::family::Many;
+use crate::report::verdicts::{FamilyRow, Judged};
+use crate::report::{planning, plot};
+use crate::spec::Spec;
+use crate::store::{Chosen, Database, Dataset, MetricColumn, Observations};
+use crate::units::Percent;
+
+/// Decides on resamples, deals and shuffles; the same each time.
+const SEED: u64 = 1;
+
+/// A metric with its groups.
+pub(super) struct One {
+    /// As it was asked for, or its full name.
+    pub(super) name: String,
+    pub(super) observations: Observations,
+    pub(super) comparison: Comparison,
+    pub(super) margin: Percent,
+    margin_is_asked: bool,
+}
+
+pub(super) fn run(args: &Args, database: &Database) -> Result<Exit, Failure> {
+    let mut notes = Vec::new();
+    let all = gather(args, database, &mut notes)?;
+    let text = if args.effects {
+        printed(args, &planning::effects(&parts(&all), notes))
+    } else if args.aa {
+        printed(args, &planning::self_comparisons(&parts(&all), SEED, notes))
+    } else if args.power {
+        printed(args, &planning::repetitions(&parts(&all), &args.half_width, notes))
+    } else {
+        verdicts(args, &all, notes)
+    };
+    std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes())?;
+    Ok(Exit::Done)
+}
+
+fn parts(all: &[One]) -> Vec<planning::Part<'_>> {
+    all.iter()
+        .map(|one| planning::Part {
+            name: &one.name,
+            observations: &one.observations,
+            comparison: &one.comparison,
+            margin: one.margin,
+        })
+        .collect()
+}
+
+fn printed(args: &Args, sheet: &crate::report::sheet::Sheet) -> String {
+    match args.format {
+        Format::Json => sheet.json(),
+        Format::Csv => sheet.csv(),
+        Format::Table => sheet.table(width()),
+    }
+}
+
+fn verdicts(args: &Args, all: &[One], notes: Vec<String>) -> String {
+    let options = Options { seed: SEED, ..Options::default() };
+    let asked: Vec<Asked<'_>> = all
+        .iter()
+        .map(|one| Asked { observations: &one.observations.values, comparison: &one.comparison, margin: one.margin })
+        .collect();
+    let found = judge(&asked, &options);
+    let family = FamilyRow::new(found.size, all.len(), &options);
+    let doubt_level = trust::level(all.iter().map(|one| one.comparison.groups.len()).sum());
+    let mut looking = Doubts::default();
+    let answers: Vec<Analyze> = all
+        .iter()
+        .zip(&found.metrics)
+        .map(|(one, contrasts)| {
+            let doubts = doubts(&mut looking, one, doubt_level);
+            let judged = Judged {
+                contrasts,
+                doubts: &doubts,
+                doubt_level,
+                margin: one.margin,
+                margin_is_asked: one.margin_is_asked,
+                family,
+            };
+            Analyze::new(&one.observations, &one.comparison, &judged)
+        })
+        .collect();
+    let plot = |answers: &[Analyze]| -> String {
+        let drawn = answers.iter().map(|answer| {
+            let title = if answers.len() > 1 { format!("\n{}", answer.metric) } else { String::new() };
+            format!("{title}\n{}", plot::forest(answer, width()))
+        });
+        if args.plot { drawn.collect() } else { String::new() }
+    };
+    match <[Analyze; 1]>::try_from(answers) {
+        Ok(one) if !asks_for_many(args) => {
+            let [mut answer] = one;
+            answer.notes.extend(notes);
+            match args.format {
+                Format::Json => answer.json(),
+                Format::Csv => answer.csv(),
+                Format::Table => answer.table(width()) + &plot(std::slice::from_ref(&answer)),
+            }
+        }
+        other => {
+            let answers = other.map_or_else(|answers| answers, Vec::from);
+            let names = all.iter().map(|one| one.name.clone()).collect();
+            let many = Many { family, names, answers, notes };
+            match args.format {
+                Format::Json => many.json(),
+                Format::Csv => many.csv(),
+                Format::Table => many.table(width()) + &plot(&many.answers),
+            }
+        }
+    }
+}
+
+fn doubts(looking: &mut Doubts, one: &One, level: f64) -> Vec<Vec<Doubt>> {
+    let about = |group| looking.about(&in_run_order(&one.observations.values, group), level, SEED);
+    one.comparison.groups.iter().map(about).collect()
+}
+
+fn asks_for_many(args: &Args) -> bool {
+    args.level.is_some() || args.all || args.metric.len() > 1
+}
+
+fn gather(args: &Args, database: &Database, notes: &mut Vec<String>) -> Result<Vec<One>, Failure> {
+    let mut statuses = vec![Status::Complete];
+    statuses.extend(&args.include);
+    let chosen = match args.level {
+        Some(level) => Chosen::Level(level),
+        None if args.all => Chosen::All,
+        None => Chosen::Named(args.metric.clone()),
+    };
+    let mut dataset = database.chosen(&chosen, &statuses).map_err(|error| unreadable(&args.db, error))?;
+    if let Some(text) = &args.filter {
+        keep(&mut dataset, text)?;
+        notes.push(format!("Looked at: iterations with {text}."));
+    }
+    let observed = observed(args, &dataset, notes)?;
+    let question = Question {
+        by: args.by.clone(),
+        baseline: baseline(args, database)?,
+        unequal_vantage: args.allow_unequal_vantage,
+    };
+    let margins = margins(args, database, notes)?;
+    let mut first_error = None;
+    let (mut all, several) = (Vec::new(), observed.len() > 1);
+    for (name, full_name, observations) in observed {
+        match compare(&observations.values, &question) {
+            Ok(comparison) => {
+                let margin = margin_of(&margins, &full_name, &observations.metric);
+                all.push(One {
+                    name,
+                    observations,
+                    comparison,
+                    margin: margin.unwrap_or(MARGIN),
+                    margin_is_asked: margin.is_some(),
+                });
+            }
+            Err(error) => {
+                if several {
+                    notes.push(format!("Left out {name}: {error}."));
+                }
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    match first_error {
+        Some(error) if all.is_empty() => Err(wrong_question(error)),
+        _ => Ok(all),
+    }
+}
+
+fn keep(dataset: &mut Dataset, text: &str) -> Result<(), Failure> {
+    let mut levels = Levels::new();
+    for (name, value) in dataset.iterations.iter().flat_map(|iteration| iteration.factors.iter()) {
+        levels.entry(name.clone()).or_default().insert(value.clone());
+    }
+    if levels.is_empty() {
+        return Ok(());
+    }
+    let filter = Filter::parse(text, &levels).map_err(|error| {
+        let hint = error
+            .known
+            .as_ref()
+            .map(|(asked, known)| suggestion(asked, known, &format!("there are: {}", known.join(", "))));
+        let failure = Failure::text(Exit::Usage, format!("--where: {error}"));
+        super::with_hint(failure, hint)
+    })?;
+    let before = dataset.iterations.len();
+    dataset.retain(|factors| filter.holds(factors));
+    if dataset.iterations.is_empty() {
+        return Err(Failure::text(Exit::SomeFailed, format!("none of {before} iterations satisfies --where {text}")));
+    }
+    Ok(())
+}
+
+/// Name, full name and values of each metric that was asked for.
+fn observed(
+    args: &Args,
+    dataset: &Dataset,
+    notes: &mut Vec<String>,
+) -> Result<Vec<(String, String, Observations)>, Failure> {
+    let mut columns: Vec<(String, &MetricColumn)> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for name in &args.metric {
+        let column = dataset.find(name).map_err(|error| no_values(args, error.into()))?;
+        if seen.insert(column.full_name()) {
+            columns.push((name.clone(), column));
+        }
+    }
+    if args.metric.is_empty() {
+        columns.extend(dataset.metrics.iter().map(|column| (column.full_name(), column)));
+    }
+    let mut found = Vec::new();
+    let mut first_empty = None;
+    let mut empty = 0_usize;
+    for (name, column) in &columns {
+        match dataset.observations(column) {
+            Ok(observations) if observations.values.is_empty() => {
+                empty += 1;
+                first_empty.get_or_insert(observations);
+            }
+            Ok(observations) => found.push((name.clone(), column.full_name(), observations)),
+            Err(error) if columns.len() == 1 => return Err(no_values(args, error.of(name).into())),
+            Err(error) => notes.push(format!("Left out: {error}.")),
+        }
+    }
+    match first_empty {
+        Some(observations) if found.is_empty() => Err(none_counts(&observations.left_out, &observations.metric)),
+        _ if found.is_empty() => {
+            Err(Failure::text(Exit::SomeFailed, "no iteration has any metric of those".to_owned()))
+        }
+        _ => {
+            if empty > 0 {
+                notes.push(format!("{empty} metrics have no value in any iteration that counts."));
+            }
+            Ok(found)
+        }
+    }
+}
+
+/// Margins of the specs that were run; specs that disagree on a metric have none for it.
+fn margins(args: &Args, database: &Database, notes: &mut Vec<String>) -> Result<Vec<(String, Percent)>, Failure> {
+    if let Some(margin) = args.margin {
+        return Ok(vec![("default".to_owned(), margin)]);
+    }
+    let texts = database.specs().map_err(|error| unreadable(&args.db, error))?;
+    let specs: Vec<Spec> = texts.iter().filter_map(|text| Spec::parse(text).ok()).collect();
+    let mut found: BTreeMap<String, Vec<Percent>> = BTreeMap::new();
+    for (metric, margin) in specs.iter().flat_map(|spec| &spec.analysis.margins) {
+        let of = found.entry(metric.clone()).or_default();
+        if !of.contains(margin) {
+            of.push(*margin);
+        }
+    }
+    let mut margins = Vec::new();
+    for (metric, values) in found {
+        match values.as_slice() {
+            [only] => margins.push((metric, *only)),
+            _ => notes.push(format!("The specs name different margins for {metric}, so the default was used.")),
+        }
+    }
+    Ok(margins)
+}
