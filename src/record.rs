@@ -163,6 +163,25 @@ pub struct IterationRecord {
     pub environment: Vec<Environment>,
 }
 
+impl IterationRecord {
+    /// The same attempt as one that failed, with nothing of what it measured.
+    #[must_use]
+    pub fn without_measurements(self, stage: Stage, error: String) -> Self {
+        Self {
+            outcome: Outcome::Failed { stage, error },
+            settings: Vec::new(),
+            metrics: Vec::new(),
+            quantiles: Vec::new(),
+            captures: Vec::new(),
+            paths: Vec::new(),
+            syscalls: Vec::new(),
+            probes: Vec::new(),
+            counters: Vec::new(),
+            ..self
+        }
+    }
+}
+
 /// Identity and circumstances of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {

@@ -22,6 +22,9 @@ pub struct Asked<'a> {
     pub margin: Percent,
 }
 
+/// Groups and their baselines, by index.
+type Pairs = Vec<(usize, usize)>;
+
 /// What [`judge`] finds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judgement {
@@ -34,11 +37,11 @@ pub struct Judgement {
 /// Makes every contrast of every metric, as one family. Groups that must not be compared ([`Standing::Impossible`]) are not in it.
 pub fn judge(asked: &[Asked<'_>], options: &Options) -> Judgement {
     // Metrics that have the same groups share resamples.
-    let mut batches: BTreeMap<(usize, Vec<(usize, usize)>), Vec<usize>> = BTreeMap::new();
+    let mut batches: BTreeMap<(usize, Pairs), Vec<usize>> = BTreeMap::new();
     for (i, one) in asked.iter().enumerate() {
         batches.entry((one.comparison.groups.len(), pairs(one.comparison))).or_default().push(i);
     }
-    let ready: Vec<(Vec<Metric>, &Vec<(usize, usize)>)> = batches
+    let ready: Vec<(Vec<Metric>, &Pairs)> = batches
         .iter()
         .map(|((_, pairs), members)| (members.iter().map(|&i| metric(&asked[i])).collect(), pairs))
         .collect();

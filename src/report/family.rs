@@ -107,10 +107,8 @@ impl Many {
             self.answers
                 .iter()
                 .zip(&self.names)
-                .filter_map(|(answer, name)| {
-                    (answer.left_out.total > 0)
-                        .then(|| format!("{name}: {} iterations left out.", answer.left_out.total))
-                })
+                .filter(|(answer, _)| answer.left_out.total > 0)
+                .map(|(answer, name)| format!("{name}: {} iterations left out.", answer.left_out.total))
                 .take(NAMED),
         );
         let doubtful: Vec<String> = self

@@ -13,10 +13,10 @@ use super::recover::{Recovered, recover};
 use super::running::{CampaignLock, Claim, Claimed};
 use super::{feasible, images, space, tools};
 use crate::host::host_name;
-use crate::ids::{IterationNumber, ShortHash};
+use crate::ids::{IterationNumber, ShortHash, Stage};
 use crate::instrument::facts::facts;
 use crate::plan::{Iteration, Plan};
-use crate::record::{Environment, Header, Outcome, SPEC, Status};
+use crate::record::{Environment, Header, IterationRecord, Outcome, SPEC, Status};
 use crate::store::{self, Attempts, StoreError};
 use crate::testbed::{self, Testbed, TestbedError};
 use crate::workload::{self, Workload};
@@ -219,7 +219,7 @@ impl Campaign<'_> {
         if let Err(error) = claim.clear_scratch() {
             report.leftovers.push(format!("{error:#}"));
         }
-        let file = store::write_iteration(options.out, &record)?;
+        let (file, record) = stored(options.out, record)?;
         report.leftovers.extend(leftovers);
         report.kept.extend(kept);
         if let Err(error) = claim.release() {
@@ -234,6 +234,18 @@ impl Campaign<'_> {
         }
         options.observer.notice(&Progress::End { record: &record, file: &file, wall: begun.elapsed(), again });
         Ok(again)
+    }
+}
+
+/// Stores a record. One that breaks a rule of the schema, which instruments and guests could make it do, is stored as a failed
+/// attempt without what it measured, so that one iteration cannot end a campaign.
+fn stored(out: &Path, record: IterationRecord) -> Result<(std::path::PathBuf, IterationRecord), StoreError> {
+    match store::write_iteration(out, &record) {
+        Err(StoreError::Record(error)) => {
+            let record = record.without_measurements(Stage::Store, format!("the record breaks a rule: {error}"));
+            Ok((store::write_iteration(out, &record)?, record))
+        }
+        other => Ok((other?, record)),
     }
 }
 

@@ -353,11 +353,12 @@ impl Stages<'_> {
                     None => Vec::new(),
                 };
                 let mut probing = self.probe(pairs).await;
-                let before = Snapshot::take();
                 let counting = match self.counters() {
                     Some(spec) => Some(Counting::start(counted, spec).await),
                     None => None,
                 };
+                // After what the instruments need to start, which is no part of the workload.
+                let before = Snapshot::take();
                 let mut after = None;
                 let clients_ended = || {
                     // The last reading is made at once; it is waited for later.

@@ -49,16 +49,28 @@ pub(super) fn is_offload(name: &[u8]) -> bool {
     OFFLOADS.iter().any(|offload| offload.as_bytes() == name)
 }
 
+/// Of `host.2.packets` the side, `host`, and which of the node's interfaces there, from 1.
+fn side_of(name: &str) -> (&str, usize) {
+    let side = name.rsplit_once('.').map_or("", |(side, _)| side);
+    let (before, last) = side.rsplit_once('.').unwrap_or(("", side));
+    match last.parse() {
+        Ok(nth) => (before, nth),
+        Err(_) => (side, 1),
+    }
+}
+
 /// Where packets were looked at for a metric, and the offloads there; `None` for one that does not depend on it.
 pub(super) fn seen(captures: &[Capture], settings: &[Setting], row: &Metric) -> Option<String> {
     let node = row.node.filter(|_| depends_on_place(row))?;
-    let (side, _) = row.name.rsplit_once('.').unwrap_or(("", &row.name));
+    let (side, nth) = side_of(&row.name);
     let is_side = |vantage: Vantage| match side {
         "" => matches!(vantage, Vantage::Guest | Vantage::Endpoint),
+        "host" => vantage == Vantage::Host,
         "switch" => vantage == Vantage::Switch,
-        _ => vantage == Vantage::Host,
+        _ => false,
     };
-    let capture = captures.iter().find(|capture| capture.node == node && is_side(capture.vantage))?;
+    let mut there = captures.iter().filter(|capture| capture.node == node && is_side(capture.vantage));
+    let capture = there.nth(nth.checked_sub(1)?)?;
     // Guest and endpoint are the same place: the end host itself.
     let place = match capture.vantage {
         Vantage::Guest | Vantage::Endpoint => "the nodes' own interface",

@@ -47,6 +47,10 @@ impl Loaded {
             into.better = into.better.filter(|_| into.better == column.better);
             into.units.extend(column.units);
             into.values.extend(column.values);
+            // What was not seen before this stretch has its places, too.
+            if into.seen.is_empty() && !column.seen.is_empty() {
+                into.seen = vec![None; ours];
+            }
             into.seen.extend(column.seen);
         }
         for column in &mut self.columns {

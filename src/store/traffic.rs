@@ -109,6 +109,10 @@ impl Series {
         if self.bin_ms == 0 {
             self.bin_ms = bin_ms;
         }
+        // Octets of a wide bin belong into no narrow one.
+        while self.bin_ms < bin_ms && self.bin_ms < u32::MAX / 2 {
+            self.halve();
+        }
         self.iterations += 1;
         let last = points.iter().map(|p| p.0).max().unwrap_or(0).max(0);
         let bin = |ms: i64, bin_ms: u32| usize::try_from(ms / i64::from(bin_ms)).unwrap_or(0);
@@ -245,7 +249,7 @@ impl Observer<'_> {
                 let (capture, tcp) = decode_tcp::tcp(row)?;
                 let now = self.at(capture)?;
                 now.analysed = true;
-                now.bin_ms = tcp.bin_ms;
+                now.bin_ms = now.bin_ms.max(tcp.bin_ms);
                 now.stalls += tcp.stalls;
                 self.first_ns[capture] = tcp.first_ns;
             }

@@ -34,7 +34,7 @@ pub struct Metric {
 /// How contrasts are made.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// Resamples of each bootstrap.
+    /// Resamples of each bootstrap; 0 for no bootstrap intervals.
     pub resamples: usize,
     /// Decides on resamples and deals: the same seed, the same results.
     pub seed: u64,
@@ -82,13 +82,15 @@ pub struct Batch<'a> {
     pub pairs: &'a [(usize, usize)],
 }
 
+/// What was prepared of each metric's groups, and the contrasts that were made of it.
+type Part = (Vec<Vec<Option<Prepared>>>, Vec<Contrast>);
+
 /// The same over metrics that do not all have the same groups: all batches together are one family, whose size every part has.
 ///
 /// # Panics
 /// As [`contrasts`].
 pub fn together(batches: &[Batch<'_>], options: &Options) -> Vec<Family> {
-    let parts: Vec<(Vec<Vec<Option<Prepared>>>, Vec<Contrast>)> =
-        batches.iter().map(|batch| without_family(batch, options)).collect();
+    let parts: Vec<Part> = batches.iter().map(|batch| without_family(batch, options)).collect();
     let size = parts.iter().flat_map(|part| &part.1).filter(|contrast| contrast.is_comparable()).count();
     let welch: Vec<Option<f64>> = parts.iter().flat_map(|part| &part.1).map(Contrast::welch_p).collect();
     let adjusted = adjust(&welch);

@@ -23,8 +23,11 @@ pub(super) fn bootstrap(
     options: &Options,
     contrasts: &mut [Contrast],
 ) {
+    if options.resamples == 0 {
+        return;
+    }
     let groups: Vec<usize> = used_groups(pairs).into_iter().collect();
-    let per_metric = 8 * options.resamples.max(1) * groups.len().max(1);
+    let per_metric = 8 * options.resamples * groups.len().max(1);
     let batch = (BUDGET / per_metric).max(1);
     for first in (0..prepared.len()).step_by(batch) {
         let metrics = first..prepared.len().min(first + batch);

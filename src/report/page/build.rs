@@ -98,11 +98,29 @@ pub fn build(inputs: &Inputs<'_>) -> Model {
         same,
         methods: Vec::new(),
         references: Vec::new(),
-        notes: inputs.notes.clone(),
+        notes: inputs.notes.iter().cloned().chain(missing(dataset, &columns)).collect(),
     };
     super::methods::write(&mut model, inputs);
     model
 }
+
+/// Metrics that some iterations that count have no value of: their means are of the others.
+fn missing(dataset: &Dataset, columns: &[&MetricColumn]) -> Vec<String> {
+    let of = |column: &&&MetricColumn| dataset.left_out(Some(column)).value_missing;
+    let mut found: Vec<(u64, String)> =
+        columns.iter().map(|column| (of(&column), column.full_name())).filter(|(n, _)| *n > 0).collect();
+    found.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    let told = found.iter().take(MISSING_TOLD).map(|(n, name)| {
+        format!(
+            "{name} could not be measured in {n} iterations that count otherwise: its groups are of the others alone."
+        )
+    });
+    let rest = found.len().saturating_sub(MISSING_TOLD);
+    told.chain((rest > 0).then(|| format!("The same holds for {rest} further metrics."))).collect()
+}
+
+/// How many metrics with missing values are named.
+const MISSING_TOLD: usize = 20;
 
 /// Has any iteration that counts a value of it?
 fn measured(dataset: &Dataset, metric: &MetricColumn) -> bool {

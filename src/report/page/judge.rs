@@ -47,8 +47,8 @@ pub(super) fn all(inputs: &Inputs<'_>, columns: &[&MetricColumn], values: &[Valu
             contrasts::Metric { margin: Margin::Relative(margin(inputs, column).fraction()), cells: cells.collect() }
         })
         .collect();
-    let resamples = resamples(columns.len() * pairs.len());
-    let options = Options { seed: inputs.seed, resamples, ..Options::default() };
+    // The page shows the intervals that hold what they promise for few values, too: none of resamples.
+    let options = Options { seed: inputs.seed, resamples: 0, ..Options::default() };
     let family: Family = contrasts::contrasts(&metrics, pairs, &options);
     let mut found = family.contrasts.into_iter();
     let metrics = columns.iter().zip(refusals).map(|(column, refusals)| {
@@ -56,11 +56,6 @@ pub(super) fn all(inputs: &Inputs<'_>, columns: &[&MetricColumn], values: &[Valu
         (margin(inputs, column).to_string(), of.map(|(refusal, found)| contrast(&found, refusal)).collect())
     });
     Judged { metrics: metrics.collect(), family: family.size }
-}
-
-/// Fewer for many contrasts, so that a page is made in seconds; 2,000 still give 50 beyond each end of an interval.
-const fn resamples(contrasts: usize) -> usize {
-    if contrasts <= 2000 { 10_000 } else { 2000 }
 }
 
 fn cell(inputs: &Inputs<'_>, values: &[(f64, usize)]) -> contrasts::Cell {
@@ -86,9 +81,9 @@ fn contrast(found: &contrasts::Contrast, refusal: Option<String>) -> Contrast {
         verdict,
         remark,
         difference: of(|n| Some(n.means.difference)),
-        difference_interval: interval(|n| n.difference_bca.or(n.means.difference_ci95)),
+        difference_interval: interval(|n| n.means.difference_ci95),
         percent: of(|n| n.means.percent),
-        percent_interval: interval(|n| n.percent_bca.or(n.means.percent_ci95)),
+        percent_interval: interval(|n| n.means.percent_ci95),
         g: of(|n| n.means.hedges_g),
         g_interval: interval(|n| n.means.hedges_g_ci95),
         delta: of(|n| Some(n.dominance.cliff_delta)),
@@ -140,7 +135,7 @@ fn refusal(
 pub(super) fn methods(model: &mut Model, inputs: &Inputs<'_>) -> Vec<String> {
     let options = Options::default();
     let welch = cite(model, WELCH);
-    let (bca, g, delta, holm) = (cite(model, BCA), cite(model, HEDGES), cite(model, CLIFF), cite(model, HOLM));
+    let (fieller, g, delta, holm) = (cite(model, FIELLER), cite(model, HEDGES), cite(model, CLIFF), cite(model, HOLM));
     let (bh, mw, tost) = (cite(model, BENJAMINI), cite(model, MANN_WHITNEY), cite(model, SCHUIRMANN));
     let margins: BTreeSet<&str> = model.metrics.iter().filter_map(|metric| metric.margin.as_deref()).collect();
     let margins = margins.into_iter().collect::<Vec<_>>().join(", ");
@@ -148,12 +143,10 @@ pub(super) fn methods(model: &mut Model, inputs: &Inputs<'_>) -> Vec<String> {
     vec![
         format!(
             "Each group was compared with the group of {factor} = {value} that agrees in every other factor. Differences of means are given in \
-             percent of the baseline's mean with BCa bootstrap intervals [{bca}] that cover 95 % ({} resamples, seed {}; Fieller's and Welch's \
-             interval where resampling gives none), with Hedges' g [{g}] and Cliff's δ [{delta}] as effect sizes. p-values are those of \
+             percent of the baseline's mean with Fieller's intervals [{fieller}], those of differences in the metric's unit are Welch's; both \
+             cover 95 %. With them go Hedges' g [{g}] and Cliff's δ [{delta}] as effect sizes. p-values are those of \
              Welch's test [{welch}], two-sided, and of Mann and Whitney's [{mw}]; Welch's are adjusted by Holm's method [{holm}] and by Benjamini \
              and Hochberg's [{bh}] over all {} contrasts of this report that could be compared.",
-            resamples(model.metrics.len() * model.pairs.len()),
-            inputs.seed,
             model.family
         ),
         format!(
@@ -168,8 +161,8 @@ pub(super) fn methods(model: &mut Model, inputs: &Inputs<'_>) -> Vec<String> {
 }
 
 const WELCH: &str = "B. L. Welch: The generalization of “Student's” problem when several different population variances are involved. Biometrika 34, 1947.";
-const BCA: &str =
-    "B. Efron: Better bootstrap confidence intervals. Journal of the American Statistical Association 82(397), 1987.";
+const FIELLER: &str =
+    "E. C. Fieller: Some problems in interval estimation. Journal of the Royal Statistical Society B 16(2), 1954.";
 const HEDGES: &str = "L. V. Hedges: Distribution theory for Glass's estimator of effect size and related estimators. Journal of Educational Statistics 6(2), 1981.";
 const CLIFF: &str = "N. Cliff: Dominance statistics: ordinal analyses to answer ordinal questions. Psychological Bulletin 114(3), 1993.";
 const HOLM: &str =
