@@ -239,7 +239,7 @@ impl Campaign<'_> {
 
 /// Stores a record. One that breaks a rule of the schema, which instruments and guests could make it do, is stored as a failed
 /// attempt without what it measured, so that one iteration cannot end a campaign.
-fn stored(out: &Path, record: IterationRecord) -> Result<(std::path::PathBuf, IterationRecord), StoreError> {
+fn stored(out: &Path, record: IterationRecord) -> Result<(PathBuf, IterationRecord), StoreError> {
     match store::write_iteration(out, &record) {
         Err(StoreError::Record(error)) => {
             let record = record.without_measurements(Stage::Store, format!("the record breaks a rule: {error}"));

@@ -132,7 +132,7 @@ fn refusal(
 }
 
 /// The paragraphs on contrasts.
-pub(super) fn methods(model: &mut Model, inputs: &Inputs<'_>) -> Vec<String> {
+pub(super) fn methods(model: &mut Model) -> Vec<String> {
     let options = Options::default();
     let welch = cite(model, WELCH);
     let (fieller, g, delta, holm) = (cite(model, FIELLER), cite(model, HEDGES), cite(model, CLIFF), cite(model, HOLM));

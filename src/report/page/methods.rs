@@ -9,7 +9,7 @@ pub(super) fn write(model: &mut Model, inputs: &Inputs<'_>) {
     text.push(execution(model));
     text.push(unit(model, inputs));
     if !model.pairs.is_empty() {
-        text.extend(super::judge::methods(model, inputs));
+        text.extend(super::judge::methods(model));
     }
     if !model.chains.is_empty() {
         text.push(format!(
