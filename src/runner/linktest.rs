@@ -101,7 +101,10 @@ impl LinkTest<'_> {
                 Ok(verify::link_routing(pair, reach, self.tuple.hops().len()))
             }
             LinkLevel::Loss => {
-                let Found::Loss(loss) = ends.probe(&["--test", "loss"]).await? else { return other_test() };
+                let rate = self.rate().map(|bits| bits.to_string());
+                let mut arguments = vec!["--test", "loss"];
+                arguments.extend(rate.iter().flat_map(|rate| ["--rate", rate]));
+                let Found::Loss(loss) = ends.probe(&arguments).await? else { return other_test() };
                 metrics.extend(loss_metrics(pair, &loss));
                 Ok(verify::link_loss(pair, &loss, &self.spec))
             }
@@ -115,10 +118,15 @@ impl LinkTest<'_> {
         }
     }
 
+    /// Bits per second that the link should carry; `None` without a limit.
+    fn rate(&self) -> Option<u64> {
+        self.tuple.rate().map(crate::units::Rate::bits_per_second)
+    }
+
     /// The rate in one direction: the first of a few trains that passes, else the last.
     async fn bandwidth(&self, way: Way, ends: &mut Ends<'_>, metrics: &mut Vec<Metric>) -> anyhow::Result<Verdict> {
         let pair = ends.pair.number;
-        let bits = self.tuple.rate().map(crate::units::Rate::bits_per_second);
+        let bits = self.rate();
         #[expect(clippy::cast_precision_loss, reason = "no link carries 2^53 bit/s")]
         let asked = bits.map(|bits| bits as f64);
         let (rate_text, mtu) = (bits.map(|bits| bits.to_string()), self.tuple.mtu().unwrap_or(1500).to_string());
