@@ -86,6 +86,48 @@ fn texts(evaluated: &Evaluated) -> String {
     evaluated.problems.iter().map(|p| format!("{:?}: {}\n", p.weight, p.text)).collect()
 }
 
+/// Spoils one number of a report.
+type Spoil<T> = fn(&mut T);
+
+#[test]
+fn numbers_beyond_what_the_store_holds_are_no_report() {
+    let beyond = KernelState { synchronised: true, max_error_ns: u64::MAX / 2, estimated_error_ns: 1 };
+    let (sender, reflector) = course(3, 0);
+    assert_eq!(texts(&told(&session(true), &sender, Some(&reflector))), "");
+    let spoils: [Spoil<SenderReport>; 8] = [
+        |sender| sender.slots = u64::MAX,
+        |sender| (sender.slots, sender.missed) = (u64::MAX, u64::MAX),
+        |sender| (sender.slots, sender.missed) = (2, u64::MAX),
+        |sender| (sender.slots, sender.end.errors) = (1 << 63, (1 << 63) - 3),
+        |sender| sender.refused = 1 << 63,
+        |sender| sender.end.dropped = u64::MAX,
+        |sender| sender.end.unlisted = u64::MAX,
+        |sender| sender.end.clock.step_ns = u64::MAX,
+    ];
+    for (at, spoil) in spoils.into_iter().enumerate() {
+        let mut spoilt = sender.clone();
+        spoil(&mut spoilt);
+        let found = texts(&told(&session(true), &spoilt, Some(&reflector)));
+        assert!(found.contains("its sender left no report"), "{at}: {found}");
+    }
+    let spoils: [Spoil<ReflectorReport>; 4] = [
+        |reflector| reflector.end.dropped = 1 << 63,
+        |reflector| reflector.end.foreign = u64::MAX,
+        |reflector| reflector.end.sent_stamped_late = u64::MAX,
+        |reflector| reflector.end.received_stamped_late = u64::MAX,
+    ];
+    for (at, spoil) in spoils.into_iter().enumerate() {
+        let mut spoilt = reflector.clone();
+        spoil(&mut spoilt);
+        let found = texts(&told(&session(true), &sender, Some(&spoilt)));
+        assert!(found.contains("its reflector left no report"), "{at}: {found}");
+    }
+    let mut spoilt = reflector.clone();
+    spoilt.end.clock.after = Some(beyond);
+    let found = texts(&told(&session(true), &sender, Some(&spoilt)));
+    assert!(found.contains("its reflector left no report"), "{found}");
+}
+
 fn mean(delay: Option<&crate::record::Delay>) -> f64 {
     (delay.unwrap().mean * 1e9).round()
 }
