@@ -25,7 +25,7 @@ const LAST: Duration = Duration::from_secs(1);
 const WAITING: u32 = 32;
 /// After this much silence a train has ended.
 const SILENCE: Duration = Duration::from_millis(500);
-/// A train of a slow link may take this long until its first packet is through.
+/// A train may take this long until its first packet is through, and twice that beyond what the link should take for it.
 const FIRST: Duration = Duration::from_secs(5);
 
 /// What to test.
@@ -35,10 +35,10 @@ pub enum Test {
     Reach,
     /// Loss and delay of a link that should carry so many bits per second; `None` without a limit.
     Loss(Option<u64>),
-    /// The rate from here to the server.
-    RateThere(Plan),
+    /// The rate from here to the server; without a train it stays unknown.
+    RateThere(Option<Plan>),
     /// The rate from the server to here.
-    RateBack(Plan),
+    RateBack(Option<Plan>),
 }
 
 /// One test.
@@ -64,8 +64,9 @@ pub fn probe(probe: &Probe) -> io::Result<Found> {
     match probe.test {
         Test::Reach => near.reach().map(Found::Reach),
         Test::Loss(rate) => near.loss(rate).map(Found::Loss),
-        Test::RateThere(plan) => near.there(plan).map(Found::Rate),
-        Test::RateBack(plan) => near.back(plan).map(Found::Rate),
+        Test::RateThere(Some(plan)) => near.there(plan).map(Found::Rate),
+        Test::RateBack(Some(plan)) => near.back(plan).map(Found::Rate),
+        Test::RateThere(None) | Test::RateBack(None) => Ok(Found::Rate(Rate::default())),
     }
 }
 
@@ -125,7 +126,7 @@ impl Near {
             self.answers(&sent, &mut times, now + gap)?;
         }
         self.answers(&sent, &mut times, Instant::now() + LAST.max(gap * WAITING))?;
-        let arrived = self.account()?.map(|account| account.echoes.min(ECHOES));
+        let arrived = self.account(Duration::ZERO)?.map(|account| account.echoes.min(ECHOES));
         let mut rtts: Vec<f64> = times.into_iter().flatten().map(|time| time.as_secs_f64()).collect();
         rtts.sort_unstable_by(f64::total_cmp);
         Ok(Loss {
@@ -153,8 +154,8 @@ impl Near {
     fn there(&mut self, plan: Plan) -> io::Result<Rate> {
         let Probe { server, token, run, .. } = self.probe;
         let offered = train::send(&self.socket, server, token, run, plan)?;
-        // What still waits in queues arrives before the question does.
-        let account = self.account()?;
+        // What still waits in queues, up to a third of it, arrives before the question does.
+        let account = self.account(plan.takes() / 2)?;
         Ok(account.map_or(Rate { offered, ..Rate::default() }, |account| Rate { offered, ..account.came }))
     }
 
@@ -165,7 +166,7 @@ impl Near {
         let begun = Instant::now();
         let mut patience = PATIENCE;
         self.send(&request)?;
-        while begun.elapsed() < FIRST * 2 {
+        while begun.elapsed() < FIRST * 2 + plan.takes() {
             match self.receive(Kind::Train, Instant::now() + patience)? {
                 Some((_, arrival)) => {
                     patience = SILENCE;
@@ -176,13 +177,15 @@ impl Near {
                 None => self.send(&request)?,
             }
         }
-        let offered = self.account()?.and_then(|account| account.offered);
+        let offered = self.account(Duration::ZERO)?.and_then(|account| account.offered);
         Ok(meter.rate(offered, u64::from(self.socket.overflow().wrapping_sub(overflow))))
     }
 
-    /// Asks the server what came; `None` when it does not answer.
-    fn account(&mut self) -> io::Result<Option<Account>> {
-        for tries in 1..=TRIES {
+    /// Asks the server what came, also while queues need so long to empty; `None` when it does not answer.
+    fn account(&mut self, queues: Duration) -> io::Result<Option<Account>> {
+        let (begun, mut tries) = (Instant::now(), 0);
+        while begun.elapsed() < PATIENCE * TRIES + queues {
+            tries += 1;
             self.send(&self.head(Kind::Ask, tries).padded(0))?;
             if let Some((_, arrival)) = self.receive(Kind::Account, Instant::now() + PATIENCE)? {
                 return Ok(body(&self.buffer[..arrival.length]));
@@ -250,12 +253,18 @@ mod tests {
     #[test]
     fn a_train_comes_as_fast_as_it_was_sent() {
         let plan = Plan { payload: 1000, packets: 500, pace: Some(40_000_000) };
-        for test in [Test::RateThere(plan), Test::RateBack(plan)] {
+        for test in [Test::RateThere(Some(plan)), Test::RateBack(Some(plan))] {
             let Found::Rate(rate) = found(test) else { panic!("another test") };
             assert_eq!((rate.packets, rate.overflow), (500, 0));
             // A busy host sends slower than it was told to, and never much faster.
             assert!(rate.received.is_some() && rate.offered.is_some_and(|offered| offered < 80e6), "{rate:?}");
         }
+    }
+
+    #[test]
+    fn without_a_train_there_is_no_rate() {
+        let Found::Rate(rate) = found(Test::RateBack(None)) else { panic!("another test") };
+        assert_eq!(rate, Rate::default());
     }
 
     #[test]
