@@ -167,7 +167,7 @@ mod tests {
         let (wire, pace) = (u64::from(plan.payload + OVERHEAD), plan.pace.unwrap());
         let burst = (rate / 4_000).max(2 * (mtu + 18));
         let limit = burst + (rate / 320).max(32 * (mtu + 18));
-        let (mut tokens, mut last, mut gone, mut meter) = (burst * BYTE, 0, Vec::new(), Meter::default());
+        let (mut tokens, mut last, mut gone, mut meter) = (burst * BYTE, 0, Vec::<u64>::new(), Meter::default());
         for number in 0..u64::from(plan.packets) {
             let at = number * wire * BYTE / pace;
             let waiting = (gone.len() - gone.partition_point(|&gone| gone <= at)) as u64;
