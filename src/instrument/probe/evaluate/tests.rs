@@ -315,3 +315,22 @@ fn a_series_has_every_packet_once() {
     let all = told(&short, &sender, Some(&reflector));
     assert!(all.probe.series.is_empty() && all.notes[0].contains("too long"));
 }
+
+#[test]
+fn times_of_processes_are_told_when_they_are_many() {
+    for (packets, late, expected) in [(100, 10, false), (100, 11, true), (2000, 20, false), (2000, 21, true)] {
+        let spoils: [fn(&mut EndReport, u64); 2] =
+            [|end, late| end.sent_stamped_late = late, |end, late| end.received_stamped_late = late];
+        for spoil in spoils {
+            let (mut sender, mut reflector) = course(packets, 0);
+            spoil(&mut sender.end, late);
+            let found = texts(&told(&session(true), &sender, Some(&reflector)));
+            assert_eq!(found.contains("the sender, "), expected, "{found}");
+            assert_eq!(found.contains(&format!("of {packets} packets")), expected, "{found}");
+            spoil(&mut sender.end, 0);
+            spoil(&mut reflector.end, late);
+            let found = texts(&told(&session(true), &sender, Some(&reflector)));
+            assert_eq!(found.contains("the reflector, "), expected, "{found}");
+        }
+    }
+}
