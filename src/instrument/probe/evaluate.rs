@@ -282,6 +282,12 @@ impl Courses<'_> {
         }
         for way in ProbeWay::BY_NAME {
             let (Some(account), known) = &accounts[way.index()] else { continue };
+            // It would say of each bin what is not known of the whole.
+            if probe.paths[way.index()].lost.is_none() {
+                let (pair, way) = (self.session.pair, way.as_str());
+                findings.notes.push(format!("the probe of pair {pair} has no series {way}: losses are not known"));
+                continue;
+            }
             let mut sums = vec![Bin::default(); bins];
             for (index, delay) in account.first.iter().enumerate() {
                 let Some(sent) = self.sent_at(way, index) else { continue };

@@ -334,3 +334,13 @@ fn times_of_processes_are_told_when_they_are_many() {
         }
     }
 }
+
+#[test]
+fn a_way_with_unknown_losses_has_no_series() {
+    let (mut sender, reflector) = course(100, 0);
+    sender.end.dropped = 3;
+    let wanted = Session { series: Some((Duration::from_millis(100), 1000)), ..session(true) };
+    let all = told(&wanted, &sender, Some(&reflector));
+    assert!(all.probe.series.iter().all(|bin| bin.way == ProbeWay::ToServer));
+    assert_eq!((all.probe.series.len(), all.notes.len()), (10, 2), "{:?}", all.notes);
+}
