@@ -315,8 +315,7 @@ mod tests {
     #[test]
     fn a_level_has_passed_against_its_thresholds_only() {
         let spec = LinkTestSpec::new(LinkLevel::Loss);
-        let tested =
-            Tested { passed: Some(LinkLevel::Loss), thresholds: thresholds(&spec), ..Tested::default() };
+        let tested = Tested { passed: Some(LinkLevel::Loss), thresholds: thresholds(&spec), ..Tested::default() };
         let value = fact("host", &tested).unwrap().value;
         assert_eq!(value, "loss loss=1 % delay=off bandwidth=10 %");
         assert_eq!(passed_against(&value, &thresholds(&spec)), Some(LinkLevel::Loss));

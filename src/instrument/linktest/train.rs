@@ -187,7 +187,8 @@ mod tests {
 
     #[test]
     fn a_full_bucket_does_not_pass_for_the_rate() {
-        let rates = [8_000, 16_000, 64_000, 100_000, 500_000, 1_000_000, 10_000_000, 12_000_000, 100_000_000, 1_000_000_000];
+        let rates =
+            [8_000, 16_000, 64_000, 100_000, 500_000, 1_000_000, 10_000_000, 12_000_000, 100_000_000, 1_000_000_000];
         for (rate, mtu) in rates.into_iter().flat_map(|rate: u32| [(rate, 1500), (rate, 9000)]) {
             let Some(plan) = Plan::for_link(Some(rate.into()), mtu) else {
                 assert!(rate < 15_000 || (rate < 90_000 && mtu == 9000), "{rate} {mtu}");

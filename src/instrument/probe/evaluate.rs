@@ -430,10 +430,8 @@ impl Findings {
         let reflector = reflected
             .map(|report| ("reflector", &report.end, report.place.0.len() - report.unsent.len(), report.place.0.len()));
         for (name, end, sent, received) in sender.into_iter().chain(reflector) {
-            let stamps = [
-                (end.sent_stamped_late, sent, "were sent by"),
-                (end.received_stamped_late, received, "arrived at"),
-            ];
+            let stamps =
+                [(end.sent_stamped_late, sent, "were sent by"), (end.received_stamped_late, received, "arrived at")];
             for (late, packets, what) in stamps {
                 if late > STAMPED_LATE && late.saturating_mul(STAMPED_LATE_PART) > packets as u64 {
                     self.suspect(format!(

@@ -77,7 +77,11 @@ mod tests {
         schedule.close(1009);
         assert_eq!((schedule.slots(), schedule.missed()), (1, 0));
         schedule.close(1039);
-        assert_eq!((schedule.slots(), schedule.missed()), (3, 2), "1010 and 1020 have passed, 1030 could still be taken");
+        assert_eq!(
+            (schedule.slots(), schedule.missed()),
+            (3, 2),
+            "1010 and 1020 have passed, 1030 could still be taken"
+        );
         schedule.close(1039);
         assert_eq!((schedule.slots(), schedule.missed()), (3, 2), "once");
     }
