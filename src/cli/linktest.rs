@@ -65,7 +65,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
             let plan = TrainPlan::for_link(*rate, *mtu);
             let test = match test {
                 Kind::Reach => Test::Reach,
-                Kind::Loss => Test::Loss,
+                Kind::Loss => Test::Loss(*rate),
                 Kind::There => Test::RateThere(plan),
                 Kind::Back => Test::RateBack(plan),
             };

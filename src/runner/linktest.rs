@@ -11,10 +11,11 @@ use crate::ids::{Better, IterationNumber, Level, ShortHash};
 use crate::instrument::linktest::{Found, Loss, Rate, Reach};
 use crate::node::{Command, Node, Process, Stream};
 use crate::plan::{Iteration, Plan, identity};
-use crate::record::{Environment, Metric};
+use crate::record::{Environment, EventLevel, Metric};
 use crate::spec::{LinkLevel, LinkTestSpec, Tuple};
 use crate::store;
 use crate::testbed::Pair;
+use crate::units::format_duration;
 use crate::verify::{self, Verdict, Way};
 
 /// Environment row that says how far the links of the tuple have passed.
@@ -44,6 +45,8 @@ pub struct Tested {
     pub verdict: Verdict,
     /// The highest level that passed, with all below it, on every pair; `None` when not even the first did.
     pub passed: Option<LinkLevel>,
+    /// The thresholds that it was held against, as the environment says them.
+    pub thresholds: String,
 }
 
 impl LinkTest<'_> {
@@ -52,7 +55,7 @@ impl LinkTest<'_> {
     /// # Errors
     /// A node could not do what it was asked, or vptest there failed. A bad link is no error.
     pub async fn run(&self, pairs: &[Pair]) -> anyhow::Result<Tested> {
-        let mut tested = Tested::default();
+        let mut tested = Tested { thresholds: thresholds(&self.spec), ..Tested::default() };
         let mut ends = Vec::new();
         for pair in pairs {
             ends.push(Ends::open(pair).await?);
@@ -63,7 +66,7 @@ impl LinkTest<'_> {
             for (index, end) in ends.iter_mut().enumerate() {
                 verdict.add(self.test(level, index, end, &mut reached, &mut tested.metrics).await?);
             }
-            let (good, stop) = (verdict.invalid.is_empty() && verdict.suspect.is_empty(), !verdict.invalid.is_empty());
+            let (good, stop) = (is_good(&verdict), !verdict.invalid.is_empty());
             tested.verdict.add(verdict);
             let before = LinkLevel::ALL.into_iter().take_while(|&below| below < level).last();
             if good && tested.passed == before {
@@ -101,7 +104,10 @@ impl LinkTest<'_> {
                 Ok(verify::link_routing(pair, reach, self.tuple.hops().len()))
             }
             LinkLevel::Loss => {
-                let Found::Loss(loss) = ends.probe(&["--test", "loss"]).await? else { return other_test() };
+                let rate = self.rate().map(|bits| bits.to_string());
+                let mut arguments = vec!["--test", "loss"];
+                arguments.extend(rate.iter().flat_map(|rate| ["--rate", rate]));
+                let Found::Loss(loss) = ends.probe(&arguments).await? else { return other_test() };
                 metrics.extend(loss_metrics(pair, &loss));
                 Ok(verify::link_loss(pair, &loss, &self.spec))
             }
@@ -115,10 +121,15 @@ impl LinkTest<'_> {
         }
     }
 
+    /// Bits per second that the link should carry; `None` without a limit.
+    fn rate(&self) -> Option<u64> {
+        self.tuple.rate().map(crate::units::Rate::bits_per_second)
+    }
+
     /// The rate in one direction: the first of a few trains that passes, else the last.
     async fn bandwidth(&self, way: Way, ends: &mut Ends<'_>, metrics: &mut Vec<Metric>) -> anyhow::Result<Verdict> {
         let pair = ends.pair.number;
-        let bits = self.tuple.rate().map(crate::units::Rate::bits_per_second);
+        let bits = self.rate();
         #[expect(clippy::cast_precision_loss, reason = "no link carries 2^53 bit/s")]
         let asked = bits.map(|bits| bits as f64);
         let (rate_text, mtu) = (bits.map(|bits| bits.to_string()), self.tuple.mtu().unwrap_or(1500).to_string());
@@ -140,6 +151,12 @@ impl LinkTest<'_> {
         metrics.push(metric(pair, &format!("linktest_bandwidth_{}", way.as_str()), "bit/s", value, None));
         Ok(verdict)
     }
+}
+
+/// Was everything tested, and as it should be? What could not be measured has not passed, also where it does no harm.
+fn is_good(verdict: &Verdict) -> bool {
+    let known = verdict.events.iter().all(|note| note.level == EventLevel::Info);
+    known && verdict.invalid.is_empty() && verdict.suspect.is_empty()
 }
 
 fn other_test<T>() -> anyhow::Result<T> {
@@ -245,7 +262,8 @@ fn complaint(process: &dyn Process) -> String {
     text.lines().last().unwrap_or("it says nothing").to_owned()
 }
 
-/// The iteration of this tuple whose file says that its links have passed `level` on this host; `None` when there is none.
+/// The iteration of this tuple whose file says that its links have passed `level` on this host, against the thresholds that
+/// are asked for now; `None` when there is none.
 ///
 /// A file that cannot be read says nothing.
 pub(super) fn passed_before(
@@ -255,6 +273,7 @@ pub(super) fn passed_before(
     level: LinkLevel,
     host: &str,
 ) -> anyhow::Result<Option<IterationNumber>> {
+    let Some(asked) = plan.spec.verify.linktest.as_ref().map(thresholds) else { return Ok(None) };
     let attempts = store::scan(out)?;
     let repetitions = (1..=plan.spec.repetitions).map(|repetition| identity(iteration.tuple_id, repetition));
     for name in repetitions.flat_map(|identity: ShortHash| attempts.of(identity)) {
@@ -262,7 +281,7 @@ pub(super) fn passed_before(
         let passed = facts
             .iter()
             .find(|fact| fact.name == PASSED && fact.host == host)
-            .and_then(|fact| LinkLevel::from_name(&fact.value));
+            .and_then(|fact| passed_against(&fact.value, &asked));
         if passed >= Some(level) {
             return Ok(Some(name.number));
         }
@@ -272,6 +291,46 @@ pub(super) fn passed_before(
 
 /// What later iterations of the tuple go by; nothing when not even the first level passed.
 pub(super) fn fact(host: &str, tested: &Tested) -> Option<Environment> {
-    let (name, value) = (PASSED.to_owned(), tested.passed?.as_str().to_owned());
+    let (name, value) = (PASSED.to_owned(), format!("{} {}", tested.passed?.as_str(), tested.thresholds));
     Some(Environment { host: host.to_owned(), name, value })
+}
+
+/// The level that the row names, if it was held against these thresholds.
+fn passed_against(value: &str, asked: &str) -> Option<LinkLevel> {
+    let (level, thresholds) = value.split_once(' ')?;
+    LinkLevel::from_name(level).filter(|_| thresholds == asked)
+}
+
+/// The thresholds as the environment says them.
+fn thresholds(spec: &LinkTestSpec) -> String {
+    let text = |threshold: Option<String>| threshold.unwrap_or_else(|| "off".to_owned());
+    let (loss, delay) = (text(spec.loss.map(|limit| limit.to_string())), text(spec.delay.map(format_duration)));
+    format!("loss={loss} delay={delay} bandwidth={}", text(spec.bandwidth.map(|limit| limit.to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_has_passed_against_its_thresholds_only() {
+        let spec = LinkTestSpec::new(LinkLevel::Loss);
+        let tested = Tested { passed: Some(LinkLevel::Loss), thresholds: thresholds(&spec), ..Tested::default() };
+        let value = fact("host", &tested).unwrap().value;
+        assert_eq!(value, "loss loss=1 % delay=off bandwidth=10 %");
+        assert_eq!(passed_against(&value, &thresholds(&spec)), Some(LinkLevel::Loss));
+        let tight = LinkTestSpec { delay: Some(Duration::from_millis(10)), ..spec };
+        assert_eq!(thresholds(&tight), "loss=1 % delay=10 ms bandwidth=10 %");
+        assert_eq!(passed_against(&value, &thresholds(&tight)), None);
+        assert_eq!(passed_against("loss", &thresholds(&spec)), None, "a row without thresholds");
+        assert!(fact("host", &Tested { passed: None, ..tested }).is_none());
+    }
+
+    #[test]
+    fn what_is_not_known_has_not_passed() {
+        let off = LinkTestSpec { bandwidth: None, ..LinkTestSpec::new(LinkLevel::Bandwidth) };
+        let rate = |received| Rate { received, offered: Some(150e6), packets: 100, overflow: 0 };
+        assert!(is_good(&verify::link_bandwidth(1, Way::There, &rate(Some(100e6)), Some(100e6), &off)));
+        assert!(!is_good(&verify::link_bandwidth(1, Way::There, &rate(None), Some(100e6), &off)));
+    }
 }

@@ -206,6 +206,7 @@ mod tests {
         ] {
             assert_eq!(state(&link_loss(1, &loss(answered, median), &spec)), expected, "{answered} {median:?}");
         }
+        assert_eq!(state(&link_loss(1, &Loss::default(), &spec())), "suspect", "nothing was sent");
         let text = link_loss(2, &loss(60, Some(0.001)), &spec()).invalid;
         let expected = "linktest of pair 2: loss 40.0 % (40 of 100 datagrams without an answer, 0 of them lost on the way \
                         there), at most 1 % accepted";

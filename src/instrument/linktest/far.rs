@@ -1,5 +1,6 @@
 //! The server's end: answers, counts, and sends trains when it is asked to.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ pub(super) struct Seen {
 /// What the server says of a run when it is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub(super) struct Account {
-    /// Echoes that came.
+    /// Echoes that came, doubled ones once.
     pub(super) echoes: u32,
     /// The train that came; what was offered is not in it.
     pub(super) came: Rate,
@@ -36,7 +37,8 @@ pub(super) struct Account {
 /// The run that is on.
 struct Run {
     number: u32,
-    echoes: u32,
+    /// Sequence numbers: one that the network doubled is one.
+    echoes: HashSet<u32>,
     meter: Meter,
     /// Losses of the socket before the run.
     overflow: u32,
@@ -46,12 +48,14 @@ struct Run {
 
 impl Run {
     fn new(number: u32, socket: &Socket) -> Self {
-        Self { number, echoes: 0, meter: Meter::default(), overflow: socket.overflow(), offered: None, sent: false }
+        let (echoes, meter) = (HashSet::new(), Meter::default());
+        Self { number, echoes, meter, overflow: socket.overflow(), offered: None, sent: false }
     }
 
     fn account(&self, socket: &Socket) -> Account {
         let overflow = u64::from(socket.overflow().wrapping_sub(self.overflow));
-        Account { echoes: self.echoes, came: self.meter.rate(None, overflow), offered: self.offered }
+        let echoes = u32::try_from(self.echoes.len()).unwrap_or(u32::MAX);
+        Account { echoes, came: self.meter.rate(None, overflow), offered: self.offered }
     }
 }
 
@@ -68,7 +72,11 @@ pub fn serve(address: SocketAddr, token: u64, idle: Duration, ready: impl FnOnce
     while let Some(arrival) = socket.receive(&mut buffer, Instant::now() + idle)? {
         let bytes = &buffer[..arrival.length];
         let Some(head) = Head::read(bytes, token) else { continue };
-        if head.run != run.number {
+        // Late, of a run that has ended.
+        if head.run < run.number {
+            continue;
+        }
+        if head.run > run.number {
             run = Run::new(head.run, &socket);
         }
         match serve_one(&socket, &mut run, head, bytes, &arrival) {
@@ -83,7 +91,7 @@ fn serve_one(socket: &Socket, run: &mut Run, head: Head, bytes: &[u8], arrival: 
     let from = arrival.from;
     match head.kind {
         Kind::Echo => {
-            run.echoes += 1;
+            run.echoes.insert(head.sequence);
             let answer = Head { kind: Kind::Answer, ..head };
             socket.send(&answer.with(&Seen { hops: arrival.hops }), from)
         }
@@ -102,5 +110,38 @@ fn serve_one(socket: &Socket, run: &mut Run, head: Head, bytes: &[u8], arrival: 
         }
         Kind::Ask => socket.send(&Head { kind: Kind::Account, ..head }.with(&run.account(socket)), from),
         Kind::Send | Kind::Answer | Kind::Account => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    #[test]
+    fn what_is_late_or_doubled_changes_no_count() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server =
+            std::thread::spawn(move || serve(address, 5, Duration::from_secs(1), move |at| tell.send(at).unwrap()));
+        let socket = UdpSocket::bind(address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.connect(told.recv().unwrap()).unwrap();
+        let send = |kind, run, sequence| socket.send(&Head { token: 5, kind, run, sequence }.padded(0)).unwrap();
+        for (run, sequence) in [(1, 0), (2, 0), (2, 1), (2, 1), (1, 2)] {
+            send(Kind::Echo, run, sequence);
+        }
+        send(Kind::Ask, 2, 0);
+        let mut buffer = [0; 1000];
+        let account = loop {
+            let length = socket.recv(&mut buffer).unwrap();
+            match Head::read(&buffer[..length], 5) {
+                Some(head) if head.kind == Kind::Account => break body::<Account>(&buffer[..length]).unwrap(),
+                _ => {}
+            }
+        };
+        assert_eq!(account.echoes, 2);
+        server.join().unwrap().unwrap();
     }
 }

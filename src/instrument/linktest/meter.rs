@@ -1,5 +1,7 @@
 //! The rate of a train, from when its packets arrived.
 
+use nix::time::{ClockId, clock_gettime};
+
 use super::Rate;
 
 /// Packets below which no rate is told.
@@ -7,21 +9,31 @@ const FEWEST: usize = 8;
 /// Part of the packets at the beginning that says nothing: what a token bucket had saved up passes at full speed.
 pub(super) const WARM_UP: usize = 4;
 
+/// If the wall clock, by which the kernel stamps arrivals, was set by more than this meanwhile, no rate is told.
+const STEP_NS: u64 = 1_000_000;
+/// Readings of the distance of two clocks, of which the quickest counts.
+const READINGS: usize = 5;
+
 /// Arrivals of one train.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     /// Kernel time in nanoseconds and bytes on the link.
     arrivals: Vec<(i64, u32)>,
+    /// Of the wall clock from the monotonic one at the first arrival.
+    distance: Option<i64>,
 }
 
 impl Meter {
     pub(super) fn add(&mut self, at_ns: i64, wire_bytes: u32) {
+        if self.arrivals.is_empty() {
+            self.distance = distance();
+        }
         self.arrivals.push((at_ns, wire_bytes));
     }
 
     /// `overflow`: datagrams the receiver's socket had no room for.
     pub(super) fn rate(&self, offered: Option<f64>, overflow: u64) -> Rate {
-        let received = self.received().filter(|_| overflow == 0);
+        let received = self.received().filter(|_| overflow == 0 && steady(self.distance, distance()));
         Rate { received, offered, packets: self.arrivals.len() as u64, overflow }
     }
 
@@ -36,6 +48,26 @@ impl Meter {
         let bytes: u64 = steady[1..].iter().map(|(_, bytes)| u64::from(*bytes)).sum();
         bits_per_second(bytes, last - first)
     }
+}
+
+/// How far the wall clock is from the monotonic one, in nanoseconds; `None` when the kernel does not tell.
+fn distance() -> Option<i64> {
+    let read = |clock| {
+        let time = clock_gettime(clock).ok()?;
+        time.tv_sec().checked_mul(1_000_000_000)?.checked_add(time.tv_nsec())
+    };
+    let reading = || {
+        let before = read(ClockId::CLOCK_MONOTONIC)?;
+        let wall = read(ClockId::CLOCK_REALTIME)?;
+        let took = read(ClockId::CLOCK_MONOTONIC)?.saturating_sub(before);
+        Some((took, wall.saturating_sub(before)))
+    };
+    (0..READINGS).filter_map(|_| reading()).min().map(|(_, distance)| distance)
+}
+
+/// Was the wall clock left alone between the two?
+fn steady(before: Option<i64>, after: Option<i64>) -> bool {
+    before.zip(after).is_some_and(|(before, after)| before.abs_diff(after) <= STEP_NS)
 }
 
 /// `None` when no time has passed.
@@ -58,6 +90,18 @@ mod tests {
         let rate = meter.rate(Some(1.0), 0);
         assert_eq!((rate.received, rate.offered, rate.packets), (Some(8e6), Some(1.0), 40));
         assert_eq!(meter.rate(None, 1).received, None, "its own losses would pass for the link's");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_tells_no_rate() {
+        assert!(steady(Some(5), Some(1_000_005)) && steady(Some(1_000_005), Some(5)));
+        assert!(!steady(Some(5), Some(1_000_006)) && !steady(Some(1_000_006), Some(5)));
+        assert!(!steady(None, Some(0)) && !steady(Some(0), None));
+        let mut meter = Meter::default();
+        (0..20).for_each(|ms| meter.add(ms * 1_000_000, 1000));
+        assert_eq!(meter.rate(None, 0).received, Some(8e6));
+        meter.distance = meter.distance.map(|distance| distance + 50_000_000);
+        assert_eq!(meter.rate(None, 0).received, None);
     }
 
     #[test]

@@ -43,8 +43,8 @@ pub struct Reach {
     pub hops_back: Option<u8>,
 }
 
-/// Loss and delay.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// Loss and delay; nothing is sent over a link that is too slow for it.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Loss {
     /// Datagrams the client sent.
     pub sent: u32,

@@ -14,15 +14,18 @@ use super::{Found, Loss, Rate, Reach};
 /// Tries until the server counts as not reachable, and how long each waits.
 const TRIES: u32 = 20;
 const PATIENCE: Duration = Duration::from_millis(250);
-/// Datagrams for loss and delay, and the time between them.
+/// Datagrams for loss and delay, and the least time between them.
 const ECHOES: u32 = 100;
 const ECHO_GAP: Duration = Duration::from_millis(5);
 const ECHO_BYTES: usize = 100;
-/// How long the last answers may take.
+/// A link so slow that echoes would be further apart is not tested: all of them together would take too long.
+const LONGEST_GAP: Duration = Duration::from_millis(350);
+/// How long the last answers may take at least, and how many echoes may wait before them.
 const LAST: Duration = Duration::from_secs(1);
+const WAITING: u32 = 32;
 /// After this much silence a train has ended.
 const SILENCE: Duration = Duration::from_millis(500);
-/// A train of a slow link may take this long until its first packet is through.
+/// A train may take this long until its first packet is through, and twice that beyond what the link should take for it.
 const FIRST: Duration = Duration::from_secs(5);
 
 /// What to test.
@@ -30,12 +33,12 @@ const FIRST: Duration = Duration::from_secs(5);
 pub enum Test {
     /// Connectivity and hops.
     Reach,
-    /// Loss and delay.
-    Loss,
-    /// The rate from here to the server.
-    RateThere(Plan),
+    /// Loss and delay of a link that should carry so many bits per second; `None` without a limit.
+    Loss(Option<u64>),
+    /// The rate from here to the server; without a train it stays unknown.
+    RateThere(Option<Plan>),
     /// The rate from the server to here.
-    RateBack(Plan),
+    RateBack(Option<Plan>),
 }
 
 /// One test.
@@ -51,7 +54,7 @@ pub struct Probe {
     pub test: Test,
 }
 
-/// Makes the test. Takes at most some ten seconds, whatever the link does.
+/// Makes the test. Takes at most some ten seconds, whatever the link does, and less than a minute where it should be slow.
 ///
 /// # Errors
 /// The socket fails. A link that carries nothing is no error but a finding.
@@ -60,9 +63,10 @@ pub fn probe(probe: &Probe) -> io::Result<Found> {
     let mut near = Near { socket, probe: *probe, buffer: vec![0; BUFFER] };
     match probe.test {
         Test::Reach => near.reach().map(Found::Reach),
-        Test::Loss => near.loss().map(Found::Loss),
-        Test::RateThere(plan) => near.there(plan).map(Found::Rate),
-        Test::RateBack(plan) => near.back(plan).map(Found::Rate),
+        Test::Loss(rate) => near.loss(rate).map(Found::Loss),
+        Test::RateThere(Some(plan)) => near.there(plan).map(Found::Rate),
+        Test::RateBack(Some(plan)) => near.back(plan).map(Found::Rate),
+        Test::RateThere(None) | Test::RateBack(None) => Ok(Found::Rate(Rate::default())),
     }
 }
 
@@ -94,6 +98,10 @@ impl Near {
             if let Some(head) = wanted {
                 return Ok(Some((head, arrival)));
             }
+            // Whatever else comes in a stream does not make it wait longer.
+            if Instant::now() >= deadline {
+                break;
+            }
         }
         Ok(None)
     }
@@ -110,17 +118,19 @@ impl Near {
         Ok(Reach { tries: TRIES, answered: false, hops_there: None, hops_back: None })
     }
 
-    fn loss(&mut self) -> io::Result<Loss> {
+    fn loss(&mut self, rate: Option<u64>) -> io::Result<Loss> {
+        let Some(gap) = echo_gap(rate) else { return Ok(Loss::default()) };
         let mut sent = Vec::with_capacity(ECHOES as usize);
         let mut times: Vec<Option<Duration>> = vec![None; ECHOES as usize];
-        let begun = Instant::now();
         for sequence in 0..ECHOES {
-            sent.push(Instant::now());
+            let now = Instant::now();
+            sent.push(now);
             self.send(&self.head(Kind::Echo, sequence).padded(ECHO_BYTES))?;
-            self.answers(&sent, &mut times, begun + ECHO_GAP * (sequence + 1))?;
+            // Not made up for when it is late: echoes in a row would fill queues.
+            self.answers(&sent, &mut times, now + gap)?;
         }
-        self.answers(&sent, &mut times, Instant::now() + LAST)?;
-        let arrived = self.account()?.map(|account| account.echoes.min(ECHOES));
+        self.answers(&sent, &mut times, Instant::now() + LAST.max(gap * WAITING))?;
+        let arrived = self.account(Duration::ZERO)?.map(|account| account.echoes);
         let mut rtts: Vec<f64> = times.into_iter().flatten().map(|time| time.as_secs_f64()).collect();
         rtts.sort_unstable_by(f64::total_cmp);
         Ok(Loss {
@@ -148,8 +158,8 @@ impl Near {
     fn there(&mut self, plan: Plan) -> io::Result<Rate> {
         let Probe { server, token, run, .. } = self.probe;
         let offered = train::send(&self.socket, server, token, run, plan)?;
-        // What still waits in queues arrives before the question does.
-        let account = self.account()?;
+        // What still waits in queues, up to a third of it, arrives before the question does.
+        let account = self.account(plan.takes() / 2)?;
         Ok(account.map_or(Rate { offered, ..Rate::default() }, |account| Rate { offered, ..account.came }))
     }
 
@@ -160,7 +170,7 @@ impl Near {
         let begun = Instant::now();
         let mut patience = PATIENCE;
         self.send(&request)?;
-        while begun.elapsed() < FIRST * 2 {
+        while begun.elapsed() < FIRST * 2 + plan.takes() {
             match self.receive(Kind::Train, Instant::now() + patience)? {
                 Some((_, arrival)) => {
                     patience = SILENCE;
@@ -171,13 +181,15 @@ impl Near {
                 None => self.send(&request)?,
             }
         }
-        let offered = self.account()?.and_then(|account| account.offered);
+        let offered = self.account(Duration::ZERO)?.and_then(|account| account.offered);
         Ok(meter.rate(offered, u64::from(self.socket.overflow().wrapping_sub(overflow))))
     }
 
-    /// Asks the server what came; `None` when it does not answer.
-    fn account(&mut self) -> io::Result<Option<Account>> {
-        for tries in 1..=TRIES {
+    /// Asks the server what came, also while queues need so long to empty; `None` when it does not answer.
+    fn account(&mut self, queues: Duration) -> io::Result<Option<Account>> {
+        let (begun, mut tries) = (Instant::now(), 0);
+        while begun.elapsed() < PATIENCE * TRIES + queues {
+            tries += 1;
             self.send(&self.head(Kind::Ask, tries).padded(0))?;
             if let Some((_, arrival)) = self.receive(Kind::Account, Instant::now() + PATIENCE)? {
                 return Ok(body(&self.buffer[..arrival.length]));
@@ -185,6 +197,15 @@ impl Near {
         }
         Ok(None)
     }
+}
+
+/// Time between two echoes, which take four fifths of a link of that rate (bit/s) at most; `None` when it is too slow for
+/// them.
+fn echo_gap(rate: Option<u64>) -> Option<Duration> {
+    let bits = (ECHO_BYTES as u64 + u64::from(OVERHEAD)) * 8;
+    let needed = rate.map(|rate| Duration::from_nanos(bits * 1_250_000_000 / rate.max(1)));
+    let gap = needed.map_or(ECHO_GAP, |needed| needed.max(ECHO_GAP));
+    (gap <= LONGEST_GAP).then_some(gap)
 }
 
 #[cfg(test)]
@@ -207,20 +228,47 @@ mod tests {
     fn loopback_has_no_hops_and_no_loss() {
         let Found::Reach(reach) = found(Test::Reach) else { panic!("another test") };
         assert_eq!((reach.answered, reach.hops_there, reach.hops_back), (true, Some(0), Some(0)));
-        let Found::Loss(loss) = found(Test::Loss) else { panic!("another test") };
+        let Found::Loss(loss) = found(Test::Loss(None)) else { panic!("another test") };
         assert_eq!((loss.sent, loss.arrived, loss.answered), (ECHOES, Some(ECHOES), ECHOES));
         assert!(loss.rtt_min <= loss.rtt_median && loss.rtt_median <= loss.rtt_max, "{loss:?}");
     }
 
     #[test]
+    fn echoes_leave_a_slow_link_the_time_for_them() {
+        for (rate, expected) in [
+            (None, Some(ECHO_GAP)),
+            (Some(1_000_000_000), Some(ECHO_GAP)),
+            (Some(284_000), Some(ECHO_GAP)),
+            (Some(100_000), Some(Duration::from_micros(14_200))),
+            (Some(8_000), Some(Duration::from_micros(177_500))),
+            (Some(4_000), None),
+            (Some(0), None),
+        ] {
+            assert_eq!(echo_gap(rate), expected, "{rate:?}");
+        }
+    }
+
+    #[test]
+    fn a_link_too_slow_for_echoes_has_no_loss() {
+        let Found::Loss(loss) = found(Test::Loss(Some(1_000))) else { panic!("another test") };
+        assert_eq!(loss, Loss::default());
+    }
+
+    #[test]
     fn a_train_comes_as_fast_as_it_was_sent() {
         let plan = Plan { payload: 1000, packets: 500, pace: Some(40_000_000) };
-        for test in [Test::RateThere(plan), Test::RateBack(plan)] {
+        for test in [Test::RateThere(Some(plan)), Test::RateBack(Some(plan))] {
             let Found::Rate(rate) = found(test) else { panic!("another test") };
             assert_eq!((rate.packets, rate.overflow), (500, 0));
             // A busy host sends slower than it was told to, and never much faster.
             assert!(rate.received.is_some() && rate.offered.is_some_and(|offered| offered < 80e6), "{rate:?}");
         }
+    }
+
+    #[test]
+    fn without_a_train_there_is_no_rate() {
+        let Found::Rate(rate) = found(Test::RateBack(None)) else { panic!("another test") };
+        assert_eq!(rate, Rate::default());
     }
 
     #[test]

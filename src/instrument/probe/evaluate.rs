@@ -13,6 +13,10 @@ const LATE_PART: u64 = 10;
 /// One-way delays are told when the clocks differ by no more than this part of the shortest round trip.
 const ERROR_PART: u64 = 10;
 
+/// So many packets without the kernel's time are usual, and one in so many.
+const STAMPED_LATE: u64 = 10;
+const STAMPED_LATE_PART: u64 = 100;
+
 /// What the reports are to be read with.
 #[derive(Debug, Clone)]
 pub struct Session {
@@ -90,6 +94,7 @@ pub fn evaluate(session: &Session, sender: Left<'_>, reflector: Left<'_>) -> Eva
         Courses { session, sent, reflected: reflected.as_ref() }.tell(&mut probe, &mut findings);
     }
     findings.of_reports(sent.as_ref(), reflected.as_ref());
+    findings.of_stamps(sent.as_ref(), reflected.as_ref());
     Evaluated { probe, problems: findings.problems, notes: findings.notes }
 }
 
@@ -277,6 +282,12 @@ impl Courses<'_> {
         }
         for way in ProbeWay::BY_NAME {
             let (Some(account), known) = &accounts[way.index()] else { continue };
+            // It would say of each bin what is not known of the whole.
+            if probe.paths[way.index()].lost.is_none() {
+                let (pair, way) = (self.session.pair, way.as_str());
+                findings.notes.push(format!("the probe of pair {pair} has no series {way}: losses are not known"));
+                continue;
+            }
             let mut sums = vec![Bin::default(); bins];
             for (index, delay) in account.first.iter().enumerate() {
                 let Some(sent) = self.sent_at(way, index) else { continue };
@@ -409,6 +420,24 @@ impl Findings {
             }
             if end.unlisted > 0 {
                 self.suspect(format!("{} packets arrived at the {name} beyond its limit", end.unlisted));
+            }
+        }
+    }
+
+    /// The processes' own times hold their waits for a processor; how many delays do?
+    fn of_stamps(&mut self, sent: Option<&SenderReport>, reflected: Option<&ReflectorReport>) {
+        let sender = sent.map(|report| ("sender", &report.end, report.sent.0.len(), report.answered.0.len()));
+        let reflector = reflected
+            .map(|report| ("reflector", &report.end, report.place.0.len() - report.unsent.len(), report.place.0.len()));
+        for (name, end, sent, received) in sender.into_iter().chain(reflector) {
+            let stamps =
+                [(end.sent_stamped_late, sent, "were sent by"), (end.received_stamped_late, received, "arrived at")];
+            for (late, packets, what) in stamps {
+                if late > STAMPED_LATE && late.saturating_mul(STAMPED_LATE_PART) > packets as u64 {
+                    self.suspect(format!(
+                        "of {packets} packets that {what} the {name}, {late} have no time of the kernel, but the process's"
+                    ));
+                }
             }
         }
     }

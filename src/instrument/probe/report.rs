@@ -4,7 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::clock::ClockFacts;
+use super::clock::{ClockFacts, KernelState};
+
+/// The largest number that the store holds.
+const MOST: u64 = i64::MAX.unsigned_abs();
 
 /// A line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -115,7 +118,34 @@ impl SenderReport {
         let answers = self.answered.0.len();
         self.late.len() == self.sent.0.len()
             && [&self.number, &self.received, &self.held].iter().all(|list| list.0.len() == answers)
-            && self.slots == (self.sent.0.len() as u64).saturating_add(self.missed).saturating_add(self.end.errors)
+            && [self.slots, self.missed, self.refused].iter().all(|&count| count <= MOST)
+            && self.end.sound()
+            && self.slots_told() == Some(self.slots)
+    }
+}
+
+impl SenderReport {
+    fn slots_told(&self) -> Option<u64> {
+        (self.sent.0.len() as u64).checked_add(self.missed)?.checked_add(self.end.errors)
+    }
+}
+
+impl EndReport {
+    /// Are the numbers such as the store holds?
+    fn sound(&self) -> bool {
+        let counts = [
+            self.dropped,
+            self.foreign,
+            self.errors,
+            self.unlisted,
+            self.sent_stamped_late,
+            self.received_stamped_late,
+            self.clock.step_ns,
+        ];
+        let states = [self.clock.before, self.clock.after];
+        // The bounds of two clocks are added.
+        let sound = |state: &KernelState| state.max_error_ns <= MOST / 2 && state.estimated_error_ns <= MOST / 2;
+        counts.iter().all(|&count| count <= MOST) && states.iter().flatten().all(sound)
     }
 }
 
@@ -126,6 +156,7 @@ impl ReflectorReport {
         [&self.received, &self.sent].iter().all(|list| list.0.len() == answers)
             && self.unsent.is_sorted_by(|a, b| a < b)
             && self.unsent.last().is_none_or(|&last| last < answers as u64)
+            && self.end.sound()
     }
 }
 

@@ -34,6 +34,13 @@ impl Schedule {
         Some((behind % self.interval_ns).unsigned_abs())
     }
 
+    /// Nothing is sent any more: slots whose whole interval has passed by now were missed.
+    pub(super) fn close(&mut self, now_ns: i64) {
+        let passed = now_ns.saturating_sub(self.due()).max(0) / self.interval_ns;
+        self.missed += passed.unsigned_abs();
+        self.next += passed;
+    }
+
     /// Slots so far, the missed ones included.
     pub(super) const fn slots(&self) -> u64 {
         self.next.unsigned_abs()
@@ -59,5 +66,23 @@ mod tests {
         assert_eq!(schedule.take(1045), Some(5), "1020 and 1030 have passed, 1040 is taken");
         assert_eq!((schedule.slots(), schedule.missed()), (5, 2));
         assert_eq!(schedule.wait(1045), 5);
+    }
+
+    #[test]
+    fn slots_overdue_at_the_end_are_missed() {
+        let mut schedule = Schedule::new(1000, 10);
+        schedule.close(995);
+        assert_eq!((schedule.slots(), schedule.missed()), (0, 0), "before the first");
+        assert_eq!(schedule.take(1000), Some(0));
+        schedule.close(1009);
+        assert_eq!((schedule.slots(), schedule.missed()), (1, 0));
+        schedule.close(1039);
+        assert_eq!(
+            (schedule.slots(), schedule.missed()),
+            (3, 2),
+            "1010 and 1020 have passed, 1030 could still be taken"
+        );
+        schedule.close(1039);
+        assert_eq!((schedule.slots(), schedule.missed()), (3, 2), "once");
     }
 }

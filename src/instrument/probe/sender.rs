@@ -135,7 +135,11 @@ impl Sender<'_> {
                 self.turn(now)?;
                 self.schedule.wait(monotonic_ns()?)
             };
-            stopping |= waiter.wait(&self.socket, wait)?;
+            let asked = waiter.wait(&self.socket, wait)?;
+            if asked && !stopping {
+                self.schedule.close(monotonic_ns()?);
+            }
+            stopping |= asked;
             self.read()?;
         }
     }

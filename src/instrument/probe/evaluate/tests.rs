@@ -86,6 +86,48 @@ fn texts(evaluated: &Evaluated) -> String {
     evaluated.problems.iter().map(|p| format!("{:?}: {}\n", p.weight, p.text)).collect()
 }
 
+/// Spoils one number of a report.
+type Spoil<T> = fn(&mut T);
+
+#[test]
+fn numbers_beyond_what_the_store_holds_are_no_report() {
+    let beyond = KernelState { synchronised: true, max_error_ns: u64::MAX / 2, estimated_error_ns: 1 };
+    let (sender, reflector) = course(3, 0);
+    assert_eq!(texts(&told(&session(true), &sender, Some(&reflector))), "");
+    let spoils: [Spoil<SenderReport>; 8] = [
+        |sender| sender.slots = u64::MAX,
+        |sender| (sender.slots, sender.missed) = (u64::MAX, u64::MAX),
+        |sender| (sender.slots, sender.missed) = (2, u64::MAX),
+        |sender| (sender.slots, sender.end.errors) = (1 << 63, (1 << 63) - 3),
+        |sender| sender.refused = 1 << 63,
+        |sender| sender.end.dropped = u64::MAX,
+        |sender| sender.end.unlisted = u64::MAX,
+        |sender| sender.end.clock.step_ns = u64::MAX,
+    ];
+    for (at, spoil) in spoils.into_iter().enumerate() {
+        let mut spoilt = sender.clone();
+        spoil(&mut spoilt);
+        let found = texts(&told(&session(true), &spoilt, Some(&reflector)));
+        assert!(found.contains("its sender left no report"), "{at}: {found}");
+    }
+    let spoils: [Spoil<ReflectorReport>; 4] = [
+        |reflector| reflector.end.dropped = 1 << 63,
+        |reflector| reflector.end.foreign = u64::MAX,
+        |reflector| reflector.end.sent_stamped_late = u64::MAX,
+        |reflector| reflector.end.received_stamped_late = u64::MAX,
+    ];
+    for (at, spoil) in spoils.into_iter().enumerate() {
+        let mut spoilt = reflector.clone();
+        spoil(&mut spoilt);
+        let found = texts(&told(&session(true), &sender, Some(&spoilt)));
+        assert!(found.contains("its reflector left no report"), "{at}: {found}");
+    }
+    let mut spoilt = reflector.clone();
+    spoilt.end.clock.after = Some(beyond);
+    let found = texts(&told(&session(true), &sender, Some(&spoilt)));
+    assert!(found.contains("its reflector left no report"), "{found}");
+}
+
 fn mean(delay: Option<&crate::record::Delay>) -> f64 {
     (delay.unwrap().mean * 1e9).round()
 }
@@ -272,4 +314,33 @@ fn a_series_has_every_packet_once() {
     let short = Session { series: Some((Duration::from_millis(100), 29)), ..session(true) };
     let all = told(&short, &sender, Some(&reflector));
     assert!(all.probe.series.is_empty() && all.notes[0].contains("too long"));
+}
+
+#[test]
+fn times_of_processes_are_told_when_they_are_many() {
+    for (packets, late, expected) in [(100, 10, false), (100, 11, true), (2000, 20, false), (2000, 21, true)] {
+        let spoils: [fn(&mut EndReport, u64); 2] =
+            [|end, late| end.sent_stamped_late = late, |end, late| end.received_stamped_late = late];
+        for spoil in spoils {
+            let (mut sender, mut reflector) = course(packets, 0);
+            spoil(&mut sender.end, late);
+            let found = texts(&told(&session(true), &sender, Some(&reflector)));
+            assert_eq!(found.contains("the sender, "), expected, "{found}");
+            assert_eq!(found.contains(&format!("of {packets} packets")), expected, "{found}");
+            spoil(&mut sender.end, 0);
+            spoil(&mut reflector.end, late);
+            let found = texts(&told(&session(true), &sender, Some(&reflector)));
+            assert_eq!(found.contains("the reflector, "), expected, "{found}");
+        }
+    }
+}
+
+#[test]
+fn a_way_with_unknown_losses_has_no_series() {
+    let (mut sender, reflector) = course(100, 0);
+    sender.end.dropped = 3;
+    let wanted = Session { series: Some((Duration::from_millis(100), 1000)), ..session(true) };
+    let all = told(&wanted, &sender, Some(&reflector));
+    assert!(all.probe.series.iter().all(|bin| bin.way == ProbeWay::ToServer));
+    assert_eq!((all.probe.series.len(), all.notes.len()), (10, 2), "{:?}", all.notes);
 }
