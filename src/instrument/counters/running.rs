@@ -213,3 +213,26 @@ fn note(place: &crate::record::CounterPlace) -> String {
 fn millis(us: u64) -> f64 {
     us as f64 / 1e3
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instrument::host;
+    use crate::record::{HOST_METRICS, HostUse};
+
+    #[test]
+    fn names_of_the_hosts_metrics_are_those_that_a_spec_may_not_ask_for() {
+        let used = HostUse {
+            wall: Duration::from_secs(1),
+            cpu: None,
+            swap_in: None,
+            swap_out: None,
+            thermal_throttles: None,
+            cgroup_throttles: None,
+            load: None,
+            foreign: None,
+        };
+        let names: Vec<String> = host::metrics(&used).into_iter().map(|metric| metric.name).collect();
+        assert_eq!(names, HOST_METRICS);
+    }
+}
