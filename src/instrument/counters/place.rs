@@ -8,7 +8,7 @@ use crate::ids::NodeId;
 use crate::record::{CounterPlace, CounterSeries, CounterSource, CounterTotal, Problem, Weight};
 
 /// Most counters of one source that are named for having grown.
-const MOST_OTHERS: usize = 8192;
+pub(super) const MOST_OTHERS: usize = 8192;
 
 /// What a place is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,7 +238,9 @@ fn lacks(listed: &Listed, reading: &Reading) -> bool {
 fn grown(before: Option<&Counter>, after: Option<&Counter>) -> Option<u64> {
     match (before, after?) {
         (Some(before), after) => growth(before, after),
-        (None, after) => (after.kind == Kind::FromNothing).then_some(after.value),
+        (None, after) => {
+            (after.kind == Kind::FromNothing && i64::try_from(after.value).is_ok()).then_some(after.value)
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::host::clock::now_ns;
 /// Values of all series together, about; beyond, every other reading is dropped and the interval doubled.
 const BUDGET: usize = 16_384;
 /// Bounds of the number of readings.
-const READINGS: [usize; 2] = [32, 512];
+pub(super) const READINGS: [usize; 2] = [32, 512];
 
 /// What is to be read.
 #[derive(Debug, Clone)]

@@ -121,7 +121,8 @@ pub fn growth(before: &Counter, after: &Counter) -> Option<u64> {
         return None;
     }
     match (after.value.checked_sub(before.value), after.kind) {
-        (grown @ Some(_), _) => grown,
+        // More than a file can keep is no growth: a driver's counter that was set to -1.
+        (Some(grown), _) => i64::try_from(grown).is_ok().then_some(grown),
         (None, Kind::Grows32) if (3 * QUARTER..4 * QUARTER).contains(&before.value) && after.value < QUARTER => {
             Some(4 * QUARTER - before.value + after.value)
         }
@@ -180,6 +181,7 @@ mod tests {
         assert_eq!(growth(&wide(3), &wide(10)), Some(7));
         assert_eq!(growth(&wide(10), &wide(3)), None, "backwards");
         assert_eq!(growth(&wide(u64::MAX), &wide(3)), None, "64 bits do not begin again");
+        assert_eq!(growth(&wide(0), &wide(u64::MAX)), None, "more than a file can keep");
         assert_eq!(growth(&narrow(u64::from(u32::MAX)), &narrow(4)), Some(5));
         assert_eq!(growth(&narrow((1 << 32) + 5), &narrow((1 << 32) + 8)), Some(3), "a sum beyond 32 bits");
         assert_eq!(growth(&narrow(3_000_000_000), &narrow(5)), None, "set back from the middle");
