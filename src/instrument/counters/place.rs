@@ -28,7 +28,7 @@ pub(super) struct Place {
     tracks: Vec<Track>,
     /// Of each gauge among the metrics: sum and number of what was read.
     gauges: BTreeMap<String, (f64, u32)>,
-    /// Readings in which a source failed that should not.
+    /// Readings in which a source failed that should not, or that was there at first.
     failed: BTreeMap<&'static str, u64>,
 }
 
@@ -93,7 +93,8 @@ impl Place {
                         *count += 1;
                     }
                 }
-                Some(Err(_)) if !listed.optional => *self.failed.entry(listed.source).or_default() += 1,
+                // A source that a machine need not have, and that was there, has failed as well.
+                Some(Err(_)) if !lacks(listed, &self.first) => *self.failed.entry(listed.source).or_default() += 1,
                 _ => {}
             }
         }
@@ -394,5 +395,18 @@ mod tests {
         assert_eq!(kvm.why.as_deref(), Some("no directory"));
         assert_eq!((value(&totals, "cpu.user"), value(&totals, "cpu.idle")), (Some(0.3), Some(0.0)));
         assert_eq!(value(&totals, "intr"), None);
+    }
+
+    #[test]
+    fn an_optional_source_that_fails_later_is_told() {
+        let plan = PlacePlan { node: None, owners: vec![Owner::Sockets] };
+        let mut first = Reading::default();
+        first.add("sockets", Ok(vec![Counter::gauge("tcpinfo.sockets", 1)]));
+        let mut place = Place::new(plan, &[], first, true);
+        let mut last = Reading::default();
+        last.add("sockets", Err("sock_diag: no memory".to_owned()));
+        place.end(last);
+        let texts: Vec<_> = place.problems(0).into_iter().map(|problem| problem.text).collect();
+        assert_eq!(texts, ["counters of the host: 1 readings of sockets failed: sock_diag: no memory"]);
     }
 }
