@@ -86,18 +86,15 @@ impl Place {
         for listed in self.plan.lists() {
             match reading.source(listed.source) {
                 Some(Ok(all)) => {
-                    let found = listed.names.iter().filter_map(|name| all.get(*name));
-                    for counter in found.filter(|counter| counter.kind == Kind::Gauge) {
-                        let (sum, count) = self.gauges.entry(counter.name.clone()).or_default();
-                        *sum += scaled(counter.value, counter.unit);
-                        *count += 1;
-                    }
+                    add_gauges(&mut self.gauges, listed.names.iter().filter_map(|name| all.get(*name)));
                 }
                 // A source that a machine need not have, and that was there, has failed as well.
                 Some(Err(_)) if !lacks(listed, &self.first) => *self.failed.entry(listed.source).or_default() += 1,
                 _ => {}
             }
         }
+        let outside = self.extra.iter().filter(|name| !self.plan.has_listed(name));
+        add_gauges(&mut self.gauges, outside.filter_map(|name| reading.get(name)));
     }
 
     /// Takes the last reading.
@@ -193,6 +190,10 @@ impl PlacePlan {
     fn lists(&self) -> impl Iterator<Item = &'static Listed> + use<'_> {
         LISTS.iter().filter(|listed| self.owners.contains(&listed.owner))
     }
+
+    fn has_listed(&self, name: &str) -> bool {
+        self.lists().any(|listed| listed.names.contains(&name))
+    }
 }
 
 impl Track {
@@ -263,6 +264,15 @@ fn others(
         .then(|| format!("{} counters have grown, of which the first {MOST_OTHERS} are kept", all.len()));
     all.truncate(MOST_OTHERS);
     (why, all)
+}
+
+/// Adds those that are gauges to what was read of them before.
+fn add_gauges<'a>(gauges: &mut BTreeMap<String, (f64, u32)>, counters: impl Iterator<Item = &'a Counter>) {
+    for counter in counters.filter(|counter| counter.kind == Kind::Gauge) {
+        let (sum, count) = gauges.entry(counter.name.clone()).or_default();
+        *sum += scaled(counter.value, counter.unit);
+        *count += 1;
+    }
 }
 
 fn mean<'a>(counters: impl Iterator<Item = &'a Counter>) -> Option<f64> {
@@ -375,6 +385,21 @@ mod tests {
         let (record, _) = place.finish(times(0));
         let series = record.series.iter().find(|series| series.name == "TcpOutSegs").unwrap();
         assert_eq!(series.values, [Some(3), Some(7), Some(11)]);
+    }
+
+    #[test]
+    fn a_gauge_that_is_asked_for_is_a_mean_over_all_readings() {
+        let plan = PlacePlan { node: Some(NodeId::client(1)), owners: vec![Owner::Protocols] };
+        let read = |established: u64| {
+            let mut reading = Reading::default();
+            reading.add("snmp", text::mib(&format!("Tcp: CurrEstab OutSegs\nTcp: {established} 1\n")));
+            reading
+        };
+        let mut place = Place::new(plan, &["TcpCurrEstab".to_owned()], read(1), true);
+        place.take(&read(8));
+        place.end(read(3));
+        let (_, totals) = place.finish(times(0));
+        assert_eq!(value(&totals, "TcpCurrEstab"), Some(4.0));
     }
 
     #[test]
