@@ -207,10 +207,16 @@ fn read_links(
     }
 }
 
-/// The discipline at the root has the interface's name alone, those below it their own: `if.qdisc.fq_codel.8001:.drops`.
+/// The discipline at the root has the interface's name alone, those below it their own: `if.qdisc.fq_codel.8001:0.drops`.
+/// Those of the queues of a NIC often have no handle, and then the name of their queue:
+/// `if.qdisc.fq_codel.parent.0:2.drops`.
 fn of_qdisc(prefix: &str, q: &QdiscStatistics) -> Vec<Counter> {
-    let below =
-        if q.root { String::new() } else { format!(".{}.{:x}:{:x}", q.kind, q.handle >> 16, q.handle & 0xffff) };
+    let number = |number: u32| format!("{:x}:{:x}", number >> 16, number & 0xffff);
+    let below = match q.handle {
+        _ if q.root => String::new(),
+        0 => format!(".{}.parent.{}", q.kind, number(q.parent)),
+        handle => format!(".{}.{}", q.kind, number(handle)),
+    };
     let name = |name: &str| format!("{prefix}.qdisc{below}.{name}");
     vec![
         Counter::grows(name("bytes"), q.bytes).in_unit(Unit::Byte),
@@ -328,6 +334,29 @@ mod tests {
         assert_eq!((value(&first, "tcpinfo.cwnd"), value(&first, "tcpinfo.delivery_rate")), (Some(10_000), Some(300)));
         let later = sockets.take(&[socket(1, 100, 4), socket(4, 100, 2)]);
         assert_eq!((value(&later, "tcpinfo.retrans_seen"), value(&later, "tcpinfo.sockets_seen")), (Some(6), Some(4)));
+    }
+
+    #[test]
+    fn queues_of_one_interface_have_names_of_their_own() {
+        let queue = |handle, parent| QdiscStatistics {
+            index: 2,
+            kind: "fq_codel".to_owned(),
+            handle,
+            parent,
+            root: parent == u32::MAX,
+            bytes: 1,
+            packets: 2,
+            queued: 3,
+            backlog: 4,
+            drops: 5,
+            requeues: 6,
+            overlimits: 7,
+        };
+        let name = |handle, parent| of_qdisc("if", &queue(handle, parent))[0].name.clone();
+        assert_eq!(name(0, u32::MAX), "if.qdisc.bytes");
+        assert_eq!(name(0x8001_0000, 1), "if.qdisc.fq_codel.8001:0.bytes");
+        assert_eq!(name(0, 1), "if.qdisc.fq_codel.parent.0:1.bytes");
+        assert_ne!(name(0, 1), name(0, 2));
     }
 
     #[test]

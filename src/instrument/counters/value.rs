@@ -1,6 +1,7 @@
 //! A counter as it was read, and what lies between two readings of it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// A number that a kernel gave at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,17 +142,13 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Adds what a source says. What is read in two parts is one.
+    /// Adds what a source says. What is read in two parts is one. Two counters of one name cannot be told apart: the source
+    /// has failed.
     pub(super) fn add(&mut self, source: &'static str, read: Read) {
-        let read = read.map(|counters| counters.into_iter().map(|counter| (counter.name.clone(), counter)).collect());
-        match (self.sources.get_mut(source), read) {
-            (Some(Ok(all)), Ok(more)) => {
-                all.extend::<BTreeMap<String, Counter>>(more);
-            }
-            (Some(Err(_)), _) => {}
-            (_, read) => {
-                self.sources.insert(source, read);
-            }
+        let sum = self.sources.entry(source).or_insert_with(|| Ok(BTreeMap::new()));
+        let Ok(all) = sum else { return };
+        if let Err(why) = read.and_then(|more| join(all, more)) {
+            *sum = Err(why);
         }
     }
 
@@ -169,6 +166,18 @@ impl Reading {
     pub(super) fn get(&self, name: &str) -> Option<&Counter> {
         self.sources.values().filter_map(|read| read.as_ref().ok()).find_map(|counters| counters.get(name))
     }
+}
+
+fn join(all: &mut BTreeMap<String, Counter>, more: Vec<Counter>) -> Result<(), String> {
+    for counter in more {
+        match all.entry(counter.name.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(counter);
+            }
+            Entry::Occupied(place) => return Err(format!("{} is there twice", place.key())),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -202,5 +211,8 @@ mod tests {
         reading.add("links", Ok(vec![Counter::grows("c", 3)]));
         assert_eq!(reading.source("links").unwrap().unwrap_err(), "no");
         assert!(reading.get("a").is_none());
+        reading.add("qdisc", Ok(vec![Counter::grows("d", 1)]));
+        reading.add("qdisc", Ok(vec![Counter::grows("d", 2)]));
+        assert_eq!(reading.source("qdisc").unwrap().unwrap_err(), "d is there twice");
     }
 }
