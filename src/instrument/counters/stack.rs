@@ -1,6 +1,6 @@
 //! The counters of a network stack: a namespace of this kernel. Everything is opened inside it once, and stays bound to it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -250,6 +250,18 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
 }
 
+/// A connection that moves in the kernel's table while that is listed is there twice: the later view of it.
+fn each_once(listed: &[TcpSocket]) -> Vec<&TcpSocket> {
+    let mut once: BTreeMap<u64, &TcpSocket> = BTreeMap::new();
+    for socket in listed {
+        let kept = once.entry(socket.cookie).or_insert(socket);
+        if socket.total_retrans >= kept.total_retrans {
+            *kept = socket;
+        }
+    }
+    once.into_values().collect()
+}
+
 impl Sockets {
     fn read(&mut self) -> Read {
         let listed = match &mut self.diagnosis {
@@ -260,15 +272,18 @@ impl Sockets {
     }
 
     fn take(&mut self, listed: &[TcpSocket]) -> Vec<Counter> {
+        let listed = each_once(listed);
         let mut now = HashMap::with_capacity(listed.len());
-        for socket in listed {
+        for socket in &listed {
             let before = self.known.get(&socket.cookie).copied();
             self.seen += u64::from(before.is_none());
-            self.retrans += u64::from(socket.total_retrans.saturating_sub(before.unwrap_or(0)));
-            now.insert(socket.cookie, socket.total_retrans);
+            // All of one that is seen for the first time.
+            let more = before.map_or(socket.total_retrans, |before| socket.total_retrans.saturating_sub(before));
+            self.retrans += u64::from(more);
+            now.insert(socket.cookie, before.map_or(socket.total_retrans, |before| before.max(socket.total_retrans)));
         }
         self.known = now;
-        let sum = |of: fn(&TcpSocket) -> u64| listed.iter().map(of).sum::<u64>();
+        let sum = |of: fn(&TcpSocket) -> u64| listed.iter().copied().map(of).sum::<u64>();
         let mut counters = vec![
             Counter::gauge("tcpinfo.sockets", listed.len() as u64),
             Counter::grows("tcpinfo.sockets_seen", self.seen),
@@ -276,7 +291,7 @@ impl Sockets {
             Counter::gauge("tcpinfo.unacked", sum(|socket| socket.unacked.into())),
         ];
         // A mean over nothing is nothing.
-        let measured: Vec<_> = listed.iter().filter(|socket| socket.rtt_us > 0).collect();
+        let measured: Vec<_> = listed.iter().copied().filter(|socket| socket.rtt_us > 0).collect();
         if !measured.is_empty() {
             let mean = |of: fn(&TcpSocket) -> u32| {
                 measured.iter().map(|socket| u64::from(of(socket))).sum::<u64>() / measured.len() as u64
@@ -334,6 +349,8 @@ mod tests {
         assert_eq!((value(&first, "tcpinfo.cwnd"), value(&first, "tcpinfo.delivery_rate")), (Some(10_000), Some(300)));
         let later = sockets.take(&[socket(1, 100, 4), socket(4, 100, 2)]);
         assert_eq!((value(&later, "tcpinfo.retrans_seen"), value(&later, "tcpinfo.sockets_seen")), (Some(6), Some(4)));
+        let twice = sockets.take(&[socket(1, 100, 6), socket(1, 100, 5), socket(4, 100, 2)]);
+        assert_eq!((value(&twice, "tcpinfo.retrans_seen"), value(&twice, "tcpinfo.sockets")), (Some(8), Some(2)));
     }
 
     #[test]
