@@ -204,11 +204,17 @@ impl Track {
         let values = if gauge {
             self.points.iter().map(|point| point.as_ref().map(|counter| counter.value)).collect()
         } else {
-            self.points.windows(2).map(|pair| growth(pair[0].as_ref()?, pair[1].as_ref()?)).collect()
+            self.points.windows(2).map(|pair| step(pair[0].as_ref()?, pair[1].as_ref()?)).collect()
         };
         let unit_text = symbol(self.name, unit).to_owned();
         CounterSeries { name: self.name.to_owned(), unit: unit_text, scale: unit.scale(), gauge, values }
     }
+}
+
+/// The growth; none where CPU time stepped back, which a growth of 0 would hide from the sum.
+fn step(before: &Counter, after: &Counter) -> Option<u64> {
+    let back = after.kind == Kind::Ticks && after.value < before.value;
+    if back { None } else { growth(before, after) }
 }
 
 /// Gauges that may never be read in a whole iteration.
@@ -420,6 +426,8 @@ mod tests {
         assert_eq!(kvm.why.as_deref(), Some("no directory"));
         assert_eq!((value(&totals, "cpu.user"), value(&totals, "cpu.idle")), (Some(0.3), Some(0.0)));
         assert_eq!(value(&totals, "intr"), None);
+        let series = |name: &str| &record.series.iter().find(|series| series.name == name).unwrap().values;
+        assert_eq!((series("cpu.user"), series("cpu.idle")), (&vec![Some(30)], &vec![None]));
     }
 
     #[test]
