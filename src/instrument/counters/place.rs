@@ -246,9 +246,7 @@ fn lacks(listed: &Listed, reading: &Reading) -> bool {
 fn grown(before: Option<&Counter>, after: Option<&Counter>) -> Option<u64> {
     match (before, after?) {
         (Some(before), after) => growth(before, after),
-        (None, after) => {
-            (after.kind == Kind::FromNothing && i64::try_from(after.value).is_ok()).then_some(after.value)
-        }
+        (None, after) => (after.kind == Kind::FromNothing && i64::try_from(after.value).is_ok()).then_some(after.value),
     }
 }
 

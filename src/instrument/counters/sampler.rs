@@ -224,7 +224,8 @@ mod tests {
 
     #[test]
     fn an_end_before_the_next_reading_is_due_misses_none() {
-        let mut times = Times { interval_ms: None, times_us: vec![0], first_ns: 0, missed: 0, latest_us: 0, cpu_ns: None };
+        let mut times =
+            Times { interval_ms: None, times_us: vec![0], first_ns: 0, missed: 0, latest_us: 0, cpu_ns: None };
         assert_eq!(times.late(Duration::ZERO, Duration::from_millis(10)), 0);
         assert_eq!(times.late(Duration::from_millis(9), Duration::from_millis(10)), 0);
         assert_eq!((times.missed, times.latest_us), (0, 9_000));
