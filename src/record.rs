@@ -17,7 +17,7 @@ mod tcp;
 pub(crate) mod text;
 
 pub use counters::{CounterPlace, CounterSeries, CounterSource, CounterTotal};
-pub use host::{CpuTime, ForeignUse, HostUse, TopProcess};
+pub use host::{CpuTime, ForeignUse, HOST_METRICS, HostUse, PROCESS_METRICS, TopProcess};
 pub use path::{Delay, PathCounts, PathDirection, PathMatch};
 pub use probe::{Probe, ProbeBin, ProbeClock, ProbeEnd, ProbePath, ProbeSchedule, ProbeWay};
 pub use syscalls::{

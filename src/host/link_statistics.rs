@@ -62,6 +62,8 @@ pub struct QdiscStatistics {
     pub kind: String,
     /// `0x8001_0000` is 8001:.
     pub handle: u32,
+    /// The class that it is attached to; `0xffff_ffff` is the root. Of two without a handle only this differs.
+    pub parent: u32,
     /// Is it at the root of what leaves?
     pub root: bool,
     /// Bytes that left it.
@@ -114,7 +116,8 @@ fn decode_qdisc(message: &[u8]) -> io::Result<QdiscStatistics> {
     const PACKETS: u16 = 8;
     const ROOT: u32 = 0xffff_ffff;
     let short = || invalid("short header");
-    let (index, handle, parent) = (word(message, 4), word(message, 8), word(message, 12));
+    let (index, handle) = (word(message, 4), word(message, 8));
+    let parent = word(message, 12).ok_or_else(short)?;
     let attributes = message.get(HEADER..).unwrap_or_default();
     let kind = attribute(attributes, KIND).ok_or_else(|| invalid("queueing discipline without a kind"))?;
     let statistics =
@@ -127,7 +130,8 @@ fn decode_qdisc(message: &[u8]) -> io::Result<QdiscStatistics> {
         index: index.ok_or_else(short)?,
         kind: text(kind),
         handle: handle.ok_or_else(short)?,
-        root: parent.ok_or_else(short)? == ROOT,
+        parent,
+        root: parent == ROOT,
         bytes: long(basic, 0).ok_or_else(|| invalid("short counters"))?,
         packets: match packets {
             Some(packets) => packets,

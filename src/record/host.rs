@@ -2,6 +2,34 @@
 
 use std::time::Duration;
 
+/// Names of the metrics that every iteration has of [`HostUse`].
+pub const HOST_METRICS: [&str; 12] = [
+    "cpu_user",
+    "cpu_system",
+    "cpu_irq",
+    "cpu_softirq",
+    "cpu_iowait",
+    "cpu_steal",
+    "cpu_foreign",
+    "swap_in",
+    "swap_out",
+    "thermal_throttles",
+    "cgroup_throttles",
+    "load_1min",
+];
+
+/// Names of further metrics of the `os` level: of workloads, their processes and system calls.
+pub const PROCESS_METRICS: [&str; 8] = [
+    "client_cpu",
+    "cpu_per_request",
+    "iperf3_cpu",
+    "server_cpu_time",
+    "start_skew",
+    "syscall_errors",
+    "syscall_time",
+    "syscalls",
+];
+
 /// Difference of two snapshots of the host's counters. A counter that could not be read at either end is `None`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostUse {

@@ -6,7 +6,7 @@ use toml::de::DeValue;
 
 use super::read::{Entry, Section, Sink};
 use super::{CounterSpec, InstrumentSpec, SyscallSpec};
-use crate::record::{SyscallScope, SyscallSource};
+use crate::record::{HOST_METRICS, PROCESS_METRICS, SyscallScope, SyscallSource};
 use crate::units::{ByteSize, DURATION_ACCEPTED, parse_duration};
 
 const SCOPES: &[(&str, SyscallScope)] = &[("workload", SyscallScope::Workload), ("node", SyscallScope::Node)];
@@ -71,6 +71,11 @@ fn read_names(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Vec<String> {
     let wrong = |name: &String| name.is_empty() || name.len() > 100 || name.chars().any(|c| c.is_control() || c == ' ');
     if names.len() > MOST_METRICS || names.iter().any(wrong) {
         entry.refuse(sink, format_args!("at most {MOST_METRICS} names of counters without blanks"));
+    }
+    // Two metrics of one name on one node: the store would refuse the iteration.
+    let taken = |name: &&String| HOST_METRICS.iter().chain(&PROCESS_METRICS).any(|metric| *metric == name.as_str());
+    if let Some(name) = names.iter().find(taken) {
+        entry.refuse(sink, format_args!("names of counters, not {name}, which is a metric already"));
     }
     names.sort();
     names.dedup();

@@ -498,6 +498,8 @@ fn counters() {
         ("counters = { interval = \"10500 us\" }", "whole milliseconds"),
         ("counters = { metrics = \"a\" }", "a list of strings"),
         ("counters = { metrics = [\"a b\"] }", "without blanks"),
+        ("counters = { metrics = [\"ctxt\", \"cpu_user\"] }", "not cpu_user, which is a metric already"),
+        ("counters = { metrics = [\"syscalls\"] }", "not syscalls, which is a metric already"),
     ] {
         let text = Spec::parse(&format!("{LEAST}[instrument]\n{bad}\n")).unwrap_err().render("t.toml", false);
         assert!(text.contains(place), "{text}");

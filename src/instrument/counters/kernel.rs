@@ -120,10 +120,15 @@ fn perf(events: &[PerfEvent], cpus: &[usize]) -> Result<Vec<PerfCounter>, String
         PerfCounter::open(*event, cpus).map_err(|error| format!("perf_event_open({}): {error}", event.name))
     };
     // One that is refused: the others may be there.
-    let (opened, refused): (Vec<_>, Vec<_>) = events.iter().map(open).partition(Result::is_ok);
-    match (opened.is_empty(), refused.into_iter().find_map(Result::err)) {
+    any_of(events.iter().map(open))
+}
+
+/// Those that there are; why the first is not there when none is.
+fn any_of<T>(all: impl Iterator<Item = Result<T, String>>) -> Result<Vec<T>, String> {
+    let (there, missing): (Vec<_>, Vec<_>) = all.partition(Result::is_ok);
+    match (there.is_empty(), missing.into_iter().find_map(Result::err)) {
         (true, Some(why)) => Err(why),
-        _ => Ok(opened.into_iter().flatten().collect()),
+        _ => Ok(there.into_iter().flatten().collect()),
     }
 }
 
@@ -132,7 +137,8 @@ fn count(counters: Result<&Vec<PerfCounter>, &String>) -> Read {
         let value = counter.read().map_err(|error| format!("{}: {error}", counter.event.name))?;
         Ok(Counter::grows(format!("perf.{}", counter.event.name), value))
     };
-    counters.map_err(Clone::clone)?.iter().map(one).collect()
+    // One that had no turn on the hardware: the others had.
+    any_of(counters.map_err(Clone::clone)?.iter().map(one))
 }
 
 /// Frequency of each CPU that has a driver for it, and their mean.
@@ -207,6 +213,14 @@ mod tests {
     fn lists_of_cpus_are_read() {
         assert_eq!(cpu_list("0-2,8"), Some(vec![0, 1, 2, 8]));
         assert_eq!((cpu_list(""), cpu_list("3-1"), cpu_list("0-9999999")), (None, None, None));
+    }
+
+    #[test]
+    fn one_that_is_missing_does_not_take_the_others_with_it() {
+        let no = |why: &str| Err::<u32, _>(why.to_owned());
+        assert_eq!(any_of([no("a"), Ok(1), Ok(2)].into_iter()), Ok(vec![1, 2]));
+        assert_eq!(any_of([no("a"), no("b")].into_iter()), Err("a".to_owned()));
+        assert_eq!(any_of(std::iter::empty::<Result<u32, String>>()), Ok(Vec::new()));
     }
 
     #[test]

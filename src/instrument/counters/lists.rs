@@ -193,6 +193,12 @@ pub(super) fn may_lack(source: &str) -> bool {
     OTHERS.contains(&source) || LISTS.iter().any(|listed| listed.source == source && listed.optional)
 }
 
+/// Is it the name of a source that a node with its own kernel has?
+pub(super) fn is_source(name: &str) -> bool {
+    let listed = LISTS.iter().any(|listed| listed.source == name && listed.owner != Owner::HostEnd);
+    listed || OTHERS.contains(&name)
+}
+
 /// What a counter of this name describes, whether or not a kernel has it.
 pub(super) fn level_of(name: &str) -> Level {
     let network = ["if.", "host.if.", "switch.if.", "tcpinfo."].iter().any(|start| name.starts_with(start));
@@ -225,6 +231,7 @@ mod tests {
         let mut seen = HashSet::new();
         for listed in LISTS {
             assert!(listed.names.iter().all(|name| seen.insert(*name)), "{}", listed.source);
+            assert!(listed.names.iter().all(|name| level_of(name) == listed.level), "{}", listed.source);
             assert!(listed.series.iter().all(|name| listed.names.contains(name)), "{}", listed.source);
         }
     }

@@ -11,6 +11,7 @@
 //! stack    reads a network stack: protocols, interfaces, queues, sockets
 //! place    one place over time
 //! sampler  the thread that reads
+//! sound    is what a guest sends fit to be kept
 //! running  all places of an iteration
 //! ```
 
@@ -19,6 +20,7 @@ mod lists;
 mod place;
 mod running;
 mod sampler;
+mod sound;
 mod stack;
 mod text;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::ids::NodeId;
 use crate::record::{CounterPlace, CounterSeries, CounterSource, CounterTotal, Problem, Weight};
 
 /// Most counters of one source that are named for having grown.
-const MOST_OTHERS: usize = 8192;
+pub(super) const MOST_OTHERS: usize = 8192;
 
 /// What a place is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub(super) struct Place {
     tracks: Vec<Track>,
     /// Of each gauge among the metrics: sum and number of what was read.
     gauges: BTreeMap<String, (f64, u32)>,
-    /// Readings in which a source failed that should not.
+    /// Readings in which a source failed that should not, or that was there at first.
     failed: BTreeMap<&'static str, u64>,
 }
 
@@ -86,17 +86,15 @@ impl Place {
         for listed in self.plan.lists() {
             match reading.source(listed.source) {
                 Some(Ok(all)) => {
-                    let found = listed.names.iter().filter_map(|name| all.get(*name));
-                    for counter in found.filter(|counter| counter.kind == Kind::Gauge) {
-                        let (sum, count) = self.gauges.entry(counter.name.clone()).or_default();
-                        *sum += scaled(counter.value, counter.unit);
-                        *count += 1;
-                    }
+                    add_gauges(&mut self.gauges, listed.names.iter().filter_map(|name| all.get(*name)));
                 }
-                Some(Err(_)) if !listed.optional => *self.failed.entry(listed.source).or_default() += 1,
+                // A source that a machine need not have, and that was there, has failed as well.
+                Some(Err(_)) if !lacks(listed, &self.first) => *self.failed.entry(listed.source).or_default() += 1,
                 _ => {}
             }
         }
+        let outside = self.extra.iter().filter(|name| !self.plan.has_listed(name));
+        add_gauges(&mut self.gauges, outside.filter_map(|name| reading.get(name)));
     }
 
     /// Takes the last reading.
@@ -192,6 +190,10 @@ impl PlacePlan {
     fn lists(&self) -> impl Iterator<Item = &'static Listed> + use<'_> {
         LISTS.iter().filter(|listed| self.owners.contains(&listed.owner))
     }
+
+    fn has_listed(&self, name: &str) -> bool {
+        self.lists().any(|listed| listed.names.contains(&name))
+    }
 }
 
 impl Track {
@@ -202,11 +204,17 @@ impl Track {
         let values = if gauge {
             self.points.iter().map(|point| point.as_ref().map(|counter| counter.value)).collect()
         } else {
-            self.points.windows(2).map(|pair| growth(pair[0].as_ref()?, pair[1].as_ref()?)).collect()
+            self.points.windows(2).map(|pair| step(pair[0].as_ref()?, pair[1].as_ref()?)).collect()
         };
         let unit_text = symbol(self.name, unit).to_owned();
         CounterSeries { name: self.name.to_owned(), unit: unit_text, scale: unit.scale(), gauge, values }
     }
+}
+
+/// The growth; none where CPU time stepped back, which a growth of 0 would hide from the sum.
+fn step(before: &Counter, after: &Counter) -> Option<u64> {
+    let back = after.kind == Kind::Ticks && after.value < before.value;
+    if back { None } else { growth(before, after) }
 }
 
 /// Gauges that may never be read in a whole iteration.
@@ -238,7 +246,7 @@ fn lacks(listed: &Listed, reading: &Reading) -> bool {
 fn grown(before: Option<&Counter>, after: Option<&Counter>) -> Option<u64> {
     match (before, after?) {
         (Some(before), after) => growth(before, after),
-        (None, after) => (after.kind == Kind::FromNothing).then_some(after.value),
+        (None, after) => (after.kind == Kind::FromNothing && i64::try_from(after.value).is_ok()).then_some(after.value),
     }
 }
 
@@ -260,6 +268,15 @@ fn others(
         .then(|| format!("{} counters have grown, of which the first {MOST_OTHERS} are kept", all.len()));
     all.truncate(MOST_OTHERS);
     (why, all)
+}
+
+/// Adds those that are gauges to what was read of them before.
+fn add_gauges<'a>(gauges: &mut BTreeMap<String, (f64, u32)>, counters: impl Iterator<Item = &'a Counter>) {
+    for counter in counters.filter(|counter| counter.kind == Kind::Gauge) {
+        let (sum, count) = gauges.entry(counter.name.clone()).or_default();
+        *sum += scaled(counter.value, counter.unit);
+        *count += 1;
+    }
 }
 
 fn mean<'a>(counters: impl Iterator<Item = &'a Counter>) -> Option<f64> {
@@ -375,6 +392,21 @@ mod tests {
     }
 
     #[test]
+    fn a_gauge_that_is_asked_for_is_a_mean_over_all_readings() {
+        let plan = PlacePlan { node: Some(NodeId::client(1)), owners: vec![Owner::Protocols] };
+        let read = |established: u64| {
+            let mut reading = Reading::default();
+            reading.add("snmp", text::mib(&format!("Tcp: CurrEstab OutSegs\nTcp: {established} 1\n")));
+            reading
+        };
+        let mut place = Place::new(plan, &["TcpCurrEstab".to_owned()], read(1), true);
+        place.take(&read(8));
+        place.end(read(3));
+        let (_, totals) = place.finish(times(0));
+        assert_eq!(value(&totals, "TcpCurrEstab"), Some(4.0));
+    }
+
+    #[test]
     fn an_optional_source_that_is_not_there_has_no_rows() {
         let plan = PlacePlan { node: None, owners: vec![Owner::Kernel] };
         let mut reading = Reading::default();
@@ -392,5 +424,20 @@ mod tests {
         assert_eq!(kvm.why.as_deref(), Some("no directory"));
         assert_eq!((value(&totals, "cpu.user"), value(&totals, "cpu.idle")), (Some(0.3), Some(0.0)));
         assert_eq!(value(&totals, "intr"), None);
+        let series = |name: &str| &record.series.iter().find(|series| series.name == name).unwrap().values;
+        assert_eq!((series("cpu.user"), series("cpu.idle")), (&vec![Some(30)], &vec![None]));
+    }
+
+    #[test]
+    fn an_optional_source_that_fails_later_is_told() {
+        let plan = PlacePlan { node: None, owners: vec![Owner::Sockets] };
+        let mut first = Reading::default();
+        first.add("sockets", Ok(vec![Counter::gauge("tcpinfo.sockets", 1)]));
+        let mut place = Place::new(plan, &[], first, true);
+        let mut last = Reading::default();
+        last.add("sockets", Err("sock_diag: no memory".to_owned()));
+        place.end(last);
+        let texts: Vec<_> = place.problems(0).into_iter().map(|problem| problem.text).collect();
+        assert_eq!(texts, ["counters of the host: 1 readings of sockets failed: sock_diag: no memory"]);
     }
 }

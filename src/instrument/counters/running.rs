@@ -6,7 +6,7 @@ use super::lists::{Owner, may_lack};
 use super::place::PlacePlan;
 use super::sampler::{Sampler, SamplerPlan};
 use super::stack::{Claim, Side, StackPlan};
-use super::{Counted, PlaceCounted};
+use super::{Counted, PlaceCounted, sound};
 use crate::agent::{Client, CounterRequest, RemoteCounters};
 use crate::ids::NodeId;
 use crate::node::local::blocking;
@@ -18,13 +18,15 @@ use crate::testbed::CountedAt;
 pub struct Counting {
     here: Option<Sampler>,
     remote: Vec<(NodeId, RemoteCounters)>,
+    /// Metrics that the spec asks for besides the lists.
+    asked: Vec<String>,
     problems: Vec<Problem>,
 }
 
 impl Counting {
     /// Reads all of them for the first time. Where that fails, [`Counting::finish`] says so.
     pub async fn start(places: Vec<CountedAt>, spec: &CounterSpec) -> Self {
-        let mut counting = Self { here: None, remote: Vec::new(), problems: Vec::new() };
+        let mut counting = Self { here: None, remote: Vec::new(), asked: spec.metrics.clone(), problems: Vec::new() };
         let plan = here(&places, spec);
         match blocking(move || Sampler::start(plan)).await {
             Ok(sampler) => counting.here = Some(sampler),
@@ -75,11 +77,10 @@ impl Counting {
         }
         for (node, counters) in self.remote {
             match counters.finish().await {
-                // What a guest sends is believed of itself only.
-                Ok(more) if more.places.iter().any(|counted| counted.place.node != Some(node)) => {
-                    counted.problems.push(lost(format!("{node} sent those of another place")));
-                }
-                Ok(more) => counted.add(more),
+                Ok(more) => match sound::check(&more, node, &self.asked) {
+                    Ok(()) => counted.add(more),
+                    Err(why) => counted.problems.push(lost(format!("{node} sent {why}"))),
+                },
                 Err(error) => counted.problems.push(lost(format!("{node}: {:#}", anyhow::Error::from(error)))),
             }
         }
@@ -161,7 +162,7 @@ impl SamplerPlan {
 
     /// What an agent reads on its node.
     pub(super) fn of_node(node: NodeId, interface: String, interval: Option<Duration>, extra: Vec<String>) -> Self {
-        let owners = vec![Owner::Kernel, Owner::Protocols, Owner::Link, Owner::Sockets];
+        let owners = sound::OF_NODE.to_vec();
         let claim = Claim { interface, place: 0, side: Side::Node };
         let stack =
             StackPlan { namespace: None, place: 0, prefix: "if.", claims: vec![claim], sockets: true, protocols: true };
@@ -212,4 +213,27 @@ fn note(place: &crate::record::CounterPlace) -> String {
 #[expect(clippy::cast_precision_loss, reason = "for people")]
 fn millis(us: u64) -> f64 {
     us as f64 / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instrument::host;
+    use crate::record::{HOST_METRICS, HostUse};
+
+    #[test]
+    fn names_of_the_hosts_metrics_are_those_that_a_spec_may_not_ask_for() {
+        let used = HostUse {
+            wall: Duration::from_secs(1),
+            cpu: None,
+            swap_in: None,
+            swap_out: None,
+            thermal_throttles: None,
+            cgroup_throttles: None,
+            load: None,
+            foreign: None,
+        };
+        let names: Vec<String> = host::metrics(&used).into_iter().map(|metric| metric.name).collect();
+        assert_eq!(names, HOST_METRICS);
+    }
 }

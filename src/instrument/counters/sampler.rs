@@ -16,7 +16,7 @@ use crate::host::clock::now_ns;
 /// Values of all series together, about; beyond, every other reading is dropped and the interval doubled.
 const BUDGET: usize = 16_384;
 /// Bounds of the number of readings.
-const READINGS: [usize; 2] = [32, 512];
+pub(super) const READINGS: [usize; 2] = [32, 512];
 
 /// What is to be read.
 #[derive(Debug, Clone)]
@@ -34,7 +34,8 @@ pub(super) struct SamplerPlan {
 /// A thread at work. Dropping it lets it end by itself.
 #[derive(Debug)]
 pub(super) struct Sampler {
-    stop: Sender<()>,
+    /// When the last reading was asked for.
+    stop: Sender<Instant>,
     thread: JoinHandle<Counted>,
 }
 
@@ -66,7 +67,7 @@ impl Sampler {
     /// Asks for the last reading, which is then made at once.
     pub(super) fn stop_soon(&self) {
         // Nobody hears it when the thread has panicked, which `finish` tells.
-        let _ = self.stop.send(());
+        let _ = self.stop.send(Instant::now());
     }
 
     /// Waits for the last reading. Blocks.
@@ -84,6 +85,16 @@ struct Work {
     interval: Option<Duration>,
     times: Times,
     most: usize,
+}
+
+impl Times {
+    /// A reading of the series came this much too late: the number of those that were due meanwhile, which are missed.
+    fn late(&mut self, late: Duration, interval: Duration) -> u32 {
+        let missed = u32::try_from(late.as_nanos() / interval.as_nanos()).unwrap_or(u32::MAX);
+        self.missed += u64::from(missed);
+        self.latest_us = self.latest_us.max(micros(late));
+        missed
+    }
 }
 
 impl Work {
@@ -104,7 +115,7 @@ impl Work {
     }
 
     /// Reads at the interval until it is told to stop.
-    fn run(&mut self, stopped: &Receiver<()>) {
+    fn run(&mut self, stopped: &Receiver<Instant>) {
         let Some(mut interval) = self.interval else {
             let _ = stopped.recv();
             return;
@@ -114,14 +125,16 @@ impl Work {
             let due = self.begun + interval * number;
             match stopped.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
+                // The last reading takes the place of one that was due before it was asked for.
+                Ok(asked) => {
+                    self.times.late(asked.saturating_duration_since(due), interval);
+                    break;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
             }
             let late = due.elapsed();
             self.sample(Depth::Series);
-            // One that was begun before the next was due is late; those that were due meanwhile are missed.
-            let missed = u32::try_from(late.as_nanos() / interval.as_nanos()).unwrap_or(u32::MAX);
-            self.times.missed += u64::from(missed);
-            self.times.latest_us = self.times.latest_us.max(micros(late));
+            let missed = self.times.late(late, interval);
             number = number.saturating_add(1).saturating_add(missed);
             if self.times.times_us.len() >= self.most {
                 self.places.iter_mut().for_each(Place::thin);
@@ -183,4 +196,38 @@ fn read(
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readings_that_were_due_when_the_end_came_are_missed() {
+        let interval = Duration::from_millis(10);
+        let times = Times { interval_ms: None, times_us: vec![0], first_ns: 0, missed: 0, latest_us: 0, cpu_ns: None };
+        let mut work = Work {
+            kernel: None,
+            stacks: Vec::new(),
+            places: Vec::new(),
+            begun: Instant::now(),
+            interval: Some(interval),
+            times,
+            most: 32,
+        };
+        let (stop, stopped) = channel();
+        // The thread sees it only now: 35 ms after the beginning, when those of 10, 20 and 30 ms were not made.
+        stop.send(work.begun + Duration::from_millis(35)).unwrap();
+        work.run(&stopped);
+        assert_eq!((work.times.missed, work.times.latest_us), (2, 25_000));
+    }
+
+    #[test]
+    fn an_end_before_the_next_reading_is_due_misses_none() {
+        let mut times =
+            Times { interval_ms: None, times_us: vec![0], first_ns: 0, missed: 0, latest_us: 0, cpu_ns: None };
+        assert_eq!(times.late(Duration::ZERO, Duration::from_millis(10)), 0);
+        assert_eq!(times.late(Duration::from_millis(9), Duration::from_millis(10)), 0);
+        assert_eq!((times.missed, times.latest_us), (0, 9_000));
+    }
 }

@@ -1,6 +1,6 @@
 //! The counters of a network stack: a namespace of this kernel. Everything is opened inside it once, and stays bound to it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -207,10 +207,16 @@ fn read_links(
     }
 }
 
-/// The discipline at the root has the interface's name alone, those below it their own: `if.qdisc.fq_codel.8001:.drops`.
+/// The discipline at the root has the interface's name alone, those below it their own: `if.qdisc.fq_codel.8001:0.drops`.
+/// Those of the queues of a NIC often have no handle, and then the name of their queue:
+/// `if.qdisc.fq_codel.parent.0:2.drops`.
 fn of_qdisc(prefix: &str, q: &QdiscStatistics) -> Vec<Counter> {
-    let below =
-        if q.root { String::new() } else { format!(".{}.{:x}:{:x}", q.kind, q.handle >> 16, q.handle & 0xffff) };
+    let number = |number: u32| format!("{:x}:{:x}", number >> 16, number & 0xffff);
+    let below = match q.handle {
+        _ if q.root => String::new(),
+        0 => format!(".{}.parent.{}", q.kind, number(q.parent)),
+        handle => format!(".{}.{}", q.kind, number(handle)),
+    };
     let name = |name: &str| format!("{prefix}.qdisc{below}.{name}");
     vec![
         Counter::grows(name("bytes"), q.bytes).in_unit(Unit::Byte),
@@ -244,6 +250,18 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
 }
 
+/// A connection that moves in the kernel's table while that is listed is there twice: the later view of it.
+fn each_once(listed: &[TcpSocket]) -> Vec<&TcpSocket> {
+    let mut once: BTreeMap<u64, &TcpSocket> = BTreeMap::new();
+    for socket in listed {
+        let kept = once.entry(socket.cookie).or_insert(socket);
+        if socket.total_retrans >= kept.total_retrans {
+            *kept = socket;
+        }
+    }
+    once.into_values().collect()
+}
+
 impl Sockets {
     fn read(&mut self) -> Read {
         let listed = match &mut self.diagnosis {
@@ -254,15 +272,18 @@ impl Sockets {
     }
 
     fn take(&mut self, listed: &[TcpSocket]) -> Vec<Counter> {
+        let listed = each_once(listed);
         let mut now = HashMap::with_capacity(listed.len());
-        for socket in listed {
+        for socket in &listed {
             let before = self.known.get(&socket.cookie).copied();
             self.seen += u64::from(before.is_none());
-            self.retrans += u64::from(socket.total_retrans.saturating_sub(before.unwrap_or(0)));
-            now.insert(socket.cookie, socket.total_retrans);
+            // All of one that is seen for the first time.
+            let more = before.map_or(socket.total_retrans, |before| socket.total_retrans.saturating_sub(before));
+            self.retrans += u64::from(more);
+            now.insert(socket.cookie, before.map_or(socket.total_retrans, |before| before.max(socket.total_retrans)));
         }
         self.known = now;
-        let sum = |of: fn(&TcpSocket) -> u64| listed.iter().map(of).sum::<u64>();
+        let sum = |of: fn(&TcpSocket) -> u64| listed.iter().copied().map(of).sum::<u64>();
         let mut counters = vec![
             Counter::gauge("tcpinfo.sockets", listed.len() as u64),
             Counter::grows("tcpinfo.sockets_seen", self.seen),
@@ -270,7 +291,7 @@ impl Sockets {
             Counter::gauge("tcpinfo.unacked", sum(|socket| socket.unacked.into())),
         ];
         // A mean over nothing is nothing.
-        let measured: Vec<_> = listed.iter().filter(|socket| socket.rtt_us > 0).collect();
+        let measured: Vec<_> = listed.iter().copied().filter(|socket| socket.rtt_us > 0).collect();
         if !measured.is_empty() {
             let mean = |of: fn(&TcpSocket) -> u32| {
                 measured.iter().map(|socket| u64::from(of(socket))).sum::<u64>() / measured.len() as u64
@@ -328,6 +349,31 @@ mod tests {
         assert_eq!((value(&first, "tcpinfo.cwnd"), value(&first, "tcpinfo.delivery_rate")), (Some(10_000), Some(300)));
         let later = sockets.take(&[socket(1, 100, 4), socket(4, 100, 2)]);
         assert_eq!((value(&later, "tcpinfo.retrans_seen"), value(&later, "tcpinfo.sockets_seen")), (Some(6), Some(4)));
+        let twice = sockets.take(&[socket(1, 100, 6), socket(1, 100, 5), socket(4, 100, 2)]);
+        assert_eq!((value(&twice, "tcpinfo.retrans_seen"), value(&twice, "tcpinfo.sockets")), (Some(8), Some(2)));
+    }
+
+    #[test]
+    fn queues_of_one_interface_have_names_of_their_own() {
+        let queue = |handle, parent| QdiscStatistics {
+            index: 2,
+            kind: "fq_codel".to_owned(),
+            handle,
+            parent,
+            root: parent == u32::MAX,
+            bytes: 1,
+            packets: 2,
+            queued: 3,
+            backlog: 4,
+            drops: 5,
+            requeues: 6,
+            overlimits: 7,
+        };
+        let name = |handle, parent| of_qdisc("if", &queue(handle, parent))[0].name.clone();
+        assert_eq!(name(0, u32::MAX), "if.qdisc.bytes");
+        assert_eq!(name(0x8001_0000, 1), "if.qdisc.fq_codel.8001:0.bytes");
+        assert_eq!(name(0, 1), "if.qdisc.fq_codel.parent.0:1.bytes");
+        assert_ne!(name(0, 1), name(0, 2));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A counter as it was read, and what lies between two readings of it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// A number that a kernel gave at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +122,8 @@ pub fn growth(before: &Counter, after: &Counter) -> Option<u64> {
         return None;
     }
     match (after.value.checked_sub(before.value), after.kind) {
-        (grown @ Some(_), _) => grown,
+        // More than a file can keep is no growth: a driver's counter that was set to -1.
+        (Some(grown), _) => i64::try_from(grown).is_ok().then_some(grown),
         (None, Kind::Grows32) if (3 * QUARTER..4 * QUARTER).contains(&before.value) && after.value < QUARTER => {
             Some(4 * QUARTER - before.value + after.value)
         }
@@ -140,17 +142,13 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Adds what a source says. What is read in two parts is one.
+    /// Adds what a source says. What is read in two parts is one. Two counters of one name cannot be told apart: the source
+    /// has failed.
     pub(super) fn add(&mut self, source: &'static str, read: Read) {
-        let read = read.map(|counters| counters.into_iter().map(|counter| (counter.name.clone(), counter)).collect());
-        match (self.sources.get_mut(source), read) {
-            (Some(Ok(all)), Ok(more)) => {
-                all.extend::<BTreeMap<String, Counter>>(more);
-            }
-            (Some(Err(_)), _) => {}
-            (_, read) => {
-                self.sources.insert(source, read);
-            }
+        let sum = self.sources.entry(source).or_insert_with(|| Ok(BTreeMap::new()));
+        let Ok(all) = sum else { return };
+        if let Err(why) = read.and_then(|more| join(all, more)) {
+            *sum = Err(why);
         }
     }
 
@@ -170,6 +168,18 @@ impl Reading {
     }
 }
 
+fn join(all: &mut BTreeMap<String, Counter>, more: Vec<Counter>) -> Result<(), String> {
+    for counter in more {
+        match all.entry(counter.name.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(counter);
+            }
+            Entry::Occupied(place) => return Err(format!("{} is there twice", place.key())),
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,6 +190,7 @@ mod tests {
         assert_eq!(growth(&wide(3), &wide(10)), Some(7));
         assert_eq!(growth(&wide(10), &wide(3)), None, "backwards");
         assert_eq!(growth(&wide(u64::MAX), &wide(3)), None, "64 bits do not begin again");
+        assert_eq!(growth(&wide(0), &wide(u64::MAX)), None, "more than a file can keep");
         assert_eq!(growth(&narrow(u64::from(u32::MAX)), &narrow(4)), Some(5));
         assert_eq!(growth(&narrow((1 << 32) + 5), &narrow((1 << 32) + 8)), Some(3), "a sum beyond 32 bits");
         assert_eq!(growth(&narrow(3_000_000_000), &narrow(5)), None, "set back from the middle");
@@ -200,5 +211,8 @@ mod tests {
         reading.add("links", Ok(vec![Counter::grows("c", 3)]));
         assert_eq!(reading.source("links").unwrap().unwrap_err(), "no");
         assert!(reading.get("a").is_none());
+        reading.add("qdisc", Ok(vec![Counter::grows("d", 1)]));
+        reading.add("qdisc", Ok(vec![Counter::grows("d", 2)]));
+        assert_eq!(reading.source("qdisc").unwrap().unwrap_err(), "d is there twice");
     }
 }
