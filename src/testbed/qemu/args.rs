@@ -344,7 +344,7 @@ mod tests {
         let line = line(Machine::Q35, Accel::Tcg, &kernel());
         for part in [
             "-machine q35,",
-            "-accel tcg -cpu max -smp 2 -m 256M",
+            "-accel tcg -cpu max -smp 2 -m 384M",
             "-kernel /k -initrd /i -append quiet vptest.node=client1 -- agent --init",
             "virtserialport,bus=ports.0,chardev=agent,name=org.vptest.agent.0",
             "tap,id=net0,ifname=c1,script=no,downscript=no,vhost=off",

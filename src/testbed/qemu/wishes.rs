@@ -186,7 +186,7 @@ mod tests {
     fn a_tuple_that_says_nothing_gets_the_defaults() {
         let wishes = wishes(&[]).unwrap();
         assert_eq!((wishes.machine, wishes.driver.as_str()), (Machine::Q35, "virtio-net-pci"));
-        assert_eq!((wishes.accel, wishes.vcpus, wishes.memory), (AccelWish::Auto, 1, ByteSize(256 << 20)));
+        assert_eq!((wishes.accel, wishes.vcpus, wishes.memory), (AccelWish::Auto, 1, ByteSize(384 << 20)));
         assert_eq!(wishes.interface(), "eth0");
     }
 
