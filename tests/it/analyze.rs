@@ -48,12 +48,12 @@ fn environment(spec: &str) -> vptest::record::Environment {
 }
 
 /// A tuple's text and its metrics.
-type Row = (String, [(&'static str, Option<f64>); 3]);
+type OwnRow = (String, [(&'static str, Option<f64>); 3]);
 
 /// Two drivers at three rates: e1000 is 20 % slower in rps and the same in latency; five repetitions of each.
 fn example() -> Campaign {
     let wobble = [0.0, 0.3, -0.2, 0.1, -0.3];
-    let mut rows: Vec<Row> = Vec::new();
+    let mut rows: Vec<OwnRow> = Vec::new();
     for (i, w) in wobble.iter().enumerate() {
         for rate in ["100 Mbit/s", "1 Gbit/s", "none"] {
             for (driver, base) in [("virtio", 100.0), ("e1000", 80.0)] {
