@@ -30,7 +30,7 @@ struct Common {
     life: Duration,
 }
 
-/// Send probe packets until SIGTERM, and print what came back (started by [instrument] probe)
+/// Send probe packets until SIGTERM, and print what came back (started by the instrument probe)
 #[derive(Debug, clap::Args)]
 pub(super) struct SendArgs {
     #[command(flatten)]
@@ -49,7 +49,7 @@ pub(super) struct SendArgs {
     timeout: Duration,
 }
 
-/// Answer probe packets of one session until SIGTERM, and print what arrived (started by [instrument] probe)
+/// Answer probe packets of one session until SIGTERM, and print what arrived (started by the instrument probe)
 #[derive(Debug, clap::Args)]
 pub(super) struct ReflectArgs {
     #[command(flatten)]
