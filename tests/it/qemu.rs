@@ -231,7 +231,7 @@ fn the_rate_is_respected_within_five_percent() {
     let expected = 10e6 * 1448.0 / 1490.0;
     let mut reached = Vec::new();
     // An emulated processor may be kept waiting by other work of this machine; a limit that is too low never lets through enough.
-    while reached.len() < 6 && reached.iter().all(|share| *share < 0.95) {
+    while reached.len() < 3 && reached.iter().all(|share| *share < 0.95) {
         let campaign = sweep("rate = \"10 Mbit/s\"", workload, "");
         run(&campaign, 0);
         let db = &databases(&campaign)[0];
