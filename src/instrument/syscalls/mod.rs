@@ -51,7 +51,7 @@ pub struct Options {
     pub means: Means,
 }
 
-/// Where a kernel has what a tracer needs. Only tests take other places than the kernel's own.
+/// Where a kernel has what a tracer needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Means {
     /// The kernel's description of its types.
