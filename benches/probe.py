@@ -70,7 +70,10 @@ class Irtt:
     name = "irtt"
 
     def start(self):
-        self.server = start(["irtt", "server", "-b", f"{LOCAL}:21997"], stdout=subprocess.DEVNULL)
+        self.server = start(["irtt", "server", "-b", f"{LOCAL}:21997"], stdout=subprocess.PIPE, text=True)
+        while "21997" not in (line := self.server.stdout.readline()):
+            if not line:
+                sys.exit("irtt's server ended before it listened")
         self.client = start(
             ["irtt", "client", "-Q", "-i", "10ms", "-d", "5s", "-o", "-", f"{LOCAL}:21997"], stdout=subprocess.PIPE, text=True
         )

@@ -4,6 +4,7 @@
 # python3 and, for the others, strace, linux-perf, bpftrace, sysdig.
 #
 #   benches/syscalls.sh [ROUNDS] [REQUESTS]
+#   ONLY="none vptest" benches/syscalls.sh     these alone
 set -euo pipefail
 rounds=${1:-5} requests=${2:-20000}
 vptest=${VPTEST:-target/release/vptest}
@@ -29,11 +30,13 @@ times >"$work/times"
 LOAD
 chmod +x "$work/load"
 seconds() { tail -1 "$work/times" | tr 'ms' '  ' | awk '{ print $1 * 60 + $2 + $3 * 60 + $4 }'; }
+wanted() { [[ " ${ONLY:-$1} " == *" $1 "* ]]; }
 have() { command -v "$1" >/dev/null || { echo "$1: not installed"; return 1; }; }
 
 # A tracer that is slow gets fewer requests.
 measure() { # name, share of the requests, command before the load
   local name=$1 n=$((requests / $2)); shift 2
+  wanted "$name" || return 0
   local TIMEFORMAT='%U %S'
   if ! { time timeout 300 "$@" "$work/load" $n >"$work/out" 2>"$work/err"; } 2>"$work/total"; then
     echo "$name: cannot run here: $(grep -v '^$' "$work/err" | tail -1)"; return
@@ -51,6 +54,7 @@ CHECK
 }
 beside() { # name, seconds to start, tracer...: one that follows the whole machine from outside
   local name=$1; shift
+  wanted "$name" || return 0
   "$@" >"$work/trace" 2>"$work/err" & local tracer=$!
   sleep 4 # these say nothing when they are ready; what they miss at the beginning flatters them
   if ! kill -0 $tracer 2>/dev/null; then
@@ -68,11 +72,11 @@ for round in $(seq "$rounds"); do
   measure none 1 "$vptest" trace --off --
   measure nothing 1 python3 "$(dirname "$0")/empty_bpf.py" "$vptest" trace --off --
   measure vptest 1 "$vptest" trace --source bpf --
-  whole vptest
+  ! wanted vptest || whole vptest
   measure vptest-log 1 "$vptest" trace --source bpf --log "$work/log.zst" --
-  whole vptest-log
+  ! wanted vptest-log || whole vptest-log
   measure vptest-perf 1 "$vptest" trace --source perf --
-  whole vptest-perf
+  ! wanted vptest-perf || whole vptest-perf
   if have strace; then measure strace-f 10 strace -f -c -o "$work/strace"; fi
   if have perf; then
     measure perf-trace 10 perf trace -o "$work/perf.trace" --

@@ -2,6 +2,8 @@
 
 mod comparing;
 
+pub(super) use comparing::common_margins;
+
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::analyze::{baseline_text, status, unreadable, wrong_question};
+use super::analyze::{baseline_text, common_margins, status, unreadable, wrong_question};
 use super::exit::{Exit, Failure};
 use crate::analysis::{AnalysisError, Question, compare_chains};
 use crate::ids::ShortHash;
@@ -16,7 +16,6 @@ use crate::report::page::grouping::Grouping;
 use crate::report::page::page;
 use crate::spec::Spec;
 use crate::store::{Database, Dataset};
-use crate::units::Percent;
 
 /// Make one self-contained HTML page of everything that was measured
 #[derive(Debug, clap::Args)]
@@ -81,7 +80,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         ));
     }
     let (grouping, question) = grouping(args, &dataset, &specs, &mut notes)?;
-    let places: BTreeMap<(ShortHash, u32, i64), usize> = dataset
+    let places: BTreeMap<Key<'_>, usize> = dataset
         .iterations
         .iter()
         .zip(&grouping.of)
@@ -92,11 +91,12 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let circumstances = database.circumstances().map_err(failed)?;
     let chains = if database.has_traces().map_err(failed)? {
         let traced = database.traced(&statuses).map_err(failed)?;
-        compare_chains(&traced, &grouping.factors, grouping.baseline.clone(), SEED).ok()
+        let compared = compare_chains(&traced, &grouping.factors, grouping.baseline.clone(), SEED);
+        compared.map_err(|error| notes.push(format!("System calls are not compared: {error}."))).ok()
     } else {
         None
     };
-    let margins = margins(&specs, &mut notes);
+    let margins = common_margins(&specs, &mut notes);
     let page = page(&build(&Inputs {
         title: title(args, &specs),
         source: args.db.display().to_string(),
@@ -131,9 +131,11 @@ pub(super) fn whole(path: &Path, write: impl FnOnce(&mut File) -> std::io::Resul
 }
 
 /// What tells attempts apart.
-fn key(header: &Header) -> (ShortHash, u32, i64) {
-    (header.identity, header.attempt, header.started_ns)
+fn key(header: &Header) -> Key<'_> {
+    (header.identity, header.attempt, header.started_ns, &header.host)
 }
+
+type Key<'a> = (ShortHash, u32, i64, &'a str);
 
 fn grouping(
     args: &Args,
@@ -167,25 +169,6 @@ fn spec_baseline(specs: &[Spec], notes: &mut Vec<String>) -> Option<(String, Str
         notes.push("The specs of these iterations name different baselines, so none was used.".to_owned());
     }
     <[_; 1]>::try_from(found).ok().and_then(|[baseline]| baseline)
-}
-
-/// Margins by metric; specs that disagree on one have none for it.
-fn margins(specs: &[Spec], notes: &mut Vec<String>) -> Vec<(String, Percent)> {
-    let mut found: BTreeMap<&str, Vec<Percent>> = BTreeMap::new();
-    for (metric, margin) in specs.iter().flat_map(|spec| &spec.analysis.margins) {
-        let of = found.entry(metric).or_default();
-        if !of.contains(margin) {
-            of.push(*margin);
-        }
-    }
-    let mut margins = Vec::new();
-    for (metric, values) in found {
-        match values.as_slice() {
-            [only] => margins.push((metric.to_owned(), *only)),
-            _ => notes.push(format!("The specs name different margins for {metric}, so the default was used.")),
-        }
-    }
-    margins
 }
 
 fn title(args: &Args, specs: &[Spec]) -> String {

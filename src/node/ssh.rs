@@ -124,6 +124,15 @@ impl Connection {
     }
 
     async fn attempt(site: &Site<'_>, target: &Target, limit: Duration) -> Result<Self, SshError> {
+        if target.host_keys == HostKeys::First {
+            // What an attempt that failed took for the node's key may have been anybody's.
+            match std::fs::remove_file(site.directory.join(words::known_hosts(site.name))) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(SshError::Io { what: "forget the host key of an earlier attempt", source });
+                }
+                _ => {}
+            }
+        }
         let nonce = format!("{:016x}", crate::agent::fresh_number());
         let mut argv = words::options(target, site.name);
         argv.extend(words::master());

@@ -90,3 +90,22 @@ fn observed<'a>(settings: &'a [Setting], node: NodeId, name: &str) -> Option<&'a
     let of_node = |s: &&Setting| s.when == Moment::Before && s.node == Some(node) && s.name == name;
     settings.iter().find(of_node)?.observed.as_deref()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::side_of;
+
+    #[test]
+    fn a_name_tells_the_side_and_which_of_several() {
+        for (name, expected) in [
+            ("packets", ("", 1)),
+            ("2.packets", ("", 2)),
+            ("host.packets", ("host", 1)),
+            ("host.2.packets", ("host", 2)),
+            ("switch.3.packets", ("switch", 3)),
+            ("host.x.packets", ("host.x", 1)),
+        ] {
+            assert_eq!(side_of(name), expected, "{name}");
+        }
+    }
+}

@@ -71,6 +71,8 @@ struct Column {
     betters: BTreeSet<Option<Better>>,
     sum: f64,
     pairs: u32,
+    /// Has it a value for each pair?
+    per_pair: bool,
     missing: bool,
     seen: BTreeSet<String>,
 }
@@ -80,6 +82,8 @@ struct Column {
 struct Meaning {
     /// `None` for a metric that was not asked for.
     column: Option<usize>,
+    /// The pair, or 0 for one of none.
+    pair: u32,
     /// Slots that a unit alone tells apart have the same.
     key: usize,
     /// Does it depend on where packets were looked at?
@@ -111,6 +115,8 @@ struct Now {
     values: Vec<(usize, f64)>,
     touched: Vec<usize>,
     placed: Vec<usize>,
+    /// How many pairs it has, as far as its factor or any metric tells.
+    pairs: u32,
     captures: Vec<Capture>,
     settings: Vec<Setting>,
     accel: Option<String>,
@@ -156,6 +162,10 @@ impl<'a> Loader<'a> {
                 self.now.factor_key.extend(bytes);
             }
         }
+        if let (Some(ValueRef::Text(b"pairs")), Some(ValueRef::Text(value))) = (row.get(1), row.get(2)) {
+            let pairs = str::from_utf8(value).ok().and_then(|value| value.parse().ok());
+            self.now.pairs = self.now.pairs.max(pairs.unwrap_or_default());
+        }
     }
 
     fn metric(&mut self, row: &Row<'_>) -> Result<(), String> {
@@ -164,12 +174,13 @@ impl<'a> Loader<'a> {
             let meaning = self.meaning(slot);
             self.meanings.push(meaning);
         }
-        let Meaning { column, key, placed } = self.meanings[slot];
+        let Meaning { column, pair, key, placed } = self.meanings[slot];
         let number = self.loaded.len() + 1;
         if self.last_of_key[key] == number {
             return Err(format!("metric {} is there twice for the same pair and node", self.slots.metric(slot).name));
         }
         self.last_of_key[key] = number;
+        self.now.pairs = self.now.pairs.max(pair);
         let Some(column) = column else { return Ok(()) };
         if placed {
             self.now.placed.push(slot);
@@ -185,6 +196,7 @@ impl<'a> Loader<'a> {
         }
         into.betters.insert(metric.better);
         into.pairs += 1;
+        into.per_pair |= pair > 0;
         match value {
             Some(value) => {
                 into.sum += value;
@@ -198,13 +210,14 @@ impl<'a> Loader<'a> {
     fn meaning(&mut self, slot: usize) -> Meaning {
         let metric = self.slots.metric(slot);
         let role = super::query::role(metric.node);
+        let pair = metric.pair.unwrap_or_default();
         let next = self.keys.len();
         let key = *self.keys.entry((metric.pair, metric.node, metric.level, metric.name.clone())).or_insert(next);
         if key == next {
             self.last_of_key.push(0);
         }
         if !(self.wanted)(metric.level, &metric.name, role.as_deref()) {
-            return Meaning { column: None, key, placed: false };
+            return Meaning { column: None, pair, key, placed: false };
         }
         let placed = conditions::depends_on_place(metric);
         let next = self.columns.len();
@@ -221,9 +234,17 @@ impl<'a> Loader<'a> {
                 seen: Vec::new(),
             };
             let betters = BTreeSet::new();
-            self.columns.push(Column { column, betters, sum: 0.0, pairs: 0, missing: false, seen: BTreeSet::new() });
+            self.columns.push(Column {
+                column,
+                betters,
+                sum: 0.0,
+                pairs: 0,
+                per_pair: false,
+                missing: false,
+                seen: BTreeSet::new(),
+            });
         }
-        Meaning { column: Some(column), key, placed }
+        Meaning { column: Some(column), pair, key, placed }
     }
 
     fn fact(&mut self, row: &Row<'_>) -> Result<(), String> {
@@ -262,7 +283,9 @@ impl<'a> Loader<'a> {
         for &at in &self.now.touched {
             let column = &mut self.columns[at];
             column.column.values.resize(before, Reading::NotMeasured);
-            let reading = if column.missing {
+            // A pair without a row is as unknown as one without a value: the mean of the others is another quantity.
+            let short = column.per_pair && !column.pairs.is_multiple_of(self.now.pairs);
+            let reading = if column.missing || short {
                 Reading::Missing
             } else {
                 let n = f64::from(column.pairs);
@@ -277,7 +300,7 @@ impl<'a> Loader<'a> {
                 column.column.seen.resize(before, None);
                 column.column.seen.push(Some(intern(&mut self.texts, seen)));
             }
-            (column.sum, column.pairs, column.missing) = (0.0, 0, false);
+            (column.sum, column.pairs, column.per_pair, column.missing) = (0.0, 0, false, false);
         }
     }
 
@@ -358,8 +381,58 @@ impl Visitor for Loader<'_> {
         now.values.clear();
         now.touched.clear();
         now.placed.clear();
+        now.pairs = 0;
         now.captures.clear();
         now.settings.clear();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(attempts: usize, columns: &[(&str, Option<&str>)]) -> Loaded {
+        let record = crate::store::tests::records::sample(1);
+        let factors = Arc::new(BTreeMap::new());
+        let attempt = || Iteration {
+            header: record.header.clone(),
+            outcome: record.outcome.clone(),
+            counts: false,
+            factors: Arc::clone(&factors),
+            accel: None,
+            image: None,
+        };
+        let column = |&(name, seen): &(&str, Option<&str>)| MetricColumn {
+            name: name.to_owned(),
+            level: Level::Network,
+            role: None,
+            units: BTreeSet::new(),
+            better: None,
+            values: vec![Reading::Missing; attempts],
+            seen: seen.map_or_else(Vec::new, |seen| vec![Some(Arc::from(seen)); attempts]),
+        };
+        Loaded {
+            attempts: (0..attempts).map(|_| attempt()).collect(),
+            columns: columns.iter().map(column).collect(),
+            known: BTreeSet::new(),
+        }
+    }
+
+    #[test]
+    fn stretches_keep_the_places_of_their_own_iterations() {
+        let all = part(2, &[("a", None), ("b", Some("guest"))])
+            .append(part(1, &[("b", None)]))
+            .append(part(2, &[("a", Some("host")), ("c", Some("host"))]));
+        let seen = |name: &str| -> Vec<Option<&str>> {
+            let column = all.columns.iter().find(|column| column.name == name).unwrap();
+            assert_eq!(column.values.len(), 5);
+            column.seen.iter().map(Option::as_deref).collect()
+        };
+        assert_eq!(seen("a"), [None, None, None, Some("host"), Some("host")]);
+        assert_eq!(seen("b"), [Some("guest"), Some("guest"), None, None, None]);
+        assert_eq!(seen("c"), [None, None, None, Some("host"), Some("host")]);
+        let c = all.columns.iter().find(|column| column.name == "c").unwrap();
+        assert_eq!(c.values[..3], [Reading::NotMeasured; 3]);
     }
 }

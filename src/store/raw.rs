@@ -281,7 +281,10 @@ impl<'a> Cursor<'a> {
             let (mut at, mut end) = (0, u32::from(level.cells));
             while at < end {
                 let middle = at.midpoint(end);
+                // The walk that follows reads it again.
+                let visited = self.visited;
                 self.read_cell(middle)?;
+                self.visited = visited;
                 match self.row().get(0) {
                     Some(ValueRef::Integer(n)) if n < key => at = middle + 1,
                     Some(ValueRef::Integer(_)) => end = middle,

@@ -194,12 +194,22 @@ type All = BTreeMap<CapturePlace, Vec<Traffic>>;
 /// Puts an iteration in its group; `None` for one that does not count.
 type GroupOf<'a> = &'a (dyn Fn(&Header) -> Option<usize> + Sync);
 
+/// Data packets of one direction in the current iteration.
+#[derive(Default)]
+struct Data {
+    packets: f64,
+    bytes: f64,
+    super_bytes: f64,
+    /// Did one of several captures not know what a super-segment is?
+    super_unknown: bool,
+}
+
 /// One place of the current iteration.
 #[derive(Default)]
 struct Now {
     sizes: BTreeMap<(u32, Option<u32>), f64>,
     packets: f64,
-    data: [(f64, f64, f64, bool); 2],
+    data: [Data; 2],
     longest: [Option<u32>; 2],
     analysed: bool,
     bin_ms: u32,
@@ -257,10 +267,12 @@ impl Observer<'_> {
                 let (capture, (direction, d)) = decode_tcp::direction(row)?;
                 let (now, i) = (self.at(capture)?, index(direction));
                 let data = &mut now.data[i];
-                data.0 += d.data_packets as f64;
-                data.1 += d.data_bytes as f64;
-                data.2 += d.super_bytes.unwrap_or_default() as f64;
-                data.3 |= d.super_bytes.is_some();
+                data.packets += d.data_packets as f64;
+                data.bytes += d.data_bytes as f64;
+                match d.super_bytes {
+                    Some(bytes) => data.super_bytes += bytes as f64,
+                    None => data.super_unknown = true,
+                }
                 now.longest[i] = now.longest[i].max(d.longest);
             }
             TableId::TcpSeries => {
@@ -301,12 +313,12 @@ impl Observer<'_> {
             let free = MOST_STALLS.saturating_sub(into.first_stalls.len());
             into.first_stalls.extend(now.first_stalls.into_iter().take(free));
             for (i, flow) in into.directions.iter_mut().enumerate() {
-                let (packets, bytes, super_bytes, known) = now.data[i];
-                if packets > 0.0 {
-                    flow.payload_per_packet.add(bytes / packets);
+                let data = &now.data[i];
+                if data.packets > 0.0 {
+                    flow.payload_per_packet.add(data.bytes / data.packets);
                 }
-                if known && bytes > 0.0 {
-                    flow.super_share.add(super_bytes / bytes);
+                if !data.super_unknown && data.bytes > 0.0 {
+                    flow.super_share.add(data.super_bytes / data.bytes);
                 }
                 flow.longest = flow.longest.max(now.longest[i]);
                 flow.series.add(now.bin_ms, self.number, &now.series[i]);

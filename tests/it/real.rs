@@ -36,7 +36,7 @@ client_cpu  = "off"
 "#;
 
 /// What a host has that an iteration could leave behind: links and mounts (a named namespace is a mount).
-fn host() -> BTreeSet<String> {
+pub(crate) fn host() -> BTreeSet<String> {
     let ip = |arguments: &[&str]| {
         let output = Command::new("ip").args(arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
@@ -49,7 +49,7 @@ fn host() -> BTreeSet<String> {
 }
 
 /// Processes whose command line has `text` in it.
-fn processes_with(text: &str) -> Vec<String> {
+pub(crate) fn processes_with(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap() {
         let path = entry.unwrap().path().join("cmdline");
@@ -132,7 +132,7 @@ fn killed_in_any_stage_it_leaves_the_host_as_it_was_and_the_next_run_goes_on() {
 }
 
 /// Waits for something that other processes or the kernel will do, at most ten seconds.
-fn wait_until(mut done: impl FnMut() -> bool) {
+pub(crate) fn wait_until(mut done: impl FnMut() -> bool) {
     let begun = std::time::Instant::now();
     while !done() {
         assert!(begun.elapsed().as_secs() < 10, "it did not happen");

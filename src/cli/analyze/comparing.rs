@@ -256,9 +256,14 @@ fn margins(args: &Args, database: &Database, notes: &mut Vec<String>) -> Result<
     }
     let texts = database.specs().map_err(|error| unreadable(&args.db, error))?;
     let specs: Vec<Spec> = texts.iter().filter_map(|text| Spec::parse(text).ok()).collect();
-    let mut found: BTreeMap<String, Vec<Percent>> = BTreeMap::new();
+    Ok(common_margins(&specs, notes))
+}
+
+/// The margins on which all specs agree; the others are named in the notes.
+pub(in crate::cli) fn common_margins(specs: &[Spec], notes: &mut Vec<String>) -> Vec<(String, Percent)> {
+    let mut found: BTreeMap<&str, Vec<Percent>> = BTreeMap::new();
     for (metric, margin) in specs.iter().flat_map(|spec| &spec.analysis.margins) {
-        let of = found.entry(metric.clone()).or_default();
+        let of = found.entry(metric).or_default();
         if !of.contains(margin) {
             of.push(*margin);
         }
@@ -266,9 +271,9 @@ fn margins(args: &Args, database: &Database, notes: &mut Vec<String>) -> Result<
     let mut margins = Vec::new();
     for (metric, values) in found {
         match values.as_slice() {
-            [only] => margins.push((metric, *only)),
+            [only] => margins.push((metric.to_owned(), *only)),
             _ => notes.push(format!("The specs name different margins for {metric}, so the default was used.")),
         }
     }
-    Ok(margins)
+    margins
 }

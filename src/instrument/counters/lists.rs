@@ -199,9 +199,12 @@ pub(super) fn is_source(name: &str) -> bool {
     listed || OTHERS.contains(&name)
 }
 
+/// Before the names of interfaces between the nodes that are no node's link.
+pub(super) const SWITCH: &str = "switch.if.";
+
 /// What a counter of this name describes, whether or not a kernel has it.
 pub(super) fn level_of(name: &str) -> Level {
-    let network = ["if.", "host.if.", "switch.if.", "tcpinfo."].iter().any(|start| name.starts_with(start));
+    let network = ["if.", "host.if.", SWITCH, "tcpinfo."].iter().any(|start| name.starts_with(start));
     if network || name.starts_with(|first: char| first.is_ascii_uppercase()) { Level::Network } else { Level::Os }
 }
 
@@ -209,6 +212,7 @@ pub(super) fn level_of(name: &str) -> Level {
 pub(super) fn has(owners: &[Owner], name: &str) -> bool {
     let owner = match level_of(name) {
         _ if name.starts_with("host.if.") => Owner::HostEnd,
+        _ if name.starts_with(SWITCH) => return false,
         Level::Os => Owner::Kernel,
         _ => Owner::Protocols,
     };

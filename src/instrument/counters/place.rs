@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::lists::{LISTS, Listed, Owner, has, level_of};
+use super::lists::{LISTS, Listed, Owner, SWITCH, has, level_of};
 use super::value::{Counter, Kind, Reading, Unit, growth};
 use crate::ids::NodeId;
 use crate::record::{CounterPlace, CounterSeries, CounterSource, CounterTotal, Problem, Weight};
@@ -153,7 +153,7 @@ impl Place {
             totals.extend(listed.names.iter().map(|name| CounterTotal { level: listed.level, ..self.total(name) }));
         }
         for name in &self.extra {
-            if !totals.iter().any(|total| total.name == *name) && has(&self.plan.owners, name) {
+            if !totals.iter().any(|total| total.name == *name) && self.plan.has(name) {
                 totals.push(self.total(name));
             }
         }
@@ -191,6 +191,11 @@ impl PlacePlan {
         LISTS.iter().filter(|listed| self.owners.contains(&listed.owner))
     }
 
+    /// Has it a counter of this name? Interfaces between the nodes belong to none of them.
+    fn has(&self, name: &str) -> bool {
+        if name.starts_with(SWITCH) { self.node.is_none() } else { has(&self.owners, name) }
+    }
+
     fn has_listed(&self, name: &str) -> bool {
         self.lists().any(|listed| listed.names.contains(&name))
     }
@@ -220,21 +225,28 @@ fn step(before: &Counter, after: &Counter) -> Option<u64> {
 /// Gauges that may never be read in a whole iteration.
 const GAUGES: [&str; 2] = ["tcpinfo.rtt", "tcpinfo.cwnd"];
 
-/// The unit; of the fixed list also where nothing was read, so that a metric has one unit in all iterations.
+/// The unit, also where nothing was read: so a metric has one unit in all iterations.
 fn symbol(name: &str, unit: Unit) -> &'static str {
-    if unit == Unit::Count && (name.starts_with("tcpinfo.rtt") || (name.starts_with("cpu.") && name != "cpu.frequency"))
-    {
-        return "s";
-    }
-    match name {
-        "if.rx_bytes" | "if.tx_bytes" | "if.qdisc.bytes" | "if.qdisc.backlog" => "B",
-        "host.if.rx_bytes" | "host.if.tx_bytes" | "host.if.qdisc.bytes" | "host.if.qdisc.backlog" => "B",
-        "mem.MemAvailable" | "mem.MemFree" | "mem.Cached" => "B",
-        "tcpinfo.delivery_rate" => "B/s",
-        "cgroup.cpu" => "s",
-        "entropy" => "bit",
-        "cpu.frequency" => "Hz",
-        _ => unit.symbol(),
+    if unit == Unit::Count { unit_of(name) } else { unit.symbol() }
+}
+
+/// The unit of a counter that has no other in any reading.
+fn unit_of(name: &str) -> &'static str {
+    const CPU_TIMES: [&str; 10] =
+        ["user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest", "guest_nice"];
+    let (first, rest) = name.split_once('.').unwrap_or((name, ""));
+    let is_cpu = first.strip_prefix("cpu").is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit()));
+    let of_interface = !name.contains(".ethtool.") && (name.starts_with("if.") || name.contains(".if."));
+    match rest {
+        "frequency" if is_cpu => "Hz",
+        _ if is_cpu && CPU_TIMES.contains(&rest) => "s",
+        _ if first == "mem" => "B",
+        _ if of_interface && ["_bytes", ".bytes", ".backlog"].iter().any(|end| name.ends_with(end)) => "B",
+        "rtt" | "rtt_max" | "rttvar" if first == "tcpinfo" => "s",
+        "delivery_rate" if first == "tcpinfo" => "B/s",
+        "cpu" if first == "cgroup" => "s",
+        _ if name == "entropy" => "bit",
+        _ => Unit::Count.symbol(),
     }
 }
 
@@ -404,6 +416,33 @@ mod tests {
         place.end(read(3));
         let (_, totals) = place.finish(times(0));
         assert_eq!(value(&totals, "TcpCurrEstab"), Some(4.0));
+    }
+
+    #[test]
+    fn a_name_that_is_asked_for_has_one_unit_read_or_not() {
+        let mut files = text::stat("cpu  1 1 1 1 1 1 1 1\ncpu0 1 1 1 1 1 1 1 1\nctxt 5\n", 100, true).unwrap();
+        files.extend(text::meminfo("MemFree: 5 kB\nDirty: 3 kB\n").unwrap());
+        for counter in files {
+            assert_eq!(symbol(&counter.name, Unit::Count), counter.unit.symbol(), "{}", counter.name);
+        }
+        for (name, unit) in [
+            ("switch.if.s1.rx_bytes", "B"),
+            ("if.qdisc.fq.8001:0.backlog", "B"),
+            ("host.if.qdisc.drops", "1"),
+            ("if.ethtool.rx_bytes", "1"),
+            ("cpu12.softirq.NET_RX", "1"),
+            ("TcpOutSegs", "1"),
+        ] {
+            assert_eq!(symbol(name, Unit::Count), unit, "{name}");
+        }
+    }
+
+    #[test]
+    fn interfaces_between_the_nodes_are_the_hosts() {
+        let plan = |node, owner| PlacePlan { node, owners: vec![owner] };
+        let name = "switch.if.s1.rx_bytes";
+        assert!(plan(None, Owner::Kernel).has(name));
+        assert!(!plan(Some(NodeId::client(1)), Owner::Protocols).has(name));
     }
 
     #[test]

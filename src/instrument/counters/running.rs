@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::lists::{Owner, may_lack};
+use super::lists::{Owner, SWITCH, may_lack};
 use super::place::PlacePlan;
 use super::sampler::{Sampler, SamplerPlan};
 use super::stack::{Claim, Side, StackPlan};
@@ -140,7 +140,7 @@ fn here(places: &[CountedAt], spec: &CounterSpec) -> SamplerPlan {
         plan.stacks.push(StackPlan {
             namespace: Some(namespace.clone()),
             place: 0,
-            prefix: "switch.if.",
+            prefix: SWITCH,
             claims,
             sockets: false,
             protocols: false,

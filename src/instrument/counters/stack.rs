@@ -1,6 +1,6 @@
 //! The counters of a network stack: a namespace of this kernel. Everything is opened inside it once, and stays bound to it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -127,13 +127,10 @@ impl StackReader {
         if let Some(sockets) = self.sockets.as_mut().filter(|_| depth.wants("sockets")) {
             all.push((self.place, "sockets", sockets.read()));
         }
-        let (claims, place, prefix) = (&self.claims, self.place, self.prefix);
+        let (claims, place, prefix) = (self.claims.as_slice(), self.place, self.prefix);
         match &mut self.netlink {
             Ok(netlink) => read_links(netlink, depth, claims, place, prefix, &mut all),
-            Err(error) => {
-                let why = error.to_string();
-                all.extend(["links", "qdisc"].map(|source| (place, source, Err(why.clone()))));
-            }
+            Err(error) => tell(&error.to_string(), claims, place, &[0, 1], &mut all),
         }
         all
     }
@@ -171,8 +168,7 @@ fn read_links(
     let links = match link_statistics::links(netlink) {
         Ok(links) => links,
         Err(error) => {
-            let why = chain(&error);
-            return all.extend(["links", "qdisc"].map(|source| (place, source, Err(why.clone()))));
+            return tell(&chain(&error), claims, place, &[0, 1], all);
         }
     };
     // Where the counters of an interface go: place, what its names begin with, and the sources.
@@ -197,7 +193,7 @@ fn read_links(
                 all.push((place, source, Ok(of_qdisc(&prefix, &qdisc))));
             }
         }
-        Err(error) => all.push((place, "qdisc", Err(chain(&error)))),
+        Err(error) => tell(&chain(&error), claims, place, &[1], all),
     }
     if depth.wants("ethtool") {
         for link in &links {
@@ -205,6 +201,16 @@ fn read_links(
             all.push((place, "ethtool", of_driver(netlink, &link.name, &prefix)));
         }
     }
+}
+
+/// Some of the two sources of links failed: for all that belongs to anybody here.
+fn tell(why: &str, claims: &[Claim], place: usize, sources: &[usize], all: &mut Vec<(usize, &'static str, Read)>) {
+    let claimed = claims.iter().map(|claim| (claim.place, claim.side));
+    let everywhere: BTreeSet<(usize, &'static str)> = claimed
+        .chain([(place, Side::Node)])
+        .flat_map(|(place, side)| sources.iter().map(move |&source| (place, side.sources()[source])))
+        .collect();
+    all.extend(everywhere.into_iter().map(|(place, source)| (place, source, Err(why.to_owned()))));
 }
 
 /// The discipline at the root has the interface's name alone, those below it their own: `if.qdisc.fq_codel.8001:0.drops`.
@@ -374,6 +380,17 @@ mod tests {
         assert_eq!(name(0x8001_0000, 1), "if.qdisc.fq_codel.8001:0.bytes");
         assert_eq!(name(0, 1), "if.qdisc.fq_codel.parent.0:1.bytes");
         assert_ne!(name(0, 1), name(0, 2));
+    }
+
+    #[test]
+    fn a_failure_at_the_switch_is_told_to_every_node_whose_link_ends_there() {
+        let claim = |place| Claim { interface: format!("p{place}"), place, side: Side::Host };
+        let mut all = Vec::new();
+        tell("no memory", &[claim(3), claim(4)], 0, &[0, 1], &mut all);
+        let told: Vec<_> = all.iter().map(|(place, source, _)| (*place, *source)).collect();
+        let of = |place| [(place, "host_links"), (place, "host_qdisc")];
+        assert_eq!(told, [[(0, "links"), (0, "qdisc")], of(3), of(4)].concat());
+        assert!(all.iter().all(|(_, _, read)| *read == Err("no memory".to_owned())));
     }
 
     #[test]

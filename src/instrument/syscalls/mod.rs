@@ -47,29 +47,6 @@ pub struct Options {
     pub log: Option<PathBuf>,
     /// How much the tables hold.
     pub room: Room,
-    /// Where the kernel has what a tracer needs.
-    pub means: Means,
-}
-
-/// Where a kernel has what a tracer needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Means {
-    /// The kernel's description of its types.
-    pub types: PathBuf,
-    /// Where tracefs may be mounted.
-    pub tracefs: Vec<PathBuf>,
-    /// The list of CPUs that are online.
-    pub online: PathBuf,
-}
-
-impl Default for Means {
-    fn default() -> Self {
-        Self {
-            types: PathBuf::from("/sys/kernel/btf/vmlinux"),
-            tracefs: ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"].map(PathBuf::from).to_vec(),
-            online: PathBuf::from("/sys/devices/system/cpu/online"),
-        }
-    }
 }
 
 /// Where the processes of a workload are.
@@ -209,16 +186,7 @@ impl Workload {
 impl Options {
     /// Follows this workload, or everything, on vptest's own kernel.
     pub fn here(scope: SyscallScope, workload: Option<Workload>) -> Self {
-        Self {
-            scope,
-            source: None,
-            workload,
-            place: None,
-            nodes: Vec::new(),
-            log: None,
-            room: Room::default(),
-            means: Means::default(),
-        }
+        Self { scope, source: None, workload, place: None, nodes: Vec::new(), log: None, room: Room::default() }
     }
 
     /// To which node something in a network namespace belongs.

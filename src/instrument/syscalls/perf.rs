@@ -46,12 +46,12 @@ struct OfCpu {
 impl Perf {
     pub(super) fn start(options: &Options, notes: &mut Vec<String>) -> Result<Self, Failure> {
         let refused = |what: &str, error: std::io::Error| Failure::Refused(format!("{what}: {error}{}", paranoid()));
-        let tracepoints = tracefs::tracepoints(&options.means.tracefs).map_err(Failure::Refused)?;
+        let tracepoints = tracefs::tracepoints().map_err(Failure::Refused)?;
         let thread = match (options.scope, options.workload) {
             (SyscallScope::Workload, Some(workload)) => Some(workload.starter),
             _ => None,
         };
-        let online = online(&options.means.online).map_err(Failure::Refused)?;
+        let online = online().map_err(Failure::Refused)?;
         let bytes = usize::try_from(options.room.ring).unwrap_or(1 << 20);
         let mut cpus = Vec::new();
         let mut rings = Vec::new();
@@ -98,7 +98,8 @@ impl Perf {
         let following = self.thread.join().map_err(|_| TraceError::Read("the rings' thread panicked".to_owned()))?;
         let mut losses = self.cpus.iter().map(OfCpu::losses).collect::<Result<Vec<_>, _>>().map_err(read)?;
         // Where the kernel does not count, what the rings say is all that is known.
-        let begun = if counts_losses(&self.cpus) { 0 } else { following.lost_records };
+        let lost = if counts_losses(&self.cpus) { 0 } else { following.lost_records };
+        let begun = lost + following.lost_calls;
         let (steps, returned) = (following.lost_steps, following.lost_returns);
         if begun + steps + returned > 0 {
             losses.push(SyscallLoss { begun, steps, returned, ..SyscallLoss::default() });
@@ -197,9 +198,10 @@ fn know_threads(following: &mut Following, starter: Option<i32>) {
 }
 
 /// CPUs that are online, as `0-3,7`.
-fn online(file: &std::path::Path) -> Result<Vec<u32>, String> {
-    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    cpus(text.trim()).ok_or_else(|| format!("{} is no list of CPUs: {text:?}", file.display()))
+fn online() -> Result<Vec<u32>, String> {
+    const ONLINE: &str = "/sys/devices/system/cpu/online";
+    let text = std::fs::read_to_string(ONLINE).map_err(|error| format!("{ONLINE}: {error}"))?;
+    cpus(text.trim()).ok_or_else(|| format!("{ONLINE} is no list of CPUs: {text:?}"))
 }
 
 fn cpus(text: &str) -> Option<Vec<u32>> {

@@ -157,7 +157,7 @@ fn counts(dataset: &Dataset) -> Counts {
     let from = dataset.iterations.iter().map(|i| i.header.started_ns).min();
     let to = dataset.iterations.iter().map(|i| i.header.finished_ns.unwrap_or(i.header.started_ns)).max();
     let texts = |get: fn(&Iteration) -> &String| {
-        dataset.iterations.iter().map(get).collect::<BTreeSet<_>>().into_iter().take(20).cloned().collect()
+        dataset.iterations.iter().map(get).collect::<BTreeSet<_>>().into_iter().cloned().collect()
     };
     Counts {
         iterations: dataset.iterations.len(),

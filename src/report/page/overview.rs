@@ -12,6 +12,15 @@ const LISTED: usize = 12;
 /// Contrasts in the table without script.
 const ROWS: usize = 300;
 
+/// Names that fit into a line, and how many more there are.
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 20;
+    match names.split_at_checked(SHOWN) {
+        Some((shown, rest)) if !rest.is_empty() => format!("{} and {} more", shown.join(", "), rest.len()),
+        _ => names.join(", "),
+    }
+}
+
 pub(super) fn head(model: &Model) -> Markup {
     let c = &model.counts;
     html! {
@@ -22,7 +31,7 @@ pub(super) fn head(model: &Model) -> Markup {
                 strong { (c.counted) } " of " (c.iterations) " iterations count"
                 " · " (model.groups.len()) " groups · " (model.metrics.len()) " metrics"
                 @if let Some((from, to)) = &c.time { " · " (from) " to " (to) }
-                @if !c.hosts.is_empty() { " · on " (c.hosts.join(", ")) }
+                @if !c.hosts.is_empty() { " · on " (some_of(&c.hosts)) }
             }
             @if !model.constant.is_empty() {
                 p.facts { "The same in all: " @for (i, (name, value)) in model.constant.iter().enumerate() { @if i > 0 { ", " } (name) " = " (value) } }

@@ -31,6 +31,8 @@ const FIXED_SECONDS: &[(&str, f64)] = &[
 ];
 /// The same for each further pair.
 const PAIR_SECONDS: f64 = 0.1;
+/// The link test of one pair up to each level, which is made before a tuple's first iteration.
+const LINK_TEST_SECONDS: [f64; 4] = [0.1, 0.1, 1.7, 3.0];
 /// One HTTP request and its answer, on a CPU that all pairs share.
 const REQUEST_SECONDS: f64 = 1e-4;
 /// Copying on a CPU that all pairs share, in bytes per second.
@@ -58,6 +60,8 @@ impl Estimate {
             plan.tuples.iter().map(|planned| each(&planned.tuple)).sum::<Option<f64>>().map(|sum| sum * repetitions)
         };
         let time = sum(&|tuple| Some((fixed(tuple) + workload(spec, tuple)?).min(limit)));
+        let links: f64 = plan.tuples.iter().map(|planned| link_test(spec, &planned.tuple).min(limit)).sum();
+        let time = time.map(|time| time + links);
         let bytes = sum(&|tuple| storage(spec, tuple));
         let count = u32::try_from(plan.iterations.len()).unwrap_or(u32::MAX);
         Self {
@@ -76,6 +80,11 @@ const fn whole(figure: f64) -> u64 {
 fn fixed(tuple: &Tuple) -> f64 {
     let own = FIXED_SECONDS.iter().find(|(name, _)| *name == tuple.testbed()).map_or(1.0, |(_, seconds)| *seconds);
     own + f64::from(tuple.pairs() - 1) * PAIR_SECONDS
+}
+
+fn link_test(spec: &Spec, tuple: &Tuple) -> f64 {
+    let Some(test) = spec.verify.linktest.filter(|_| tuple.testbed() != "fake") else { return 0.0 };
+    LINK_TEST_SECONDS[test.level as usize - 1] * f64::from(tuple.pairs())
 }
 
 /// Seconds of the workload itself; `None` when nothing is known about it.

@@ -87,6 +87,19 @@ fn there_is_a_command_for_each_iteration() {
 }
 
 #[test]
+fn a_link_test_takes_its_time_once_for_each_tuple_and_pair() {
+    let time = |testbed: &str, verify: &str| {
+        let text = format!(
+            "name = \"linked\"\nrepetitions = 5\nworkload = \"ab\"\n[factors]\ntestbed = \"{testbed}\"\npairs = [1, 3]\n{verify}"
+        );
+        Estimate::of(&plan(&text)).time.unwrap().as_secs_f64()
+    };
+    let test = "[verify]\nlinktest = \"bandwidth\"\n";
+    assert!((time("netns", test) - time("netns", "") - 4.0 * 3.0).abs() < 1e-6);
+    assert!((time("fake", test) - time("fake", "")).abs() < 1e-6);
+}
+
+#[test]
 fn time_is_bounded_by_the_limit() {
     let slow = "name = \"slow\"\nrepetitions = 5\ntimeout = \"10 s\"\nworkload = \"ab\"\n\
                 [factors]\nrate = \"1 kbit/s\"\n";

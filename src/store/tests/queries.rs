@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use super::records::sample;
 use crate::ids::NodeId;
 use crate::record::{IterationRecord, Metric, Outcome, Status};
-use crate::store::{Database, LeftOut, MetricError, StoreError, merge, write_iteration};
+use crate::store::{Database, LeftOut, MetricError, Reading, StoreError, merge, write_iteration};
 
 /// A database of these records, and the directory that holds it.
 fn database(records: &[IterationRecord]) -> (Database, tempfile::TempDir) {
@@ -132,8 +132,10 @@ fn of_two_hosts_the_one_that_finished_first_counts() {
 #[test]
 fn client_and_server_are_never_averaged() {
     let mut record = sample(1);
-    let server = Metric { node: Some(NodeId::server(1)), value: Some(3.0), ..record.metrics[0].clone() };
-    record.metrics.push(server);
+    let of_client = record.metrics[0].clone();
+    let server =
+        |pair| Metric { pair: Some(pair), node: Some(NodeId::server(pair)), value: Some(3.0), ..of_client.clone() };
+    record.metrics.extend([server(1), server(2)]);
     let MetricError::Ambiguous { choices, .. } = error(&[record.clone()], "rps") else { panic!() };
     assert_eq!(choices, ["application.rps@client", "application.rps@server"]);
     let (database, _dir) = database(&[record]);
@@ -143,8 +145,19 @@ fn client_and_server_are_never_averaged() {
     let metrics = database.metrics().unwrap();
     assert_eq!(
         metrics.iter().map(|m| (m.full_name(), m.iterations, m.values)).collect::<Vec<_>>(),
-        [("application.rps@client".to_owned(), 1, 2), ("application.rps@server".to_owned(), 1, 1),]
+        [("application.rps@client".to_owned(), 1, 2), ("application.rps@server".to_owned(), 1, 2),]
     );
+}
+
+#[test]
+fn the_mean_over_pairs_needs_all_pairs() {
+    let mut record = sample(1);
+    for kept in [1, 2] {
+        record.metrics = sample(1).metrics.into_iter().filter(|metric| metric.pair == Some(kept)).collect();
+        let (database, _dir) = database(&[record.clone()]);
+        let dataset = database.dataset(&Status::ALL).unwrap();
+        assert_eq!(dataset.metrics[0].values, [Reading::Missing], "pair {kept} alone");
+    }
 }
 
 #[test]

@@ -21,14 +21,16 @@ const TYPED: [(&str, &str); 4] = [
 /// The same without the kernel's description of its types.
 const RAW: [(&str, &str); 4] = [TYPED[0], TYPED[1], ("returns_raw", "sys_exit"), ("begins_raw", "sys_enter")];
 
+/// The kernel's description of its types.
+const TYPES: &str = "/sys/kernel/btf/vmlinux";
+
 /// Rows beyond those that are asked for: two CPUs that come at once with the same new call may leave one unused.
 const SPARE: u32 = 64;
 
 /// Loads all, so that nothing can be refused but to attach it.
 pub(super) fn load(options: &Options, notes: &mut Vec<String>) -> Result<Ebpf, Failure> {
     let what = "kinds of descriptors are unknown and processes belong to no node of several";
-    let file = &options.means.types;
-    match Btf::parse_file(file, Endianness::default()) {
+    match Btf::parse_file(TYPES, Endianness::default()) {
         Ok(types) => match load_with(options, Some(&types)) {
             Err(error) if !is_permission(error.as_ref()) => {
                 let why = chain(error.as_ref());
@@ -37,7 +39,7 @@ pub(super) fn load(options: &Options, notes: &mut Vec<String>) -> Result<Ebpf, F
             other => return other.map_err(|error| Failure::Refused(chain(error.as_ref()))),
         },
         Err(_) => {
-            notes.push(format!("the kernel does not describe its types ({}): {what}", file.display()));
+            notes.push(format!("the kernel does not describe its types ({TYPES}): {what}"));
         }
     }
     load_with(options, None).map_err(|error| Failure::Refused(chain(error.as_ref())))

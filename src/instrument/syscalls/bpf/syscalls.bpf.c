@@ -562,13 +562,14 @@ INLINE int returns(const void *registers, s64 result) {
     count_size(t, step, result);
   if (with_log)
     log_call(t, took, result);
-  if (t->class & RENAMES && !failed) {
+  // The other ABI's calls have no classes, so any of them may be the one that executes a program.
+  if ((t->class & RENAMES || t->abi) && !failed) {
+    t->abi = abi_of(registers);
     u32 process = process_of();
     if (process != t->process) {
       end_sequence(t);
       if (process) {
         begin_sequence(t, process);
-        t->abi = abi_of(registers);
       } else {
         forget(t, tid); // its next call is counted as lost
       }

@@ -52,6 +52,8 @@ pub(super) struct Following {
     losses: u64,
     /// Steps that are not known since something before them is lost.
     pub(super) lost_steps: u64,
+    /// Calls of threads that have no number here.
+    pub(super) lost_calls: u64,
     /// Records that were lost, as the rings say.
     pub(super) lost_records: u64,
     /// Returns of which it is not known to what they belong.
@@ -74,6 +76,7 @@ impl Following {
             processes: Vec::new(),
             losses: 0,
             lost_steps: 0,
+            lost_calls: 0,
             lost_records: 0,
             lost_returns: 0,
             log,
@@ -88,6 +91,10 @@ impl Following {
 
     pub(super) fn take(&mut self, record: &Record) {
         match record.kind {
+            // Outside vptest's PID namespace all threads have this number: whose step and whose return it is, is not known.
+            Kind::Begins { thread: 0, .. } => self.lost_calls += 1,
+            Kind::Returns { thread: 0, .. } => self.lost_returns += 1,
+            Kind::Named { thread: 0, .. } | Kind::Began { thread: 0, .. } | Kind::Ended { thread: 0 } => {}
             Kind::Begins { process, thread, number, other_abi } if process != self.rules.own => {
                 // As the kernel's tables have it: ten bits.
                 let number = u16::try_from(number & 0x3ff).unwrap_or_default();
@@ -243,4 +250,31 @@ fn entry(longs: [u64; 3], words: [u32; 4]) -> [u8; ENTRY] {
     let parts = longs.iter().flat_map(|n| n.to_le_bytes()).chain(words.iter().flat_map(|n| n.to_le_bytes()));
     bytes.iter_mut().zip(parts).for_each(|(to, from)| *to = from);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READ: i64 = 0;
+
+    fn call(of: &mut Following, thread: u32, at: u64) {
+        let begins = Kind::Begins { process: thread, thread, number: READ, other_abi: false };
+        of.take(&Record { at, kind: begins });
+        of.take(&Record { at: at + 5, kind: Kind::Returns { process: thread, thread, result: 1 } });
+    }
+
+    #[test]
+    fn calls_of_threads_without_a_number_are_lost_and_never_mixed() {
+        let mut of = Following::new(Rules { own: 7, nodes: Vec::new(), place: None }, None);
+        of.take(&Record { at: 0, kind: Kind::Named { thread: 9, name: *b"one\0\0\0\0\0\0\0\0\0\0\0\0\0" } });
+        call(&mut of, 9, 10);
+        call(&mut of, 0, 20);
+        call(&mut of, 0, 30);
+        call(&mut of, 7, 40);
+        assert_eq!((of.lost_calls, of.lost_returns, of.lost_steps), (2, 2, 0));
+        let counted = of.finish().unwrap().0.into_record();
+        let calls: Vec<u64> = counted.iter().map(|process| process.calls).collect();
+        assert_eq!(calls, [1]);
+    }
 }

@@ -2,17 +2,20 @@
 
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::record::Tracepoints;
 
-/// Reads them from one of these directories; where none is tracefs, from one that is mounted nowhere.
+/// Where tracefs may be mounted.
+const MOUNTED: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
+/// Reads them where tracefs is mounted; where it is not, from one that is mounted nowhere.
 ///
 /// # Errors
 /// Says what is missing: tracefs or the tracepoints.
-pub(super) fn tracepoints(places: &[PathBuf]) -> Result<Tracepoints, String> {
-    if let Some(place) = places.iter().find(|place| place.join("events").is_dir()) {
-        return read(place, &place.display().to_string());
+pub(super) fn tracepoints() -> Result<Tracepoints, String> {
+    if let Some(place) = MOUNTED.into_iter().find(|place| Path::new(place).join("events").is_dir()) {
+        return read(Path::new(place), place);
     }
     let mounted = detached().map_err(|error| format!("no tracefs: not mounted, and mounting it fails: {error}"))?;
     read(Path::new(&format!("/proc/self/fd/{}", mounted.as_raw_fd())), "tracefs")
