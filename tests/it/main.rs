@@ -16,6 +16,7 @@ mod image;
 mod keep;
 mod linktest;
 mod live;
+mod minimega;
 mod need;
 mod netns;
 mod paths;
