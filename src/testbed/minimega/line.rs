@@ -52,8 +52,8 @@ pub fn quoted(word: &str) -> String {
 
 /// Would a minimega that cannot be told `.preprocess false` change this word? It replaces variables and URLs.
 pub(super) fn is_preprocessed(word: &str) -> bool {
-    let url = |scheme: &&str| word.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
-    word.contains('$') || ["http://", "https://", "file:", "tar:"].iter().any(|scheme| url(&scheme))
+    let url = |scheme: &str| word.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    word.contains('$') || ["http://", "https://", "file:", "tar:"].iter().any(|scheme| url(scheme))
 }
 
 /// Is this a name that minimega takes for namespaces and machines?

@@ -7,6 +7,7 @@
 //! socket   one connection
 //! daemon   minimega, namespaces of it
 //! machine  virtual machines and containers of a namespace
+//! guest    guests of vptest's own image, and their agent
 //! capture  captures that minimega takes
 //! cc       commands and files for nodes, through miniccc
 //! rond     the same for physical nodes
@@ -18,6 +19,7 @@ pub mod capture;
 pub mod cc;
 mod daemon;
 mod error;
+pub mod guest;
 mod line;
 pub mod machine;
 pub mod rond;

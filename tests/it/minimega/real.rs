@@ -3,17 +3,24 @@
 //! Machines need a kernel and an initramfs with a miniccc: `VPTEST_MINIMEGA_KERNEL` and `VPTEST_MINIMEGA_INITRD`. It must
 //! have an interface for each card and take `vmname=` and `vmip=` from the kernel's command line.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use vptest::agent::{InterfaceSetup, NetworkSetup};
+use vptest::ids::NodeId;
+use vptest::image;
 use vptest::testbed::minimega::capture::{self, Options, Point};
 use vptest::testbed::minimega::cc::{
     Channel, GUEST_FILES, Member, MinimegaHead, Phase, Sent, Step, StepStatus, Timing,
 };
+use vptest::testbed::minimega::guest::{self, Hardware};
 use vptest::testbed::minimega::machine::{self, Boot, Kind, Machine, Nic, Plan};
 use vptest::testbed::minimega::{DEFAULT_SOCKET, Daemon, Limits, Namespace};
+
+use vptest::units::{ByteSize, Rate};
 
 use super::text;
 use crate::need::need;
@@ -157,4 +164,71 @@ async fn work(namespace: Arc<Namespace>, guest: (String, String)) {
     channel.run(&[(members[1].clone(), again)], place.path()).await.unwrap();
     eprintln!("a round trip after {:?}", begun.elapsed());
     assert_eq!(channel.round_trips(), 2);
+}
+
+/// vptest's own image: the agent answers on a port of the machine's, without a miniccc.
+#[tokio::test]
+async fn the_agent_of_a_real_machine_is_reached_and_its_link_is_limited() {
+    let Some(socket) = socket() else { return };
+    if !need("minimega", image::default_cache().is_ok()) {
+        return;
+    }
+    let namespace = namespace(&socket).await;
+    let done = tokio::spawn(agents(Arc::clone(&namespace))).await;
+    gone(&namespace).await;
+    done.unwrap();
+}
+
+async fn agents(namespace: Arc<Namespace>) {
+    let request = image::Request {
+        kernel: image::KernelChoice::Full,
+        programs: vec![],
+        vptest: PathBuf::from(crate::campaign::VPTEST),
+        cache: image::default_cache().unwrap(),
+    };
+    let image = tokio::task::spawn_blocking(move || image::build(&request, &mut |_| {})).await.unwrap().unwrap();
+    let hardware = Hardware {
+        driver: "e1000".to_owned(),
+        vcpus: 2,
+        memory: ByteSize(384 << 20),
+        arguments: image::tcg_arguments().split_whitespace().map(str::to_owned).collect(),
+    };
+    let nodes = [NodeId::client(1), NodeId::server(1)];
+    let plans = nodes.map(|node| guest::plan(node, &image, &hardware));
+    machine::launch(&namespace, &plans).await.unwrap();
+    let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    let machines = machine::start(&namespace, &names).await.unwrap();
+    let begun = Instant::now();
+    let mut clients = Vec::new();
+    for machine in &machines {
+        let client = guest::reach(&namespace.daemon().base, machine, Duration::from_secs(180)).await.unwrap();
+        assert_eq!(client.hello().cpus, Some(2));
+        clients.push(client);
+    }
+    eprintln!("agents after {:?}", begun.elapsed());
+    for (number, (client, node)) in (1..).zip(clients.iter().zip(nodes)) {
+        let setup = NetworkSetup {
+            modules: vec![],
+            interfaces: vec![InterfaceSetup {
+                mac: Some(guest::mac(node)),
+                name: "eth0".to_owned(),
+                address: Some((IpAddr::V4(Ipv4Addr::new(10, 1, 0, number)), 24)),
+                mtu: None,
+                offload: Some(false),
+            }],
+            tunnel: None,
+            routes: vec![],
+            sysctls: vec![],
+        };
+        client.configure(&setup).await.unwrap();
+    }
+    for name in &names {
+        guest::limit_rate(&namespace, name, 0, Rate::from_bits_per_second(8_000_000).unwrap()).await.unwrap();
+    }
+    // The link may take a while to come up.
+    let server = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2));
+    let begun = Instant::now();
+    while !clients[0].walk(server, 3).await.unwrap().1 {
+        assert!(begun.elapsed() < LONG, "no way to the server");
+    }
 }

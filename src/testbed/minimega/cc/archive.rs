@@ -65,7 +65,10 @@ fn bad<T>(name: &[u8], what: &str) -> io::Result<T> {
 mod tests {
     use super::*;
 
-    fn archive(entries: &[(&[u8], tar::EntryType, &[u8])]) -> tempfile::NamedTempFile {
+    /// Name, type and content.
+    type Entry<'a> = (&'a [u8], tar::EntryType, &'a [u8]);
+
+    fn archive(entries: &[Entry<'_>]) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut builder = tar::Builder::new(file.reopen().unwrap());
         for (name, kind, content) in entries {
@@ -98,7 +101,7 @@ mod tests {
     #[test]
     fn what_could_harm_is_refused() {
         let link = tar::EntryType::Symlink;
-        let cases: [(&[(&[u8], tar::EntryType, &[u8])], &str); 5] = [
+        let cases: [(&[Entry<'_>], &str); 5] = [
             (&[(b"../a", FILE, b"x")], "leads elsewhere"),
             (&[(b"a/../../b", FILE, b"x")], "leads elsewhere"),
             (&[(b"a", link, b"")], "is neither"),

@@ -130,13 +130,14 @@ pub(super) fn script(phase: &Phase, place: &Place, checksums: &[String]) -> Stri
          umask 077\n\
          d={directory}\n\
          mkdir \"$d\" 2>/dev/null || {{ echo 'vptest {nonce} replayed'; exit {REPLAYED}; }}\n\
-         for p in timeout wc head sha256sum tar date; do\n\
+         for p in timeout wc head sha256sum tar; do\n\
          command -v $p >/dev/null 2>&1 || {{ echo \"vptest {nonce} lacks $p\"; exit {LACKS}; }}\n\
          done\n\
          size() {{ s=$(wc -c 2>/dev/null <\"$1\") && echo $s || echo -; }}\n\
          sum() {{ s=$(sha256sum 2>/dev/null <\"$1\") && echo \"${{s%% *}}\" || echo missing; }}\n\
-         run() {{ n=$1; l=$2; shift 2; b=$(date +%s); timeout -k {KILL_AFTER} \"$l\" \"$@\" >\"$d/$n.out\" 2>\"$d/$n.err\" </dev/null; \
-         echo \"$? $(($(date +%s)-b))\" >\"$d/$n.status.new\"; mv \"$d/$n.status.new\" \"$d/$n.status\"; }}\n\
+         now() {{ read -r u _ </proc/uptime; echo \"${{u%.*}}${{u#*.}}\"; }}\n\
+         run() {{ n=$1; l=$2; shift 2; b=$(now); timeout -k {KILL_AFTER} \"$l\" \"$@\" >\"$d/$n.out\" 2>\"$d/$n.err\" </dev/null; \
+         echo \"$? $(($(now)-b))\" >\"$d/$n.status.new\"; mv \"$d/$n.status.new\" \"$d/$n.status\"; }}\n\
          show() {{ o=$(size \"$d/$1.out\"); e=$(size \"$d/$1.err\"); head -c $2 \"$d/$1.out\" >\"$d/o\"; \
          head -c $2 \"$d/$1.err\" >\"$d/e\"; s=$(cat \"$d/$1.status\" 2>/dev/null) || s='- -'; \
          echo \"step $1 $s $o $e $(size \"$d/o\") $(size \"$d/e\")\"; cat \"$d/o\"; echo; cat \"$d/e\"; echo; }}\n\

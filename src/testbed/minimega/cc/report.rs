@@ -4,11 +4,6 @@ use super::super::error::PhaseFailure;
 use super::phase::{Phase, Place, Step, seconds};
 use crate::text::{printable, printable_bytes};
 
-/// Exit status with which `timeout` says that it ended a step.
-const ENDED: i32 = 124;
-/// The same for one that had to be killed.
-const KILLED: i32 = 137;
-
 /// What came of a phase on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
@@ -157,11 +152,12 @@ fn read_step(reader: &mut Reader<'_>, index: usize, step: &Step) -> Result<StepR
     let words = reader.line(&["step", &index.to_string()], 8)?;
     let status = match (words[2], words[3]) {
         ("-", "-") => None,
-        (code, took) => Some(match number(code)? {
-            // Others may end with the same status, but not when their time is up.
-            ENDED | KILLED if number::<u64>(took)? >= seconds(step) => StepStatus::TimedOut,
-            code => StepStatus::Exit(code),
-        }),
+        (code, took) => {
+            // The status does not say: coreutils' `timeout` ends with 124 or 137, busybox's as the step itself does.
+            let (code, centiseconds): (i32, u64) = (number(code)?, number(took)?);
+            let ended = centiseconds / 100 >= seconds(step);
+            Some(if ended { StepStatus::TimedOut } else { StepStatus::Exit(code) })
+        }
     };
     let (stdout_bytes, stderr_bytes) = (number(words[4])?, number(words[5])?);
     let (out, err) = (number::<u64>(words[6])?, number::<u64>(words[7])?);
@@ -234,9 +230,10 @@ mod tests {
 
     #[test]
     fn a_step_is_timed_out_only_when_its_time_was_up() {
-        assert_eq!(status("124 3 0 0 0 0"), Some(StepStatus::TimedOut));
-        assert_eq!(status("137 8 0 0 0 0"), Some(StepStatus::TimedOut));
-        assert_eq!(status("124 2 0 0 0 0"), Some(StepStatus::Exit(124)));
+        for line in ["124 300 0 0 0 0", "137 801 0 0 0 0", "143 300 0 0 0 0", "0 302 0 0 0 0"] {
+            assert_eq!(status(line), Some(StepStatus::TimedOut), "{line}");
+        }
+        assert_eq!(status("124 299 0 0 0 0"), Some(StepStatus::Exit(124)));
         assert_eq!(status("137 0 0 0 0 0"), Some(StepStatus::Exit(137)));
         assert_eq!(status("- - 0 0 0 0"), None);
     }
