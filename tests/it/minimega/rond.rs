@@ -1,5 +1,6 @@
 //! Physical nodes behind rond.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use vptest::testbed::minimega::{Limits, MinimegaError};
 
 use super::double::{Double, Traps};
 use super::text;
+use crate::need::need;
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -81,4 +83,38 @@ async fn nodes_that_share_an_identifier_are_missed() {
     let hosts = ["p1".to_owned(), "p2".to_owned()];
     let error = open(&double).await.members(&hosts).await.unwrap_err();
     assert!(text(&error).starts_with("no miniccc has reported from p1"), "{error}");
+}
+
+/// Against a rond that runs here: `VPTEST_ROND` is the path of its socket, `VPTEST_ROND_NODE` the host name of a node of its,
+/// `VPTEST_ROND_FILES` the directory of that node's files (`files` below the `-path` of its miniccc).
+#[tokio::test]
+async fn a_real_node_does_phases_and_files_travel() {
+    let variable = |name: &str| std::env::var(name).ok();
+    let given = variable("VPTEST_ROND").zip(variable("VPTEST_ROND_NODE").zip(variable("VPTEST_ROND_FILES")));
+    if !need("rond", given.is_some()) {
+        return;
+    }
+    let Some((socket, (node, files))) = given else { return };
+    let rond = Rond::open(Path::new(&socket), Limits::default()).await.unwrap();
+    let mut members = rond.members(&[node]).await.unwrap();
+    members[0].files = files;
+    let channel = Channel::new(Arc::new(rond), Timing::default());
+    let phase = Phase {
+        send: vec![Sent { path: "/tmp/vptest-rond/x".to_owned(), mode: 0o644, content: vec![7; 300_000] }],
+        steps: vec![
+            Step::of(["printf", "%s", "a'b\"c $HOME"], LONG),
+            Step::of(["sleep", "1000"], Duration::from_secs(1)),
+            Step::of(["cp", "/tmp/vptest-rond/x", "/tmp/vptest-rond/y"], LONG),
+        ],
+        fetch: vec!["/tmp/vptest-rond/y".to_owned()],
+    };
+    for _ in 0..2 {
+        let into = tempfile::tempdir().unwrap();
+        let outcome = channel.run(&[(members[0].clone(), phase.clone())], into.path()).await.unwrap().remove(0);
+        assert_eq!(outcome.report.steps[0].stdout, b"a'b\"c $HOME");
+        assert_eq!(outcome.report.steps[1].status, Some(StepStatus::TimedOut));
+        assert_eq!(std::fs::read(&outcome.files[0]).unwrap(), vec![7; 300_000]);
+    }
+    let clean = Phase { steps: vec![Step::of(["rm", "-r", "/tmp/vptest-rond"], LONG)], ..Phase::default() };
+    channel.run(&[(members[0].clone(), clean)], Path::new("/")).await.unwrap();
 }
