@@ -12,6 +12,7 @@ mod export;
 mod faults;
 mod flows;
 mod flows_real;
+mod igor;
 mod image;
 mod keep;
 mod linktest;
