@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::error::{MinimegaError, shown};
 use super::line::{Line, is_name, is_preprocessed};
+use super::machine::{State, machines};
 use super::socket::{Limits, Peer, Socket, running_since};
 use super::version::Version;
 use super::wire::{Answer, Dialect, Row};
@@ -306,16 +307,28 @@ impl Namespace {
             return vec![MinimegaError::Unsendable { word: self.name.clone(), why }];
         }
         let mut failures = Vec::new();
+        let failed_launches = match machines(self).await {
+            Ok(all) => {
+                all.into_iter().filter(|machine| machine.state == State::Error).map(|machine| machine.id).collect()
+            }
+            Err(error) => {
+                failures.push(error);
+                Vec::new()
+            }
+        };
         for words in [["clear", "cc"], ["clear", "capture"]] {
             failures.extend(self.run(&words).await.err());
         }
         failures.extend(self.daemon.run(&Line::of(["clear", "namespace", &self.name])).await.err());
-        match std::fs::remove_dir_all(self.files()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                failures
-                    .push(MinimegaError::File { what: format!("remove {}", self.files().display()), source: error });
+        // minimega forgets machines whose launch failed, but leaves their directories. Their numbers are not used again.
+        let left = failed_launches.iter().map(|id: &u64| self.daemon.base.join(id.to_string()));
+        for directory in left.chain([self.files()]) {
+            match std::fs::remove_dir_all(&directory) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    failures.push(MinimegaError::File { what: format!("remove {}", directory.display()), source });
+                }
+                _ => {}
             }
-            _ => {}
         }
         failures
     }

@@ -375,7 +375,11 @@ impl Shared {
                 self.table("namespace", &rows)
             }
             ["clear", "namespace", name] => {
-                state.namespaces.remove(*name);
+                let removed = state.namespaces.remove(*name);
+                let machines = removed.iter().flat_map(|namespace| &namespace.machines);
+                for machine in machines.filter(|machine| machine.state != "ERROR") {
+                    std::fs::remove_dir_all(self.directory.join(machine.id.to_string())).unwrap();
+                }
                 done()
             }
             ["clear", "vm", "config"] => {
@@ -388,6 +392,8 @@ impl Shared {
             }
             ["vm", "launch", kind, name] => {
                 let launched = namespace.launch(kind, name, machines);
+                // It stays when the launch failed, for ever.
+                std::fs::create_dir_all(self.directory.join(machines.to_string())).unwrap();
                 state.machines += 1;
                 launched
             }

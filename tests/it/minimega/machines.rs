@@ -70,6 +70,10 @@ async fn a_launch_that_failed_without_a_word_is_found() {
     answer.unwrap();
     let error = machine::in_state(&namespace, &names(&["c"]), &State::Building).await.unwrap_err();
     assert!(text(&error).starts_with("machine c: minimega has no such machine"), "{error}");
+    // The directory of `b` is one that minimega would leave.
+    let failures = namespace.remove().await;
+    assert!(failures.is_empty(), "{failures:?}");
+    assert!(["0", "1"].iter().all(|id| !double.shared.directory.join(id).exists()));
 }
 
 #[tokio::test]

@@ -89,7 +89,11 @@ async fn a_real_launch_that_fails_is_found() {
     plan.name = "b".to_owned();
     plan.nics[0].driver = Some("foo-net".to_owned());
     machine::launch(&namespace, &[plan]).await.unwrap_err();
+    let place = |machine: &Machine| namespace.daemon().base.join(machine.id.to_string());
+    let places: Vec<PathBuf> = machine::machines(&namespace).await.unwrap().iter().map(place).collect();
+    assert!(!places.is_empty());
     gone(&namespace).await;
+    assert!(places.iter().all(|place| !place.exists()), "{places:?}");
 }
 
 /// Two machines through all that is done with them.
