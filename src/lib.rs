@@ -4,9 +4,9 @@
 //!
 //! ```text
 //! cli        clap structs, one file per subcommand, progress and tables; the only part that prints
-//! dispatch   where iterations run
+//! dispatch   where iterations run: igor's reservations
 //! runner     life of one iteration; campaign: resume, order, interruption, journal
-//! testbed    what provides nodes and links: netns, fake
+//! testbed    what provides nodes and links: netns, qemu, fake; drivers of minimega and rond
 //! workload   ab, iperf3, custom command; output text → metrics
 //! image      guest images: kernel and initramfs from packages
 //! instrument live capture, counters
@@ -32,6 +32,7 @@
 pub mod agent;
 pub mod analysis;
 pub mod cli;
+pub mod dispatch;
 pub mod flow;
 pub mod host;
 pub mod ids;

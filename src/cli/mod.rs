@@ -8,6 +8,7 @@ mod exit;
 mod export;
 mod flows;
 mod flows_text;
+mod igor;
 mod image;
 mod linktest;
 mod merge;
@@ -72,6 +73,7 @@ enum Command {
     Export(export::Args),
     Flows(flows::Args),
     Syscalls(syscalls::Args),
+    Igor(igor::Args),
     Image(image::Args),
     Doctor(doctor::Args),
     Clean(clean::Args),
@@ -112,6 +114,7 @@ pub fn main() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Flows(args) => flows::run(&args),
+        Command::Igor(args) => igor::run(&args),
         Command::Image(args) => image::run(&args, cli.verbosity),
         Command::Doctor(args) => doctor::run(&args),
         Command::Clean(args) => clean::run(&args),

@@ -3,6 +3,7 @@
 
 pub mod fake;
 mod lan;
+pub mod minimega;
 pub mod netns;
 pub mod qemu;
 

@@ -1,0 +1,3 @@
+//! Where iterations run. So far: which hosts igor has reserved.
+
+pub mod igor;

@@ -1,0 +1,128 @@
+//! What gives nodes their orders: a namespace of minimega's, or rond.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+
+use super::super::daemon::Namespace;
+use super::super::error::MinimegaError;
+use super::super::wire::Answer;
+
+/// Something for one client to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Take a file from [`Head::outgoing`].
+    Send(String),
+    /// Run a program, once.
+    Run(Vec<String>),
+    /// Give a file.
+    Receive(String),
+}
+
+/// See the module.
+#[async_trait]
+pub trait Head: Send + Sync {
+    /// Directory of this host from which files are sent, and its name below the one that the daemon knows; the files arrive
+    /// in a directory of that name among those of miniccc.
+    fn outgoing(&self) -> (PathBuf, String);
+
+    /// Directory of this host in which the daemon puts what clients have to say: `COMMAND/UUID/…`.
+    fn responses(&self) -> PathBuf;
+
+    /// Identifiers of the clients that have reported. One that has ended may be among them for half a minute.
+    async fn clients(&self) -> Result<Vec<String>, MinimegaError>;
+
+    /// Posts orders for one client and returns their numbers. Nobody else's orders come between.
+    async fn post(&self, uuid: &str, orders: &[Order]) -> Result<Vec<u64>, MinimegaError>;
+}
+
+/// A namespace of minimega's.
+#[derive(Debug)]
+pub struct MinimegaHead {
+    namespace: std::sync::Arc<Namespace>,
+    /// Has it `cc exec-once`?
+    once: AtomicBool,
+}
+
+impl MinimegaHead {
+    /// For the clients of this namespace.
+    pub fn new(namespace: std::sync::Arc<Namespace>) -> Self {
+        Self { namespace, once: AtomicBool::new(true) }
+    }
+
+    /// `exec-once` is not given again to a client that reconnects. Where there is none, a phase's script sees to it alone.
+    async fn run(&self, argv: &[String]) -> Result<Answer, MinimegaError> {
+        check_program(argv)?;
+        let line = |verb| [&["cc".to_owned(), verb], argv].concat();
+        if self.once.load(Ordering::Relaxed) {
+            match self.namespace.run(&line("exec-once".to_owned())).await {
+                Err(error) if error.is_unknown_command() => self.once.store(false, Ordering::Relaxed),
+                other => return other,
+            }
+        }
+        self.namespace.run(&line("exec".to_owned())).await
+    }
+}
+
+/// A word such as `stdout=foo` before the program is a redirection, and one without a program crashes minimega.
+fn check_program(argv: &[String]) -> Result<(), MinimegaError> {
+    let redirection = |word: &str| ["stdin=", "stdout=", "stderr="].iter().any(|name| word.starts_with(name));
+    let bad = argv.first().filter(|word| !word.is_empty() && !redirection(word)).is_none();
+    if !bad {
+        return Ok(());
+    }
+    let word = argv.first().cloned().unwrap_or_default();
+    Err(MinimegaError::Unsendable { word, why: "a command begins with the name of a program".to_owned() })
+}
+
+#[async_trait]
+impl Head for MinimegaHead {
+    fn outgoing(&self) -> (PathBuf, String) {
+        (self.namespace.files(), self.namespace.name().to_owned())
+    }
+
+    fn responses(&self) -> PathBuf {
+        self.namespace.files().join("miniccc_responses")
+    }
+
+    async fn clients(&self) -> Result<Vec<String>, MinimegaError> {
+        let rows = self.namespace.rows(&["cc", "clients"], &["uuid"]).await?;
+        Ok(rows.iter().map(|row| row.field("uuid").to_owned()).collect())
+    }
+
+    async fn post(&self, uuid: &str, orders: &[Order]) -> Result<Vec<u64>, MinimegaError> {
+        let _configuring = self.namespace.configuring().await;
+        self.namespace.run(&["cc", "filter", &format!("uuid={uuid}")]).await?;
+        let mut ids = Vec::new();
+        for order in orders {
+            let answer = match order {
+                // Of several files, minimega sends the last alone.
+                Order::Send(name) => {
+                    let name = format!("{}/{name}", self.namespace.name());
+                    self.namespace.run(&["cc", "send", &name]).await?
+                }
+                Order::Run(argv) => self.run(argv).await?,
+                Order::Receive(path) => self.namespace.run(&["cc", "recv", path]).await?,
+            };
+            ids.push(answer.id().map_err(|garbled| MinimegaError::answer("cc", garbled))?);
+        }
+        self.namespace.run(&["clear", "cc", "filter"]).await?;
+        Ok(ids)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `cc exec stdout=foo` crashed the daemon.
+    #[test]
+    fn what_crashes_the_daemon_is_not_sent() {
+        let argv = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+        check_program(&argv(&["timeout", "stdout=foo"])).unwrap();
+        for bad in [&["stdout=foo"][..], &["stdin=a", "b"], &["stderr="], &[""], &[]] {
+            assert!(check_program(&argv(bad)).is_err(), "{bad:?}");
+        }
+    }
+}

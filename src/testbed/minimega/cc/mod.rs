@@ -1,0 +1,344 @@
+//! Commands and files for nodes through minimega's command and control (`cc`) and the miniccc in them.
+//!
+//! Everything that minimega answers about a command's end comes too early or not at all: the counter of responses is raised
+//! before the files are there, a client that ends is listed for half a minute, a file that could not be sent or received is
+//! none. So a phase ([`Phase`]) is posted whole, its report is read from minimega's files, and it counts only with its last
+//! line; files count only with their checksums.
+
+mod archive;
+mod head;
+mod phase;
+mod report;
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+
+pub use head::{Head, MinimegaHead, Order};
+pub use phase::{Phase, SHOWN, SHOWN_ALL, Sent, Step};
+pub use report::{Report, StepReport, StepStatus};
+
+use self::phase::Place;
+use self::report::Seen;
+use super::error::{MinimegaError, PhaseFailure};
+use crate::text::printable_bytes;
+
+/// Where miniccc keeps files when it is not told otherwise.
+pub const GUEST_FILES: &str = "/tmp/miniccc/files";
+/// Bytes per second that files move with at least.
+const SLOWEST: u64 = 1 << 20;
+/// Bytes of files that are brought from a node in one phase.
+const FETCHED: u64 = 64 << 30;
+
+/// How often things are looked at, and how long they are waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// Between two looks at a report.
+    pub poll: Duration,
+    /// Between two looks at the list of clients.
+    pub look: Duration,
+    /// How long a report may stay as it is, after its command has ended, until it is given up.
+    pub settle: Duration,
+    /// What a phase may take beside its script: two heartbeats of 5 s and more.
+    pub budget: Duration,
+    /// What a script may take beside its steps, in whole seconds.
+    pub overhead: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            poll: Duration::from_millis(50),
+            look: Duration::from_secs(1),
+            settle: Duration::from_secs(5),
+            budget: Duration::from_secs(20),
+            overhead: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A node with a miniccc.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its name in messages.
+    pub node: String,
+    /// What its miniccc reports as.
+    pub uuid: String,
+    /// Directory of its miniccc's files; usually [`GUEST_FILES`].
+    pub files: String,
+}
+
+/// Nodes that have the same head.
+pub struct Channel {
+    head: Arc<dyn Head>,
+    timing: Timing,
+    trips: AtomicU32,
+}
+
+/// What came of a phase on one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// What its steps did.
+    pub report: Report,
+    /// The files that were brought, here, in the order in which `tar` packed them.
+    pub files: Vec<PathBuf>,
+}
+
+/// A phase that minimega has.
+struct Posted<'a> {
+    member: &'a Member,
+    phase: &'a Phase,
+    place: Place,
+    checksums: Vec<String>,
+    command: u64,
+    fetch: Option<u64>,
+}
+
+impl Channel {
+    /// The nodes of this head.
+    pub fn new(head: Arc<dyn Head>, timing: Timing) -> Self {
+        Self { head, timing, trips: AtomicU32::new(0) }
+    }
+
+    /// How many times nodes were given something to do and waited for, all at once counting once.
+    pub fn round_trips(&self) -> u32 {
+        self.trips.load(Ordering::Relaxed)
+    }
+
+    /// Waits until all of them have reported. `cc_active` in `vm info` would be up to 20 s late.
+    ///
+    /// # Errors
+    /// [`MinimegaError::NoClient`] with those that have not, and as [`super::Namespace::run`].
+    pub async fn await_clients(&self, members: &[Member], limit: Duration) -> Result<(), MinimegaError> {
+        let begun = Instant::now();
+        loop {
+            let clients = self.head.clients().await?;
+            let missing = members.iter().filter(|member| !clients.contains(&member.uuid));
+            let missing: Vec<String> = missing.map(|member| member.node.clone()).collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if begun.elapsed() >= limit {
+                return Err(MinimegaError::NoClient { missing, waited: limit });
+            }
+            tokio::time::sleep(self.timing.poll).await;
+        }
+    }
+
+    /// Has each node do its phase, all at the same time, and waits for all: one round trip. Files are brought into a
+    /// directory of the node's name below `into`.
+    ///
+    /// # Errors
+    /// [`MinimegaError::Phase`] with the first failure, and as [`super::Namespace::run`]. What a node has begun, it goes on
+    /// with.
+    pub async fn run(&self, jobs: &[(Member, Phase)], into: &Path) -> Result<Vec<Outcome>, MinimegaError> {
+        for (member, phase) in jobs {
+            if let Some(why) = phase::fault(phase) {
+                return Err(MinimegaError::Unsendable { word: member.node.clone(), why });
+            }
+        }
+        // One that is posted when its client is not there is lost for ever.
+        let clients = self.head.clients().await?;
+        if let Some((member, _)) = jobs.iter().find(|(member, _)| !clients.contains(&member.uuid)) {
+            return Err(MinimegaError::phase(&member.node, PhaseFailure::Vanished));
+        }
+        self.trips.fetch_add(1, Ordering::Relaxed);
+        let mut posted = Vec::new();
+        for (member, phase) in jobs {
+            posted.push(self.post(member, phase).await?);
+        }
+        let outcomes = try_join_all(posted.iter().map(|posted| self.outcome(posted, into))).await;
+        for posted in &posted {
+            self.forget(posted);
+        }
+        outcomes
+    }
+
+    async fn post<'a>(&self, member: &'a Member, phase: &'a Phase) -> Result<Posted<'a>, MinimegaError> {
+        let nonce = format!("{:016x}", crate::agent::fresh_number());
+        let (directory, name) = self.head.outgoing();
+        let place = Place { nonce, incoming: format!("{}/{name}", member.files) };
+        let checksums: Vec<String> = phase.send.iter().map(|sent| checksum(&sent.content)).collect();
+        let mut orders = Vec::new();
+        let mut send = |name: String, content: &[u8]| {
+            let path = directory.join(&name);
+            orders.push(Order::Send(name));
+            write(&path, content).map_err(MinimegaError::file(format!("write {}", path.display())))
+        };
+        // No name is used twice: miniccc never overwrites.
+        for (index, sent) in phase.send.iter().enumerate() {
+            send(place.sent(index), &sent.content)?;
+        }
+        send(place.script(), phase::script(phase, &place, &checksums).as_bytes())?;
+        orders.push(Order::Run(phase::command(phase, &place, self.timing.overhead)));
+        let command = orders.len() - 1;
+        if !phase.fetch.is_empty() {
+            // Never empty, which would break the client's transfers for good: an archive has at least its end.
+            orders.push(Order::Receive(place.archive()));
+        }
+        let ids = self.head.post(&member.uuid, &orders).await?;
+        if ids.len() != orders.len() {
+            let text = format!("{} numbers came for {} orders", ids.len(), orders.len());
+            return Err(MinimegaError::Answer { command: "cc".to_owned(), text });
+        }
+        let fetch = ids.get(command + 1).copied();
+        Ok(Posted { member, phase, place, checksums, command: ids[command], fetch })
+    }
+
+    async fn outcome(&self, posted: &Posted<'_>, into: &Path) -> Result<Outcome, MinimegaError> {
+        let failed = |failure| MinimegaError::phase(&posted.member.node, failure);
+        let report = self.report(posted).await?;
+        let (Some(archive), Some(command)) = (&report.archive, posted.fetch) else {
+            return Ok(Outcome { report, files: Vec::new() });
+        };
+        let path = self.response(command, posted.member).join(posted.place.archive().trim_start_matches('/'));
+        let deadline = Instant::now() + self.timing.budget + Duration::from_secs(archive.bytes / SLOWEST);
+        while length(&path) != Some(archive.bytes) {
+            if Instant::now() >= deadline {
+                let there = length(&path).map_or("nothing".to_owned(), |bytes| format!("{bytes} bytes"));
+                let why = format!("{there} of {} bytes came", archive.bytes);
+                return Err(failed(PhaseFailure::NotFetched(why)));
+            }
+            self.check_client(posted.member).await?;
+            tokio::time::sleep(self.timing.poll).await;
+        }
+        let (expected, directory) = (archive.sha256.clone(), into.join(&posted.member.node));
+        let unpacked = tokio::task::spawn_blocking(move || bring(&path, &expected, &directory)).await;
+        let files = unpacked.map_err(io::Error::other).and_then(|unpacked| unpacked);
+        let files = files.map_err(|error| failed(PhaseFailure::NotFetched(error.to_string())))?;
+        Ok(Outcome { report, files })
+    }
+
+    /// Waits for a report.
+    async fn report(&self, posted: &Posted<'_>) -> Result<Report, MinimegaError> {
+        let failed = |failure| MinimegaError::phase(&posted.member.node, failure);
+        let directory = self.response(posted.command, posted.member);
+        let sent: u64 = posted.phase.send.iter().map(|sent| sent.content.len() as u64).sum();
+        let limit =
+            phase::limit(posted.phase, self.timing.overhead) + self.timing.budget + Duration::from_secs(sent / SLOWEST);
+        let (begun, largest) = (Instant::now(), phase::largest_report(posted.phase));
+        let (mut seen, mut exit) = (None, None);
+        let (mut changed, mut looked) = (begun, begun);
+        loop {
+            let length = length(&directory.join("stdout"));
+            if length != seen {
+                (seen, changed) = (length, Instant::now());
+                let output = content(&directory.join("stdout"), largest)
+                    .map_err(|error| failed(PhaseFailure::Report(error.to_string())))?;
+                match report::read(&output, posted.phase, &posted.place, &posted.checksums).map_err(failed)? {
+                    Seen::Whole(report) => return Ok(*report),
+                    Seen::Refused(failure) => return Err(failed(failure)),
+                    Seen::Part => {}
+                }
+            }
+            if exit.is_none() {
+                // The time to settle begins with the end.
+                (exit, changed) = (exit_code(&directory), Instant::now());
+            }
+            if let Some(exit) = exit
+                && changed.elapsed() >= self.timing.settle
+            {
+                let text = content(&directory.join("stderr"), 4096).unwrap_or_default();
+                return Err(failed(PhaseFailure::Died { exit, text: printable_bytes(&text, 400) }));
+            }
+            if begun.elapsed() >= limit {
+                return Err(failed(PhaseFailure::Silent { waited: limit }));
+            }
+            if looked.elapsed() >= self.timing.look {
+                self.check_client(posted.member).await?;
+                looked = Instant::now();
+            }
+            tokio::time::sleep(self.timing.poll).await;
+        }
+    }
+
+    async fn check_client(&self, member: &Member) -> Result<(), MinimegaError> {
+        if self.head.clients().await?.contains(&member.uuid) {
+            return Ok(());
+        }
+        Err(MinimegaError::phase(&member.node, PhaseFailure::Vanished))
+    }
+
+    /// Where the daemon puts what a client has to say to a command.
+    fn response(&self, command: u64, member: &Member) -> PathBuf {
+        self.head.responses().join(command.to_string()).join(&member.uuid)
+    }
+
+    /// Removes a phase's files from this host. Those that stay go with the namespace.
+    fn forget(&self, posted: &Posted<'_>) {
+        let (directory, _) = self.head.outgoing();
+        let sent = (0..posted.phase.send.len()).map(|index| posted.place.sent(index));
+        for name in sent.chain([posted.place.script()]) {
+            let _ = std::fs::remove_file(directory.join(name));
+        }
+        for command in [Some(posted.command), posted.fetch].into_iter().flatten() {
+            let _ = std::fs::remove_dir_all(self.response(command, posted.member));
+        }
+    }
+}
+
+fn checksum(content: &[u8]) -> String {
+    hex(&Sha256::digest(content))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Writes a file that is not there, and the directory it is in.
+fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    }
+    File::options().write(true).create_new(true).mode(0o600).open(path)?.write_all(content)
+}
+
+/// Length of a regular file; `None` for anything else, also for a link.
+fn length(path: &Path) -> Option<u64> {
+    std::fs::symlink_metadata(path).ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len())
+}
+
+/// A whole regular file; empty when there is none.
+fn content(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    if length(path).is_none() {
+        return Ok(Vec::new());
+    }
+    let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::other(format!("it is larger than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Exit status of a command that has ended, as miniccc gives it.
+fn exit_code(directory: &Path) -> Option<i64> {
+    let text = content(&directory.join("exitcode"), 32).ok()?;
+    str::from_utf8(&text).ok()?.trim().parse().ok()
+}
+
+fn bring(path: &Path, expected: &str, directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut file = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    let (mut hash, mut piece) = (Sha256::new(), vec![0; 1 << 16]);
+    loop {
+        match file.read(&mut piece)? {
+            0 => break,
+            count => hash.update(&piece[..count]),
+        }
+    }
+    let found = hex(&hash.finalize());
+    if found != expected {
+        return Err(io::Error::other(format!("they were packed with checksum {expected} and came with {found}")));
+    }
+    std::fs::create_dir_all(directory)?;
+    archive::unpack(path, directory, FETCHED)
+}

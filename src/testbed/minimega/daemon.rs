@@ -1,0 +1,353 @@
+//! A running minimega, and namespaces of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::error::{MinimegaError, shown};
+use super::line::{Line, is_name, is_preprocessed};
+use super::machine::{State, machines};
+use super::socket::{Limits, Peer, Socket, running_since};
+use super::version::Version;
+use super::wire::{Answer, Dialect, Row};
+
+/// Where minimega puts its socket when it is not told otherwise.
+pub const DEFAULT_SOCKET: &str = "/tmp/minimega/minimega";
+/// Beginning of the names of vptest's namespaces.
+const PREFIX: &str = "vptest";
+/// Connections that are kept for further commands.
+const IDLE: usize = 8;
+
+/// A minimega that answers. Commands go over as many connections as are in use at once; each is used again.
+#[derive(Debug)]
+pub struct Daemon {
+    socket: PathBuf,
+    limits: Limits,
+    idle: Mutex<Vec<Socket>>,
+    peer: Peer,
+    /// Its release.
+    pub version: Version,
+    /// Directory that files are sent from and received into (`-filepath`).
+    pub files: PathBuf,
+    /// Its own directory (`-base`), with a directory for each machine.
+    pub base: PathBuf,
+    preprocess: bool,
+    record: bool,
+    /// Held during each command where namespaces are not apart.
+    turn: Option<tokio::sync::Mutex<()>>,
+}
+
+impl Daemon {
+    /// Connects and finds out what the daemon is.
+    ///
+    /// # Errors
+    /// [`MinimegaError::Connect`], [`MinimegaError::TooOld`], and what a command can have.
+    pub async fn open(socket: &Path, limits: Limits) -> Result<Arc<Self>, MinimegaError> {
+        let mut first = Socket::connect(socket, Dialect::Minimega, limits).await?;
+        let answer = first.ask(&Line::of(["version"]), limits.answer).await?;
+        let version = Version::parse(answer.text());
+        if version.lacks_ids() {
+            let needs = "2.6 is the first that says the numbers of posted commands".to_owned();
+            return Err(MinimegaError::TooOld { program: "minimega", version: version.to_string(), needs });
+        }
+        let base = socket.parent().unwrap_or(Path::new("/")).to_owned();
+        let mut daemon = Self {
+            socket: socket.to_owned(),
+            limits,
+            peer: first.peer(),
+            idle: Mutex::new(vec![first]),
+            turn: (!version.namespaces_are_apart()).then(tokio::sync::Mutex::default),
+            version,
+            files: base.join("files"),
+            base,
+            preprocess: false,
+            record: false,
+        };
+        daemon.preprocess = daemon.knows(&[".preprocess", "false", "version"]).await?;
+        daemon.record = daemon.knows(&[".record", "false", "version"]).await?;
+        daemon.read_arguments().await?;
+        Ok(Arc::new(daemon))
+    }
+
+    async fn knows(&self, words: &[&str]) -> Result<bool, MinimegaError> {
+        match self.run(&Line::of(words)).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_unknown_command() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Older ones do not say what they were started with.
+    async fn read_arguments(&mut self) -> Result<(), MinimegaError> {
+        let line = Line::of(["args"]);
+        let answer = match self.run(&line).await {
+            Err(error) if error.is_unknown_command() => return Ok(()),
+            other => other?,
+        };
+        let rows = answer.table(&["base", "filepath"]).map_err(|garbled| MinimegaError::answer("args", garbled))?;
+        if let [row] = rows.as_slice() {
+            (self.base, self.files) = (row.field("base").into(), row.field("filepath").into());
+        }
+        Ok(())
+    }
+
+    /// The process it is.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// Path of its command socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Runs a command with the usual limit.
+    ///
+    /// # Errors
+    /// See [`MinimegaError`]. A command without an answer is never sent again: it may have been done.
+    pub async fn run(&self, line: &Line) -> Result<Answer, MinimegaError> {
+        self.run_within(line, self.limits.answer).await
+    }
+
+    /// Runs a command.
+    ///
+    /// # Errors
+    /// As [`Daemon::run`].
+    pub async fn run_within(&self, line: &Line, limit: Duration) -> Result<Answer, MinimegaError> {
+        let _turn = match &self.turn {
+            Some(turn) => Some(turn.lock().await),
+            None => None,
+        };
+        let mut socket = self.connection().await?;
+        let result = socket.ask(line, limit).await;
+        if matches!(result, Ok(_) | Err(MinimegaError::Refused { .. })) {
+            self.keep(socket);
+        } else {
+            // What the others have to say is as old.
+            self.lock().clear();
+        }
+        result
+    }
+
+    async fn connection(&self) -> Result<Socket, MinimegaError> {
+        let kept = self.lock().pop();
+        if let Some(socket) = kept {
+            return Ok(socket);
+        }
+        let socket = Socket::connect(&self.socket, Dialect::Minimega, self.limits).await?;
+        if socket.peer() != self.peer {
+            return Err(MinimegaError::Restarted { socket: self.socket.clone() });
+        }
+        Ok(socket)
+    }
+
+    fn keep(&self, socket: Socket) {
+        let mut idle = self.lock();
+        if !socket.is_worn() && idle.len() < IDLE {
+            idle.push(socket);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Socket>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Names of all its namespaces.
+    ///
+    /// # Errors
+    /// As [`Daemon::run`].
+    pub async fn namespaces(&self) -> Result<Vec<String>, MinimegaError> {
+        let line = Line::of(["namespace"]);
+        let answer = self.run(&line).await?;
+        let rows = answer.table(&["namespace"]).map_err(|garbled| MinimegaError::answer("namespace", garbled))?;
+        Ok(rows.iter().map(|row| row.field("namespace").to_owned()).collect())
+    }
+
+    /// The namespace of that name, which comes to be when it is first used.
+    ///
+    /// # Errors
+    /// [`MinimegaError::Unsendable`] for a name that minimega does not take.
+    pub fn namespace(self: &Arc<Self>, name: &str) -> Result<Namespace, MinimegaError> {
+        if !is_name(name) {
+            let why = "names have letters, digits, hyphens and underscores".to_owned();
+            return Err(MinimegaError::Unsendable { word: shown(name), why });
+        }
+        Ok(Namespace { daemon: Arc::clone(self), name: name.to_owned(), configuring: tokio::sync::Mutex::default() })
+    }
+
+    /// A namespace that nobody has and nobody will have again: its name says which process made it.
+    ///
+    /// # Errors
+    /// As [`Daemon::run`].
+    pub async fn fresh_namespace(self: &Arc<Self>) -> Result<Namespace, MinimegaError> {
+        let taken = self.namespaces().await?;
+        loop {
+            let name = own_name();
+            if !taken.contains(&name) && !self.files.join(&name).exists() {
+                return self.namespace(&name);
+            }
+        }
+    }
+
+    /// Namespaces of vptest processes that have ended.
+    ///
+    /// # Errors
+    /// As [`Daemon::run`].
+    pub async fn orphans(self: &Arc<Self>) -> Result<Vec<Namespace>, MinimegaError> {
+        let all = self.namespaces().await?;
+        all.iter().filter(|name| is_orphan(name)).map(|name| self.namespace(name)).collect()
+    }
+}
+
+/// `vptest-PID-STARTED-RANDOM` of this process.
+fn own_name() -> String {
+    let pid = i32::try_from(std::process::id()).unwrap_or_default();
+    let started = running_since(pid).unwrap_or_default();
+    format!("{PREFIX}-{pid}-{started}-{:08x}", crate::agent::fresh_number() >> 32)
+}
+
+/// Process number and start of the vptest that made a namespace; `None` for a name that is not vptest's.
+fn owner(name: &str) -> Option<(i32, u64)> {
+    let parts: Vec<&str> = name.split('-').collect();
+    let [PREFIX, pid, started, random] = parts.as_slice() else { return None };
+    let random = random.len() == 8 && random.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let pid = pid.parse().ok().filter(|pid| *pid > 0)?;
+    random.then_some((pid, started.parse().ok()?))
+}
+
+/// Is it the name of a namespace of a vptest that has ended? False for all other names.
+fn is_orphan(name: &str) -> bool {
+    owner(name).is_some_and(|(pid, started)| running_since(pid) != Some(started))
+}
+
+/// A namespace of a minimega's: machines, networks and clients of their own.
+///
+/// Its configuration (`vm config`, `cc filter`, capture options) belongs to all connections, so that whoever sets it and
+/// uses it holds [`Namespace::configuring`] meanwhile.
+#[derive(Debug)]
+pub struct Namespace {
+    daemon: Arc<Daemon>,
+    name: String,
+    configuring: tokio::sync::Mutex<()>,
+}
+
+impl Namespace {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whose it is.
+    pub fn daemon(&self) -> &Arc<Daemon> {
+        &self.daemon
+    }
+
+    /// The directory of its files below `-filepath`, for those sent and those received. minimega never removes it.
+    pub fn files(&self) -> PathBuf {
+        self.daemon.files.join(&self.name)
+    }
+
+    /// Held while the namespace's configuration is set and used.
+    pub async fn configuring(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.configuring.lock().await
+    }
+
+    /// Runs a command in the namespace; minimega changes none of its words.
+    ///
+    /// # Errors
+    /// As [`Daemon::run`], and [`MinimegaError::Unsendable`] for what this minimega would change.
+    pub async fn run<S: AsRef<str>>(&self, words: &[S]) -> Result<Answer, MinimegaError> {
+        self.run_within(words, self.daemon.limits.answer).await
+    }
+
+    /// As [`Namespace::run`], with a limit for the answer.
+    ///
+    /// # Errors
+    /// As [`Namespace::run`].
+    pub async fn run_within<S: AsRef<str>>(&self, words: &[S], limit: Duration) -> Result<Answer, MinimegaError> {
+        let mut line = vec!["namespace", &self.name];
+        if self.daemon.preprocess {
+            line.extend([".preprocess", "false"]);
+        } else if let Some(word) = words.iter().map(AsRef::as_ref).find(|word| is_preprocessed(word)) {
+            let why =
+                "minimega would replace its variables or its URL, and this version cannot be told not to".to_owned();
+            return Err(MinimegaError::Unsendable { word: shown(word), why });
+        }
+        line.extend(words.iter().map(AsRef::as_ref));
+        self.daemon.run_within(&Line::of(line), limit).await
+    }
+
+    /// As [`Namespace::run`] for a question that is asked again and again: it stays out of minimega's history.
+    ///
+    /// # Errors
+    /// As [`Namespace::run`].
+    pub async fn poll(&self, words: &[&str]) -> Result<Answer, MinimegaError> {
+        let mut line = vec!["namespace", &self.name];
+        if self.daemon.record {
+            line.extend([".record", "false"]);
+        }
+        line.extend(words);
+        self.daemon.run(&Line::of(line)).await
+    }
+
+    /// The rows of a table that is asked for again and again.
+    ///
+    /// # Errors
+    /// As [`Namespace::run`], and [`MinimegaError::Answer`] without these columns.
+    pub async fn rows(&self, words: &[&str], columns: &[&str]) -> Result<Vec<Row>, MinimegaError> {
+        let answer = self.poll(words).await?;
+        answer.table(columns).map_err(|garbled| MinimegaError::answer(&words.join(" "), garbled))
+    }
+
+    /// Removes the namespace with its machines, networks and captures, and its files. Goes on past failures and returns
+    /// them; what was never there is no failure. One that vptest has not made is left alone.
+    pub async fn remove(&self) -> Vec<MinimegaError> {
+        if owner(&self.name).is_none() {
+            let why = "it is no namespace of vptest's and is not removed".to_owned();
+            return vec![MinimegaError::Unsendable { word: self.name.clone(), why }];
+        }
+        let mut failures = Vec::new();
+        let failed_launches = match machines(self).await {
+            Ok(all) => {
+                all.into_iter().filter(|machine| machine.state == State::Error).map(|machine| machine.id).collect()
+            }
+            Err(error) => {
+                failures.push(error);
+                Vec::new()
+            }
+        };
+        for words in [["clear", "cc"], ["clear", "capture"]] {
+            failures.extend(self.run(&words).await.err());
+        }
+        failures.extend(self.daemon.run(&Line::of(["clear", "namespace", &self.name])).await.err());
+        // minimega forgets machines whose launch failed, but leaves their directories. Their numbers are not used again.
+        let left = failed_launches.iter().map(|id: &u64| self.daemon.base.join(id.to_string()));
+        for directory in left.chain([self.files()]) {
+            match std::fs::remove_dir_all(&directory) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    failures.push(MinimegaError::File { what: format!("remove {}", directory.display()), source });
+                }
+                _ => {}
+            }
+        }
+        failures
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_whose_a_namespace_is() {
+        let own = own_name();
+        assert!(is_name(&own) && !is_orphan(&own), "{own}");
+        let pid = std::process::id();
+        assert!(is_orphan(&format!("vptest-{pid}-1-00000000")), "an earlier process had the number");
+        for foreign in
+            ["vptest", "minimega", "exp1", "vptest-1", "vptest-x-1-00000000", "vptest-1-1-zz", "vptest-1-2-3-4-5"]
+        {
+            assert!(owner(foreign).is_none() && !is_orphan(foreign), "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! rond: the head of physical nodes that run miniccc.
+//!
+//! It speaks as minimega does, with these differences: it closes the connection at a command that it cannot parse, it does
+//! not say the numbers of the commands it is given, and its answers have no `Status`. Its table `responses` fails as soon
+//! as a file was received; the files are read instead.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+
+use super::cc::{GUEST_FILES, Head, Member, Order};
+use super::error::MinimegaError;
+use super::line::Line;
+use super::socket::{Limits, Peer, Socket};
+use super::wire::{Answer, Dialect, Row};
+
+/// Where rond puts its socket when it is not told otherwise. It has one only with `-nostdin`.
+pub const DEFAULT_SOCKET: &str = "/tmp/rond/rond";
+/// Directory of vptest's files below rond's.
+const OUTGOING: &str = "vptest";
+
+/// A node that has reported to rond.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RondClient {
+    /// Its machine's product_uuid. Two nodes with the same one show as one.
+    pub uuid: String,
+    /// What it calls itself.
+    pub hostname: String,
+}
+
+/// A rond that answers. Its commands are numbered by how many there are, so that only one at a time is given.
+#[derive(Debug)]
+pub struct Rond {
+    path: PathBuf,
+    /// Its directory (`-path`).
+    base: PathBuf,
+    limits: Limits,
+    peer: Peer,
+    socket: Mutex<Option<Socket>>,
+}
+
+impl Rond {
+    /// Connects and lists the clients, the only question that changes nothing and that every rond can parse.
+    ///
+    /// # Errors
+    /// [`MinimegaError::Connect`], and what a command can have.
+    pub async fn open(socket: &Path, limits: Limits) -> Result<Self, MinimegaError> {
+        let first = Socket::connect(socket, Dialect::Rond, limits).await?;
+        let rond = Self {
+            path: socket.to_owned(),
+            base: socket.parent().unwrap_or(Path::new("/")).to_owned(),
+            limits,
+            peer: first.peer(),
+            socket: Mutex::new(Some(first)),
+        };
+        rond.nodes().await?;
+        Ok(rond)
+    }
+
+    /// The nodes that have reported.
+    ///
+    /// # Errors
+    /// As [`super::Daemon::run`].
+    pub async fn nodes(&self) -> Result<Vec<RondClient>, MinimegaError> {
+        let mut socket = self.socket.lock().await;
+        let rows = self.rows(&mut socket, "clients", &["UUID", "hostname"]).await?;
+        let client =
+            |row: &Row| RondClient { uuid: row.field("UUID").to_owned(), hostname: row.field("hostname").to_owned() };
+        Ok(rows.iter().map(client).collect())
+    }
+
+    /// The nodes that call themselves so.
+    ///
+    /// # Errors
+    /// [`MinimegaError::NoClient`] with those that have not reported, and as [`super::Daemon::run`].
+    pub async fn members(&self, hosts: &[String]) -> Result<Vec<Member>, MinimegaError> {
+        let nodes = self.nodes().await?;
+        let find = |host: &String| nodes.iter().find(|node| node.hostname == *host);
+        let missing: Vec<String> = hosts.iter().filter(|host| find(host).is_none()).cloned().collect();
+        if !missing.is_empty() {
+            return Err(MinimegaError::NoClient { missing, waited: std::time::Duration::ZERO });
+        }
+        let member = |host: &String| {
+            let node = find(host)?;
+            Some(Member { node: host.clone(), uuid: node.uuid.clone(), files: GUEST_FILES.to_owned() })
+        };
+        Ok(hosts.iter().filter_map(member).collect())
+    }
+
+    async fn ask(&self, slot: &mut Option<Socket>, words: &[&str]) -> Result<Answer, MinimegaError> {
+        let mut socket = match slot.take() {
+            Some(socket) if !socket.is_worn() => socket,
+            _ => Socket::connect(&self.path, Dialect::Rond, self.limits).await?,
+        };
+        if socket.peer() != self.peer {
+            return Err(MinimegaError::Restarted { socket: self.path.clone() });
+        }
+        let result = socket.ask(&Line::of(words), self.limits.answer).await;
+        if matches!(result, Ok(_) | Err(MinimegaError::Refused { .. })) {
+            *slot = Some(socket);
+        }
+        result
+    }
+
+    async fn rows(
+        &self,
+        slot: &mut Option<Socket>,
+        command: &str,
+        columns: &[&str],
+    ) -> Result<Vec<Row>, MinimegaError> {
+        let answer = self.ask(slot, &[command]).await?;
+        answer.table(columns).map_err(|garbled| MinimegaError::answer(command, garbled))
+    }
+
+    /// Numbers of all commands there are. The table is in no order.
+    async fn numbers(&self, slot: &mut Option<Socket>) -> Result<Vec<u64>, MinimegaError> {
+        let rows = self.rows(slot, "commands", &["id"]).await?;
+        let number = |row: &Row| {
+            let text = format!("id = `{}`", crate::text::printable(row.field("id"), 40));
+            row.field("id").parse().map_err(|_| MinimegaError::Answer { command: "commands".to_owned(), text })
+        };
+        rows.iter().map(number).collect()
+    }
+
+    async fn order(&self, slot: &mut Option<Socket>, order: &Order) -> Result<(), MinimegaError> {
+        let answer = match order {
+            Order::Send(name) => self.ask(slot, &["send", &format!("{OUTGOING}/{name}")]).await,
+            Order::Receive(path) => self.ask(slot, &["recv", path]).await,
+            Order::Run(argv) => {
+                let words: Vec<&str> = std::iter::once("exec-once").chain(argv.iter().map(String::as_str)).collect();
+                self.ask(slot, &words).await
+            }
+        };
+        answer.map(drop)
+    }
+}
+
+#[async_trait]
+impl Head for Rond {
+    fn outgoing(&self) -> (PathBuf, String) {
+        (self.base.join(OUTGOING), OUTGOING.to_owned())
+    }
+
+    fn responses(&self) -> PathBuf {
+        self.base.join("miniccc_responses")
+    }
+
+    async fn clients(&self) -> Result<Vec<String>, MinimegaError> {
+        Ok(self.nodes().await?.into_iter().map(|node| node.uuid).collect())
+    }
+
+    /// The numbers are those that are new after each order; somebody else's between them would not be told apart.
+    async fn post(&self, uuid: &str, orders: &[Order]) -> Result<Vec<u64>, MinimegaError> {
+        let mut slot = self.socket.lock().await;
+        let mut last = self.numbers(&mut slot).await?.into_iter().max().unwrap_or(0);
+        self.ask(&mut slot, &["filter", &format!("uuid={uuid}")]).await?;
+        let mut ids = Vec::new();
+        for order in orders {
+            self.order(&mut slot, order).await?;
+            let new: Vec<u64> = self.numbers(&mut slot).await?.into_iter().filter(|id| *id > last).collect();
+            let [id] = new.as_slice() else {
+                let text = format!("{} commands are new and not one: somebody else uses this rond", new.len());
+                return Err(MinimegaError::Answer { command: "commands".to_owned(), text });
+            };
+            last = *id;
+            ids.push(last);
+        }
+        self.ask(&mut slot, &["clear", "filter"]).await?;
+        Ok(ids)
+    }
+}

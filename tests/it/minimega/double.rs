@@ -1,0 +1,644 @@
+//! A double of minimega and of rond: it speaks the recorded protocol, keeps machines, clients and captures in memory, runs
+//! what clients are told to run on this host, and misbehaves as the real ones were seen to.
+//!
+//! Time goes faster than there: a heartbeat takes milliseconds.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::guest;
+
+/// What minimega 3.1.0 said of itself.
+pub(crate) const VERSION: &str = "minimega 3.1.0 04636ffde53212479924deaaed3819065b144976 2026-08-17";
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(40);
+
+/// Ways to misbehave. Commands are named by a part of them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Traps {
+    /// Another version than [`VERSION`].
+    pub(crate) version: Option<&'static str>,
+    /// Builtins and commands that it does not know.
+    pub(crate) unknown: Vec<&'static str>,
+    /// Ends the whole process.
+    pub(crate) crash_at: Option<&'static str>,
+    /// Closes the connection without an answer.
+    pub(crate) close_at: Option<&'static str>,
+    /// Never answers.
+    pub(crate) silent_at: Option<&'static str>,
+    /// Answers with these bytes.
+    pub(crate) bytes_at: Option<(&'static str, Vec<u8>)>,
+    /// Answers without end.
+    pub(crate) endless_at: Option<&'static str>,
+    /// News of transfers before each answer.
+    pub(crate) news: usize,
+    /// Each answer takes so long.
+    pub(crate) slow: Duration,
+    /// Columns come in another order.
+    pub(crate) turned: bool,
+    /// Between the counter of responses and each of their files.
+    pub(crate) late: Duration,
+    /// Sends whose name ends so do not arrive.
+    pub(crate) lose: Option<&'static str>,
+    /// Sends whose name ends so arrive damaged.
+    pub(crate) damage: Option<&'static str>,
+    /// Nothing that is to be received arrives.
+    pub(crate) keep_received: bool,
+    /// What is received arrives damaged.
+    pub(crate) damage_received: bool,
+    /// Clients are listed, and do nothing.
+    pub(crate) hang: bool,
+}
+
+pub(crate) struct Shared {
+    pub(crate) directory: PathBuf,
+    rond: bool,
+    pub(crate) traps: Mutex<Traps>,
+    pub(crate) state: Mutex<State>,
+    /// Commands as they came.
+    pub(crate) heard: Mutex<Vec<String>>,
+    pub(crate) connections: AtomicUsize,
+    busy: AtomicUsize,
+    /// Most commands that were run at once.
+    pub(crate) most_busy: AtomicUsize,
+    recorded: Vec<Value>,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) namespaces: BTreeMap<String, Namespace>,
+    machines: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Namespace {
+    config: BTreeMap<String, Vec<String>>,
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) commands: Vec<Command>,
+    filter: Option<String>,
+    pub(crate) clients: BTreeMap<String, guest::Client>,
+    captures: Vec<Capture>,
+    pub(crate) snaplen: u32,
+    pub(crate) bpf: String,
+    /// When the last packet came.
+    pub(crate) traffic: Option<Instant>,
+}
+
+pub(crate) struct Machine {
+    id: u64,
+    pub(crate) name: String,
+    pub(crate) uuid: String,
+    pub(crate) state: &'static str,
+    tags: Value,
+    net: Vec<String>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Command {
+    pub(crate) id: u64,
+    pub(crate) what: What,
+    pub(crate) once: bool,
+    pub(crate) filter: Option<String>,
+    /// Clients there were when it was posted: others are never given one that is run once.
+    pub(crate) there: Vec<String>,
+    pub(crate) responses: usize,
+}
+
+#[derive(Clone)]
+pub(crate) enum What {
+    Run(Vec<String>),
+    Send(String),
+    Receive(Vec<String>),
+}
+
+struct Capture {
+    id: usize,
+    interface: String,
+    path: PathBuf,
+}
+
+pub(crate) struct Double {
+    _place: tempfile::TempDir,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Double {
+    /// A minimega.
+    pub(crate) fn start(traps: Traps) -> Self {
+        Self::of(traps, false)
+    }
+
+    /// A rond.
+    pub(crate) fn rond(traps: Traps) -> Self {
+        Self::of(traps, true)
+    }
+
+    fn of(traps: Traps, rond: bool) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let shared = Shared::serve(place.path(), traps, rond);
+        Self { _place: place, shared }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.shared.socket()
+    }
+
+    pub(crate) fn traps(&self, change: impl FnOnce(&mut Traps)) {
+        change(&mut self.shared.traps.lock().unwrap());
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap()
+    }
+
+    /// A node that reports to rond, with this name.
+    pub(crate) fn node(&self, name: &str, uuid: &str) -> PathBuf {
+        guest::report(&self.shared, "", name, uuid)
+    }
+
+    pub(crate) fn heard(&self) -> Vec<String> {
+        self.shared.heard.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Double {
+    /// The clients end with it.
+    fn drop(&mut self) {
+        for namespace in self.state().namespaces.values_mut() {
+            namespace.clients.clear();
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn serve(directory: &Path, traps: Traps, rond: bool) -> Arc<Self> {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/minimega/transcripts.jsonl");
+        let recorded = std::fs::read_to_string(data).unwrap();
+        let shared = Arc::new(Self {
+            directory: directory.to_owned(),
+            rond,
+            traps: Mutex::new(traps),
+            state: Mutex::default(),
+            heard: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
+            most_busy: AtomicUsize::new(0),
+            recorded: recorded.lines().map(|line| serde_json::from_str(line).unwrap()).collect(),
+        });
+        std::fs::create_dir_all(shared.files()).unwrap();
+        let listener = UnixListener::bind(shared.socket()).unwrap();
+        let this = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                this.connections.fetch_add(1, Ordering::Relaxed);
+                let this = Arc::clone(&this);
+                std::thread::spawn(move || this.converse(stream));
+            }
+        });
+        shared
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.join(if self.rond { "rond" } else { "minimega" })
+    }
+
+    /// Where files are sent from.
+    pub(crate) fn files(&self) -> PathBuf {
+        if self.rond { self.directory.clone() } else { self.directory.join("files") }
+    }
+
+    pub(crate) fn trap(&self) -> Traps {
+        self.traps.lock().unwrap().clone()
+    }
+
+    fn converse(self: Arc<Self>, mut stream: UnixStream) {
+        let requests = serde_json::Deserializer::from_reader(stream.try_clone().unwrap()).into_iter::<Value>();
+        // What is no JSON ends the conversation.
+        for request in requests.map_while(Result::ok) {
+            let command = request["Command"].as_str().unwrap_or_default().to_owned();
+            self.heard.lock().unwrap().push(command.clone());
+            let now = self.busy.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most_busy.fetch_max(now, Ordering::SeqCst);
+            let answered = self.answer(&command, &mut stream);
+            self.busy.fetch_sub(1, Ordering::SeqCst);
+            if answered.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// `None` closes the connection.
+    fn answer(self: &Arc<Self>, command: &str, stream: &mut UnixStream) -> Option<()> {
+        let traps = self.trap();
+        let hit = |at: Option<&'static str>| at.is_some_and(|part| command.contains(part));
+        std::thread::sleep(traps.slow);
+        for _ in 0..traps.news {
+            self.say(stream, &json!({ "Resp": null, "Rendered": "file: 10%", "More": false, "Status": true }))?;
+        }
+        if hit(traps.crash_at) {
+            std::process::abort();
+        }
+        if hit(traps.close_at) {
+            return None;
+        }
+        if hit(traps.silent_at) {
+            return Some(());
+        }
+        if let Some((part, bytes)) = &traps.bytes_at
+            && command.contains(part)
+        {
+            return stream.write_all(bytes).ok();
+        }
+        if hit(traps.endless_at) {
+            loop {
+                self.say(
+                    stream,
+                    &json!({ "Resp": [{ "Response": "x".repeat(1000) }], "More": true, "Status": false }),
+                )?;
+            }
+        }
+        let words = match lexed(command) {
+            Ok(words) => words,
+            Err(text) => return self.reply(stream, &error(text)),
+        };
+        match self.run(words) {
+            Some(Some(response)) => self.reply(stream, &response),
+            Some(None) => self.say(stream, &json!({ "Resp": null, "Rendered": "", "More": false, "Status": false })),
+            None => None,
+        }
+    }
+
+    fn reply(&self, stream: &mut UnixStream, response: &Value) -> Option<()> {
+        let mut message = json!({ "Resp": [response], "Rendered": "", "More": false });
+        if !self.rond {
+            message["Status"] = json!(false);
+        }
+        self.say(stream, &message)
+    }
+
+    fn say(&self, stream: &mut UnixStream, message: &Value) -> Option<()> {
+        writeln!(stream, "{message}").ok()
+    }
+
+    /// The columns of the recorded table of that name.
+    fn header(&self, command: &str) -> Vec<String> {
+        let asked = |one: &&Value| {
+            let request: Value = serde_json::from_str(one["request"].as_str().unwrap()).unwrap_or_default();
+            request["Command"] == command
+                && one["socket"].as_str().unwrap().ends_with(if self.rond { "rond" } else { "minimega" })
+        };
+        let found = self.recorded.iter().find(asked).unwrap_or_else(|| panic!("no recorded answer to {command}"));
+        let answer: Value = serde_json::from_str(found["responses"][0].as_str().unwrap()).unwrap();
+        serde_json::from_value(answer["Resp"][0]["Header"].clone()).unwrap()
+    }
+
+    /// A recorded table with other rows: fields by name, the rest as for a machine of another type.
+    fn table(&self, command: &str, rows: &[BTreeMap<&str, String>]) -> Value {
+        let mut header = self.header(command);
+        if self.trap().turned {
+            header.reverse();
+            header.insert(0, "brand-new".to_owned());
+        }
+        let row = |row: &BTreeMap<&str, String>| -> Vec<String> {
+            header.iter().map(|name| row.get(name.as_str()).cloned().unwrap_or("N/A".to_owned())).collect()
+        };
+        let tabular: Vec<_> = rows.iter().rev().map(row).collect();
+        let tabular = if tabular.is_empty() { Value::Null } else { json!(tabular) };
+        json!({ "Host": "vm", "Response": "", "Header": header, "Tabular": tabular, "Error": "", "Data": null })
+    }
+
+    /// `None` closes the connection, `Some(None)` is the answer to a blank line.
+    fn run(self: &Arc<Self>, mut words: Vec<String>) -> Option<Option<Value>> {
+        let traps = self.trap();
+        let known = |words: &[String]| !traps.unknown.iter().any(|part| words.join(" ").starts_with(part));
+        let (mut namespace, mut preprocess) = ("minimega".to_owned(), !self.rond);
+        loop {
+            if !known(&words) {
+                return Some(Some(error(format!("invalid command: `{}`", words.join(" ")))));
+            }
+            match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+                ["namespace", name, _, ..] => namespace = (*name).to_owned(),
+                [".preprocess", "false", _, ..] => preprocess = false,
+                [".record", "false", _, ..] => {}
+                _ => break,
+            }
+            words.drain(..2);
+        }
+        if preprocess {
+            words = words.iter().map(|word| self.preprocessed(word)).collect();
+        }
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        if words.is_empty() {
+            return Some(None);
+        }
+        if self.rond {
+            super::double_rond::run(self, &words).map(Some)
+        } else {
+            Some(Some(self.command(&namespace, &words)))
+        }
+    }
+
+    fn preprocessed(&self, word: &str) -> String {
+        if ["http://", "https://", "file:", "tar:"].iter().any(|scheme| word.starts_with(scheme)) {
+            return self.files().join(word.rsplit('/').next().unwrap()).to_string_lossy().into_owned();
+        }
+        let mut text = String::new();
+        let mut rest = word;
+        while let Some((before, after)) = rest.split_once('$') {
+            text.push_str(before);
+            let name: String = after.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+            text.push_str(&std::env::var(&name).unwrap_or_default());
+            // `$$` and `$?` are eaten too.
+            rest = if name.is_empty() { after.get(1..).unwrap_or_default() } else { &after[name.len()..] };
+        }
+        text + rest
+    }
+
+    fn command(self: &Arc<Self>, name: &str, words: &[&str]) -> Value {
+        let mut state = self.state.lock().unwrap();
+        let machines = state.machines;
+        // Any mention makes it.
+        let namespace = state.namespaces.entry(name.to_owned()).or_default();
+        match words {
+            ["version"] => text(self.trap().version.unwrap_or(VERSION)),
+            ["args"] => self.table("args", &[self.arguments()]),
+            ["echo", words @ ..] => text(&words.join(" ")),
+            ["namespace"] => {
+                let row = |name: &String| BTreeMap::from([("namespace", name.clone())]);
+                let rows: Vec<_> = state.namespaces.keys().map(row).collect();
+                self.table("namespace", &rows)
+            }
+            ["clear", "namespace", name] => {
+                let removed = state.namespaces.remove(*name);
+                let machines = removed.iter().flat_map(|namespace| &namespace.machines);
+                for machine in machines.filter(|machine| machine.state != "ERROR") {
+                    std::fs::remove_dir_all(self.directory.join(machine.id.to_string())).unwrap();
+                }
+                done()
+            }
+            ["clear", "vm", "config"] => {
+                namespace.config.clear();
+                done()
+            }
+            ["vm", "config", name, values @ ..] => {
+                namespace.config.insert((*name).to_owned(), values.iter().map(|&value| value.to_owned()).collect());
+                done()
+            }
+            ["vm", "launch", kind, name] => {
+                let launched = namespace.launch(kind, name, machines);
+                // It stays when the launch failed, for ever.
+                std::fs::create_dir_all(self.directory.join(machines.to_string())).unwrap();
+                state.machines += 1;
+                launched
+            }
+            ["vm", "info"] => self.machine_table(namespace),
+            ["vm", "start", machine] => {
+                let found = namespace.machines.iter_mut().find(|m| m.name == *machine && m.state == "BUILDING");
+                let Some(found) = found else { return error(format!("vm not found: {machine}")) };
+                found.state = "RUNNING";
+                let uuid = found.uuid.clone();
+                drop(state);
+                guest::report(self, name, machine, &uuid);
+                done()
+            }
+            ["cc", words @ ..] => self.cc(namespace, words),
+            ["clear", "cc", "filter"] => {
+                namespace.filter = None;
+                done()
+            }
+            // Numbers begin anew; what was answered stays.
+            ["clear", "cc"] => {
+                namespace.commands.clear();
+                namespace.filter = None;
+                done()
+            }
+            ["capture" | "clear", ..] => self.capture(namespace, words),
+            other => error(format!("invalid command: `{}`", other.join(" "))),
+        }
+    }
+
+    fn arguments(&self) -> BTreeMap<&'static str, String> {
+        let shown = |path: PathBuf| path.to_string_lossy().into_owned();
+        BTreeMap::from([("base", shown(self.directory.clone())), ("filepath", shown(self.files()))])
+    }
+
+    fn machine_table(&self, namespace: &Namespace) -> Value {
+        let row = |machine: &Machine| {
+            BTreeMap::from([
+                ("id", machine.id.to_string()),
+                ("name", machine.name.clone()),
+                ("state", machine.state.to_owned()),
+                ("uuid", machine.uuid.clone()),
+                ("tags", machine.tags.to_string()),
+                ("tap", format!("[mega_tap{}]", machine.id)),
+                // Up to half a minute late.
+                ("cc_active", "false".to_owned()),
+            ])
+        };
+        let mut table = self.table("vm info", &namespace.machines.iter().map(row).collect::<Vec<_>>());
+        let nets = |machine: &Machine| {
+            let driver = |net: &String| net.split(',').nth(2).unwrap_or_default().to_owned();
+            machine.net.iter().map(|net| json!({ "Driver": driver(net), "Raw": net })).collect::<Vec<_>>()
+        };
+        let data = |machine: &Machine| json!({ "Name": machine.name, "ID": machine.id, "Networks": nets(machine) });
+        table["Data"] = namespace.machines.iter().map(data).collect();
+        table
+    }
+
+    fn cc(&self, namespace: &mut Namespace, words: &[&str]) -> Value {
+        match words {
+            ["clients"] => {
+                let row = |(uuid, client): (&String, &guest::Client)| {
+                    BTreeMap::from([("uuid", uuid.clone()), ("hostname", client.name.clone())])
+                };
+                let rows: Vec<_> = namespace.clients.iter().map(row).collect();
+                self.table("cc clients", &rows)
+            }
+            ["filter", filter] => {
+                namespace.filter = Some((*filter).to_owned());
+                done()
+            }
+            ["exec" | "background" | "exec-once", program, ..] if program.contains('=') && words.len() == 2 => {
+                // An index out of range there.
+                std::process::abort();
+            }
+            ["exec", argv @ ..] => posted(namespace.post(What::Run(owned(argv)), false)),
+            ["exec-once", argv @ ..] => posted(namespace.post(What::Run(owned(argv)), true)),
+            // Of several files, only the last is sent.
+            ["send", .., file] => match self.files().join(file).is_file() {
+                true => posted(namespace.post(What::Send((*file).to_owned()), false)),
+                false => error(format!("no such file: {file}")),
+            },
+            ["recv", files @ ..] => posted(namespace.post(What::Receive(owned(files)), false)),
+            other => error(format!("invalid command: `cc {}`", other.join(" "))),
+        }
+    }
+
+    fn capture(&self, namespace: &mut Namespace, words: &[&str]) -> Value {
+        match words {
+            ["capture"] => {
+                let row = |capture: &Capture| {
+                    BTreeMap::from([
+                        ("interface", capture.interface.clone()),
+                        ("path", capture.path.to_string_lossy().into_owned()),
+                    ])
+                };
+                self.table("capture", &namespace.captures.iter().map(row).collect::<Vec<_>>())
+            }
+            ["capture", "pcap", "snaplen", length] => {
+                namespace.snaplen = length.parse().unwrap();
+                done()
+            }
+            ["capture", "pcap", "filter", bpf] => {
+                namespace.bpf = (*bpf).to_owned();
+                done()
+            }
+            ["capture", "pcap", "vm", machine, card, file] => {
+                if !namespace.machines.iter().any(|m| m.name == *machine) {
+                    return error(format!("vm not found: {machine}"));
+                }
+                // An expression is looked at only now.
+                if namespace.bpf.contains("nonsense") {
+                    return error("syntax error in filter".to_owned());
+                }
+                let path = self.files().join(file);
+                let mut header = b"\xd4\xc3\xb2\xa1\x02\0\x04\0\0\0\0\0\0\0\0\0".to_vec();
+                header.extend(namespace.snaplen.to_le_bytes());
+                header.extend([1, 0, 0, 0]);
+                std::fs::write(&path, header).unwrap();
+                // Numbered by how many there are.
+                let id = namespace.captures.len();
+                namespace.captures.push(Capture { id, interface: format!("{machine}:{card}"), path });
+                done()
+            }
+            ["capture", "pcap", "delete", "vm", machine] => {
+                namespace.captures.retain(|capture| !capture.interface.starts_with(machine));
+                done()
+            }
+            ["clear", "capture"] => namespace.stop_captures(),
+            other => error(format!("invalid command: `{}`", other.join(" "))),
+        }
+    }
+}
+
+impl Namespace {
+    pub(crate) fn post(&mut self, what: What, once: bool) -> u64 {
+        let id = self.commands.len() as u64 + 1;
+        let there = self.clients.keys().cloned().collect();
+        self.commands.push(Command { id, what, once, filter: self.filter.clone(), there, responses: 0 });
+        id
+    }
+
+    pub(crate) fn set_filter(&mut self, filter: Option<&str>) {
+        self.filter = filter.map(str::to_owned);
+    }
+
+    /// Answers success for nearly everything.
+    fn launch(&mut self, kind: &str, name: &str, id: u64) -> Value {
+        if self.machines.iter().any(|machine| machine.name == name) {
+            return error(format!("vm already exists with name `{name}`"));
+        }
+        let config = |name: &str| self.config.get(name).and_then(|values| values.first()).cloned();
+        let missing =
+            ["kernel", "initrd", "disks"].iter().filter_map(|name| config(name)).find(|path| !Path::new(path).exists());
+        if kind == "container" && config("filesystem").is_none() {
+            return done();
+        }
+        let (state, tags) = match missing {
+            Some(path) => ("ERROR", json!({ "error": format!("unable to snapshot {path}: no such file\n") })),
+            None => ("BUILDING", json!({})),
+        };
+        let net = self.config.get("net").cloned().unwrap_or_default();
+        let uuid = format!("00000000-0000-0000-0000-{id:012}");
+        self.machines.push(Machine { id, name: name.to_owned(), uuid, state, tags, net });
+        done()
+    }
+
+    /// Packets reach the files once a second; what has not is lost. Two with the same number cannot be stopped.
+    fn stop_captures(&mut self) -> Value {
+        for (at, capture) in self.captures.iter().enumerate() {
+            if self.captures[..at].iter().any(|other| other.id == capture.id) {
+                let id = capture.id;
+                self.captures.truncate(1);
+                return error(format!("unknown capture ID: {id}"));
+            }
+        }
+        let lost = self.traffic.is_none_or(|last| last.elapsed() < Duration::from_secs(1));
+        for capture in self.captures.drain(..) {
+            if !lost {
+                let mut file = std::fs::File::options().append(true).open(capture.path).unwrap();
+                file.write_all(&[0; 60]).unwrap();
+            }
+        }
+        done()
+    }
+}
+
+pub(crate) fn table(shared: &Shared, command: &str, rows: &[BTreeMap<&str, String>]) -> Value {
+    shared.table(command, rows)
+}
+
+pub(crate) fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+fn response(text: &str, error: &str, data: Value) -> Value {
+    json!({ "Host": "vm", "Response": text, "Header": null, "Tabular": null, "Error": error, "Data": data })
+}
+
+pub(crate) fn done() -> Value {
+    response("", "", Value::Null)
+}
+
+pub(crate) fn text(text: &str) -> Value {
+    response(text, "", Value::Null)
+}
+
+pub(crate) fn error(text: String) -> Value {
+    response("", &text, Value::Null)
+}
+
+fn posted(id: u64) -> Value {
+    response("", "", json!(id))
+}
+
+/// As minicli reads a line.
+fn lexed(line: &str) -> Result<Vec<String>, String> {
+    let (mut words, mut word, mut emit, mut quote) = (Vec::new(), String::new(), false, None);
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => word.push(match chars.next().ok_or("expected escape character")? {
+                'r' => '\r',
+                'n' => '\n',
+                't' => '\t',
+                c if "\\\"'#".contains(c) => c,
+                c => return Err(format!("unexpected escaped character: {c}")),
+            }),
+            c if quote == Some(c) => (quote, emit) = (None, true),
+            c if quote.is_some() => word.push(c),
+            '"' | '\'' => quote = Some(c),
+            '#' => break,
+            c if c.is_whitespace() => {
+                if emit || !word.is_empty() {
+                    words.push(std::mem::take(&mut word));
+                    emit = false;
+                }
+            }
+            c => word.push(c),
+        }
+    }
+    if let Some(quote) = quote {
+        return Err(format!("missing terminal {quote}"));
+    }
+    if emit || !word.is_empty() {
+        words.push(word);
+    }
+    Ok(words)
+}

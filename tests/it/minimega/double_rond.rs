@@ -1,0 +1,54 @@
+//! rond's commands.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::double::{Shared, What, done, error, owned, table};
+
+/// `None` closes the connection: so does every command that it cannot parse.
+pub(crate) fn run(shared: &Arc<Shared>, words: &[&str]) -> Option<Value> {
+    let mut state = shared.state.lock().unwrap();
+    let all = state.namespaces.entry(String::new()).or_default();
+    match words {
+        ["clients"] => {
+            let rows: Vec<_> = all
+                .clients
+                .iter()
+                .map(|(uuid, client)| BTreeMap::from([("UUID", uuid.clone()), ("hostname", client.name.clone())]))
+                .collect();
+            Some(table(shared, "clients", &rows))
+        }
+        ["commands"] => {
+            let rows: Vec<_> = all.commands.iter().map(|c| BTreeMap::from([("id", c.id.to_string())])).collect();
+            Some(table(shared, "commands", &rows))
+        }
+        // One condition alone.
+        ["filter", filter] => {
+            all.set_filter(Some(filter));
+            Some(done())
+        }
+        ["clear", "filter"] => {
+            all.set_filter(None);
+            Some(done())
+        }
+        // None of these says the number.
+        ["exec-once", argv @ ..] if !argv.is_empty() => {
+            all.post(What::Run(owned(argv)), true);
+            Some(done())
+        }
+        ["send", file] => {
+            if !shared.files().join(file).is_file() {
+                return Some(error(format!("non-existent files {}", shared.files().join(file).display())));
+            }
+            all.post(What::Send((*file).to_owned()), false);
+            Some(done())
+        }
+        ["recv", file] => {
+            all.post(What::Receive(owned(&[file])), false);
+            Some(done())
+        }
+        _ => None,
+    }
+}

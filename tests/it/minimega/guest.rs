@@ -1,0 +1,164 @@
+//! miniccc, as far as it is known from outside: one command after the other, results with the next heartbeat.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::double::{Command, HEARTBEAT, Shared, What};
+
+/// A miniccc that has reported.
+pub(crate) struct Client {
+    pub(crate) name: String,
+    /// Directory of its files, on this host.
+    files: PathBuf,
+    /// Number of the last command it was given.
+    last: u64,
+    /// An empty file was received: what is sent no longer arrives.
+    broken: bool,
+}
+
+/// Has a miniccc report, and follow orders as long as it is listed. Returns the directory of its files.
+pub(crate) fn report(shared: &Arc<Shared>, namespace: &str, name: &str, uuid: &str) -> PathBuf {
+    let files = shared.directory.join("guest").join(uuid);
+    std::fs::create_dir_all(&files).unwrap();
+    let client = Client { name: name.to_owned(), files: files.clone(), last: 0, broken: false };
+    let mut state = shared.state.lock().unwrap();
+    state.namespaces.entry(namespace.to_owned()).or_default().clients.insert(uuid.to_owned(), client);
+    drop(state);
+    let (shared, namespace, uuid) = (Arc::clone(shared), namespace.to_owned(), uuid.to_owned());
+    std::thread::spawn(move || while beat(&shared, &namespace, &uuid).is_some() {});
+    files
+}
+
+/// It connects anew: all commands are given to it again that are not run once.
+pub(crate) fn reconnect(shared: &Shared, namespace: &str, uuid: &str) {
+    let mut state = shared.state.lock().unwrap();
+    state.namespaces.get_mut(namespace).unwrap().clients.get_mut(uuid).unwrap().last = 0;
+}
+
+struct Result {
+    id: u64,
+    exit: Option<i32>,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    /// Path in the guest and content.
+    received: Vec<(String, Vec<u8>)>,
+}
+
+/// One heartbeat; `None` when the client is gone.
+fn beat(shared: &Shared, namespace: &str, uuid: &str) -> Option<()> {
+    let traps = shared.trap();
+    let (commands, files, mut broken) = {
+        let mut state = shared.state.lock().unwrap();
+        let space = state.namespaces.get_mut(namespace)?;
+        let client = space.clients.get_mut(uuid)?;
+        let mine = |command: &&Command| {
+            command.id > client.last
+                && command.filter.as_ref().is_none_or(|filter| *filter == format!("uuid={uuid}"))
+                && (!command.once || command.there.contains(&uuid.to_owned()))
+        };
+        let mut commands: Vec<Command> = space.commands.iter().filter(mine).cloned().collect();
+        if traps.hang {
+            commands.clear();
+        }
+        let given: Vec<u64> = commands.iter().map(|command| command.id).collect();
+        client.last = client.last.max(given.iter().copied().max().unwrap_or(0));
+        let found = (commands, client.files.clone(), client.broken);
+        for command in space.commands.iter_mut().filter(|command| command.once && given.contains(&command.id)) {
+            // Never given again.
+            command.there.retain(|one| one != uuid);
+        }
+        found
+    };
+    let mut results = Vec::new();
+    for command in commands {
+        results.push(follow(shared, &files, &command, &mut broken));
+    }
+    std::thread::sleep(HEARTBEAT);
+    {
+        let mut state = shared.state.lock().unwrap();
+        let space = state.namespaces.get_mut(namespace)?;
+        space.clients.get_mut(uuid)?.broken = broken;
+        // First the counter, then the files.
+        for result in &results {
+            if let Some(command) = space.commands.iter_mut().find(|command| command.id == result.id) {
+                command.responses += 1;
+            }
+        }
+    }
+    for result in &results {
+        deliver(shared, namespace, uuid, result).unwrap();
+    }
+    Some(())
+}
+
+fn follow(shared: &Shared, files: &Path, command: &Command, broken: &mut bool) -> Result {
+    let traps = shared.trap();
+    let ends = |name: &str, with: Option<&str>| with.is_some_and(|with| name.ends_with(with));
+    let mut result = Result { id: command.id, exit: None, stdout: vec![], stderr: vec![], received: vec![] };
+    match &command.what {
+        What::Run(argv) => match std::process::Command::new(&argv[0]).args(&argv[1..]).current_dir(files).output() {
+            Ok(output) => {
+                result.exit = Some(output.status.code().unwrap_or(-1));
+                (result.stdout, result.stderr) = (output.stdout, output.stderr);
+            }
+            Err(error) => (result.exit, result.stderr) = (Some(-1), error.to_string().into_bytes()),
+        },
+        What::Send(name) => {
+            let (from, to) = (shared.files().join(name), files.join(name));
+            // Never overwritten, and never an error.
+            if !*broken && !to.exists() && !ends(name, traps.lose) {
+                std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+                let mut content = std::fs::read(from).unwrap_or_default();
+                if ends(name, traps.damage) {
+                    content.push(b'!');
+                }
+                std::fs::write(to, content).unwrap();
+            }
+        }
+        What::Receive(names) if !traps.keep_received => {
+            for name in names {
+                // A file that is not there is no error.
+                let Ok(mut content) = std::fs::read(name) else { continue };
+                *broken |= content.is_empty();
+                if traps.damage_received {
+                    content[0] ^= 1;
+                }
+                result.received.push((name.clone(), content));
+            }
+        }
+        What::Receive(_) => {}
+    }
+    result
+}
+
+fn deliver(shared: &Shared, namespace: &str, uuid: &str, result: &Result) -> io::Result<()> {
+    let base = shared.files().join(if namespace == "minimega" { "" } else { namespace });
+    let directory = base.join("miniccc_responses").join(result.id.to_string()).join(uuid);
+    let late = || std::thread::sleep(shared.trap().late);
+    std::fs::create_dir_all(&directory)?;
+    if let Some(exit) = result.exit {
+        late();
+        std::fs::write(directory.join("exitcode"), exit.to_string())?;
+    }
+    for (name, content) in [("stdout", &result.stdout), ("stderr", &result.stderr)] {
+        if !content.is_empty() {
+            late();
+            // In two pieces.
+            let (begin, end) = content.split_at(content.len() / 2);
+            std::fs::write(directory.join(name), begin)?;
+            late();
+            use io::Write as _;
+            std::fs::File::options().append(true).open(directory.join(name))?.write_all(end)?;
+        }
+    }
+    for (name, content) in result.received.iter().filter(|(_, content)| !content.is_empty()) {
+        let path = directory.join(name.trim_start_matches('/'));
+        std::fs::create_dir_all(path.parent().unwrap())?;
+        let partial = path.with_extension("tar.partial");
+        std::fs::write(&partial, content)?;
+        late();
+        std::fs::rename(partial, path)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! Against a minimega that runs here. `VPTEST_MINIMEGA` is the path of its command socket (the usual one without it).
+//!
+//! Machines need a kernel and an initramfs with a miniccc: `VPTEST_MINIMEGA_KERNEL` and `VPTEST_MINIMEGA_INITRD`. It must
+//! have an interface for each card and take `vmname=` and `vmip=` from the kernel's command line.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use vptest::agent::{InterfaceSetup, NetworkSetup};
+use vptest::ids::NodeId;
+use vptest::image;
+use vptest::testbed::minimega::capture::{self, Options, Point};
+use vptest::testbed::minimega::cc::{
+    Channel, GUEST_FILES, Member, MinimegaHead, Phase, Sent, Step, StepStatus, Timing,
+};
+use vptest::testbed::minimega::guest::{self, Hardware};
+use vptest::testbed::minimega::machine::{self, Boot, Kind, Machine, Nic, Plan};
+use vptest::testbed::minimega::{DEFAULT_SOCKET, Daemon, Limits, Namespace};
+
+use vptest::units::{ByteSize, Rate};
+
+use super::text;
+use crate::need::need;
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn socket() -> Option<PathBuf> {
+    let socket = std::env::var_os("VPTEST_MINIMEGA").map_or_else(|| PathBuf::from(DEFAULT_SOCKET), PathBuf::from);
+    need("minimega", std::os::unix::net::UnixStream::connect(&socket).is_ok()).then_some(socket)
+}
+
+fn guest() -> Option<(String, String)> {
+    let path = |name: &str| std::env::var(name).ok().filter(|path| Path::new(path).is_file());
+    let both = path("VPTEST_MINIMEGA_KERNEL").zip(path("VPTEST_MINIMEGA_INITRD"));
+    if need("minimega", both.is_some()) { both } else { None }
+}
+
+async fn namespace(socket: &Path) -> Arc<Namespace> {
+    let daemon = Daemon::open(socket, Limits::default()).await.unwrap();
+    Arc::new(daemon.fresh_namespace().await.unwrap())
+}
+
+async fn gone(namespace: &Namespace) {
+    let failures = namespace.remove().await;
+    assert!(failures.is_empty(), "{failures:?}");
+    assert!(!namespace.daemon().namespaces().await.unwrap().contains(&namespace.name().to_owned()));
+    assert!(!namespace.files().exists());
+}
+
+fn plan(name: &str, number: u32, (kernel, initrd): (String, String)) -> Plan {
+    let arguments = format!("console=ttyS0 quiet vmname={name} vmip=10.0.0.{number}/24");
+    let arguments = arguments.split(' ').map(str::to_owned).collect();
+    let boot = Boot::Kernel { kernel, initrd, arguments };
+    let kind = Kind::Kvm { boot, qemu: None, cpu: None, ports: vec![], snapshot: true };
+    let driver = Some("virtio-net-pci".to_owned());
+    let nics = vec![Nic { vlan: "LAN".to_owned(), mac: format!("52:54:00:00:01:{number:02x}"), driver }];
+    Plan { name: name.to_owned(), kind, memory_mib: 256, vcpus: 1, nics }
+}
+
+#[tokio::test]
+async fn the_real_one_speaks_as_the_double_does() {
+    let Some(socket) = socket() else { return };
+    let namespace = namespace(&socket).await;
+    for word in ["$HOME", "http://10.0.0.1/x", "a  b", "c\"d", "e'f", "g\\h", "#i", "$$ $?", "file:/x", "ä\t", ""] {
+        assert_eq!(namespace.run(&["echo", word]).await.unwrap().text(), word);
+    }
+    let error = namespace.run(&["bogus"]).await.unwrap_err();
+    assert!(error.is_unknown_command(), "{error}");
+    assert!(namespace.daemon().peer().pid.is_some());
+    assert_eq!(machine::machines(&namespace).await.unwrap(), []);
+    gone(&namespace).await;
+}
+
+#[tokio::test]
+async fn a_real_launch_that_fails_is_found() {
+    let Some(socket) = socket() else { return };
+    let namespace = namespace(&socket).await;
+    let files = ("/no/such/kernel".to_owned(), "/no/such/initrd".to_owned());
+    let mut plan = plan("a", 1, files);
+    if let Kind::Kvm { boot, .. } = &mut plan.kind {
+        *boot = Boot::Disk("/no/such.qcow2".to_owned());
+    }
+    let error = machine::launch(&namespace, &[plan.clone()]).await.unwrap_err();
+    assert!(text(&error).starts_with("machine a: it is ERROR and not BUILDING: "), "{error}");
+    assert!(text(&error).contains("/no/such.qcow2"), "{error}");
+    plan.name = "b".to_owned();
+    plan.nics[0].driver = Some("foo-net".to_owned());
+    machine::launch(&namespace, &[plan]).await.unwrap_err();
+    let place = |machine: &Machine| namespace.daemon().base.join(machine.id.to_string());
+    let places: Vec<PathBuf> = machine::machines(&namespace).await.unwrap().iter().map(place).collect();
+    assert!(!places.is_empty());
+    gone(&namespace).await;
+    assert!(places.iter().all(|place| !place.exists()), "{places:?}");
+}
+
+/// Two machines through all that is done with them.
+#[tokio::test]
+async fn real_machines_do_phases_and_are_captured() {
+    let Some((socket, guest)) = socket().zip(guest()) else { return };
+    let namespace = namespace(&socket).await;
+    // Whatever fails, nothing stays.
+    let done = tokio::spawn(work(Arc::clone(&namespace), guest)).await;
+    gone(&namespace).await;
+    done.unwrap();
+}
+
+async fn work(namespace: Arc<Namespace>, guest: (String, String)) {
+    let plans = [plan("client1", 1, guest.clone()), plan("server1", 2, guest)];
+    let machines = machine::launch(&namespace, &plans).await.unwrap();
+    let names: Vec<String> = machines.iter().map(|machine| machine.name.clone()).collect();
+    machine::start(&namespace, &names).await.unwrap();
+    let member = |machine: &Machine| Member {
+        node: machine.name.clone(),
+        uuid: machine.uuid.clone(),
+        files: GUEST_FILES.to_owned(),
+    };
+    let members: Vec<Member> = machines.iter().map(member).collect();
+    let channel = Channel::new(Arc::new(MinimegaHead::new(Arc::clone(&namespace))), Timing::default());
+    let begun = Instant::now();
+    channel.await_clients(&members, Duration::from_secs(180)).await.unwrap();
+    eprintln!("clients after {:?}", begun.elapsed());
+
+    let place = tempfile::tempdir().unwrap();
+    let points: Vec<Point> = names
+        .iter()
+        .map(|name| Point { machine: name.clone(), card: 0, file: place.path().join(format!("{name}.pcap")) })
+        .collect();
+    let options = Options { snaplen: 200, filter: Some("icmp".to_owned()) };
+    let captures = capture::start(&namespace, &options, points).await.unwrap();
+
+    let words = ["$HOME", "a'b\"c\\", "http://10.0.0.1/x", "stdout=foo", ""];
+    let printf: Vec<&str> = ["printf", "%s|"].iter().chain(&words).copied().collect();
+    let steps = vec![
+        Step::of(printf, LONG),
+        Step::of(["sh", "-c", "head -c 300000 /dev/urandom >/tmp/out; : >/tmp/empty; exit 3"], LONG),
+        Step::of(["sleep", "1000"], Duration::from_secs(2)),
+        Step::of(["ping", "-c", "3", "10.0.0.2"], LONG),
+    ];
+    let send = vec![Sent { path: "/tmp/dir/sent".to_owned(), mode: 0o644, content: vec![7; 200_000] }];
+    let fetch = ["/tmp/out", "/tmp/empty", "/tmp/dir/sent"].map(str::to_owned).to_vec();
+    let client = Phase { send, steps, fetch };
+    let server = Phase { steps: vec![Step::of(["hostname"], LONG)], ..Phase::default() };
+    let jobs = [(members[0].clone(), client), (members[1].clone(), server)];
+    let begun = Instant::now();
+    let outcomes = channel.run(&jobs, place.path()).await.unwrap();
+    eprintln!("a round trip with files after {:?}", begun.elapsed());
+    let last = Instant::now();
+    let report = &outcomes[0].report;
+    let expected: String = words.iter().map(|word| format!("{word}|")).collect();
+    assert_eq!(report.steps[0].stdout, expected.as_bytes());
+    assert_eq!(report.steps[1].status, Some(StepStatus::Exit(3)));
+    assert_eq!(report.steps[2].status, Some(StepStatus::TimedOut), "{report:?}");
+    assert_eq!(report.steps[3].status, Some(StepStatus::Exit(0)), "{report:?}");
+    assert_eq!(outcomes[1].report.steps[0].stdout, b"server1\n");
+    let lengths: Vec<u64> = outcomes[0].files.iter().map(|path| path.metadata().unwrap().len()).collect();
+    assert_eq!(lengths, [300_000, 0, 200_000]);
+
+    let captured = captures.stop(last).await.unwrap();
+    // Three requests and three replies at each tap: 98 bytes and 16 for each packet's header, and 24 before.
+    assert_eq!(captured.iter().map(|captured| captured.bytes).collect::<Vec<_>>(), [708, 708]);
+
+    // A second phase, after the first has left its files.
+    let again = Phase { steps: vec![Step::of(["cat", "/proc/uptime"], LONG)], ..Phase::default() };
+    let begun = Instant::now();
+    channel.run(&[(members[1].clone(), again)], place.path()).await.unwrap();
+    eprintln!("a round trip after {:?}", begun.elapsed());
+    assert_eq!(channel.round_trips(), 2);
+}
+
+/// vptest's own image: the agent answers on a port of the machine's, without a miniccc.
+#[tokio::test]
+async fn the_agent_of_a_real_machine_is_reached_and_its_link_is_limited() {
+    let Some(socket) = socket() else { return };
+    if !need("minimega", image::default_cache().is_ok()) {
+        return;
+    }
+    let namespace = namespace(&socket).await;
+    let done = tokio::spawn(agents(Arc::clone(&namespace))).await;
+    gone(&namespace).await;
+    done.unwrap();
+}
+
+async fn agents(namespace: Arc<Namespace>) {
+    let request = image::Request {
+        kernel: image::KernelChoice::Full,
+        programs: vec![],
+        vptest: PathBuf::from(crate::campaign::VPTEST),
+        cache: image::default_cache().unwrap(),
+    };
+    let image = tokio::task::spawn_blocking(move || image::build(&request, &mut |_| {})).await.unwrap().unwrap();
+    let hardware = Hardware {
+        driver: "e1000".to_owned(),
+        vcpus: 2,
+        memory: ByteSize(384 << 20),
+        arguments: image::tcg_arguments().split_whitespace().map(str::to_owned).collect(),
+    };
+    let nodes = [NodeId::client(1), NodeId::server(1)];
+    let plans = nodes.map(|node| guest::plan(node, &image, &hardware));
+    machine::launch(&namespace, &plans).await.unwrap();
+    let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    let machines = machine::start(&namespace, &names).await.unwrap();
+    let begun = Instant::now();
+    let mut clients = Vec::new();
+    for machine in &machines {
+        let client = guest::reach(&namespace.daemon().base, machine, Duration::from_secs(180)).await.unwrap();
+        assert_eq!(client.hello().cpus, Some(2));
+        clients.push(client);
+    }
+    eprintln!("agents after {:?}", begun.elapsed());
+    for (number, (client, node)) in (1..).zip(clients.iter().zip(nodes)) {
+        let setup = NetworkSetup {
+            modules: vec![],
+            interfaces: vec![InterfaceSetup {
+                mac: Some(guest::mac(node)),
+                name: "eth0".to_owned(),
+                address: Some((IpAddr::V4(Ipv4Addr::new(10, 1, 0, number)), 24)),
+                mtu: None,
+                offload: Some(false),
+            }],
+            tunnel: None,
+            routes: vec![],
+            sysctls: vec![],
+        };
+        client.configure(&setup).await.unwrap();
+    }
+    for name in &names {
+        guest::limit_rate(&namespace, name, 0, Rate::from_bits_per_second(8_000_000).unwrap()).await.unwrap();
+    }
+    // The link may take a while to come up.
+    let server = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2));
+    let begun = Instant::now();
+    while !clients[0].walk(server, 3).await.unwrap().1 {
+        assert!(begun.elapsed() < LONG, "no way to the server");
+    }
+}

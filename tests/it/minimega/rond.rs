@@ -1,0 +1,120 @@
+//! Physical nodes behind rond.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use vptest::testbed::minimega::cc::{Channel, Head, Order, Phase, Sent, Step, StepStatus, Timing};
+use vptest::testbed::minimega::rond::Rond;
+use vptest::testbed::minimega::{Limits, MinimegaError};
+
+use super::double::{Double, Traps};
+use super::text;
+use crate::need::need;
+
+const LONG: Duration = Duration::from_secs(30);
+
+async fn open(double: &Double) -> Rond {
+    Rond::open(&double.socket(), Limits::default()).await.unwrap()
+}
+
+#[tokio::test]
+async fn nodes_do_phases_and_files_travel() {
+    let double = Double::rond(Traps::default());
+    let files = double.node("p1", "uuid-1");
+    let rond = open(&double).await;
+    let mut members = rond.members(&["p1".to_owned()]).await.unwrap();
+    members[0].files = files.to_string_lossy().into_owned();
+    let timing = Timing { poll: Duration::from_millis(5), ..Timing::default() };
+    let channel = Channel::new(Arc::new(rond), timing);
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("x").to_string_lossy().into_owned();
+    let phase = Phase {
+        send: vec![Sent { path: path.clone(), mode: 0o644, content: b"sent".to_vec() }],
+        steps: vec![Step::of(["cat", path.as_str()], LONG), Step::of(["sh", "-c", "exit 5"], LONG)],
+        fetch: vec![path],
+    };
+    for round in 1..=2 {
+        let into = tempfile::tempdir().unwrap();
+        let outcome = channel.run(&[(members[0].clone(), phase.clone())], into.path()).await.unwrap().remove(0);
+        assert_eq!(outcome.report.steps[0].stdout, b"sent");
+        assert_eq!(outcome.report.steps[1].status, Some(StepStatus::Exit(5)));
+        assert_eq!(std::fs::read(&outcome.files[0]).unwrap(), b"sent");
+        assert_eq!(channel.round_trips(), round);
+    }
+}
+
+/// It says no numbers, and its table of commands is in no order.
+#[tokio::test]
+async fn commands_are_told_apart_by_their_numbers() {
+    let double = Double::rond(Traps::default());
+    double.node("p1", "uuid-1");
+    let rond = open(&double).await;
+    std::fs::create_dir_all(rond.outgoing().0).unwrap();
+    std::fs::write(rond.outgoing().0.join("a"), b"x").unwrap();
+    let orders = [Order::Send("a".to_owned()), Order::Run(vec!["true".to_owned()]), Order::Receive("/x".to_owned())];
+    assert_eq!(rond.post("uuid-1", &orders).await.unwrap(), [1, 2, 3]);
+    assert_eq!(rond.post("uuid-1", &orders[..1]).await.unwrap(), [4]);
+    // The condition is rond's, not this client's: it must not stay.
+    assert_eq!(double.heard().last().unwrap(), "clear filter");
+    let missing = rond.post("uuid-1", &[Order::Send("b".to_owned())]).await.unwrap_err();
+    assert!(text(&missing).contains("non-existent files"), "{missing}");
+}
+
+/// `version`, `help` and every mistake close the connection.
+#[tokio::test]
+async fn what_it_cannot_parse_is_never_sent_and_its_silence_is_understood() {
+    let double = Double::rond(Traps::default());
+    let rond = open(&double).await;
+    assert_eq!(double.heard(), ["clients"]);
+    double.traps(|traps| traps.close_at = Some("commands"));
+    let error = rond.post("uuid-1", &[]).await.unwrap_err();
+    assert!(matches!(error, MinimegaError::Closed { .. }), "{error}");
+    double.traps(|traps| traps.close_at = None);
+    assert_eq!(rond.post("uuid-1", &[]).await.unwrap(), [] as [u64; 0]);
+}
+
+/// Two nodes with the same product_uuid show as one.
+#[tokio::test]
+async fn nodes_that_share_an_identifier_are_missed() {
+    let double = Double::rond(Traps::default());
+    double.node("p1", "same");
+    double.node("p2", "same");
+    let hosts = ["p1".to_owned(), "p2".to_owned()];
+    let error = open(&double).await.members(&hosts).await.unwrap_err();
+    assert!(text(&error).starts_with("no miniccc has reported from p1"), "{error}");
+}
+
+/// Against a rond that runs here: `VPTEST_ROND` is the path of its socket, `VPTEST_ROND_NODE` the host name of a node of its,
+/// `VPTEST_ROND_FILES` the directory of that node's files (`files` below the `-path` of its miniccc).
+#[tokio::test]
+async fn a_real_node_does_phases_and_files_travel() {
+    let variable = |name: &str| std::env::var(name).ok();
+    let given = variable("VPTEST_ROND").zip(variable("VPTEST_ROND_NODE").zip(variable("VPTEST_ROND_FILES")));
+    if !need("rond", given.is_some()) {
+        return;
+    }
+    let Some((socket, (node, files))) = given else { return };
+    let rond = Rond::open(Path::new(&socket), Limits::default()).await.unwrap();
+    let mut members = rond.members(&[node]).await.unwrap();
+    members[0].files = files;
+    let channel = Channel::new(Arc::new(rond), Timing::default());
+    let phase = Phase {
+        send: vec![Sent { path: "/tmp/vptest-rond/x".to_owned(), mode: 0o644, content: vec![7; 300_000] }],
+        steps: vec![
+            Step::of(["printf", "%s", "a'b\"c $HOME"], LONG),
+            Step::of(["sleep", "1000"], Duration::from_secs(1)),
+            Step::of(["cp", "/tmp/vptest-rond/x", "/tmp/vptest-rond/y"], LONG),
+        ],
+        fetch: vec!["/tmp/vptest-rond/y".to_owned()],
+    };
+    for _ in 0..2 {
+        let into = tempfile::tempdir().unwrap();
+        let outcome = channel.run(&[(members[0].clone(), phase.clone())], into.path()).await.unwrap().remove(0);
+        assert_eq!(outcome.report.steps[0].stdout, b"a'b\"c $HOME");
+        assert_eq!(outcome.report.steps[1].status, Some(StepStatus::TimedOut));
+        assert_eq!(std::fs::read(&outcome.files[0]).unwrap(), vec![7; 300_000]);
+    }
+    let clean = Phase { steps: vec![Step::of(["rm", "-r", "/tmp/vptest-rond"], LONG)], ..Phase::default() };
+    channel.run(&[(members[0].clone(), clean)], Path::new("/")).await.unwrap();
+}
