@@ -26,6 +26,7 @@ mod probe;
 mod query;
 mod raw;
 mod reader;
+mod repeat;
 mod rows;
 mod rows_tcp;
 mod scan;

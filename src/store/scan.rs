@@ -4,10 +4,13 @@
 //! What a record must keep beyond its hash ([`super::check`]) is checked here only by the visitors, for what they use: a
 //! hostile file can have right hashes over wrong rows.
 
+use rusqlite::types::ValueRef;
+
 use super::decode::{self, IterationRow};
 use super::error::StoreError;
 use super::raw::Row;
 use super::reader::{RecordFile, TableCursor};
+use super::repeat::{Again, Repeats};
 use super::rows::{Digest, RowHash};
 use super::schema::TableId;
 
@@ -15,8 +18,13 @@ use super::schema::TableId;
 pub(super) trait Visitor: Send {
     /// An iteration begins.
     fn begin(&mut self, head: IterationRow) -> Result<(), String>;
-    /// A row of it. Tables come in the order in which they were asked for.
-    fn row(&mut self, table: TableId, row: &Row<'_>) -> Result<(), String>;
+    /// A row of it, and what is to be seen of rows that repeat it in later iterations. Tables come in the order in which they
+    /// were asked for.
+    fn row(&mut self, table: TableId, row: &Row<'_>) -> Result<Again, String>;
+    /// A row for which [`Again::Cell`] was said: the number said then, and the row's free column.
+    fn again(&mut self, _table: TableId, _number: usize, _free: ValueRef<'_>) -> Result<(), String> {
+        Ok(())
+    }
     /// It has no more rows, and those there were are what was written.
     fn end(&mut self) -> Result<(), String>;
 }
@@ -92,6 +100,28 @@ struct Reading<'a> {
     table: TableId,
     cursor: TableCursor<'a>,
     hash: RowHash,
+    repeats: Repeats,
+}
+
+impl Reading<'_> {
+    /// Hashes the row it is at and shows it.
+    fn show(&mut self, visitor: &mut impl Visitor) -> Result<(), StoreError> {
+        let Self { table, cursor, hash, repeats } = self;
+        let shown = match repeats.find(cursor.payload(), hash) {
+            Some((Again::Nothing, _)) => Ok(()),
+            Some((Again::Cell(number), free)) => visitor.again(*table, number, free),
+            Some((Again::Row, _)) => {
+                cursor.parse()?;
+                visitor.row(*table, &cursor.row()).map(drop)
+            }
+            None => {
+                cursor.parse()?;
+                cursor.hash(hash);
+                visitor.row(*table, &cursor.row()).map(|again| repeats.learn(&cursor.row(), again))
+            }
+        };
+        shown.map_err(|what| cursor.corrupt(what))
+    }
 }
 
 /// Shows the iterations of `heads`; `from` is the first of them, `None` at the beginning of the file; `end` is the one after.
@@ -104,7 +134,8 @@ fn stretch<V: Visitor>(
     mut visitor: V,
 ) -> Result<V, StoreError> {
     let reading = |&table: &TableId| {
-        Ok(Reading { table, cursor: TableCursor::from(file, table, from)?, hash: RowHash::new(table) })
+        let cursor = TableCursor::from(file, table, from)?;
+        Ok(Reading { table, cursor, hash: RowHash::new(table), repeats: Repeats::new(table) })
     };
     let mut readings = tables.iter().map(reading).collect::<Result<Vec<_>, StoreError>>()?;
     for (id, head) in heads {
@@ -112,13 +143,14 @@ fn stretch<V: Visitor>(
         let name = (head.header.number, head.header.identity);
         let bad = |what: String| StoreError::corrupt(&file.path, format!("iteration {} ({}): {what}", name.0, name.1));
         visitor.begin(head).map_err(bad)?;
-        for Reading { table, cursor, hash } in &mut readings {
-            while cursor.current == Some(id) {
-                cursor.hash(hash);
-                visitor.row(*table, &cursor.row()).map_err(|what| cursor.corrupt(what))?;
-                cursor.advance()?;
+        for reading in &mut readings {
+            reading.repeats.rewind();
+            while reading.cursor.current == Some(id) {
+                reading.show(&mut visitor)?;
+                reading.cursor.step()?;
             }
-            if hash.take() != *Digest::part(&parts, *table) {
+            let table = reading.table;
+            if reading.hash.take() != *Digest::part(&parts, table) {
                 return Err(bad(format!("its rows in table {} do not match their SHA-256", table.table().name)));
             }
         }
