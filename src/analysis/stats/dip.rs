@@ -151,7 +151,7 @@ pub struct DipNull {
 /// Uniform samples drawn.
 const SAMPLES: usize = 2000;
 /// Samples above this size share the null distribution of this one: √n times the dip has a limit.
-const LARGEST: usize = 1000;
+pub(in crate::analysis) const LARGEST: usize = 1000;
 
 impl DipNull {
     /// Draws uniform samples of `n` values; the same for the same `n`.
