@@ -10,6 +10,7 @@ mod flows;
 mod flows_text;
 mod image;
 mod linktest;
+mod looks;
 mod merge;
 mod plan_file;
 mod probe;
