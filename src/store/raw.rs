@@ -493,6 +493,20 @@ pub(super) fn serial_bytes(serial: u64) -> Option<usize> {
     }
 }
 
+/// A record that was taken out of its page.
+pub(super) struct Record {
+    payload: Box<[u8]>,
+    cells: Vec<Cell>,
+    rowid: Option<i64>,
+}
+
+impl Record {
+    /// The row it is.
+    pub(super) fn row(&self) -> Row<'_> {
+        Row { payload: &self.payload, cells: &self.cells, rowid: self.rowid }
+    }
+}
+
 /// One row.
 pub(super) struct Row<'a> {
     payload: &'a [u8],
@@ -501,6 +515,11 @@ pub(super) struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
+    /// A copy that stays when the cursor goes on.
+    pub(super) fn record(&self) -> Record {
+        Record { payload: self.payload.into(), cells: self.cells.to_vec(), rowid: self.rowid }
+    }
+
     /// Number of columns stored.
     pub(super) fn len(&self) -> usize {
         self.cells.len()

@@ -161,6 +161,17 @@ fn roots(path: &Path, entries: &[SchemaEntry]) -> Result<[u32; TABLES.len()], St
     Ok(roots)
 }
 
+/// Adds a row of a table to a hash, in the form in which it was written.
+pub(super) fn hash_row(table: TableId, row: &Row<'_>, rows: &mut RowHash) {
+    let columns = &table.table().columns[1..];
+    let hashed = if table == TableId::Iteration { &columns[..columns.len() - 2] } else { columns };
+    rows.begin(hashed.len());
+    for (kind, at) in hashed.iter().zip(1..) {
+        rows.cell(super::repeat::as_hashed(*kind, row.get(at).unwrap_or(ValueRef::Null)));
+    }
+    rows.end();
+}
+
 /// A cursor with one row of lookahead.
 pub(super) struct TableCursor<'a> {
     file: &'a RecordFile,
@@ -195,14 +206,7 @@ impl<'a> TableCursor<'a> {
 
     /// Adds the row it is at to a hash, in the form in which it was written.
     pub(super) fn hash(&self, rows: &mut RowHash) {
-        let columns = &self.id.table().columns[1..];
-        let hashed = if self.id == TableId::Iteration { &columns[..columns.len() - 2] } else { columns };
-        rows.begin(hashed.len());
-        let row = self.cursor.row();
-        for (kind, at) in hashed.iter().zip(1..) {
-            rows.cell(super::repeat::as_hashed(*kind, row.get(at).unwrap_or(ValueRef::Null)));
-        }
-        rows.end();
+        hash_row(self.id, &self.cursor.row(), rows);
     }
 
     pub(super) fn advance(&mut self) -> Result<(), StoreError> {

@@ -8,8 +8,8 @@ use rusqlite::types::ValueRef;
 
 use super::decode::{self, IterationRow};
 use super::error::StoreError;
-use super::raw::Row;
-use super::reader::{RecordFile, TableCursor};
+use super::raw::{Record, Row};
+use super::reader::{RecordFile, TableCursor, hash_row};
 use super::repeat::{Again, Repeats};
 use super::rows::{Digest, RowHash};
 use super::schema::TableId;
@@ -38,11 +38,11 @@ impl RecordFile {
         tables: &[TableId],
         make: impl Fn() -> V + Sync,
     ) -> Result<Vec<V>, StoreError> {
-        let heads = self.verified_heads()?;
+        let heads = self.heads()?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
         let each = heads.len().div_ceil(threads).max(1);
         let starts: Vec<Option<i64>> = heads.iter().step_by(each).map(|(id, _)| Some(*id)).collect();
-        let mut chunks: Vec<Vec<(i64, IterationRow)>> = Vec::new();
+        let mut chunks: Vec<Vec<(i64, Record)>> = Vec::new();
         let mut heads = heads.into_iter().peekable();
         while heads.peek().is_some() {
             chunks.push(heads.by_ref().take(each).collect());
@@ -64,26 +64,28 @@ impl RecordFile {
         })
     }
 
-    /// Header rows with their `iteration.id`, each verified.
-    fn verified_heads(&self) -> Result<Vec<(i64, IterationRow)>, StoreError> {
+    /// Header rows with their `iteration.id`, as they are stored.
+    fn heads(&self) -> Result<Vec<(i64, Record)>, StoreError> {
         let mut table = TableCursor::new(self, TableId::Iteration)?;
-        let mut hash = RowHash::new(TableId::Iteration);
-        let mut heads: Vec<(i64, IterationRow)> = Vec::new();
+        let mut heads: Vec<(i64, Record)> = Vec::new();
         while let Some(id) = table.current {
-            let head = table.decode(decode::iteration)?;
-            table.hash(&mut hash);
-            let right = hash.take() == Digest::part(&head.parts, TableId::Iteration)
-                && Digest::whole(&head.parts[..]) == head.sha256;
-            if !right {
-                return Err(self.changed(&head));
-            }
             if heads.last().is_some_and(|(before, _)| *before >= id) {
                 return Err(table.corrupt(format!("iteration {id} is not in its place")));
             }
-            heads.push((id, head));
+            heads.push((id, table.row().record()));
             table.advance()?;
         }
         Ok(heads)
+    }
+
+    /// A header row, verified.
+    fn verified(&self, row: &Row<'_>, hash: &mut RowHash) -> Result<IterationRow, StoreError> {
+        let bad = |what| StoreError::corrupt(&self.path, format!("table {}: {what}", TableId::Iteration.table().name));
+        let head = decode::iteration(row).map_err(bad)?;
+        hash_row(TableId::Iteration, row, hash);
+        let right = hash.take() == Digest::part(&head.parts, TableId::Iteration)
+            && Digest::whole(&head.parts[..]) == head.sha256;
+        if right { Ok(head) } else { Err(self.changed(&head)) }
     }
 
     fn changed(&self, head: &IterationRow) -> StoreError {
@@ -128,7 +130,7 @@ impl Reading<'_> {
 fn stretch<V: Visitor>(
     file: &RecordFile,
     tables: &[TableId],
-    heads: Vec<(i64, IterationRow)>,
+    heads: Vec<(i64, Record)>,
     from: Option<i64>,
     end: Option<i64>,
     mut visitor: V,
@@ -138,7 +140,9 @@ fn stretch<V: Visitor>(
         Ok(Reading { table, cursor, hash: RowHash::new(table), repeats: Repeats::new(table) })
     };
     let mut readings = tables.iter().map(reading).collect::<Result<Vec<_>, StoreError>>()?;
+    let mut hash = RowHash::new(TableId::Iteration);
     for (id, head) in heads {
+        let head = file.verified(&head.row(), &mut hash)?;
         let parts = head.parts.clone();
         let name = (head.header.number, head.header.identity);
         let bad = |what: String| StoreError::corrupt(&file.path, format!("iteration {} ({}): {what}", name.0, name.1));

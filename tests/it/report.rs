@@ -201,7 +201,7 @@ fn data_of_figures_are_whole_or_say_what_is_left_out() {
     assert_eq!(rank(200), 200 * 405 / 399 + 1);
     assert!(slow.iter().all(|row| row[5] == "406"));
     let note = browser.evaluate("document.querySelector('#fig-ecdf .thinned').textContent");
-    // Of the other group two were suspect or are left out of the metric.
+    // One iteration is suspect.
     assert!(note.as_str().unwrap().contains(" of the 811 values"), "{note}");
     let (name, _) = rows_of(&files, "-forest-");
     assert!(!name.contains("thinned"), "{name}");
