@@ -72,10 +72,10 @@ fn print(family: &Family) {
     println!("welch {:.6}", sum(&|n| n.means.welch.map(|w| w.p)));
     println!("mann_whitney {:.6}", sum(&|n| n.mann_whitney.map(|t| t.p)));
     println!("brunner_munzel {:.6}", sum(&|n| n.brunner_munzel.map(|t| t.p)));
-    println!("kolmogorov_smirnov {:.6}", sum(&|n| Some(n.kolmogorov_smirnov.p)));
+    println!("kolmogorov_smirnov {:.6}", sum(&|n| n.kolmogorov_smirnov.map(|t| t.p)));
     println!("permutation {:.6}", sum(&|n| n.permutation.map(|t| t.p)));
     println!("bca_width {:.6}", sum(&|n| n.difference_bca.map(|ci| ci.high - ci.low)));
-    println!("shift {:.6}", sum(&|n| Some(n.shift)));
+    println!("shift {:.6}", sum(&|n| n.shift));
     println!("holm {:.6}", family.contrasts.iter().filter_map(|contrast| contrast.p_holm).sum::<f64>());
     let different = family.contrasts.iter().filter(|contrast| matches!(contrast.verdict, Verdict::Different { .. }));
     println!("different {}", different.count());

@@ -28,8 +28,10 @@ type Pairs = Vec<(usize, usize)>;
 /// What [`judge`] finds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judgement {
-    /// Contrasts that could be compared: what p-values and intervals are adjusted for.
+    /// Contrasts that could be compared: what verdicts and intervals take into account.
     pub size: usize,
+    /// Those of them with a p-value: what Holm's and Benjamini's methods adjust for.
+    pub adjusted: usize,
     /// For each metric and each of its groups the contrast with the baseline; `None` for groups that were not compared.
     pub metrics: Vec<Vec<Option<Contrast>>>,
 }
@@ -47,7 +49,7 @@ pub fn judge(asked: &[Asked<'_>], options: &Options) -> Judgement {
         .collect();
     let ready: Vec<Batch<'_>> = ready.iter().map(|(metrics, pairs)| Batch { metrics, pairs }).collect();
     let families = together(&ready, options);
-    let size = families.first().map_or(0, |family| family.size);
+    let (size, adjusted) = families.first().map_or((0, 0), |family| (family.size, family.adjusted));
     let mut metrics: Vec<Vec<Option<Contrast>>> =
         asked.iter().map(|one| vec![None; one.comparison.groups.len()]).collect();
     for (members, family) in batches.values().zip(families) {
@@ -56,7 +58,7 @@ pub fn judge(asked: &[Asked<'_>], options: &Options) -> Judgement {
             metrics[place.0][place.1] = Some(contrast);
         }
     }
-    Judgement { size, metrics }
+    Judgement { size, adjusted, metrics }
 }
 
 fn pairs(comparison: &Comparison) -> Vec<(usize, usize)> {

@@ -3,6 +3,7 @@
 //! The unit is the iteration: every number here is over one value for each iteration. What cannot be said from the data
 //! (the spread of one value, a test of constants) is `None`, never a number that stands in for it.
 
+pub mod anomalies;
 mod chain_groups;
 mod chains;
 mod compare;

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::contrasts::parallel;
 use super::stats::change::changes;
 use super::stats::describe::{outliers, sorted};
-use super::stats::dip::DipNull;
-use super::stats::series::{autocorrelation, trend};
+use super::stats::dip::{DipNull, LARGEST};
+use super::stats::series::{autocorrelation, trend_within};
 use super::summary::count;
 
 /// Something to look at.
@@ -60,39 +61,48 @@ pub fn level(groups: usize) -> f64 {
     (0.05 / count(groups.max(1))).max(LEAST_P)
 }
 
-/// Looks for doubts; keeps what it needs for samples of the same size.
-#[derive(Debug, Default)]
-pub struct Doubts {
-    nulls: BTreeMap<usize, DipNull>,
+/// Null distributions of the dip, by size of the sample.
+type Nulls = BTreeMap<usize, DipNull>;
+
+/// Doubts about each of `groups`, whose values are in run order, by tests at `level`. Samples too small for a test raise none by
+/// it. Uses all processors; the answer does not depend on how many there are.
+pub fn doubts(groups: &[Vec<f64>], level: f64, seed: u64) -> Vec<Vec<Doubt>> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let sizes: std::collections::BTreeSet<usize> =
+        groups.iter().map(|group| group.len().min(LARGEST)).filter(|&n| n >= FEWEST_FOR_DIP).collect();
+    let sizes: Vec<usize> = sizes.into_iter().collect();
+    let nulls: Nulls =
+        sizes.iter().copied().zip(parallel::all(sizes.len(), threads, |i| DipNull::new(sizes[i]))).collect();
+    parallel::all(groups.len(), threads, |i| about(&groups[i], &nulls, level, seed))
 }
 
-impl Doubts {
-    /// Doubts about values in run order, by tests at `level`. Samples too small for a test raise none by it.
-    pub fn about(&mut self, values: &[f64], level: f64, seed: u64) -> Vec<Doubt> {
-        let n = values.len();
-        let mut found = Vec::new();
-        let times: Vec<f64> = (0..n).map(count).collect();
-        if let Some(trend) = trend(&times, values).filter(|trend| trend.p <= level) {
-            found.push(Doubt::Drift { change: trend.slope * count(n.saturating_sub(1)), p: trend.p });
-        }
-        if let Some(a) = autocorrelation(values).filter(|a| n >= LONG && a.p <= level) {
-            found.push(Doubt::Dependence { lag1: a.lag1, p: a.p });
-        }
-        found.extend(changes(values, level, seed).into_iter().map(|change| Doubt::Jump { at: change.at, p: change.p }));
-        let far = outliers(values).len();
-        if far > 0 {
-            found.push(Doubt::Outliers { n: far });
-        }
-        if let Some(p) = self.dip(values).filter(|&p| p <= level) {
-            found.push(Doubt::Humps { p });
-        }
-        found
-    }
+/// Fewest values that have a dip.
+const FEWEST_FOR_DIP: usize = 4;
 
-    fn dip(&mut self, values: &[f64]) -> Option<f64> {
-        let sorted = sorted(values).filter(|sorted| sorted.len() >= 4)?;
-        self.nulls.entry(sorted.len()).or_insert_with(|| DipNull::new(sorted.len())).p(&sorted)
+fn about(values: &[f64], nulls: &Nulls, level: f64, seed: u64) -> Vec<Doubt> {
+    let n = values.len();
+    let mut found = Vec::new();
+    let times: Vec<f64> = (0..n).map(count).collect();
+    if let Some(trend) = trend_within(&times, values, level) {
+        found.push(Doubt::Drift { change: trend.slope * count(n.saturating_sub(1)), p: trend.p });
     }
+    if let Some(a) = autocorrelation(values).filter(|a| n >= LONG && a.p <= level) {
+        found.push(Doubt::Dependence { lag1: a.lag1, p: a.p });
+    }
+    found.extend(changes(values, level, seed).into_iter().map(|change| Doubt::Jump { at: change.at, p: change.p }));
+    let far = outliers(values).len();
+    if far > 0 {
+        found.push(Doubt::Outliers { n: far });
+    }
+    if let Some(p) = dip_p(values, nulls).filter(|&p| p <= level) {
+        found.push(Doubt::Humps { p });
+    }
+    found
+}
+
+fn dip_p(values: &[f64], nulls: &Nulls) -> Option<f64> {
+    let sorted = sorted(values).filter(|sorted| sorted.len() >= FEWEST_FOR_DIP)?;
+    nulls.get(&sorted.len().min(LARGEST))?.p(&sorted)
 }
 
 #[cfg(test)]
@@ -107,7 +117,7 @@ mod tests {
 
     #[test]
     fn every_fault_raises_its_doubt_and_noise_none() {
-        let about = |values: &[f64]| Doubts::default().about(values, 0.001, 1);
+        let about = |values: &[f64]| doubts(&[values.to_vec()], 0.001, 1).remove(0);
         let steady = noise(40);
         assert!(about(&steady).iter().all(|doubt| matches!(doubt, Doubt::Outliers { .. })), "{:?}", about(&steady));
         let with =
@@ -126,7 +136,7 @@ mod tests {
     #[test]
     fn nothing_is_said_of_too_few_or_of_constants() {
         for values in [&[][..], &[1.0], &[1.0, 2.0], &[3.0; 50], &[f64::NAN; 50]] {
-            assert_eq!(Doubts::default().about(values, 0.05, 1), [], "{values:?}");
+            assert_eq!(doubts(&[values.to_vec()], 0.05, 1), [[]], "{values:?}");
         }
         assert!(level(1) == 0.05 && level(10) == 0.005 && level(100_000) == LEAST_P);
     }

@@ -1,5 +1,6 @@
 //! `vptest analyze`
 
+mod anomalies;
 mod comparing;
 
 pub(super) use comparing::common_margins;
@@ -29,7 +30,8 @@ tried: its complete attempt that finished first, else the last that --include le
 With a baseline every group has a verdict against the margin within which a difference does not matter (`[analysis] margin` of the \
 spec, else 5 % of the baseline's mean): different; different, negligible; equivalent; undecided, with the repetitions it would \
 take; or not comparable, with why. All contrasts of one call are one family: the more is looked at, the more it takes. \
-docs/analysis.md has the rules.
+docs/analysis.md has the rules. Each question with a verdict is written down in FILE.looks.jsonl beside the database, and the answer says \
+how many were asked so far; --no-record leaves this one out.
 
 --where takes comparisons of factors (=, !=, <, <=, >, >=) joined by and, or, not and parentheses; values are read as in a spec, \
 those with blanks or signs in quotes. Iterations without a factor satisfy no comparison of it.
@@ -48,6 +50,7 @@ Examples:
   vptest analyze --metric rps --effects                  which factors matter, alone and in pairs
   vptest analyze --metric rps --aa                       what a tuple seems to differ from itself
   vptest analyze --metric rps --power --half-width 1%    how many repetitions it takes
+  vptest analyze --anomalies --format csv                 what stands out, each with its file
   vptest analyze --metric rps --include suspect --format csv
   vptest analyze --syscalls --baseline testbed=netns      transitions between system calls
   vptest analyze --cost                                  what each instrument costs the workload")]
@@ -79,6 +82,10 @@ pub(super) struct Args {
     /// Main effects of factors and interactions of two, with their shares of the variance
     #[arg(long, conflicts_with_all = ["plot", "syscalls", "cost", "baseline"])]
     effects: bool,
+    /// List what stands out, with the way to its data: iterations far from their group, stalls, storms of retransmissions, groups with
+    /// more than one hump, performance that rises with more pairs (default: of all metrics)
+    #[arg(long, conflicts_with_all = ["aa", "power", "effects", "plot", "syscalls", "cost", "baseline", "no_baseline"])]
+    anomalies: bool,
     /// Database made by `vptest merge`, or one iteration file
     #[arg(long, value_name = "FILE", default_value = "merged.db")]
     db: PathBuf,
@@ -104,6 +111,9 @@ pub(super) struct Args {
     /// cpu_per_request, as far as there are)
     #[arg(long, conflicts_with_all = ["syscalls", "by", "baseline", "no_baseline", "level", "all"])]
     cost: bool,
+    /// Do not write this question down beside the database (FILE.looks.jsonl), where others see how much was looked at
+    #[arg(long)]
+    no_record: bool,
     /// Count iterations of this status too
     #[arg(long, value_name = "STATUS,...", value_delimiter = ',', value_parser = status)]
     include: Vec<Status>,
@@ -124,6 +134,9 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     }
     if args.cost {
         return costs(args, &database);
+    }
+    if args.anomalies {
+        return anomalies::run(args, &database);
     }
     if args.metric.is_empty() && args.level.is_none() && !args.all {
         let asking = [
@@ -160,7 +173,8 @@ fn chains(args: &Args, database: &Database) -> Result<Exit, Failure> {
             "`[instrument] syscalls = true` in the spec follows them; --include counts iterations of other statuses";
         return Err(Failure::text(Exit::SomeFailed, text.to_owned()).hint(hint.to_owned()));
     }
-    let baseline = baseline(args, database)?;
+    let specs = database.specs().map_err(|error| unreadable(&args.db, error))?;
+    let baseline = baseline(args, &specs)?;
     let comparison = compare_chains(&iterations, &args.by, baseline, SEED).map_err(|error| {
         let hint = suggestion(&error.asked, &error.known, &format!("factors: {}", error.known.join(", ")));
         Failure::new(Exit::Usage, error).hint(hint)
@@ -242,13 +256,14 @@ fn width() -> Option<u16> {
     std::io::stdout().is_terminal().then(|| comfy_table::Table::new().width()).flatten()
 }
 
-fn baseline(args: &Args, database: &Database) -> Result<Option<(String, String)>, Failure> {
+/// What groups are compared with; `specs` are the texts of those that were run.
+fn baseline(args: &Args, specs: &[String]) -> Result<Option<(String, String)>, Failure> {
     if args.no_baseline {
         return Ok(None);
     }
     match &args.baseline {
         Some(text) => baseline_text(text).map(Some),
-        None => from_spec(args, database),
+        None => Ok(from_specs(specs)),
     }
 }
 
@@ -262,9 +277,8 @@ pub(super) fn baseline_text(text: &str) -> Result<(String, String), Failure> {
     Ok((factor.to_owned(), value))
 }
 
-/// The baseline of the spec that was run; several specs that do not agree have none.
-fn from_spec(args: &Args, database: &Database) -> Result<Option<(String, String)>, Failure> {
-    let texts = database.specs().map_err(|error| unreadable(&args.db, error))?;
+/// The baseline of the specs that were run, given as texts; several specs that do not agree have none.
+fn from_specs(texts: &[String]) -> Option<(String, String)> {
     let mut found: Vec<_> = texts
         .iter()
         .filter_map(|text| Spec::parse(text).ok())
@@ -272,12 +286,12 @@ fn from_spec(args: &Args, database: &Database) -> Result<Option<(String, String)
         .collect();
     found.dedup();
     match <[_; 1]>::try_from(found) {
-        Ok([baseline]) => Ok(baseline),
+        Ok([baseline]) => baseline,
         Err(several) => {
             if several.len() > 1 {
                 eprintln!("the specs of these iterations name different baselines: --baseline chooses one");
             }
-            Ok(None)
+            None
         }
     }
 }

@@ -11,6 +11,7 @@ mod flows_text;
 mod igor;
 mod image;
 mod linktest;
+mod looks;
 mod merge;
 mod plan_file;
 mod probe;

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 
 use super::analyze::{baseline_text, common_margins, status, unreadable, wrong_question};
 use super::exit::{Exit, Failure};
+use super::looks;
 use crate::analysis::{AnalysisError, Question, compare_chains};
 use crate::ids::ShortHash;
 use crate::record::{Header, Status};
 use crate::report::page::build::{Inputs, build};
 use crate::report::page::grouping::Grouping;
-use crate::report::page::page;
+use crate::report::page::{Model, page};
 use crate::spec::Spec;
 use crate::store::{Database, Dataset};
 
@@ -54,6 +55,9 @@ pub(super) struct Args {
     /// Count iterations of this status too
     #[arg(long, value_name = "STATUS,...", value_delimiter = ',', value_parser = status)]
     include: Vec<Status>,
+    /// Do not write this question down beside the database (FILE.looks.jsonl), where others see how much was looked at
+    #[arg(long)]
+    no_record: bool,
     /// Title of the page (default: name of the spec)
     #[arg(long)]
     title: Option<String>,
@@ -71,7 +75,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     statuses.dedup();
     let dataset = database.dataset(&statuses).map_err(failed)?;
     let mut notes = Vec::new();
-    let texts = database.specs().map_err(failed)?;
+    let texts = &dataset.specs;
     let specs: Vec<Spec> = texts.iter().filter_map(|text| Spec::parse(text).ok()).collect();
     if specs.len() < texts.len() {
         let (bad, all) = (texts.len() - specs.len(), texts.len());
@@ -97,7 +101,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         None
     };
     let margins = common_margins(&specs, &mut notes);
-    let page = page(&build(&Inputs {
+    let mut model = build(&Inputs {
         title: title(args, &specs),
         source: args.db.display().to_string(),
         dataset: &dataset,
@@ -110,10 +114,33 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         statuses: &statuses,
         seed: SEED,
         notes,
-    }));
+    });
+    model.methods.extend(asked_so_far(args, &dataset, &model));
+    let page = page(&model);
     whole(&args.output, |file| file.write_all(page.as_bytes()))?;
     eprintln!("wrote {}", args.output.display());
     Ok(Exit::Done)
+}
+
+/// Writes the page's question down; a sentence on all that were asked so far.
+fn asked_so_far(args: &Args, dataset: &Dataset, model: &Model) -> Option<String> {
+    let include: Vec<&str> = args.include.iter().map(|status| status.as_str()).collect();
+    let asked = looks::Asked {
+        database: &args.db,
+        command: "report",
+        question: looks::question([
+            ("metrics", "all".to_owned()),
+            ("by", args.by.join(",")),
+            ("baseline", args.baseline.clone().unwrap_or_default()),
+            ("include", include.join(",")),
+            ("allow_unequal_vantage", if args.allow_unequal_vantage { "yes".to_owned() } else { String::new() }),
+        ]),
+        data: dataset.attempts_hash().to_string(),
+        contrasts: model.family,
+        p_values: model.adjusted,
+    };
+    let note = looks::note(asked, !args.no_record)?;
+    Some(format!("{note} Corrections take the contrasts of this report into account, not those of other questions."))
 }
 
 /// Writes a file beside its place and gives it its name at the end: it is whole or absent.

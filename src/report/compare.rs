@@ -607,7 +607,7 @@ mod tests {
             doubt_level: 0.025,
             margin: MARGIN,
             margin_is_asked: false,
-            family: FamilyRow::new(found.size, 1, &options),
+            family: FamilyRow::new(&found, &options),
         };
         Analyze::new(&observations, &comparison, &judged)
     }

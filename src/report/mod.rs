@@ -1,5 +1,6 @@
 //! Tables and pages. Input is data, output is text; no I/O.
 
+pub mod anomalies;
 pub mod chains;
 pub mod compare;
 pub mod cost;
@@ -7,6 +8,8 @@ pub mod export;
 pub mod family;
 mod number;
 pub mod page;
+#[cfg(feature = "parquet")]
+pub mod parquet;
 pub mod plan;
 pub mod planning;
 pub mod plot;

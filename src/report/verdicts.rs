@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::analysis::contrasts::{Basis, Contrast, Options, Side, Verdict, Why};
+use crate::analysis::judged::Judgement;
 use crate::analysis::stats::brunner_munzel::BrunnerMunzel;
 use crate::analysis::stats::dominance::Dominance;
 use crate::analysis::stats::equivalence::Tost;
@@ -17,8 +18,10 @@ use crate::units::Percent;
 /// The contrasts that were looked at together.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct FamilyRow {
-    /// Those that could be compared.
+    /// Those that could be compared: what verdicts take into account.
     pub contrasts: usize,
+    /// Those of them that have a p-value: what p-values are adjusted for.
+    pub p_values: usize,
     /// Metrics that were asked for together.
     pub metrics: usize,
     /// Probability of any wrong verdict.
@@ -30,9 +33,16 @@ pub struct FamilyRow {
 }
 
 impl FamilyRow {
-    /// Of so many contrasts of so many metrics, made with these options.
-    pub const fn new(contrasts: usize, metrics: usize, options: &Options) -> Self {
-        Self { contrasts, metrics, alpha: options.alpha, resamples: options.resamples, seed: options.seed }
+    /// Of what was judged together with these options.
+    pub const fn new(judged: &Judgement, options: &Options) -> Self {
+        Self {
+            contrasts: judged.size,
+            p_values: judged.adjusted,
+            metrics: judged.metrics.len(),
+            alpha: options.alpha,
+            resamples: options.resamples,
+            seed: options.seed,
+        }
     }
 
     /// For people.
@@ -40,9 +50,14 @@ impl FamilyRow {
         let metrics = if self.metrics == 1 { "one metric".to_owned() } else { format!("{} metrics", self.metrics) };
         format!(
             "Verdicts and p take into account that {} contrasts of {metrics} were looked at together: any of the verdicts is wrong with a \
-             probability of at most {} % (Bonferroni; p by Holm). Other looks at the same data are not known here.",
+             probability of at most {} % (Bonferroni; p by Holm{}).",
             self.contrasts,
-            100.0 * self.alpha
+            100.0 * self.alpha,
+            if self.p_values == self.contrasts {
+                String::new()
+            } else {
+                format!(" over the {} that have one", self.p_values)
+            }
         )
     }
 }
@@ -248,11 +263,11 @@ impl Numbers {
             difference_bca: numbers.and_then(|n| n.difference_bca),
             percent_bca: numbers.and_then(|n| n.percent_bca),
             dominance: numbers.map(|n| n.dominance),
-            shift: numbers.map(|n| n.shift).filter(|shift| shift.is_finite()),
+            shift: numbers.and_then(|n| n.shift).filter(|shift| shift.is_finite()),
             shift_ci95: numbers.and_then(|n| n.shift_ci),
             mann_whitney: numbers.and_then(|n| n.mann_whitney),
             brunner_munzel: numbers.and_then(|n| n.brunner_munzel),
-            kolmogorov_smirnov: numbers.map(|n| n.kolmogorov_smirnov),
+            kolmogorov_smirnov: numbers.and_then(|n| n.kolmogorov_smirnov),
             permutation: numbers.and_then(|n| n.permutation),
         }
     }

@@ -6,6 +6,7 @@ use super::decode::{self, IterationRow};
 use super::error::StoreError;
 use super::query::{Database, role};
 use super::raw::Row;
+use super::repeat::Again;
 use super::scan::Visitor;
 use super::schema::TableId;
 use crate::ids::NodeId;
@@ -69,7 +70,7 @@ impl Visitor for Counter {
         Ok(())
     }
 
-    fn row(&mut self, table: TableId, row: &Row<'_>) -> Result<(), String> {
+    fn row(&mut self, table: TableId, row: &Row<'_>) -> Result<Again, String> {
         let counted = if table == TableId::Setting {
             let s = decode::setting(row)?;
             let (role, testbed, after) = (role(s.node), self.testbed.clone(), s.when == Moment::After);
@@ -82,7 +83,7 @@ impl Visitor for Counter {
             count(&mut self.facts, Fact { name: fact.name, place, value: fact.value }, 1)
         };
         self.not_listed += u64::from(!counted);
-        Ok(())
+        Ok(Again::Row)
     }
 
     fn end(&mut self) -> Result<(), String> {

@@ -23,6 +23,8 @@ pub struct Dataset {
     pub metrics: Vec<MetricColumn>,
     /// Attempts for whose iteration another stands.
     pub superseded: Vec<Iteration>,
+    /// Texts of the specs that were run, each once, in order (environment row [`crate::record::SPEC`]).
+    pub specs: Vec<String>,
     /// Names of all metrics of the database, also of those that were not asked for.
     pub(super) known: BTreeSet<String>,
 }
@@ -147,7 +149,7 @@ impl Dataset {
             if stands { iterations.push(attempt) } else { superseded.push(attempt) }
         }
         metrics.sort_by(|a, b| (a.level, &a.name, &a.role).cmp(&(b.level, &b.name, &b.role)));
-        Self { iterations, metrics, superseded, known: loaded.known }
+        Self { iterations, metrics, superseded, specs: loaded.specs.into_iter().collect(), known: loaded.known }
     }
 
     /// Iterations that have no value of a metric, by reason; for `None`, of any.

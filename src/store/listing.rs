@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use rusqlite::types::ValueRef;
+
 use super::decode::IterationRow;
 use super::error::StoreError;
 use super::query::{MetricInfo, role};
 use super::raw::Row;
 use super::reader::RecordFile;
+use super::repeat::Again;
 use super::scan::Visitor;
 use super::schema::TableId;
-use super::slots::Slots;
+use super::slots::{Slots, VALUE, value};
 use crate::ids::Level;
 
 type Key = (String, Level, Option<String>, String);
@@ -46,16 +49,21 @@ impl Lister {
 impl Visitor for Lister {
     fn begin(&mut self, _: IterationRow) -> Result<(), String> {
         self.iteration += 1;
-        self.slots.rewind();
         Ok(())
     }
 
-    fn row(&mut self, _: TableId, row: &Row<'_>) -> Result<(), String> {
-        let (slot, value) = self.slots.find(row)?;
+    fn row(&mut self, table: TableId, row: &Row<'_>) -> Result<Again, String> {
+        let slot = self.slots.find(row)?;
         if slot == self.places.len() {
             let place = self.place(slot);
             self.places.push(place);
         }
+        self.again(table, slot, row.get(VALUE).unwrap_or(ValueRef::Null))?;
+        Ok(Again::Cell(slot))
+    }
+
+    fn again(&mut self, _: TableId, slot: usize, cell: ValueRef<'_>) -> Result<(), String> {
+        let value = value(cell)?;
         let place = self.places[slot];
         let info = &mut self.infos[place];
         info.values += u64::from(value.is_some());

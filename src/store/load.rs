@@ -9,11 +9,12 @@ use super::conditions;
 use super::dataset::{Iteration, MetricColumn, Reading};
 use super::decode::{self, IterationRow};
 use super::raw::Row;
+use super::repeat::Again;
 use super::scan::Visitor;
 use super::schema::TableId;
-use super::slots::Slots;
+use super::slots::{Slots, VALUE, value};
 use crate::ids::{Better, Level, NodeId};
-use crate::record::{Capture, Setting};
+use crate::record::{Capture, SPEC, Setting};
 
 type Wanted<'a> = &'a (dyn Fn(Level, &str, Option<&str>) -> bool + Sync);
 type Key = (Level, String, Option<String>);
@@ -24,6 +25,7 @@ pub(super) struct Loaded {
     pub(super) attempts: Vec<Iteration>,
     pub(super) columns: Vec<MetricColumn>,
     pub(super) known: BTreeSet<String>,
+    pub(super) specs: BTreeSet<String>,
 }
 
 impl Loaded {
@@ -61,6 +63,7 @@ impl Loaded {
         }
         self.attempts.extend(other.attempts);
         self.known.extend(other.known);
+        self.specs.extend(other.specs);
         self
     }
 }
@@ -103,6 +106,7 @@ pub(super) struct Loader<'a> {
     by_name: HashMap<Key, usize>,
     factors: HashMap<Vec<u8>, Arc<BTreeMap<String, String>>>,
     texts: HashMap<String, Arc<str>>,
+    specs: BTreeSet<String>,
     now: Now,
 }
 
@@ -137,6 +141,7 @@ impl<'a> Loader<'a> {
             by_name: HashMap::new(),
             factors: HashMap::new(),
             texts: HashMap::new(),
+            specs: BTreeSet::new(),
             now: Now::default(),
         }
     }
@@ -152,7 +157,7 @@ impl<'a> Loader<'a> {
             let better = if c.betters.len() == 1 { c.betters.into_iter().next().flatten() } else { None };
             MetricColumn { better, ..c.column }
         });
-        Loaded { columns: columns.collect(), attempts: self.loaded, known }
+        Loaded { columns: columns.collect(), attempts: self.loaded, known, specs: self.specs }
     }
 
     fn factor(&mut self, row: &Row<'_>) {
@@ -168,12 +173,19 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn metric(&mut self, row: &Row<'_>) -> Result<(), String> {
-        let (slot, value) = self.slots.find(row)?;
+    /// The slot of a row of the metric table, whose value is taken.
+    fn metric(&mut self, row: &Row<'_>) -> Result<usize, String> {
+        let slot = self.slots.find(row)?;
         if slot == self.meanings.len() {
             let meaning = self.meaning(slot);
             self.meanings.push(meaning);
         }
+        self.value(slot, row.get(VALUE).unwrap_or(ValueRef::Null))?;
+        Ok(slot)
+    }
+
+    fn value(&mut self, slot: usize, cell: ValueRef<'_>) -> Result<(), String> {
+        let value = value(cell)?;
         let Meaning { column, pair, key, placed } = self.meanings[slot];
         let number = self.loaded.len() + 1;
         if self.last_of_key[key] == number {
@@ -185,16 +197,10 @@ impl<'a> Loader<'a> {
         if placed {
             self.now.placed.push(slot);
         }
-        let metric = self.slots.metric(slot);
         let into = &mut self.columns[column];
         if into.pairs == 0 {
             self.now.touched.push(column);
         }
-        // Usually the only one, and the same for all iterations.
-        if !into.column.units.contains(&metric.unit) {
-            into.column.units.insert(metric.unit.clone());
-        }
-        into.betters.insert(metric.better);
         into.pairs += 1;
         into.per_pair |= pair > 0;
         match value {
@@ -244,31 +250,51 @@ impl<'a> Loader<'a> {
                 seen: BTreeSet::new(),
             });
         }
+        let (into, metric) = (&mut self.columns[column], self.slots.metric(slot));
+        into.column.units.insert(metric.unit.clone());
+        into.betters.insert(metric.better);
         Meaning { column: Some(column), pair, key, placed }
     }
 
-    fn fact(&mut self, row: &Row<'_>) -> Result<(), String> {
+    fn fact(&mut self, row: &Row<'_>) -> Result<Again, String> {
         let Some(ValueRef::Text(name)) = row.get(3) else { return Err("a fact has no name".to_owned()) };
         let now = &mut self.now;
         let into = match name {
             b"testbed.qemu.accel" => &mut now.accel,
             b"image.id" => &mut now.image,
             b"image.disk" => &mut now.disk,
-            _ => return Ok(()),
+            _ if name == SPEC.as_bytes() => {
+                self.spec(row)?;
+                return Ok(Again::Row);
+            }
+            _ => return Ok(Again::Nothing),
         };
         if into.is_none() {
             *into = Some(decode::environment(row)?.value);
         }
+        Ok(Again::Row)
+    }
+
+    /// Specs are long, and the same for thousands of iterations.
+    fn spec(&mut self, row: &Row<'_>) -> Result<(), String> {
+        let known = match row.get(4) {
+            Some(ValueRef::Text(text)) => std::str::from_utf8(text).is_ok_and(|text| self.specs.contains(text)),
+            _ => false,
+        };
+        if !known {
+            self.specs.insert(decode::environment(row)?.value);
+        }
         Ok(())
     }
 
-    fn setting(&mut self, row: &Row<'_>) -> Result<(), String> {
-        if let Some(ValueRef::Text(name)) = row.get(3)
-            && conditions::is_offload(name)
-        {
-            self.now.settings.push(decode::setting(row)?);
+    fn setting(&mut self, row: &Row<'_>) -> Result<Again, String> {
+        match row.get(3) {
+            Some(ValueRef::Text(name)) if conditions::is_offload(name) => {
+                self.now.settings.push(decode::setting(row)?);
+                Ok(Again::Row)
+            }
+            _ => Ok(Again::Nothing),
         }
-        Ok(())
     }
 
     /// Closes the current iteration's values.
@@ -351,21 +377,24 @@ fn intern(texts: &mut HashMap<String, Arc<str>>, text: String) -> Arc<str> {
 impl Visitor for Loader<'_> {
     fn begin(&mut self, head: IterationRow) -> Result<(), String> {
         super::check::check_header(&head.header, &head.outcome).map_err(|bad| bad.to_string())?;
-        self.slots.rewind();
         self.now.head = Some(head);
         Ok(())
     }
 
-    fn row(&mut self, table: TableId, row: &Row<'_>) -> Result<(), String> {
+    fn row(&mut self, table: TableId, row: &Row<'_>) -> Result<Again, String> {
         match table {
             TableId::Factor => self.factor(row),
-            TableId::Setting => self.setting(row)?,
-            TableId::Metric => self.metric(row)?,
+            TableId::Setting => return self.setting(row),
+            TableId::Metric => return self.metric(row).map(Again::Cell),
             TableId::Capture => self.now.captures.push(decode::capture(row)?),
-            TableId::Environment => self.fact(row)?,
+            TableId::Environment => return self.fact(row),
             _ => {}
         }
-        Ok(())
+        Ok(Again::Row)
+    }
+
+    fn again(&mut self, _: TableId, slot: usize, cell: ValueRef<'_>) -> Result<(), String> {
+        self.value(slot, cell)
     }
 
     fn end(&mut self) -> Result<(), String> {
@@ -416,6 +445,7 @@ mod tests {
             attempts: (0..attempts).map(|_| attempt()).collect(),
             columns: columns.iter().map(column).collect(),
             known: BTreeSet::new(),
+            specs: BTreeSet::new(),
         }
     }
 

@@ -177,9 +177,22 @@ pub(super) struct Cursor<'a> {
     pages: &'a Pages,
     stack: Vec<Level<'a>>,
     visited: u32,
-    payload: Vec<u8>,
+    payload: Payload,
+    /// What does not fit on its page.
+    spilled: Vec<u8>,
     cells: Vec<Cell>,
     rowid: Option<i64>,
+    /// Which cell of which page the row is.
+    place: (u32, u32),
+}
+
+/// Where the row is that the cursor is on.
+#[derive(Clone, Copy)]
+enum Payload {
+    /// On the page that was looked at last.
+    Local { start: usize, end: usize },
+    /// Put together from several pages.
+    Spilled,
 }
 
 struct Level<'a> {
@@ -209,8 +222,16 @@ struct Cell {
 impl<'a> Cursor<'a> {
     /// A cursor before the first row of the tree at page `root`.
     pub(super) fn new(pages: &'a Pages, root: u32) -> Result<Self, RawError> {
-        let mut cursor =
-            Self { pages, stack: Vec::new(), visited: 0, payload: Vec::new(), cells: Vec::new(), rowid: None };
+        let mut cursor = Self {
+            pages,
+            stack: Vec::new(),
+            visited: 0,
+            payload: Payload::Spilled,
+            spilled: Vec::new(),
+            cells: Vec::new(),
+            rowid: None,
+            place: (0, root),
+        };
         cursor.push(root)?;
         Ok(cursor)
     }
@@ -245,6 +266,15 @@ impl<'a> Cursor<'a> {
 
     /// Goes to the next row; `false` after the last.
     pub(super) fn advance(&mut self) -> Result<bool, RawError> {
+        if !self.step()? {
+            return Ok(false);
+        }
+        self.parse()?;
+        Ok(true)
+    }
+
+    /// As [`Self::advance`], but the row is there as bytes alone ([`Self::payload`]) until [`Self::parse`].
+    pub(super) fn step(&mut self) -> Result<bool, RawError> {
         loop {
             let Some(level) = self.stack.last_mut() else { return Ok(false) };
             let step = level.step;
@@ -284,6 +314,7 @@ impl<'a> Cursor<'a> {
                 // The walk that follows reads it again.
                 let visited = self.visited;
                 self.read_cell(middle)?;
+                self.parse()?;
                 self.visited = visited;
                 match self.row().get(0) {
                     Some(ValueRef::Integer(n)) if n < key => at = middle + 1,
@@ -310,9 +341,26 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// The row the cursor is on.
+    /// The row the cursor is on, which was parsed.
     pub(super) fn row(&self) -> Row<'_> {
-        Row { payload: &self.payload, cells: &self.cells, rowid: self.rowid }
+        Row { payload: self.payload(), cells: &self.cells, rowid: self.rowid }
+    }
+
+    /// The record the cursor is on, as it is stored.
+    pub(super) fn payload(&self) -> &[u8] {
+        match (self.payload, self.stack.last()) {
+            (Payload::Local { start, end }, Some(level)) => level.page.get(start..end).unwrap_or_default(),
+            _ => &self.spilled,
+        }
+    }
+
+    /// Finds the columns of the record the cursor is on.
+    pub(super) fn parse(&mut self) -> Result<(), RawError> {
+        let mut cells = std::mem::take(&mut self.cells);
+        let parsed = parse_record(self.payload(), &mut cells);
+        self.cells = cells;
+        let (index, page) = self.place;
+        parsed.ok_or_else(|| RawError::Format(format!("row {index} of page {page} is malformed")))
     }
 
     fn read_cell(&mut self, index: u32) -> Result<(), RawError> {
@@ -337,44 +385,49 @@ impl<'a> Cursor<'a> {
         }
         let size = usize::try_from(size).map_err(|_| short())?;
         let local = local_bytes(size, page.len(), level.kind == PageKind::LeafTable);
-        self.payload.clear();
-        self.payload.extend_from_slice(page.get(at..at + local).ok_or_else(short)?);
+        let here = page.get(at..at + local).ok_or_else(short)?;
+        self.place = (index, number);
+        self.payload = Payload::Local { start: at, end: at + local };
         if local < size {
+            self.spilled.clear();
+            self.spilled.extend_from_slice(here);
             let next = page.get(at + local..at + local + 4).ok_or_else(short)?;
             let next = u32::from_be_bytes([next[0], next[1], next[2], next[3]]);
+            self.payload = Payload::Spilled;
             self.read_overflow(next, size)?;
         }
-        self.parse_record().ok_or_else(|| RawError::Format(format!("row {index} of page {number} is malformed")))
+        Ok(())
     }
 
     /// Follows the chain of overflow pages until the payload has `size` bytes.
     fn read_overflow(&mut self, mut next: u32, size: usize) -> Result<(), RawError> {
         let usable = self.pages.header.usable_bytes as usize;
-        while self.payload.len() < size {
+        while self.spilled.len() < size {
             self.count_visit(next)?;
             let page = self.pages.page(next)?;
-            let take = (size - self.payload.len()).min(usable - 4);
-            self.payload.extend_from_slice(&page[4..4 + take]);
+            let take = (size - self.spilled.len()).min(usable - 4);
+            self.spilled.extend_from_slice(&page[4..4 + take]);
             next = u32::from_be_bytes([page[0], page[1], page[2], page[3]]);
         }
         Ok(())
     }
+}
 
-    fn parse_record(&mut self) -> Option<()> {
-        self.cells.clear();
-        let (header, mut at) = varint(&self.payload)?;
-        let header = usize::try_from(header).ok()?;
-        let mut start = header;
-        let types = self.payload.get(..header)?;
-        while at < header {
-            let (serial, used) = varint(&types[at..])?;
-            at += used;
-            let length = serial_bytes(serial)?;
-            self.cells.push(Cell { serial, start, length });
-            start = start.checked_add(length)?;
-        }
-        (start == self.payload.len()).then_some(())
+/// Finds the columns of a record; `None` when it is malformed.
+fn parse_record(payload: &[u8], cells: &mut Vec<Cell>) -> Option<()> {
+    cells.clear();
+    let (header, mut at) = varint(payload)?;
+    let header = usize::try_from(header).ok()?;
+    let mut start = header;
+    let types = payload.get(..header)?;
+    while at < header {
+        let (serial, used) = varint(&types[at..])?;
+        at += used;
+        let length = serial_bytes(serial)?;
+        cells.push(Cell { serial, start, length });
+        start = start.checked_add(length)?;
     }
+    (start == payload.len()).then_some(())
 }
 
 impl Level<'_> {
@@ -412,7 +465,12 @@ fn local_bytes(size: usize, usable: usize, leaf_table: bool) -> usize {
 }
 
 /// A variable-length integer and the bytes it takes.
-fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
+#[inline]
+pub(super) fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
+    // Most are one byte.
+    if let Some(&first) = bytes.first().filter(|&&first| first < 0x80) {
+        return Some((u64::from(first), 1));
+    }
     let mut value = 0_u64;
     for (i, &byte) in bytes.iter().take(9).enumerate() {
         if i == 8 {
@@ -426,7 +484,8 @@ fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
     None
 }
 
-fn serial_bytes(serial: u64) -> Option<usize> {
+/// Bytes of a column of type `serial`; `None` when there is no such type.
+pub(super) fn serial_bytes(serial: u64) -> Option<usize> {
     match serial {
         0 | 8 | 9 => Some(0),
         1..=4 => usize::try_from(serial).ok(),
@@ -434,6 +493,20 @@ fn serial_bytes(serial: u64) -> Option<usize> {
         6 | 7 => Some(8),
         10 | 11 => None,
         _ => usize::try_from((serial - 12) / 2).ok(),
+    }
+}
+
+/// A record that was taken out of its page.
+pub(super) struct Record {
+    payload: Box<[u8]>,
+    cells: Vec<Cell>,
+    rowid: Option<i64>,
+}
+
+impl Record {
+    /// The row it is.
+    pub(super) fn row(&self) -> Row<'_> {
+        Row { payload: &self.payload, cells: &self.cells, rowid: self.rowid }
     }
 }
 
@@ -445,6 +518,11 @@ pub(super) struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
+    /// A copy that stays when the cursor goes on.
+    pub(super) fn record(&self) -> Record {
+        Record { payload: self.payload.into(), cells: self.cells.to_vec(), rowid: self.rowid }
+    }
+
     /// Number of columns stored.
     pub(super) fn len(&self) -> usize {
         self.cells.len()
@@ -460,26 +538,34 @@ impl<'a> Row<'a> {
         self.rowid
     }
 
-    /// Type and bytes of column `index` as they are stored; equal ones are equal values. `None` when the row has fewer.
-    pub(super) fn stored(&self, index: usize) -> Option<(u64, &'a [u8])> {
-        let cell = self.cells.get(index)?;
-        Some((cell.serial, self.payload.get(cell.start..cell.start + cell.length)?))
-    }
-
     /// Column `index`; `None` when the row has fewer.
     pub(super) fn get(&self, index: usize) -> Option<ValueRef<'a>> {
         let cell = self.cells.get(index)?;
-        let bytes = self.payload.get(cell.start..cell.start + cell.length)?;
-        Some(match cell.serial {
-            0 => ValueRef::Null,
-            8 => ValueRef::Integer(0),
-            9 => ValueRef::Integer(1),
-            7 => ValueRef::Real(f64::from_be_bytes(bytes.try_into().ok()?)),
-            1..=6 => ValueRef::Integer(signed(bytes)),
-            n if n % 2 == 0 => ValueRef::Blob(bytes),
-            _ => ValueRef::Text(bytes),
-        })
+        value(cell.serial, self.payload.get(cell.start..cell.start + cell.length)?)
     }
+
+    /// The record as it is stored.
+    pub(super) fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
+    /// Where the bytes of column `index` are in it; `None` when the row has fewer.
+    pub(super) fn place(&self, index: usize) -> Option<std::ops::Range<usize>> {
+        self.cells.get(index).map(|cell| cell.start..cell.start + cell.length)
+    }
+}
+
+/// The value of a column of type `serial`, as many bytes as [`serial_bytes`] says; `None` of another number.
+pub(super) fn value(serial: u64, bytes: &[u8]) -> Option<ValueRef<'_>> {
+    Some(match serial {
+        0 => ValueRef::Null,
+        8 => ValueRef::Integer(0),
+        9 => ValueRef::Integer(1),
+        7 => ValueRef::Real(f64::from_be_bytes(bytes.try_into().ok()?)),
+        1..=6 => ValueRef::Integer(signed(bytes)),
+        n if n % 2 == 0 => ValueRef::Blob(bytes),
+        _ => ValueRef::Text(bytes),
+    })
 }
 
 /// A big-endian two's complement integer of 1 to 8 bytes.

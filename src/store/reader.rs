@@ -12,7 +12,7 @@ use super::decode_tcp;
 use super::error::StoreError;
 use super::raw::{Cursor, FileHeader, HEADER_BYTES, Pages, RawError, Row, SchemaEntry};
 use super::rows::{Digest, RowHash};
-use super::schema::{APPLICATION_ID, Kind, SCHEMA_VERSION, TABLES, TableId};
+use super::schema::{APPLICATION_ID, SCHEMA_VERSION, TABLES, TableId};
 use crate::ids::Direction;
 use crate::record::{Capture, Environment, IterationRecord, Probe, SyscallTrace, Tcp};
 
@@ -161,6 +161,17 @@ fn roots(path: &Path, entries: &[SchemaEntry]) -> Result<[u32; TABLES.len()], St
     Ok(roots)
 }
 
+/// Adds a row of a table to a hash, in the form in which it was written.
+pub(super) fn hash_row(table: TableId, row: &Row<'_>, rows: &mut RowHash) {
+    let columns = &table.table().columns[1..];
+    let hashed = if table == TableId::Iteration { &columns[..columns.len() - 2] } else { columns };
+    rows.begin(hashed.len());
+    for (kind, at) in hashed.iter().zip(1..) {
+        rows.cell(super::repeat::as_hashed(*kind, row.get(at).unwrap_or(ValueRef::Null)));
+    }
+    rows.end();
+}
+
 /// A cursor with one row of lookahead.
 pub(super) struct TableCursor<'a> {
     file: &'a RecordFile,
@@ -195,29 +206,33 @@ impl<'a> TableCursor<'a> {
 
     /// Adds the row it is at to a hash, in the form in which it was written.
     pub(super) fn hash(&self, rows: &mut RowHash) {
-        let columns = &self.id.table().columns[1..];
-        let hashed = if self.id == TableId::Iteration { &columns[..columns.len() - 2] } else { columns };
-        rows.begin(hashed.len());
-        let row = self.cursor.row();
-        for (kind, at) in hashed.iter().zip(1..) {
-            let cell = row.get(at).unwrap_or(ValueRef::Null);
-            rows.cell(match (kind, cell) {
-                #[expect(
-                    clippy::cast_precision_loss,
-                    reason = "SQLite stores a real as an integer only when it is exact"
-                )]
-                (Kind::Real, ValueRef::Integer(n)) => ValueRef::Real(n as f64),
-                _ => cell,
-            });
-        }
-        rows.end();
+        hash_row(self.id, &self.cursor.row(), rows);
     }
 
     pub(super) fn advance(&mut self) -> Result<(), StoreError> {
         self.current = None;
-        if !self.cursor.advance().map_err(|error| self.file.raw(error))? {
+        if self.cursor.step().map_err(|error| self.file.raw(error))? { self.parse() } else { Ok(()) }
+    }
+
+    /// As [`Self::advance`], but of the row only the iteration is known until [`Self::parse`].
+    pub(super) fn step(&mut self) -> Result<(), StoreError> {
+        self.current = None;
+        if !self.cursor.step().map_err(|error| self.file.raw(error))? {
             return Ok(());
         }
+        self.current = super::repeat::first_number(self.cursor.payload());
+        // Parsing says what is wrong with a row that does not begin with a number.
+        if self.current.is_none() { self.parse() } else { Ok(()) }
+    }
+
+    /// The record it is at, as it is stored.
+    pub(super) fn payload(&self) -> &[u8] {
+        self.cursor.payload()
+    }
+
+    /// Finds the columns of the row it is at.
+    pub(super) fn parse(&mut self) -> Result<(), StoreError> {
+        self.cursor.parse().map_err(|error| self.file.raw(error))?;
         let row = self.cursor.row();
         if row.len() != self.id.table().columns.len() {
             return Err(self.corrupt(format!("a row has {} columns", row.len())));

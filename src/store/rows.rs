@@ -242,6 +242,11 @@ impl RowHash {
         hash_cell(cell, &mut self.pending);
     }
 
+    /// Cells that are in the form already in which they are hashed.
+    pub(super) fn cells(&mut self, formed: &[u8]) {
+        self.pending.extend_from_slice(formed);
+    }
+
     pub(super) fn end(&mut self) {
         if self.pending.len() > PENDING_BYTES {
             self.hash.update(&self.pending);
@@ -262,7 +267,8 @@ impl RowHash {
     }
 }
 
-fn hash_cell(cell: ValueRef<'_>, out: &mut Vec<u8>) {
+/// Appends a cell in the form in which it is hashed.
+pub(super) fn hash_cell(cell: ValueRef<'_>, out: &mut Vec<u8>) {
     let (tag, number, body): (u8, [u8; 8], &[u8]) = match cell {
         ValueRef::Null => return out.push(0),
         ValueRef::Integer(n) => (1, n.to_le_bytes(), &[]),

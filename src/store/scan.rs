@@ -4,10 +4,13 @@
 //! What a record must keep beyond its hash ([`super::check`]) is checked here only by the visitors, for what they use: a
 //! hostile file can have right hashes over wrong rows.
 
+use rusqlite::types::ValueRef;
+
 use super::decode::{self, IterationRow};
 use super::error::StoreError;
-use super::raw::Row;
-use super::reader::{RecordFile, TableCursor};
+use super::raw::{Record, Row};
+use super::reader::{RecordFile, TableCursor, hash_row};
+use super::repeat::{Again, Repeats};
 use super::rows::{Digest, RowHash};
 use super::schema::TableId;
 
@@ -15,8 +18,13 @@ use super::schema::TableId;
 pub(super) trait Visitor: Send {
     /// An iteration begins.
     fn begin(&mut self, head: IterationRow) -> Result<(), String>;
-    /// A row of it. Tables come in the order in which they were asked for.
-    fn row(&mut self, table: TableId, row: &Row<'_>) -> Result<(), String>;
+    /// A row of it, and what is to be seen of rows that repeat it in later iterations. Tables come in the order in which they
+    /// were asked for.
+    fn row(&mut self, table: TableId, row: &Row<'_>) -> Result<Again, String>;
+    /// A row for which [`Again::Cell`] was said: the number said then, and the row's free column.
+    fn again(&mut self, _table: TableId, _number: usize, _free: ValueRef<'_>) -> Result<(), String> {
+        Ok(())
+    }
     /// It has no more rows, and those there were are what was written.
     fn end(&mut self) -> Result<(), String>;
 }
@@ -30,11 +38,11 @@ impl RecordFile {
         tables: &[TableId],
         make: impl Fn() -> V + Sync,
     ) -> Result<Vec<V>, StoreError> {
-        let heads = self.verified_heads()?;
+        let heads = self.heads()?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
         let each = heads.len().div_ceil(threads).max(1);
         let starts: Vec<Option<i64>> = heads.iter().step_by(each).map(|(id, _)| Some(*id)).collect();
-        let mut chunks: Vec<Vec<(i64, IterationRow)>> = Vec::new();
+        let mut chunks: Vec<Vec<(i64, Record)>> = Vec::new();
         let mut heads = heads.into_iter().peekable();
         while heads.peek().is_some() {
             chunks.push(heads.by_ref().take(each).collect());
@@ -56,26 +64,28 @@ impl RecordFile {
         })
     }
 
-    /// Header rows with their `iteration.id`, each verified.
-    fn verified_heads(&self) -> Result<Vec<(i64, IterationRow)>, StoreError> {
+    /// Header rows with their `iteration.id`, as they are stored.
+    fn heads(&self) -> Result<Vec<(i64, Record)>, StoreError> {
         let mut table = TableCursor::new(self, TableId::Iteration)?;
-        let mut hash = RowHash::new(TableId::Iteration);
-        let mut heads: Vec<(i64, IterationRow)> = Vec::new();
+        let mut heads: Vec<(i64, Record)> = Vec::new();
         while let Some(id) = table.current {
-            let head = table.decode(decode::iteration)?;
-            table.hash(&mut hash);
-            let right = hash.take() == Digest::part(&head.parts, TableId::Iteration)
-                && Digest::whole(&head.parts[..]) == head.sha256;
-            if !right {
-                return Err(self.changed(&head));
-            }
             if heads.last().is_some_and(|(before, _)| *before >= id) {
                 return Err(table.corrupt(format!("iteration {id} is not in its place")));
             }
-            heads.push((id, head));
+            heads.push((id, table.row().record()));
             table.advance()?;
         }
         Ok(heads)
+    }
+
+    /// A header row, verified.
+    fn verified(&self, row: &Row<'_>, hash: &mut RowHash) -> Result<IterationRow, StoreError> {
+        let bad = |what| StoreError::corrupt(&self.path, format!("table {}: {what}", TableId::Iteration.table().name));
+        let head = decode::iteration(row).map_err(bad)?;
+        hash_row(TableId::Iteration, row, hash);
+        let right = hash.take() == Digest::part(&head.parts, TableId::Iteration)
+            && Digest::whole(&head.parts[..]) == head.sha256;
+        if right { Ok(head) } else { Err(self.changed(&head)) }
     }
 
     fn changed(&self, head: &IterationRow) -> StoreError {
@@ -92,33 +102,59 @@ struct Reading<'a> {
     table: TableId,
     cursor: TableCursor<'a>,
     hash: RowHash,
+    repeats: Repeats,
+}
+
+impl Reading<'_> {
+    /// Hashes the row it is at and shows it.
+    fn show(&mut self, visitor: &mut impl Visitor) -> Result<(), StoreError> {
+        let Self { table, cursor, hash, repeats } = self;
+        let shown = match repeats.find(cursor.payload(), hash) {
+            Some((Again::Nothing, _)) => Ok(()),
+            Some((Again::Cell(number), free)) => visitor.again(*table, number, free),
+            Some((Again::Row, _)) => {
+                cursor.parse()?;
+                visitor.row(*table, &cursor.row()).map(drop)
+            }
+            None => {
+                cursor.parse()?;
+                cursor.hash(hash);
+                visitor.row(*table, &cursor.row()).map(|again| repeats.learn(&cursor.row(), again))
+            }
+        };
+        shown.map_err(|what| cursor.corrupt(what))
+    }
 }
 
 /// Shows the iterations of `heads`; `from` is the first of them, `None` at the beginning of the file; `end` is the one after.
 fn stretch<V: Visitor>(
     file: &RecordFile,
     tables: &[TableId],
-    heads: Vec<(i64, IterationRow)>,
+    heads: Vec<(i64, Record)>,
     from: Option<i64>,
     end: Option<i64>,
     mut visitor: V,
 ) -> Result<V, StoreError> {
     let reading = |&table: &TableId| {
-        Ok(Reading { table, cursor: TableCursor::from(file, table, from)?, hash: RowHash::new(table) })
+        let cursor = TableCursor::from(file, table, from)?;
+        Ok(Reading { table, cursor, hash: RowHash::new(table), repeats: Repeats::new(table) })
     };
     let mut readings = tables.iter().map(reading).collect::<Result<Vec<_>, StoreError>>()?;
+    let mut hash = RowHash::new(TableId::Iteration);
     for (id, head) in heads {
+        let head = file.verified(&head.row(), &mut hash)?;
         let parts = head.parts.clone();
         let name = (head.header.number, head.header.identity);
         let bad = |what: String| StoreError::corrupt(&file.path, format!("iteration {} ({}): {what}", name.0, name.1));
         visitor.begin(head).map_err(bad)?;
-        for Reading { table, cursor, hash } in &mut readings {
-            while cursor.current == Some(id) {
-                cursor.hash(hash);
-                visitor.row(*table, &cursor.row()).map_err(|what| cursor.corrupt(what))?;
-                cursor.advance()?;
+        for reading in &mut readings {
+            reading.repeats.rewind();
+            while reading.cursor.current == Some(id) {
+                reading.show(&mut visitor)?;
+                reading.cursor.step()?;
             }
-            if hash.take() != *Digest::part(&parts, *table) {
+            let table = reading.table;
+            if reading.hash.take() != *Digest::part(&parts, table) {
                 return Err(bad(format!("its rows in table {} do not match their SHA-256", table.table().name)));
             }
         }

@@ -8,78 +8,22 @@ use super::decode;
 use super::raw::Row;
 use crate::record::Metric;
 
-/// Columns that say which metric a row is of, and the one that holds its value.
+/// Columns that say which metric a row is of.
 const NAMING: [usize; 6] = [2, 3, 4, 5, 6, 8];
-const VALUE: usize = 7;
+/// The column of values.
+pub(super) const VALUE: usize = 7;
 
 /// The different metrics of rows seen so far; two rows are of one when they agree in all but place and value.
 #[derive(Default)]
 pub(super) struct Slots {
     all: Vec<Metric>,
     by_key: HashMap<Box<[u8]>, usize>,
-    /// The naming cells of each row of an iteration, in order, with their slots: the next one has the same, as a rule.
-    last: Vec<(Naming, usize)>,
-    at: usize,
     key: Vec<u8>,
 }
 
-/// The naming cells of a row, as they are stored.
-#[derive(Default)]
-struct Naming {
-    types: [u64; NAMING.len()],
-    bytes: Vec<u8>,
-}
-
-impl Naming {
-    fn of(row: &Row<'_>) -> Self {
-        let mut naming = Self::default();
-        for (kind, column) in naming.types.iter_mut().zip(NAMING) {
-            let (stored, bytes) = row.stored(column).unwrap_or_default();
-            *kind = stored;
-            naming.bytes.extend_from_slice(bytes);
-        }
-        naming
-    }
-
-    fn is_of(&self, row: &Row<'_>) -> bool {
-        let mut rest = &self.bytes[..];
-        for (kind, column) in self.types.iter().zip(NAMING) {
-            let (stored, bytes) = row.stored(column).unwrap_or_default();
-            match rest.strip_prefix(bytes) {
-                Some(tail) if *kind == stored => rest = tail,
-                _ => return false,
-            }
-        }
-        true
-    }
-}
-
 impl Slots {
-    /// The next row is the first of its iteration.
-    pub(super) fn rewind(&mut self) {
-        self.at = 0;
-    }
-
-    /// The slot of a row, and its value.
-    pub(super) fn find(&mut self, row: &Row<'_>) -> Result<(usize, Option<f64>), String> {
-        let value = value(row)?;
-        let at = self.at;
-        self.at += 1;
-        if let Some((naming, slot)) = self.last.get(at)
-            && naming.is_of(row)
-        {
-            return Ok((*slot, value));
-        }
-        let slot = self.look_up(row)?;
-        let entry = (Naming::of(row), slot);
-        match self.last.get_mut(at) {
-            Some(last) => *last = entry,
-            None => self.last.push(entry),
-        }
-        Ok((slot, value))
-    }
-
-    fn look_up(&mut self, row: &Row<'_>) -> Result<usize, String> {
+    /// The slot of a row.
+    pub(super) fn find(&mut self, row: &Row<'_>) -> Result<usize, String> {
         self.key.clear();
         for column in NAMING {
             name_cell(row.get(column), &mut self.key);
@@ -108,12 +52,13 @@ impl Slots {
     }
 }
 
-fn value(row: &Row<'_>) -> Result<Option<f64>, String> {
-    match row.get(VALUE) {
-        Some(ValueRef::Null) => Ok(None),
-        Some(ValueRef::Real(x)) if x.is_finite() => Ok(Some(x)),
+/// The value that the column of values holds.
+pub(super) fn value(cell: ValueRef<'_>) -> Result<Option<f64>, String> {
+    match cell {
+        ValueRef::Null => Ok(None),
+        ValueRef::Real(x) if x.is_finite() => Ok(Some(x)),
         #[expect(clippy::cast_precision_loss, reason = "SQLite stores a real as an integer only when it is exact")]
-        Some(ValueRef::Integer(n)) => Ok(Some(n as f64)),
+        ValueRef::Integer(n) => Ok(Some(n as f64)),
         _ => Err("a value is no finite number".to_owned()),
     }
 }

@@ -9,6 +9,7 @@ use super::decode_tcp;
 use super::error::StoreError;
 use super::query::{Database, role};
 use super::raw::Row;
+use super::repeat::Again;
 use super::scan::Visitor;
 use super::schema::TableId;
 use crate::ids::{Direction, Vantage};
@@ -344,8 +345,11 @@ impl Visitor for Observer<'_> {
         Ok(())
     }
 
-    fn row(&mut self, table: TableId, row: &Row<'_>) -> Result<(), String> {
-        if self.group.is_some() { self.take(table, row) } else { Ok(()) }
+    fn row(&mut self, table: TableId, row: &Row<'_>) -> Result<Again, String> {
+        if self.group.is_some() {
+            self.take(table, row)?;
+        }
+        Ok(Again::Row)
     }
 
     fn end(&mut self) -> Result<(), String> {

@@ -204,3 +204,66 @@ fn bad_data_have_a_stated_result_each() {
     let said = campaign.expect(2, &["analyze", "--metric", "rps", "--baseline", "side=c"]);
     assert!(said.err.contains("no iteration that counts has side = c"), "{}", said.err);
 }
+
+/// Twelve iterations of one side, one of which is far slower.
+fn with_a_bad_one() -> Campaign {
+    let values: Vec<[(&'static str, Option<f64>); 1]> =
+        (0..12_u32).map(|i| [("rps", Some(if i == 7 { 3.0 } else { 100.0 + f64::from(i * 7 % 12) / 4.0 }))]).collect();
+    let rows: Vec<Row<'_>> = values.iter().map(|values| ("side=a", &values[..])).collect();
+    merged(&rows, false)
+}
+
+#[test]
+fn anomalies_lead_to_their_iteration_and_file() {
+    let campaign = with_a_bad_one();
+    let found = analyze(&campaign, &["--anomalies"]);
+    let rows = found["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 1, "{found}");
+    assert_eq!((&rows[0]["kind"], &rows[0]["value"]), (&"outlier".into(), &3.0.into()));
+    let number = rows[0]["iteration"].as_u64().unwrap();
+    let file = rows[0]["file"].as_str().unwrap();
+    assert!(file.starts_with(&format!("{number:06}-")) && file.ends_with(".db"), "{file}");
+    let alone = vptest::store::Database::open(&campaign.path().join("in").join(file)).unwrap();
+    let of_file = alone.values("rps", &[vptest::record::Status::Complete]).unwrap();
+    assert_eq!(of_file.values[0].value, 3.0, "the file that is named has the value");
+    assert!(rows[0]["p"].as_f64().unwrap() <= 0.05 && rows[0]["distance"].as_f64().unwrap() < -10.0, "{found}");
+    let table = campaign.expect(0, &["analyze", "--anomalies", "--metric", "rps"]).out;
+    assert!(table.contains("outlier") && table.contains("12 values were looked at"), "{table}");
+    let csv = campaign.expect(0, &["analyze", "--anomalies", "--format", "csv"]).out;
+    assert_eq!(csv.lines().count(), 2, "{csv}");
+    let mean = |arguments: &[&str]| analyze(&campaign, arguments)["groups"][0]["n"].clone();
+    assert_eq!(mean(&["--metric", "rps"]), 12, "nothing is left out for being in the list");
+    let said = campaign.expect(2, &["analyze", "--anomalies", "--metric", "rsp"]);
+    assert!(said.err.contains("did you mean `rps`?"), "{}", said.err);
+}
+
+#[test]
+fn questions_are_written_down_beside_the_database_and_counted() {
+    let campaign = example();
+    let looks = campaign.path().join("merged.db.looks.jsonl");
+    let before = std::fs::read(campaign.path().join("merged.db")).unwrap();
+    let so_far = |answer: &Value| -> Option<String> {
+        let notes = answer["notes"].as_array().unwrap();
+        notes.iter().filter_map(Value::as_str).find(|note| note.starts_with("So far")).map(str::to_owned)
+    };
+    analyze(&campaign, &["--metric", "rps"]);
+    assert!(!looks.exists(), "nothing was compared");
+    let one = analyze(&campaign, &[&["--metric", "rps"], &BASELINE[..]].concat());
+    assert_eq!(so_far(&one).unwrap(), "So far 1 question with 3 contrasts were asked of these data.");
+    let again = analyze(&campaign, &[&["--metric", "rps"], &BASELINE[..]].concat());
+    assert_eq!(so_far(&again), so_far(&one), "the same question is no other look");
+    let quiet = analyze(&campaign, &[&["--metric", "latency", "--no-record"], &BASELINE[..]].concat());
+    assert_eq!(so_far(&quiet), so_far(&one));
+    let two = analyze(&campaign, &[&["--all"], &BASELINE[..]].concat());
+    assert_eq!(so_far(&two).unwrap(), "So far 2 questions with 12 contrasts were asked of these data.");
+    campaign.expect(0, &[&["report"], &BASELINE[..]].concat());
+    let page = std::fs::read_to_string(campaign.path().join("report.html")).unwrap();
+    assert!(page.contains("So far 2 questions with 12 contrasts were asked of these data."), "as analyze --all");
+    assert_eq!(std::fs::read_to_string(&looks).unwrap().lines().count(), 4);
+    assert_eq!(std::fs::read(campaign.path().join("merged.db")).unwrap(), before, "the database stays as it is");
+    // What cannot be written down is said, and the answer is given.
+    std::fs::remove_file(&looks).unwrap();
+    std::fs::create_dir(&looks).unwrap();
+    let said = campaign.expect(0, &[&["analyze", "--metric", "rps"], &BASELINE[..]].concat());
+    assert!(said.out.contains("different") && said.err.contains("could not be written down"), "{}", said.err);
+}

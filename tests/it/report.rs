@@ -129,7 +129,7 @@ fn a_browser_draws_every_figure_and_asks_for_nothing() {
     let figures =
         browser.evaluate("[...document.querySelectorAll('figure')].map((f) => [f.dataset.figure, f.dataset.drawn])");
     let drawn = |id: &str| json!([id, "yes"]);
-    assert_eq!(figures, json!(["heat", "forest", "means", "ecdf", "factor", "sizes", "chain"].map(drawn)));
+    assert_eq!(figures, json!(["heat", "forest", "means", "ecdf", "run", "factor", "sizes", "chain"].map(drawn)));
     let empty = "[...document.querySelectorAll('figure svg')].filter((svg) => svg.childElementCount < 3).length";
     assert_eq!(browser.evaluate(empty), json!(0));
     let broken = "[...document.querySelectorAll('svg *')].filter((e) => [...e.attributes].some((a) => /NaN|Infinity|undefined/.test(a.value))).length";
@@ -160,6 +160,94 @@ fn a_browser_draws_every_figure_and_asks_for_nothing() {
     quiet(&browser, &page);
 }
 
+/// Names and content of the files that every figure offers.
+fn saved(browser: &mut Browser) -> Vec<(String, String)> {
+    // What a click would save, without the browser's limits on how much a page may save at once.
+    let saved = browser.evaluate(
+        "(async () => { const blobs = [], names = []; URL.createObjectURL = (blob) => { blobs.push(blob); return '#'; }; \
+         HTMLAnchorElement.prototype.click = function () { names.push(this.download); }; \
+         document.querySelectorAll('figure .tools').forEach((tools) => [...tools.children].forEach((button) => button.click())); \
+         const texts = await Promise.all(blobs.map((blob) => blob.text())); return names.map((name, i) => [name, texts[i]]); })()",
+    );
+    serde_json::from_value(saved).unwrap()
+}
+
+/// The rows of the only CSV whose name has `part` in it, without its header, each with its columns.
+fn rows_of(saved: &[(String, String)], part: &str) -> (String, Vec<Vec<String>>) {
+    let found: Vec<_> = saved.iter().filter(|(name, _)| name.contains(part) && name.ends_with(".csv")).collect();
+    let [(name, text)] = found[..] else { panic!("{part}: {found:?}") };
+    let row = |line: &str| line.split(',').map(str::to_owned).collect();
+    (name.clone(), text.lines().map(row).collect())
+}
+
+#[test]
+fn data_of_figures_are_whole_or_say_what_is_left_out() {
+    if !need::program("chromium") {
+        return;
+    }
+    let campaign = Campaign::new("");
+    // Of a group the page holds 400 values at most.
+    let page = page(&campaign, (1..=812).map(|n| iteration(n, false)), &["--baseline", "kind=fast"]);
+    let mut browser = Browser::open(1000, 800);
+    browser.show(&page);
+    let files = saved(&mut browser);
+    let (name, rows) = rows_of(&files, "-ecdf-");
+    assert!(name.contains("thinned"), "{name}");
+    assert_eq!(rows[0], ["metric", "unit", "kind", "iteration", "rank", "n", "value"]);
+    let slow: Vec<&Vec<String>> = rows.iter().filter(|row| row[2] == "slow").collect();
+    assert_eq!(slow.len(), 400);
+    let rank = |i: usize| slow[i][4].parse::<usize>().unwrap();
+    assert_eq!((rank(0), rank(1), rank(399)), (1, 2, 406), "ranks among all values");
+    assert_eq!(rank(200), 200 * 405 / 399 + 1);
+    assert!(slow.iter().all(|row| row[5] == "406"));
+    let note = browser.evaluate("document.querySelector('#fig-ecdf .thinned').textContent");
+    // One iteration is suspect.
+    assert!(note.as_str().unwrap().contains(" of the 811 values"), "{note}");
+    let (name, _) = rows_of(&files, "-forest-");
+    assert!(!name.contains("thinned"), "{name}");
+    quiet(&browser, &page);
+}
+
+#[test]
+fn every_value_is_saved_with_all_its_digits_and_no_text_is_a_formula() {
+    if !need::program("chromium") {
+        return;
+    }
+    let campaign = Campaign::new("");
+    let odd = |n: u32| {
+        let mut record = iteration(n, false);
+        record.factors[0].1 = if n.is_multiple_of(2) { "=2+3" } else { "-7" }.to_owned();
+        record
+    };
+    let page = page(&campaign, (1..=12).map(odd), &["--baseline", "kind=-7"]);
+    let mut browser = Browser::open(1000, 800);
+    browser.show(&page);
+    let files = saved(&mut browser);
+    let (name, rows) = rows_of(&files, "-run-");
+    assert!(!name.contains("thinned"), "{name}");
+    let title = [
+        "metric",
+        "unit",
+        "kind",
+        "run",
+        "iteration",
+        "block",
+        "seconds_after_first",
+        "n",
+        "value",
+        "level_changes_here",
+    ];
+    assert_eq!(rows[0], title);
+    assert_eq!(rows.len(), 12, "eleven of twelve iterations count");
+    for row in &rows[1..] {
+        let n: u32 = row[4].parse().unwrap();
+        assert_eq!(row[2], if n.is_multiple_of(2) { "'=2+3" } else { "-7" }, "a number is none, a formula is one");
+        let value = iteration(n, false).metrics[0].value.unwrap();
+        assert_eq!(row[8].parse::<f64>().unwrap(), value, "iteration {n}");
+    }
+    quiet(&browser, &page);
+}
+
 #[test]
 fn figures_are_saved_as_svg_and_csv() {
     if !need::program("chromium") {
@@ -169,15 +257,8 @@ fn figures_are_saved_as_svg_and_csv() {
     let page = page(&campaign, (1..=12).map(|n| iteration(n, false)), &["--baseline", "kind=fast"]);
     let mut browser = Browser::open(800, 600);
     browser.show(&page);
-    // What a click would save, without the browser's limits on how much a page may save at once.
-    let saved = browser.evaluate(
-        "(async () => { const blobs = [], names = []; URL.createObjectURL = (blob) => { blobs.push(blob); return '#'; }; \
-         HTMLAnchorElement.prototype.click = function () { names.push(this.download); }; \
-         document.querySelectorAll('figure .tools').forEach((tools) => [...tools.children].forEach((button) => button.click())); \
-         const texts = await Promise.all(blobs.map((blob) => blob.text())); return names.map((name, i) => [name, texts[i]]); })()",
-    );
-    let saved: Vec<(String, String)> = serde_json::from_value(saved).unwrap();
-    assert_eq!(saved.len(), 14, "an SVG and a CSV of each of seven figures");
+    let saved = saved(&mut browser);
+    assert_eq!(saved.len(), 16, "an SVG and a CSV of each of eight figures");
     for (name, text) in saved {
         if name.ends_with(".svg") {
             assert!(text.starts_with("<svg") && text.contains("xmlns=") && text.ends_with("</svg>"), "{name}");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::verdict::{Rule, Verdict, Why};
-use super::{Cell, Options, parallel};
+use super::{Cell, Extent, Options, parallel};
 use crate::analysis::stats::brunner_munzel::BrunnerMunzel;
 use crate::analysis::stats::describe::{mad, median, quantile, sorted};
 use crate::analysis::stats::dominance::Dominance;
@@ -77,16 +77,16 @@ pub struct Numbers {
     pub percent_bca: Option<Interval>,
     /// Cliff's δ and A12.
     pub dominance: Dominance,
-    /// Hodges–Lehmann's shift.
-    pub shift: f64,
+    /// Hodges–Lehmann's shift. This, its interval and the tests marked so are not made for [`Extent::Brief`].
+    pub shift: Option<f64>,
     /// Its interval.
     pub shift_ci: Option<Interval>,
     /// Mann–Whitney's test.
     pub mann_whitney: Option<MannWhitney>,
-    /// Brunner–Munzel's test.
+    /// Brunner–Munzel's test; not made for [`Extent::Brief`].
     pub brunner_munzel: Option<BrunnerMunzel>,
-    /// Kolmogorov–Smirnov's test.
-    pub kolmogorov_smirnov: KolmogorovSmirnov,
+    /// Kolmogorov–Smirnov's test; not made for [`Extent::Brief`].
+    pub kolmogorov_smirnov: Option<KolmogorovSmirnov>,
     /// Permutation test of the difference of means, within blocks where all values have one; `None` when nothing can be
     /// exchanged, or a side has fewer than two values.
     pub permutation: Option<Permutation>,
@@ -160,7 +160,7 @@ pub(super) fn all(prepared: &[Vec<Option<Prepared>>], pairs: &[(usize, usize)], 
             baseline,
             group_side: side(group),
             baseline_side: side(baseline),
-            numbers: numbers(cell(group), cell(baseline), &counts, 1.0 - options.alpha),
+            numbers: numbers(cell(group), cell(baseline), &counts, options),
             p_holm: None,
             p_bh: None,
             p_by: None,
@@ -190,7 +190,8 @@ fn key(m: usize, n: usize) -> (usize, usize) {
     (m.min(n), m.max(n))
 }
 
-fn numbers(group: &Prepared, baseline: &Prepared, counts: &AllCounts, confidence: f64) -> Option<Numbers> {
+fn numbers(group: &Prepared, baseline: &Prepared, counts: &AllCounts, options: &Options) -> Option<Numbers> {
+    let (confidence, is_full) = (1.0 - options.alpha, options.extent == Extent::Full);
     let means = TwoSample::of(&group.summary, &baseline.summary)?;
     let (x, y) = (group.sorted.as_deref()?, baseline.sorted.as_deref()?);
     let ranked = Ranked::new(x, y)?;
@@ -203,11 +204,11 @@ fn numbers(group: &Prepared, baseline: &Prepared, counts: &AllCounts, confidence
         difference_bca: None,
         percent_bca: None,
         dominance: Dominance::of(&ranked, confidence),
-        shift: hodges_lehmann(x, y)?,
-        shift_ci: shift_interval(x, y, confidence),
+        shift: if is_full { Some(hodges_lehmann(x, y)?) } else { None },
+        shift_ci: if is_full { shift_interval(x, y, confidence) } else { None },
         mann_whitney,
-        brunner_munzel: BrunnerMunzel::of(&ranked),
-        kolmogorov_smirnov: KolmogorovSmirnov::of(&ranked),
+        brunner_munzel: if is_full { BrunnerMunzel::of(&ranked) } else { None },
+        kolmogorov_smirnov: is_full.then(|| KolmogorovSmirnov::of(&ranked)),
         permutation: None,
     })
 }

@@ -2,7 +2,7 @@
 
 pub mod aa;
 mod contrast;
-mod parallel;
+pub(crate) mod parallel;
 mod resample;
 mod verdict;
 
@@ -42,21 +42,35 @@ pub struct Options {
     pub alpha: f64,
     /// Threads; results do not depend on it.
     pub threads: usize,
+    /// How much is calculated of each contrast.
+    pub extent: Extent,
+}
+
+/// How much is calculated of a contrast. The verdict and what it rests on do not depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Everything.
+    Full,
+    /// What tables and pages show: means and their differences, Hedges' g, Cliff's δ, Welch's and Mann–Whitney's test, equivalence.
+    /// No resamples and deals, and of [`Numbers`] no shift, Brunner–Munzel's and Kolmogorov–Smirnov's test.
+    Brief,
 }
 
 impl Default for Options {
     /// 10,000 resamples, 5 %, all processors.
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { resamples: 10_000, seed: 1, alpha: 0.05, threads }
+        Self { resamples: 10_000, seed: 1, alpha: 0.05, threads, extent: Extent::Full }
     }
 }
 
 /// The answer to every contrast that was asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Family {
-    /// Contrasts with enough values on both sides to be compared: what p-values are adjusted for.
+    /// Contrasts with enough values on both sides to be compared: what verdicts and intervals take into account.
     pub size: usize,
+    /// Of these: those with a p-value. Holm's and Benjamini's methods adjust for them; a test cannot be made between constants.
+    pub adjusted: usize,
     /// By metric, then in the order of the pairs.
     pub contrasts: Vec<Contrast>,
 }
@@ -96,7 +110,7 @@ pub fn together(batches: &[Batch<'_>], options: &Options) -> Vec<Family> {
     let adjusted = adjust(&welch);
     let mut first = 0;
     let judged = parts.into_iter().zip(batches).map(|((prepared, contrasts), batch)| {
-        let mut family = Family { size, contrasts };
+        let mut family = Family { size, adjusted: adjusted.size, contrasts };
         family.judge(batch.metrics, &prepared, options);
         for (i, contrast) in (first..).zip(&mut family.contrasts) {
             (contrast.p_holm, contrast.p_bh, contrast.p_by) =
@@ -117,8 +131,10 @@ fn without_family(batch: &Batch<'_>, options: &Options) -> (Vec<Vec<Option<Prepa
         metrics[m].cells.iter().enumerate().map(cell).collect()
     });
     let mut contrasts = contrast::all(&prepared, pairs, options);
-    resample::bootstrap(&prepared, pairs, options, &mut contrasts);
-    resample::permutations(metrics, options, &mut contrasts);
+    if options.extent == Extent::Full {
+        resample::bootstrap(&prepared, pairs, options, &mut contrasts);
+        resample::permutations(metrics, options, &mut contrasts);
+    }
     (prepared, contrasts)
 }
 

@@ -48,6 +48,33 @@ fn other_metrics_change_the_family_and_nothing_else() {
 }
 
 #[test]
+fn a_brief_look_comes_to_the_same_verdicts() {
+    let metrics = metrics(5);
+    let full = contrasts(&metrics, &PAIRS, &options(1));
+    let brief = contrasts(&metrics, &PAIRS, &Options { extent: Extent::Brief, ..options(2) });
+    assert_eq!((brief.size, brief.adjusted), (full.size, full.adjusted));
+    for (brief, full) in brief.contrasts.iter().zip(&full.contrasts) {
+        assert_eq!((brief.verdict, brief.family_interval, brief.tost), (full.verdict, full.family_interval, full.tost));
+        assert_eq!((brief.p_holm, brief.p_bh, brief.p_by), (full.p_holm, full.p_bh, full.p_by));
+        let (brief, full) = (brief.numbers.as_ref().unwrap(), full.numbers.as_ref().unwrap());
+        assert_eq!(
+            (&brief.means, brief.dominance, brief.mann_whitney),
+            (&full.means, full.dominance, full.mann_whitney)
+        );
+        assert!(brief.permutation.is_none() && brief.difference_bca.is_none() && brief.shift.is_none());
+        assert!(full.permutation.is_some() && full.difference_bca.is_some() && full.shift.is_some());
+    }
+}
+
+#[test]
+fn constants_have_a_verdict_and_no_p_value() {
+    let metric = |cells: [Vec<f64>; 2]| Metric { margin: Margin::Relative(0.05), cells: cells.map(cell).into() };
+    let metrics = [metric([vec![1.0; 6], vec![1.0; 6]]), metric([vec![1.0, 2.0, 3.0], vec![1.5, 2.0, 3.0]])];
+    let family = contrasts(&metrics, &[(1, 0)], &options(1));
+    assert_eq!((family.size, family.adjusted), (2, 1));
+}
+
+#[test]
 fn everything_has_a_stated_result() {
     let odd: Vec<Vec<f64>> = vec![
         vec![],
@@ -93,7 +120,7 @@ fn contrast_overflows(a: &[f64], b: &[f64]) -> bool {
 #[test]
 fn one_group_and_none() {
     let metrics = metrics(2);
-    assert_eq!(contrasts(&metrics, &[], &options(2)), Family { size: 0, contrasts: Vec::new() });
+    assert_eq!(contrasts(&metrics, &[], &options(2)), Family { size: 0, adjusted: 0, contrasts: Vec::new() });
     assert!(contrasts(&[], &PAIRS, &options(2)).contrasts.is_empty());
 }
 

@@ -28,6 +28,11 @@ const SHORTEST: usize = 4;
 /// approximation) unless that lies within four values of an end.
 /// Source: Pettitt 1979, *Appl. Stat.* 28(2).
 pub fn pettitt(values: &[f64], seed: u64) -> Option<Change> {
+    pettitt_within(values, seed, 1.0)
+}
+
+/// The same, and `None` when p is above `level`: there shuffles end as soon as that is certain.
+fn pettitt_within(values: &[f64], seed: u64, level: f64) -> Option<Change> {
     let usable = values.len() >= 2 * SHORTEST && values.iter().all(|x| x.is_finite());
     if !usable || values.iter().all(|&x| x == values[0]) {
         return None;
@@ -35,11 +40,30 @@ pub fn pettitt(values: &[f64], seed: u64) -> Option<Change> {
     let mut ranks = centred_ranks(values);
     let (at, k) = farthest(&ranks);
     let mut random = Random::new(seed, &[values.len() as u64]);
-    let as_far = (0..SHUFFLES).filter(|_| {
+    let mut as_far = 0;
+    // Where a shuffle as far is that unlikely, none of them is.
+    let shuffles = if bound(k, values.len()) < NEVER { 0 } else { SHUFFLES };
+    for _ in 0..shuffles {
         random.shuffle(&mut ranks);
-        farthest(&ranks).1 >= k
-    });
-    Some(Change { at, k, p: count(as_far.count() + 1) / count(SHUFFLES + 1) })
+        as_far += usize::from(farthest(&ranks).1 >= k);
+        if p_of(as_far) > level {
+            return None;
+        }
+    }
+    Some(Change { at, k, p: p_of(as_far) })
+}
+
+/// Probability below which a shuffle is not waited for.
+const NEVER: f64 = 1e-12;
+
+/// Probability of at least such a K in n values, by Pettitt's approximation, which is too large where it is small.
+fn bound(k: f64, n: usize) -> f64 {
+    2.0 * (-6.0 * k * k / (count(n).powi(3) + count(n).powi(2))).exp()
+}
+
+/// Share of orders with at least such a K, the one observed among them.
+fn p_of(as_far: usize) -> f64 {
+    count(as_far + 1) / count(SHUFFLES + 1)
 }
 
 /// All changes, by binary segmentation: a series is divided where Pettitt's test rejects at `level`, then each part in the
@@ -51,7 +75,7 @@ pub fn changes(values: &[f64], level: f64, seed: u64) -> Vec<Change> {
     let mut found = Vec::new();
     let mut open = vec![(0, values.len())];
     while let Some((from, to)) = open.pop() {
-        let Some(change) = pettitt(&values[from..to], seed).filter(|change| change.p <= level) else { continue };
+        let Some(change) = pettitt_within(&values[from..to], seed, level) else { continue };
         let at = from + change.at;
         found.push(Change { at, ..change });
         open.extend([(from, at), (at, to)]);
@@ -100,6 +124,35 @@ mod tests {
         let found: Vec<_> = changes(&values, 0.01, 1).iter().map(|change| change.at).collect();
         assert_eq!(found.len(), 2);
         assert!(found[0].abs_diff(30) <= 1 && found[1].abs_diff(70) <= 1, "{found:?}");
+    }
+
+    #[test]
+    fn what_is_not_shuffled_would_never_be_reached() {
+        let values: Vec<f64> = (0..80).map(f64::from).collect();
+        let (_, k) = farthest(&centred_ranks(&values));
+        assert!(bound(k, 80) < NEVER);
+        assert_eq!(pettitt(&values, 1).unwrap().p, 1.0 / count(SHUFFLES + 1));
+        let mut ranks = centred_ranks(&values);
+        let mut random = Random::new(7, &[]);
+        // Of 1999 shuffles the farthest comes to little more than half of it.
+        let most = (0..SHUFFLES).map(|_| {
+            random.shuffle(&mut ranks);
+            farthest(&ranks).1
+        });
+        assert!(most.fold(0.0, f64::max) < 0.75 * k);
+    }
+
+    #[test]
+    fn ending_early_changes_no_answer() {
+        let mut random = Random::new(6, &[]);
+        for i in 0..60_u32 {
+            let shift = 0.05 * f64::from(i);
+            let values: Vec<f64> = (0..24).map(|j| random.normal() + if j < 12 { 0.0 } else { shift }).collect();
+            let whole = pettitt(&values, 1).unwrap();
+            for level in [0.0005, 0.01, 0.3] {
+                assert_eq!(pettitt_within(&values, 1, level), (whole.p <= level).then_some(whole), "{i} {level}");
+            }
+        }
     }
 
     #[test]

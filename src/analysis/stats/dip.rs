@@ -1,6 +1,7 @@
 //! Has a sample more than one hump?
 
 use super::random::Random;
+use crate::analysis::contrasts::parallel;
 use crate::analysis::summary::count;
 
 /// Hartigan's dip of ascending values: how far the empirical distribution function is from the nearest one with a single
@@ -150,20 +151,28 @@ pub struct DipNull {
 
 /// Uniform samples drawn.
 const SAMPLES: usize = 2000;
+/// Of which so many are drawn at a time.
+const CHUNK: usize = 100;
 /// Samples above this size share the null distribution of this one: √n times the dip has a limit.
-const LARGEST: usize = 1000;
+pub(in crate::analysis) const LARGEST: usize = 1000;
 
 impl DipNull {
     /// Draws uniform samples of `n` values; the same for the same `n`.
     pub fn new(n: usize) -> Self {
         let n = n.min(LARGEST);
-        let mut random = Random::new(0, &[n as u64]);
-        let one = |_| {
-            let mut values: Vec<f64> = (0..n).map(|_| random.uniform()).collect();
-            values.sort_unstable_by(f64::total_cmp);
-            dip(&values).unwrap_or(0.0) * count(n).sqrt()
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        // Each sample has its own stretch of one stream, whoever draws it.
+        let samples = |chunk: usize| {
+            let mut random = Random::new(0, &[n as u64]);
+            random.skip((chunk * CHUNK * n) as u64);
+            let one = |_| {
+                let mut values: Vec<f64> = (0..n).map(|_| random.uniform()).collect();
+                values.sort_unstable_by(f64::total_cmp);
+                dip(&values).unwrap_or(0.0) * count(n).sqrt()
+            };
+            (0..CHUNK).map(one).collect::<Vec<f64>>()
         };
-        let mut scaled: Vec<f64> = (0..SAMPLES).map(one).collect();
+        let mut scaled: Vec<f64> = parallel::all(SAMPLES / CHUNK, threads, samples).concat();
         scaled.sort_unstable_by(f64::total_cmp);
         Self { scaled }
     }

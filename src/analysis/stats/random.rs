@@ -19,6 +19,11 @@ impl Random {
         Self { state: key }
     }
 
+    /// Passes over `n` numbers.
+    pub fn skip(&mut self, n: u64) {
+        self.state = self.state.wrapping_add(STEP.wrapping_mul(n));
+    }
+
     /// The next 64 bits.
     #[inline]
     pub fn next_u64(&mut self) -> u64 {
@@ -68,6 +73,16 @@ const fn mix(mut z: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_that_are_passed_over_are_those_not_taken() {
+        let (mut taken, mut skipped) = (Random::new(3, &[1]), Random::new(3, &[1]));
+        for _ in 0..1000 {
+            taken.next_u64();
+        }
+        skipped.skip(1000);
+        assert_eq!(taken.next_u64(), skipped.next_u64());
+    }
 
     #[test]
     fn numbers_are_those_of_splitmix64() {

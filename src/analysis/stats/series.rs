@@ -58,6 +58,11 @@ pub struct Trend {
 /// `pymannkendall.original_test`, R's `Kendall::MannKendall` and `scipy.stats.theilslopes`; above 2000 values the slope is
 /// found by bisection, to 14 digits. Sources: Mann 1945, *Econometrica* 13; Kendall 1975; Sen 1968, *JASA* 63.
 pub fn trend(times: &[f64], values: &[f64]) -> Option<Trend> {
+    trend_within(times, values, 1.0)
+}
+
+/// The same, and `None` when p is above `level`: the slope is the dear part.
+pub fn trend_within(times: &[f64], values: &[f64], level: f64) -> Option<Trend> {
     let n = values.len();
     let ordered = sorted(values)?;
     let usable = n >= 3 && times.len() == n && times.iter().all(|t| t.is_finite()) && times.is_sorted();
@@ -73,8 +78,11 @@ pub fn trend(times: &[f64], values: &[f64]) -> Option<Trend> {
         + ties(x, triples) * ties(y, triples) / (9.0 * m * (m - 1.0) * (m - 2.0))
         + ties(x, pairs) * ties(y, pairs) / (2.0 * m * (m - 1.0));
     let z = (s - s.signum() * f64::from(s != 0.0)) / variance.sqrt();
-    let slope = theil_sen(times, values)?;
-    z.is_finite().then(|| Trend { s, z, p: (2.0 * normal_sf(z.abs())).min(1.0), slope })
+    let p = (2.0 * normal_sf(z.abs())).min(1.0);
+    if !z.is_finite() || p > level {
+        return None;
+    }
+    Some(Trend { s, z, p, slope: theil_sen(times, values)? })
 }
 
 fn triples(t: f64) -> f64 {
@@ -214,6 +222,10 @@ mod tests {
     fn a_drift_is_seen() {
         let rising = trend(&order(10), &[1.0, 1.5, 1.4, 2.0, 2.2, 2.1, 2.6, 3.0, 2.9, 3.3]).unwrap();
         assert!(rising.p < 1e-3 && rising.slope > 0.2, "{rising:?}");
+        let values = [1.0, 3.0, 2.0, 1.5, 2.5];
+        let weak = trend(&order(5), &values).unwrap();
+        assert_eq!(trend_within(&order(5), &values, weak.p), Some(weak));
+        assert_eq!(trend_within(&order(5), &values, weak.p - 1e-9), None);
     }
 
     #[test]

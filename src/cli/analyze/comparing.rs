@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Args, baseline, no_values, none_counts, suggestion, unreadable, width, wrong_question};
-use crate::analysis::contrasts::Options;
+use crate::analysis::contrasts::{Extent, Options};
 use crate::analysis::filter::{Filter, Levels};
 use crate::analysis::judged::{Asked, MARGIN, in_run_order, judge, margin_of};
-use crate::analysis::trust::{self, Doubt, Doubts};
+use crate::analysis::trust;
 use crate::analysis::{Comparison, Question, compare};
 use crate::cli::Format;
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::looks;
 use crate::record::Status;
 use crate::report::compare::Analyze;
 use crate::report::family::Many;
@@ -34,7 +35,7 @@ pub(super) struct One {
 
 pub(super) fn run(args: &Args, database: &Database) -> Result<Exit, Failure> {
     let mut notes = Vec::new();
-    let all = gather(args, database, &mut notes)?;
+    let (all, data) = gather(args, database, &mut notes)?;
     let text = if args.effects {
         printed(args, &planning::effects(&parts(&all), notes))
     } else if args.aa {
@@ -42,7 +43,7 @@ pub(super) fn run(args: &Args, database: &Database) -> Result<Exit, Failure> {
     } else if args.power {
         printed(args, &planning::repetitions(&parts(&all), &args.half_width, notes))
     } else {
-        verdicts(args, &all, notes)
+        verdicts(args, &all, notes, data)
     };
     std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes())?;
     Ok(Exit::Done)
@@ -59,7 +60,7 @@ fn parts(all: &[One]) -> Vec<planning::Part<'_>> {
         .collect()
 }
 
-fn printed(args: &Args, sheet: &crate::report::sheet::Sheet) -> String {
+pub(super) fn printed(args: &Args, sheet: &crate::report::sheet::Sheet) -> String {
     match args.format {
         Format::Json => sheet.json(),
         Format::Csv => sheet.csv(),
@@ -67,21 +68,37 @@ fn printed(args: &Args, sheet: &crate::report::sheet::Sheet) -> String {
     }
 }
 
-fn verdicts(args: &Args, all: &[One], notes: Vec<String>) -> String {
-    let options = Options { seed: SEED, ..Options::default() };
+/// `data` is a hash of the iterations that were asked.
+fn verdicts(args: &Args, all: &[One], mut notes: Vec<String>, data: String) -> String {
+    let brief = args.format == Format::Table;
+    let extent = if brief { Extent::Brief } else { Extent::Full };
+    let options = Options { seed: SEED, extent, ..Options::default() };
     let asked: Vec<Asked<'_>> = all
         .iter()
         .map(|one| Asked { observations: &one.observations.values, comparison: &one.comparison, margin: one.margin })
         .collect();
     let found = judge(&asked, &options);
-    let family = FamilyRow::new(found.size, all.len(), &options);
+    let family = FamilyRow::new(&found, &options);
+    let asked = looks::Asked {
+        database: &args.db,
+        command: "analyze",
+        question: question_asked(args),
+        data,
+        contrasts: found.size,
+        p_values: found.adjusted,
+    };
+    notes.extend(looks::note(asked, !args.no_record));
     let doubt_level = trust::level(all.iter().map(|one| one.comparison.groups.len()).sum());
-    let mut looking = Doubts::default();
+    let in_order = |one: &One| {
+        one.comparison.groups.iter().map(|group| in_run_order(&one.observations.values, group)).collect::<Vec<_>>()
+    };
+    let groups: Vec<Vec<f64>> = all.iter().flat_map(in_order).collect();
+    let mut doubts = trust::doubts(&groups, doubt_level, SEED).into_iter();
     let answers: Vec<Analyze> = all
         .iter()
         .zip(&found.metrics)
         .map(|(one, contrasts)| {
-            let doubts = doubts(&mut looking, one, doubt_level);
+            let doubts: Vec<_> = doubts.by_ref().take(one.comparison.groups.len()).collect();
             let judged = Judged {
                 contrasts,
                 doubts: &doubts,
@@ -123,24 +140,36 @@ fn verdicts(args: &Args, all: &[One], notes: Vec<String>) -> String {
     }
 }
 
-fn doubts(looking: &mut Doubts, one: &One, level: f64) -> Vec<Vec<Doubt>> {
-    let about = |group| looking.about(&in_run_order(&one.observations.values, group), level, SEED);
-    one.comparison.groups.iter().map(about).collect()
+/// The options that decide what is compared.
+fn question_asked(args: &Args) -> BTreeMap<String, String> {
+    let metrics = match (args.all, args.level) {
+        (true, _) => "all".to_owned(),
+        (false, Some(level)) => format!("level {level}"),
+        (false, None) => args.metric.join(","),
+    };
+    let include: Vec<&str> = args.include.iter().map(|status| status.as_str()).collect();
+    let flag = |is_set: bool| if is_set { "yes".to_owned() } else { String::new() };
+    looks::question([
+        ("metrics", metrics),
+        ("by", args.by.join(",")),
+        ("baseline", args.baseline.clone().unwrap_or_default()),
+        ("where", args.filter.clone().unwrap_or_default()),
+        ("include", include.join(",")),
+        ("margin", args.margin.map(|margin| margin.to_string()).unwrap_or_default()),
+        ("allow_unequal_vantage", flag(args.allow_unequal_vantage)),
+    ])
 }
 
 fn asks_for_many(args: &Args) -> bool {
     args.level.is_some() || args.all || args.metric.len() > 1
 }
 
-fn gather(args: &Args, database: &Database, notes: &mut Vec<String>) -> Result<Vec<One>, Failure> {
+/// The metrics that were asked for, and a hash of the iterations.
+fn gather(args: &Args, database: &Database, notes: &mut Vec<String>) -> Result<(Vec<One>, String), Failure> {
     let mut statuses = vec![Status::Complete];
     statuses.extend(&args.include);
-    let chosen = match args.level {
-        Some(level) => Chosen::Level(level),
-        None if args.all => Chosen::All,
-        None => Chosen::Named(args.metric.clone()),
-    };
-    let mut dataset = database.chosen(&chosen, &statuses).map_err(|error| unreadable(&args.db, error))?;
+    let mut dataset = database.chosen(&chosen(args), &statuses).map_err(|error| unreadable(&args.db, error))?;
+    let data = dataset.attempts_hash().to_string();
     if let Some(text) = &args.filter {
         keep(&mut dataset, text)?;
         notes.push(format!("Looked at: iterations with {text}."));
@@ -148,10 +177,10 @@ fn gather(args: &Args, database: &Database, notes: &mut Vec<String>) -> Result<V
     let observed = observed(args, &dataset, notes)?;
     let question = Question {
         by: args.by.clone(),
-        baseline: baseline(args, database)?,
+        baseline: baseline(args, &dataset.specs)?,
         unequal_vantage: args.allow_unequal_vantage,
     };
-    let margins = margins(args, database, notes)?;
+    let margins = margins(args, &dataset.specs, notes);
     let mut first_error = None;
     let (mut all, several) = (Vec::new(), observed.len() > 1);
     for (name, full_name, observations) in observed {
@@ -176,11 +205,20 @@ fn gather(args: &Args, database: &Database, notes: &mut Vec<String>) -> Result<V
     }
     match first_error {
         Some(error) if all.is_empty() => Err(wrong_question(error)),
-        _ => Ok(all),
+        _ => Ok((all, data)),
     }
 }
 
-fn keep(dataset: &mut Dataset, text: &str) -> Result<(), Failure> {
+/// The metrics that are asked for.
+pub(super) fn chosen(args: &Args) -> Chosen {
+    match args.level {
+        Some(level) => Chosen::Level(level),
+        None if args.all => Chosen::All,
+        None => Chosen::Named(args.metric.clone()),
+    }
+}
+
+pub(super) fn keep(dataset: &mut Dataset, text: &str) -> Result<(), Failure> {
     let mut levels = Levels::new();
     for (name, value) in dataset.iterations.iter().flat_map(|iteration| iteration.factors.iter()) {
         levels.entry(name.clone()).or_default().insert(value.clone());
@@ -250,13 +288,12 @@ fn observed(
 }
 
 /// Margins of the specs that were run; specs that disagree on a metric have none for it.
-fn margins(args: &Args, database: &Database, notes: &mut Vec<String>) -> Result<Vec<(String, Percent)>, Failure> {
+pub(super) fn margins(args: &Args, texts: &[String], notes: &mut Vec<String>) -> Vec<(String, Percent)> {
     if let Some(margin) = args.margin {
-        return Ok(vec![("default".to_owned(), margin)]);
+        return vec![("default".to_owned(), margin)];
     }
-    let texts = database.specs().map_err(|error| unreadable(&args.db, error))?;
     let specs: Vec<Spec> = texts.iter().filter_map(|text| Spec::parse(text).ok()).collect();
-    Ok(common_margins(&specs, notes))
+    common_margins(&specs, notes)
 }
 
 /// The margins on which all specs agree; the others are named in the notes.

@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::cells;
 use super::grouping::Grouping;
 use super::judge;
 use super::model::{
-    Cell, Chain, Counts, Excluded, Fact, Group, Histogram, Metric, Model, Packetization, SeriesFigure, SeriesLine,
-    Setting, Transition, label,
+    Chain, Counts, Excluded, Fact, Group, Histogram, Metric, Model, Packetization, SeriesFigure, SeriesLine, Setting,
+    Transition, label,
 };
-use crate::analysis::{ChainComparison, Summary};
+use crate::analysis::{ChainComparison, trust};
 use crate::ids::{Direction, Vantage};
 use crate::record::{SPEC, Status};
-use crate::store::{CapturePlace, Circumstances, Dataset, Iteration, MetricColumn, Reading, Traffic};
+use crate::report::anomalies::Found;
+use crate::store::{CapturePlace, Circumstances, Dataset, Iteration, Mean, MetricColumn, Reading, Traffic};
 use crate::units::Percent;
 
 /// Values of iterations that the page has room for, in all.
@@ -55,20 +57,22 @@ pub struct Inputs<'a> {
 pub fn build(inputs: &Inputs<'_>) -> Model {
     let Inputs { dataset, grouping, .. } = inputs;
     let columns: Vec<&MetricColumn> = dataset.metrics.iter().filter(|metric| measured(dataset, metric)).collect();
-    let values: Vec<Vec<Vec<(f64, usize)>>> =
-        columns.iter().map(|column| by_group(dataset, grouping, column)).collect();
+    let values: Vec<Vec<Vec<(f64, usize)>>> = columns.iter().map(|column| grouping.values(dataset, column)).collect();
+    let order = grouping.run_order(dataset);
     let cells = columns.len() * grouping.groups.len();
     let most = (POINTS / cells.max(1)).clamp(POINTS_OF_CELL.0, POINTS_OF_CELL.1);
+    let change_level = trust::level(cells);
+    let shown = cells::all(&values, &cells::places(grouping, &order), most, change_level, inputs.seed);
     let judged = judge::all(inputs, &columns, &values);
     let mut metrics = Vec::with_capacity(columns.len());
-    for ((column, values), (margin, contrasts)) in columns.iter().zip(&values).zip(judged.metrics) {
+    for ((column, cells), (margin, contrasts)) in columns.iter().zip(shown).zip(judged.metrics) {
         metrics.push(Metric {
             name: column.full_name(),
             level: column.level,
             unit: column.units.iter().cloned().collect::<Vec<_>>().join(", "),
             better: column.better,
             margin: Some(margin),
-            cells: values.iter().map(|values| cell(values, most)).collect(),
+            cells,
             contrasts,
         });
     }
@@ -86,8 +90,13 @@ pub fn build(inputs: &Inputs<'_>) -> Model {
         groups: groups.collect(),
         pairs: grouping.pairs.clone(),
         no_pair: grouping.no_pair.clone(),
+        runs: cells::runs(dataset, grouping, &order),
+        first_ns: order.first().map_or(0, |&at| dataset.iterations[at].header.started_ns),
+        change_level,
+        anomalies: anomalies(inputs, &columns),
         metrics,
         family: judged.family,
+        adjusted: judged.adjusted,
         histograms: inputs.traffic.iter().filter_map(|(place, groups)| histogram(place, groups)).collect(),
         packetization: inputs.traffic.iter().flat_map(|(place, groups)| packetization(place, groups)).collect(),
         series: inputs.traffic.iter().flat_map(|(place, groups)| series(place, groups)).collect(),
@@ -102,6 +111,17 @@ pub fn build(inputs: &Inputs<'_>) -> Model {
     };
     super::methods::write(&mut model, inputs);
     model
+}
+
+/// What stands out, with indices of the page's metrics.
+fn anomalies(inputs: &Inputs<'_>, shown: &[&MetricColumn]) -> Found {
+    let looked = crate::report::anomalies::columns(inputs.dataset);
+    let mut found = crate::report::anomalies::find(inputs.dataset, inputs.grouping, &looked, inputs.margins);
+    for row in &mut found.rows {
+        let of_page = shown.iter().position(|column| std::ptr::eq(*column, looked[row.metric]));
+        row.metric = of_page.expect("the page shows every metric that has a value");
+    }
+    found
 }
 
 /// Metrics that some iterations that count have no value of: their means are of the others.
@@ -129,28 +149,6 @@ fn measured(dataset: &Dataset, metric: &MetricColumn) -> bool {
     dataset.iterations.iter().zip(&metric.values).any(has)
 }
 
-/// The values of each group, each with the index of its iteration.
-fn by_group(dataset: &Dataset, grouping: &Grouping, metric: &MetricColumn) -> Vec<Vec<(f64, usize)>> {
-    let mut groups = vec![Vec::new(); grouping.groups.len()];
-    for (at, (group, reading)) in grouping.of.iter().zip(&metric.values).enumerate() {
-        if let (Some(group), Reading::Value { mean, .. }, true) = (group, reading, dataset.iterations[at].counts) {
-            groups[*group].push((*mean, at));
-        }
-    }
-    groups
-}
-
-fn cell(values: &[(f64, usize)], most: usize) -> Cell {
-    let mut points: Vec<f64> = values.iter().map(|v| v.0).collect();
-    let Summary { n, mean, sd, ci95 } = Summary::of(&points);
-    points.sort_by(f64::total_cmp);
-    if points.len() > most {
-        let last = points.len() - 1;
-        points = (0..most).map(|i| points[i * last / (most - 1)]).collect();
-    }
-    Cell { n, mean, sd, interval: ci95, points }
-}
-
 fn counts(dataset: &Dataset) -> Counts {
     let status = |status: Status| dataset.iterations.iter().filter(|i| i.outcome.status() == status).count();
     let by_status = Status::ALL.into_iter().map(|s| (s.to_string(), status(s))).filter(|(_, n)| *n > 0);
@@ -171,7 +169,7 @@ fn counts(dataset: &Dataset) -> Counts {
 }
 
 /// `2026-11-28 23:29 UTC`
-fn utc(ns: i64) -> String {
+pub(super) fn utc(ns: i64) -> String {
     jiff::Timestamp::from_nanosecond(ns.into())
         .map_or_else(|_| "an unknown time".to_owned(), |time| time.strftime("%Y-%m-%d %H:%M UTC").to_string())
 }
@@ -234,14 +232,18 @@ fn packetization(place: &CapturePlace, groups: &[Traffic]) -> Vec<Packetization>
                 direction: direction.to_string(),
                 group,
                 n: traffic.analysed as usize,
-                payload: flow.payload_per_packet.get(),
-                super_share: flow.super_share.get(),
+                payload: with_n(flow.payload_per_packet),
+                super_share: with_n(flow.super_share),
                 longest: flow.longest,
                 stalls: traffic.stalls,
             });
         }
     }
     rows
+}
+
+fn with_n(mean: Mean) -> Option<(f64, usize)> {
+    mean.get().map(|value| (value, mean.n as usize))
 }
 
 /// Throughput of both directions, and stalls.

@@ -2,7 +2,11 @@
 // Figures of the report: plain SVG, made from the data in the page. Nothing is fetched, and no text becomes markup.
 (() => {
 const D = JSON.parse(document.getElementById("data").textContent);
-const P = new Float32Array(Uint8Array.from(atob(D.points), (c) => c.charCodeAt(0)).buffer);
+const bytes = (text) => { const raw = atob(text), all = new Uint8Array(raw.length); for (let i = 0; i < raw.length; i++) all[i] = raw.charCodeAt(i); return all.buffer; };
+// Values of iterations, and the places of these among the runs of their group.
+const P = new (D.exact ? Float64Array : Float32Array)(bytes(D.points));
+const PLACES = new ({ 1: Uint8Array, 2: Uint16Array, 4: Uint32Array })[D.placeBytes](bytes(D.places));
+D.points = D.places = null;
 const $ = (id) => document.getElementById(id);
 const VERDICTS = { d: ["◆", "different"], n: ["◇", "different, negligible"], e: ["=", "equivalent"], u: ["?", "undecided"], x: ["×", "not comparable"] };
 const ORDER = "dneux";
@@ -62,7 +66,20 @@ const linear = (d0, d1, r0, r1) => (x) => r0 + ((x - d0) / (d1 - d0 || 1)) * (r1
 // ---- names ----
 const groupLabel = (g) => (D.factors.length ? D.factors.map((f, i) => `${f}=${D.groups[g].f[i] ?? "–"}`).join(" · ") : "all iterations");
 const shortLabel = (g) => (D.factors.length ? D.groups[g].f.map((v) => v ?? "–").join(" · ") : "all");
-const points = (m, g) => { let o = m.offset; for (let i = 0; i < g; i++) o += m.counts[i]; return P.subarray(o, o + m.counts[g]); };
+const part = (all) => (m, g) => { let o = m.offset; for (let i = 0; i < g; i++) o += m.counts[i]; return all.subarray(o, o + m.counts[g]); };
+const points = part(P), places = part(PLACES);
+// Rank, from 1, among all values of the group: of large groups the page holds order statistics at equal distances alone.
+const rank = (m, g, j) => (m.counts[g] === m.n[g] ? j : Math.floor((j * (m.n[g] - 1)) / (m.counts[g] - 1))) + 1;
+const digits = (x) => (D.exact ? x : Number(x.toPrecision(7)));
+const VALUE = D.exact ? "value" : "value_7_digits";
+const RUNS = D.groups.map(() => []);
+D.runs.group.forEach((g, i) => RUNS[g].push(i));
+const sum = (all) => all.reduce((a, b) => a + b, 0);
+// What a figure of single values leaves out.
+const thinned = (m) => {
+  const held = sum(m.counts), all = sum(m.n);
+  return held < all ? `This page holds ${held} of the ${all} values, in each group at equal distances in rank; vptest export writes all.` : null;
+};
 
 // ---- tooltip ----
 const tip = $("tip");
@@ -70,7 +87,9 @@ const showTip = (event) => {
   let node = event.target;
   while (node && node !== document && !node.tip) node = node.parentNode;
   if (!node || !node.tip) { tip.hidden = true; return; }
-  tip.textContent = typeof node.tip === "function" ? node.tip() : node.tip;
+  const text = typeof node.tip === "function" ? node.tip(event) : node.tip;
+  if (!text) { tip.hidden = true; return; }
+  tip.textContent = text;
   tip.hidden = false;
   const box = tip.getBoundingClientRect();
   tip.style.left = Math.max(4, Math.min(event.clientX + 12, innerWidth - box.width - 8)) + "px";
@@ -89,8 +108,10 @@ const save = (name, type, text) => {
   link.remove();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 };
+// A text that a spreadsheet would take for a formula gets an apostrophe before it; numbers are no formulas.
+const plain = (text) => (/^[=+\-@\t\r]/.test(text) && !(text.trim() !== "" && Number.isFinite(Number(text))) ? "'" + text : text);
 const csv = (rows) => rows.map((row) => row.map((cell) => {
-  const text = cell === null || cell === undefined ? "" : String(cell);
+  const text = cell === null || cell === undefined ? "" : typeof cell === "number" ? String(cell) : plain(String(cell));
   return /[",\n\r]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
 }).join(",")).join("\n") + "\n";
 const svgText = (svg, title) => {
@@ -115,18 +136,19 @@ const render = (id) => {
   const plot = entry.node.querySelector(".plot");
   const width = Math.max(300, Math.min(1180, Math.floor(plot.clientWidth || 900)));
   const drawn = entry.draw(width);
-  entry.node.querySelectorAll(".legend, .tools, .expand").forEach((old) => old.remove());
+  entry.node.querySelectorAll(".legend, .tools, .expand, .thinned").forEach((old) => old.remove());
   plot.replaceChildren();
   if (!drawn || !drawn.svg) { plot.append(h("p", { class: "none" }, drawn?.none ?? "There is nothing to draw.")); entry.node.dataset.drawn = "none"; return; }
   const title = entry.node.querySelector("figcaption strong").textContent.replace(/\.$/, "");
-  const name = file([D.title, id, drawn.name ?? ""].join("-"));
-  const tools = h("div", { class: "tools" }, [h("button", { type: "button", class: "small", title: "Save this figure as SVG" }, "SVG"), h("button", { type: "button", class: "small", title: "Save its data as CSV" }, "CSV")]);
+  const name = file([D.title, id, drawn.name ?? "", drawn.note ? "thinned" : ""].join("-"));
+  const tools = h("div", { class: "tools" }, [h("button", { type: "button", class: "small", title: "Save this figure as SVG" }, "SVG"), h("button", { type: "button", class: "small", title: "Save its data as CSV" + (drawn.note ? ". " + drawn.note : "") }, "CSV")]);
   tools.children[0].addEventListener("click", () => save(name + ".svg", "image/svg+xml", svgText(drawn.svg, title)));
   tools.children[1].addEventListener("click", () => save(name + ".csv", "text/csv", csv(drawn.rows())));
   entry.node.querySelector("figcaption").append(tools);
   if (drawn.legend) plot.before(h("div", { class: "legend" }, drawn.legend.map(([c, text]) => h("span", {}, [h("i", { class: c }), text]))));
   put(drawn.svg, { role: "img", "aria-label": title, viewBox: `0 0 ${drawn.svg.getAttribute("width")} ${drawn.svg.getAttribute("height")}` });
   plot.append(drawn.svg);
+  if (drawn.note) plot.after(h("p", { class: "more thinned" }, drawn.note));
   if (drawn.expand) { const more = h("button", { type: "button", class: "small expand" }, drawn.expand[0]); more.addEventListener("click", drawn.expand[1]); plot.after(more); }
   entry.node.dataset.drawn = "yes";
 };
@@ -171,6 +193,8 @@ const heat = (width) => {
   });
   svg.append(s("text", { class: "soft tiny", x: left - 6, y: top - 6, "text-anchor": "end" }, cut(D.factors.join(" · "), Math.floor(left / 5.6))));
   const marks = D.metrics.length * D.pairs.length <= 4000;
+  // Cells of one colour are one path: a page has tens of thousands.
+  const paths = new Map(), rowsAt = [], texts = [];
   let y = top;
   for (const level of levels) {
     svg.append(s("text", { class: "soft b tiny", x: 0, y: y + 14 }, level));
@@ -185,16 +209,26 @@ const heat = (width) => {
         const p = m.pc[k], code = m.verdicts[k];
         const t = known(p) ? Math.min(1, Math.log10(1 + Math.abs(p)) / 2) : 0;
         const quiet = code === "x" || !known(p);
-        const cell = s("rect", { class: quiet ? "none" : p > 0 ? "up" : "down", x: left + cw * k + 0.5, y: y + 0.5, width: cw - 1, height: rh - 1, "fill-opacity": quiet ? null : ((0.05 + 0.9 * t) * (code === "u" ? 0.35 : 1)).toFixed(2) });
-        tipped(cell, () => contrastTip(m, k));
-        cell.addEventListener("click", () => choose(i));
-        svg.append(cell);
-        if (marks) svg.append(tipped(s("text", { class: "tiny", x: left + cw * (k + 0.5), y: y + 12.5, "text-anchor": "middle", "pointer-events": "none" }, VERDICTS[code][0]), null));
+        const colour = quiet ? "none" : `${p > 0 ? "up" : "down"} ${((0.05 + 0.9 * t) * (code === "u" ? 0.35 : 1)).toFixed(2)}`;
+        if (!paths.has(colour)) paths.set(colour, []);
+        paths.get(colour).push(`M${(left + cw * k + 0.5).toFixed(1)} ${y + 0.5}h${(cw - 1).toFixed(1)}v${rh - 1}h${(1 - cw).toFixed(1)}z`);
+        if (marks) texts.push(s("text", { class: "tiny", x: left + cw * (k + 0.5), y: y + 12.5, "text-anchor": "middle" }, VERDICTS[code][0]));
       }
+      rowsAt.push([y, i]);
       y += rh;
     });
     y += 2;
   }
+  for (const [colour, d] of paths) { const [name, opacity] = colour.split(" "); svg.append(s("path", { class: name, "fill-opacity": opacity, d: d.join("") })); }
+  svg.append(...texts);
+  const cellAt = (event) => {
+    const box = svg.getBoundingClientRect(), px = ((event.clientX - box.left) / box.width) * total, py = event.clientY - box.top;
+    const row = rowsAt.find(([from]) => py >= from && py < from + rh), k = Math.floor((px - left) / cw);
+    return row && k >= 0 && k < D.pairs.length ? [row[1], k] : null;
+  };
+  const hit = tipped(s("rect", { class: "hit", x: left, y: top, width: cw * D.pairs.length, height: Math.max(0, y - top) }), (event) => { const at = cellAt(event); return at && contrastTip(D.metrics[at[0]], at[1]); });
+  hit.addEventListener("click", (event) => { const at = cellAt(event); if (at) choose(...at); });
+  svg.append(hit);
   // Key.
   const steps = [-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100];
   const kw = Math.min(38, (width - 20) / steps.length);
@@ -249,7 +283,9 @@ const forest = (width) => {
   });
   return { svg, name: m.name, rows: () => [["metric", "unit", ...D.factors, "n", "baseline_n", "difference", "low", "high", "percent", "percent_low", "percent_high", "hedges_g", "cliffs_delta", "p", "p_holm", "p_bh", "verdict", "remark"], ...D.pairs.map(([g, b], k) => [m.name, m.unit, ...D.groups[g].f, m.n[g], m.n[b], m.d[k], m.dl[k], m.dh[k], m.pc[k], m.pl[k], m.ph[k], m.g[k], m.delta[k], m.p[k], m.holm[k], m.bh[k], VERDICTS[m.verdicts[k]][1], m.remark[k]])] };
 };
-const pointRows = (m) => [["metric", "unit", ...D.factors, "value"], ...D.groups.flatMap((group, g) => Array.from(points(m, g), (x) => [m.name, m.unit, ...group.f, Number(x.toPrecision(7))]))];
+const pointRows = (m) => [["metric", "unit", ...D.factors, "iteration", "rank", "n", VALUE], ...D.groups.flatMap((group, g) => { const at = places(m, g); return Array.from(points(m, g), (x, j) => [m.name, m.unit, ...group.f, D.runs.number[RUNS[g][at[j]]], rank(m, g, j), m.n[g], digits(x)]); })];
+// Many dots as one path of round caps.
+const dots = (c, at, width = 4) => s("path", { class: `${c} dots`, "stroke-width": width, d: at.map(([x, y]) => `M${x.toFixed(1)} ${y.toFixed(1)}h0`).join("") });
 const isBaseline = (g) => D.pairs.some(([, b]) => b === g);
 const means = (width) => {
   const m = D.metrics[metric];
@@ -268,13 +304,13 @@ const means = (width) => {
     const y = top + rh * (i + 0.5) + (narrow ? 8 : 0), values = points(m, g), c = isBaseline(g) ? "cb" : "c0";
     svg.append(s("text", narrow ? { class: "tiny", x: left, y: y - 17 } : { x: left - 10, y: y + 4, "text-anchor": "end" }, cut(groupLabel(g), narrow ? Math.floor((width - 40) / 6.2) : 52)));
     const shown = values.length > 120 ? Array.from({ length: 120 }, (_, j) => values[Math.floor((j * (values.length - 1)) / 119)]) : values;
-    shown.forEach((value, j) => svg.append(s("circle", { class: `${c} dot`, cx: x(value / f), cy: y + 3 + ((j * 7) % 5) - 2, r: 2 })));
+    svg.append(dots(c, Array.from(shown, (value, j) => [x(value / f), y + 3 + ((j * 7) % 5) - 2])));
     if (known(m.low[g])) svg.append(s("line", { class: `${c} line`, x1: x(m.low[g] / f), x2: x(m.high[g] / f), y1: y - 5, y2: y - 5 }));
     if (known(m.mean[g])) svg.append(s("circle", { class: `${c} fill`, cx: x(m.mean[g] / f), cy: y - 5, r: 3.2 }));
     if (!narrow) svg.append(s("text", { class: "soft", x: width - right + 6, y: y + 4 }, show(m.mean[g] / f)), s("text", { class: "soft", x: width - 12, y: y + 4, "text-anchor": "end" }, `n ${m.n[g]}`));
     svg.append(tipped(s("rect", { class: "hit", x: 0, y: y - rh / 2, width: width - 2, height: rh }), () => `${groupLabel(g)}\nmean ${withUnit(m.mean[g], m.unit)}, sd ${withUnit(m.sd[g], m.unit)}, n ${m.n[g]}` + (known(m.low[g]) ? `\n95 %: ${withUnit(m.low[g], m.unit)} … ${withUnit(m.high[g], m.unit)}` : "") + (values.length < m.n[g] ? `\n${values.length} of its values are in the page` : "")));
   });
-  return { svg, name: m.name, legend: D.pairs.length ? [["c0", "group"], ["cb", "baseline"]] : null, rows: () => pointRows(m) };
+  return { svg, name: m.name, note: thinned(m), legend: D.pairs.length ? [["c0", "group"], ["cb", "baseline"]] : null, rows: () => pointRows(m) };
 };
 const ecdf = (width) => {
   const m = D.metrics[metric];
@@ -294,15 +330,74 @@ const ecdf = (width) => {
     yAxis(part, y, 0, 1, ox + 34, ox + pw - 12, 2);
     for (const [of, c] of [[base, "cb"], [g, "c0"]]) {
       if (of === null || m.counts[of] === 0) continue;
-      const v = points(m, of), n = v.length;
+      const v = points(m, of), held = v.length, n = m.n[of];
       let d = `M${x(low).toFixed(1)} ${y(0).toFixed(1)}`;
-      for (let j = 0; j < n; j++) d += `H${x(v[j] / f).toFixed(1)}V${y((j + 1) / n).toFixed(1)}`;
+      for (let j = 0; j < held; j++) d += `H${x(v[j] / f).toFixed(1)}V${y(rank(m, of, j) / n).toFixed(1)}`;
       svg.append(s("path", { class: `${c} line`, d: d + `H${x(high).toFixed(1)}` }));
-      if (n <= 60) for (let j = 0; j < n; j++) svg.append(tipped(s("circle", { class: `${c} fill`, cx: x(v[j] / f).toFixed(1), cy: y((j + 1) / n).toFixed(1), r: 2 }), () => `${groupLabel(of)}\n${withUnit(v[j], m.unit)}: ${j + 1} of ${n}`));
+      if (held <= 60) for (let j = 0; j < held; j++) svg.append(tipped(s("circle", { class: `${c} fill`, cx: x(v[j] / f).toFixed(1), cy: y(rank(m, of, j) / n).toFixed(1), r: 2 }), () => `${groupLabel(of)}\n${withUnit(v[j], m.unit)}: ${rank(m, of, j)} of ${n}\niteration ${D.runs.number[RUNS[of][places(m, of)[j]]]}`));
     }
   });
   const expand = list.length > shown.length ? [`Show all ${list.length}`, () => { panels.ecdf = Infinity; render("ecdf"); }] : null;
-  return { svg, name: m.name, expand, legend: D.pairs.length ? [["c0", "group"], ["cb", "baseline"]] : null, rows: () => pointRows(m) };
+  return { svg, name: m.name, note: thinned(m), expand, legend: D.pairs.length ? [["c0", "group"], ["cb", "baseline"]] : null, rows: () => pointRows(m) };
+};
+
+// ---- in the order of the runs ----
+const middle = (values) => { const v = Float64Array.from(values).sort(), k = v.length >> 1; return v.length === 0 ? null : v.length % 2 ? v[k] : (v[k - 1] + v[k]) / 2; };
+// The values of a group in run order: [run, value].
+const inOrder = (m, g) => { const v = points(m, g), at = places(m, g); return Array.from(v, (x, j) => [RUNS[g][at[j]], x]).sort((p, q) => p[0] - q[0]); };
+const runTip = (i) => `iteration ${D.runs.number[i]}` + (D.runs.block[i] === null ? "" : `, block ${D.runs.block[i]}`) + `\n${withUnit(D.runs.start[i], "s")} after the first one (${D.runs.first})`;
+const overRuns = (width) => {
+  const m = D.metrics[metric], last = Math.max(1, D.runs.number.length - 1);
+  const shown = sides().filter(([g]) => m.counts[g] > 0).map(([g, c]) => ({ g, c, run: inOrder(m, g) }));
+  const all = D.groups.flatMap((_, g) => (m.counts[g] > 1 ? inOrder(m, g).map(([i, x]) => ({ g, i, x })) : [])).sort((p, q) => p.i - q.i);
+  if (!shown.length && !all.length) return { none: "No iteration that counts has this metric." };
+  const left = 64, right = width - 16, x = linear(0, last, left, right), svg = canvas(width - 2, 470);
+  // Beginnings of blocks, where there are few enough to be seen.
+  const starts = D.runs.block.flatMap((b, i) => (i > 0 && b !== null && b !== D.runs.block[i - 1] ? [i] : []));
+  const blocks = starts.length <= 60 ? starts : [];
+  const panel = (top, bottom, low, high, title) => {
+    const y = linear(low, high, bottom, top);
+    yAxis(svg, y, low, high, left, right, 5);
+    for (const i of blocks) svg.append(s("line", { class: "grid", x1: x(i - 0.5), x2: x(i - 0.5), y1: top, y2: bottom }));
+    svg.append(s("text", { class: "soft tiny", x: 12, y: (top + bottom) / 2, transform: `rotate(-90 12 ${(top + bottom) / 2})`, "text-anchor": "middle" }, cut(title, 34)));
+    return y;
+  };
+  // The nearest of some marks, [x, y, text], under the pointer.
+  const nearest = (top, bottom, marks) => svg.append(tipped(s("rect", { class: "hit", x: left, y: top, width: right - left, height: bottom - top }), (event) => {
+    const box = svg.getBoundingClientRect(), px = ((event.clientX - box.left) / box.width) * (width - 2), py = event.clientY - box.top;
+    let best = null, least = 400;
+    for (const mark of marks) { const d = (mark[0] - px) ** 2 + (mark[1] - py) ** 2; if (d < least) { least = d; best = mark; } }
+    return best && best[2]();
+  }));
+  const [a, b] = extent(shown.flatMap(({ run }) => run.map(([, v]) => v))), [f, unit] = scale(m.unit, Math.max(Math.abs(a), Math.abs(b)));
+  const [low, high] = padded([a / f, b / f], 0.05), y = panel(10, 220, low, high, unit === "1" ? m.name : unit), marks = [];
+  for (const { g, c, run } of shown) {
+    svg.append(dots(c, run.map(([i, v]) => [x(i), y(v / f)])));
+    marks.push(...run.map(([i, v]) => [x(i), y(v / f), () => `${groupLabel(g)}\n${withUnit(v, m.unit)}\n${runTip(i)}`]));
+    const at = (m.changes.find(([group]) => group === g)?.[1] ?? []).map((place) => RUNS[g][place]);
+    for (const i of at) svg.append(s("line", { class: `${c} line`, x1: x(i - 0.5), x2: x(i - 0.5), y1: 10, y2: 220, "stroke-dasharray": "5 3" }));
+    [0, ...at].forEach((from, j) => {
+      const to = at[j] ?? Infinity, stretch = run.filter(([i]) => i >= from && i < to), level = middle(stretch.map(([, v]) => v));
+      if (level !== null) svg.append(s("line", { class: `${c} line`, x1: x(stretch[0][0]), x2: x(stretch[stretch.length - 1][0]), y1: y(level / f), y2: y(level / f) }));
+    });
+  }
+  nearest(10, 220, marks);
+  // Distances from the means of the groups, all groups together.
+  const percent = all.every(({ g }) => m.mean[g] > 0), [k, ku] = percent ? [0.01, "%"] : [f, unit];
+  const far = all.map(({ g, i, x: v }) => ({ g, i, v, d: (percent ? (v - m.mean[g]) / m.mean[g] : v - m.mean[g]) / k }));
+  if (far.length) {
+    const ranked = Float64Array.from(far, ({ d }) => d).sort(), q = (p) => ranked[Math.round(p * (ranked.length - 1))];
+    // The scale is that of all but the farthest hundredth, which stand at its edge.
+    const [dl, dh] = padded([q(0.005), q(0.995)], 0.15), dy = panel(250, 420, dl, dh, `distance from the group's mean (${ku})`), inside = (d) => Math.max(dl, Math.min(dh, d));
+    svg.append(s("line", { class: "zero", x1: left, x2: right, y1: dy(inside(0)), y2: dy(inside(0)) }), dots("c7", far.map(({ i, d }) => [x(i), dy(inside(d))]), 3));
+    const wide = Math.max(5, Math.round(far.length / 30)), step = Math.max(1, wide >> 1), line = [];
+    for (let j = 0; j + wide <= far.length; j += step) { const window = far.slice(j, j + wide); line.push([x(window[wide >> 1].i), dy(inside(middle(window.map(({ d }) => d))))]); }
+    svg.append(s("path", { class: "c1 line", d: line.map(([px, py], j) => `${j ? "L" : "M"}${px.toFixed(1)} ${py.toFixed(1)}`).join("") || null }));
+    nearest(250, 420, far.map(({ g, i, v, d }) => [x(i), dy(inside(d)), () => `${groupLabel(g)}\n${withUnit(v, m.unit)}, ${sig(d, 3)} ${ku === "1" ? "" : ku} from the mean\n${runTip(i)}`]));
+  }
+  for (const t of ticks(0, last, width / 110)) if (Number.isInteger(t)) svg.append(s("text", { class: "soft tiny", x: x(t), y: 435, "text-anchor": "middle" }, t + 1));
+  svg.append(s("text", { class: "soft", x: (left + right) / 2, y: 455, "text-anchor": "middle" }, "run"));
+  return { svg, name: m.name, note: thinned(m), legend: [...sideLegend(), ["c1", "running median of all groups"]], rows: () => [["metric", "unit", ...D.factors, "run", "iteration", "block", "seconds_after_first", "n", VALUE, "level_changes_here"], ...D.groups.flatMap((group, g) => { const at = new Set((m.changes.find(([of]) => of === g)?.[1] ?? []).map((place) => RUNS[g][place])); return inOrder(m, g).map(([i, v]) => [m.name, m.unit, ...group.f, i + 1, D.runs.number[i], D.runs.block[i], D.runs.start[i], m.n[g], digits(v), at.has(i) ? "yes" : "no"]); })] };
 };
 
 // ---- over a factor ----
@@ -542,17 +637,20 @@ if (table) {
 }
 
 // ---- choices ----
-const METRIC_FIGURES = ["forest", "means", "ecdf", "factor"];
-const pairFigures = () => [...FIGURES.keys()].filter((id) => id === "sizes" || id.startsWith("series-"));
+const METRIC_FIGURES = ["forest", "means", "ecdf", "run", "factor"];
+const pairFigures = () => [...FIGURES.keys()].filter((id) => id === "sizes" || id === "run" || id.startsWith("series-"));
 const fill = (select, names, chosen) => { if (select) { select.replaceChildren(...names.map((name, i) => h("option", { value: i }, name))); select.value = chosen; } };
 const choose = (i, k) => {
   metric = i;
   if ($("pick-metric")) $("pick-metric").value = i;
-  if (k !== undefined) { pair = k; document.querySelectorAll(".pick-pair").forEach((select) => { select.value = k; }); pairFigures().forEach(render); }
+  if (k !== undefined) { pair = k; document.querySelectorAll(".pick-pair").forEach((select) => { select.value = k; }); pairFigures().filter((id) => id !== "run").forEach(render); }
   METRIC_FIGURES.forEach(render);
   $("metric").scrollIntoView();
 };
-document.querySelectorAll("a.metric").forEach((link) => link.addEventListener("click", () => choose(Number(link.dataset.metric))));
+document.querySelectorAll("a.metric").forEach((link) => link.addEventListener("click", () => {
+  const k = D.pairs.findIndex(([g]) => String(g) === link.dataset.group);
+  choose(Number(link.dataset.metric), k < 0 ? undefined : k);
+}));
 
 const preferred = () => {
   // The metric that a reader looks for first: what the workload reports, and of that what differs most clearly.
@@ -580,6 +678,7 @@ figure("heat", heat);
 figure("forest", forest);
 figure("means", means);
 figure("ecdf", ecdf);
+figure("run", overRuns);
 figure("factor", overFactor);
 figure("sizes", sizes);
 D.series.forEach((fig, i) => figure("series-" + i, series(fig)));

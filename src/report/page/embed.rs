@@ -1,7 +1,8 @@
 //! The numbers of the figures, as compact as text can be.
 //!
 //! JSON in a `<script type="application/json">`, which no browser runs; `<` is written as an escape, so that nothing in it can end
-//! the element. Values of iterations are 32-bit floats in base64: seven digits, which no figure shows.
+//! the element. Values of iterations are floats in base64: all their digits in pages of small campaigns, seven in others, which no
+//! figure shows and files of a figure's data name.
 
 use base64::Engine as _;
 use serde_json::{Value, json};
@@ -15,9 +16,9 @@ const DIGITS: usize = 7;
 
 /// The content of the script element.
 pub(super) fn data(model: &Model) -> String {
-    let mut points: Vec<u8> = Vec::new();
+    let mut points = Points::for_page(model);
     let metrics: Vec<Value> = model.metrics.iter().map(|metric| of_metric(metric, &mut points)).collect();
-    let points = base64::engine::general_purpose::STANDARD.encode(points);
+    let text = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
     let data = json!({
         "title": model.title,
         "factors": model.factors,
@@ -25,7 +26,11 @@ pub(super) fn data(model: &Model) -> String {
         "groups": model.groups,
         "pairs": model.pairs,
         "metrics": metrics,
-        "points": points,
+        "points": text(&points.values),
+        "exact": points.exact,
+        "places": text(&points.places),
+        "placeBytes": points.place_bytes,
+        "runs": runs(model),
         "histograms": model.histograms,
         "series": model.series,
         "chains": model.chains,
@@ -33,15 +38,70 @@ pub(super) fn data(model: &Model) -> String {
     data.to_string().replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
-fn of_metric(metric: &Metric, points: &mut Vec<u8>) -> Value {
-    let offset = points.len() / 4;
-    for value in metric.cells.iter().flat_map(|cell| &cell.points) {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "values of figures; beyond the range of 32 bits infinite, and not drawn"
-        )]
-        points.extend((*value as f32).to_le_bytes());
+/// Values up to which a page holds all their digits.
+const EXACT: usize = 250_000;
+
+/// Values of iterations, and the places of these among the runs of their groups.
+struct Points {
+    values: Vec<u8>,
+    /// All digits, 64 bits each, or else 32 bits: about seven digits.
+    exact: bool,
+    places: Vec<u8>,
+    place_bytes: usize,
+    count: usize,
+}
+
+impl Points {
+    fn for_page(model: &Model) -> Self {
+        let all: usize = model.metrics.iter().flat_map(|metric| &metric.cells).map(|cell| cell.points.len()).sum();
+        let largest = model.groups.iter().map(|group| group.n).max().unwrap_or(0);
+        let place_bytes = if largest <= 1 << 8 {
+            1
+        } else if largest <= 1 << 16 {
+            2
+        } else {
+            4
+        };
+        Self { values: Vec::new(), exact: all <= EXACT, places: Vec::new(), place_bytes, count: 0 }
     }
+
+    fn add(&mut self, (value, place): (f64, usize)) {
+        if self.exact {
+            self.values.extend(value.to_le_bytes());
+        } else {
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "values of figures; beyond the range of 32 bits infinite, and not drawn"
+            )]
+            self.values.extend((value as f32).to_le_bytes());
+        }
+        self.places.extend(&place.to_le_bytes()[..self.place_bytes]);
+        self.count += 1;
+    }
+}
+
+/// Columns of the iterations that count.
+fn runs(model: &Model) -> Value {
+    let column = |get: &dyn Fn(&super::model::Run) -> Value| model.runs.iter().map(get).collect::<Vec<_>>();
+    json!({
+        "first": super::build::utc(model.first_ns),
+        "number": column(&|run| json!(run.number)),
+        "start": column(&|run| rounded(Some(run.start), 9)),
+        "block": column(&|run| json!(run.block)),
+        "group": column(&|run| json!(run.group)),
+    })
+}
+
+fn of_metric(metric: &Metric, points: &mut Points) -> Value {
+    let offset = points.count;
+    metric.cells.iter().flat_map(|cell| &cell.points).for_each(|&point| points.add(point));
+    let changes: Vec<_> = metric
+        .cells
+        .iter()
+        .enumerate()
+        .filter(|(_, cell)| !cell.changes.is_empty())
+        .map(|(g, cell)| (g, &cell.changes))
+        .collect();
     let cells = |get: &dyn Fn(&super::model::Cell) -> Value| metric.cells.iter().map(get).collect::<Vec<_>>();
     let of = |get: &dyn Fn(&super::model::Contrast) -> Value| metric.contrasts.iter().map(get).collect::<Vec<_>>();
     let verdicts: String = metric.contrasts.iter().map(|contrast| contrast.verdict.code()).collect();
@@ -53,6 +113,7 @@ fn of_metric(metric: &Metric, points: &mut Vec<u8>) -> Value {
         "margin": metric.margin,
         "offset": offset,
         "counts": metric.cells.iter().map(|cell| cell.points.len()).collect::<Vec<_>>(),
+        "changes": changes,
         "n": metric.cells.iter().map(|cell| cell.n).collect::<Vec<_>>(),
         "mean": cells(&|cell| number(cell.mean)),
         "sd": cells(&|cell| number(cell.sd)),

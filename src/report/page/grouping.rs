@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::analysis::{AnalysisError, Question, Standing, compare};
 use crate::ids::ShortHash;
-use crate::store::{Conditions, Dataset, Iteration, Observation};
+use crate::store::{Conditions, Dataset, Iteration, MetricColumn, Observation, Reading};
 
 /// Groups of a data set.
 #[derive(Debug, Clone, Default)]
@@ -77,6 +77,24 @@ impl Grouping {
             constant: comparison.constant,
             baseline: comparison.baseline,
         })
+    }
+
+    /// The values of a metric in each group, each with the index of its iteration.
+    pub fn values(&self, dataset: &Dataset, metric: &MetricColumn) -> Vec<Vec<(f64, usize)>> {
+        let mut groups = vec![Vec::new(); self.groups.len()];
+        for (at, (group, reading)) in self.of.iter().zip(&metric.values).enumerate() {
+            if let (Some(group), Reading::Value { mean, .. }, true) = (group, reading, dataset.iterations[at].counts) {
+                groups[*group].push((*mean, at));
+            }
+        }
+        groups
+    }
+
+    /// Indices of the iterations that count and have a group, in the order in which they were run.
+    pub fn run_order(&self, dataset: &Dataset) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.of.len()).filter(|&at| self.of[at].is_some()).collect();
+        order.sort_by_key(|&at| (dataset.iterations[at].header.started_ns, dataset.iterations[at].header.number));
+        order
     }
 
     /// Images of the guests of each group; more than one is no group of one machine.

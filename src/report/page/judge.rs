@@ -6,7 +6,7 @@ use super::build::Inputs;
 use super::methods::{BENJAMINI, cite};
 use super::model::{Contrast, Model, Verdict};
 use crate::analysis::Interval;
-use crate::analysis::contrasts::{self, Family, Options};
+use crate::analysis::contrasts::{self, Extent, Family, Options};
 use crate::analysis::judged::{MARGIN, margin_of};
 use crate::analysis::stats::equivalence::Margin;
 use crate::report::verdicts::{Word, tell};
@@ -15,8 +15,10 @@ use crate::units::Percent;
 
 /// What [`all`] finds.
 pub(super) struct Judged {
-    /// Contrasts that p-values are adjusted for.
+    /// Contrasts that verdicts take into account.
     pub(super) family: usize,
+    /// Those of them with a p-value.
+    pub(super) adjusted: usize,
     /// For each metric its margin as text, and a contrast for each pair.
     pub(super) metrics: Vec<(String, Vec<Contrast>)>,
 }
@@ -47,15 +49,15 @@ pub(super) fn all(inputs: &Inputs<'_>, columns: &[&MetricColumn], values: &[Valu
             contrasts::Metric { margin: Margin::Relative(margin(inputs, column).fraction()), cells: cells.collect() }
         })
         .collect();
-    // The page shows the intervals that hold what they promise for few values, too: none of resamples.
-    let options = Options { seed: inputs.seed, resamples: 0, ..Options::default() };
+    // The page shows the intervals that hold what they promise for few values, too: none of resamples, and no deals.
+    let options = Options { seed: inputs.seed, resamples: 0, extent: Extent::Brief, ..Options::default() };
     let family: Family = contrasts::contrasts(&metrics, pairs, &options);
     let mut found = family.contrasts.into_iter();
     let metrics = columns.iter().zip(refusals).map(|(column, refusals)| {
         let of = refusals.into_iter().zip(found.by_ref());
         (margin(inputs, column).to_string(), of.map(|(refusal, found)| contrast(&found, refusal)).collect())
     });
-    Judged { metrics: metrics.collect(), family: family.size }
+    Judged { metrics: metrics.collect(), family: family.size, adjusted: family.adjusted }
 }
 
 fn cell(inputs: &Inputs<'_>, values: &[(f64, usize)]) -> contrasts::Cell {
@@ -146,8 +148,8 @@ pub(super) fn methods(model: &mut Model) -> Vec<String> {
              percent of the baseline's mean with Fieller's intervals [{fieller}], those of differences in the metric's unit are Welch's; both \
              cover 95 %. With them go Hedges' g [{g}] and Cliff's δ [{delta}] as effect sizes. p-values are those of \
              Welch's test [{welch}], two-sided, and of Mann and Whitney's [{mw}]; Welch's are adjusted by Holm's method [{holm}] and by Benjamini \
-             and Hochberg's [{bh}] over all {} contrasts of this report that could be compared.",
-            model.family
+             and Hochberg's [{bh}] over all {} contrasts of this report that have one.",
+            model.adjusted
         ),
         format!(
             "Verdicts rest on the margin within which a difference does not matter ({margins} of the baseline's mean): a contrast is different \

@@ -4,6 +4,7 @@
 //! no browser runs. A policy in the page forbids every request, and every script but its own, which has a hash.
 
 pub mod build;
+mod cells;
 mod embed;
 pub mod grouping;
 mod judge;
@@ -110,6 +111,16 @@ fn contrasts(model: &Model) -> Markup {
     section("contrasts", "All contrasts", lead, &content)
 }
 
+/// What the figure of run order shows.
+fn run_text(model: &Model) -> String {
+    format!(
+        "Above: values of the groups, with the median of each stretch between changes of level (Pettitt's test, p ≤ {:.4} in each \
+         group). Below: how far every iteration is from its group's mean, with the running median. Upright lines are the beginnings of \
+         blocks.",
+        model.change_level
+    )
+}
+
 fn figures(model: &Model) -> Markup {
     let pairs = !model.pairs.is_empty();
     let values = !model.metrics.is_empty();
@@ -127,6 +138,8 @@ fn figures(model: &Model) -> Markup {
             @if pairs { (figure("forest", "Forest plot.", "Difference of means from the baseline with its 95 % interval; the band is the margin.")) }
             (figure("means", "Groups.", "Every iteration as a dot, the mean with its 95 % interval beside it."))
             (figure("ecdf", "Distributions.", "Share of iterations with at most this value, a dot for each; the baseline in grey."))
+            @if pairs { div.pick { label { "Contrast " select.pick-pair {} } } }
+            (figure("run", "In the order of the runs.", &run_text(model)))
             (figure("factor", "Over a factor.", "Means with 95 % intervals, one line for each combination of the others."))
         } @else { p.none { "No iteration that counts has any metric." } }
     };
@@ -158,8 +171,9 @@ fn figures(model: &Model) -> Markup {
         (section("heat", "Where it differs", "", &heat))
         (section("metric", "One metric", "", &metric))
         (contrasts(model))
+        (tables::anomalies(model))
         (section("packets", "Packets", "", &packets))
-        (section("time", "Over time", "Bold: mean over iterations; thin: the first iterations by themselves.", &time))
+        (section("time", "Over time", "Bold: mean over iterations, of which one counts 0 after its capture has ended; thin: the first iterations by themselves.", &time))
         (section("calls", "System calls", "", &calls))
     }
 }

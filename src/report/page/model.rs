@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::analysis::Interval;
 use crate::ids::{Better, Level};
+use crate::report::anomalies::Found;
 
 /// Everything on the page.
 #[derive(Debug, Clone, Default)]
@@ -28,8 +29,18 @@ pub struct Model {
     pub no_pair: Vec<(usize, String)>,
     /// Metrics by level, name and role.
     pub metrics: Vec<Metric>,
-    /// Contrasts that p-values are corrected for.
+    /// Iterations that count, in the order in which they were run.
+    pub runs: Vec<Run>,
+    /// When the first of them began, nanoseconds since 1970-01-01 UTC.
+    pub first_ns: i64,
+    /// Level of the tests that find changes of level within a group.
+    pub change_level: f64,
+    /// Contrasts that verdicts take into account.
     pub family: usize,
+    /// Those of them with a p-value, which these are adjusted for.
+    pub adjusted: usize,
+    /// What stands out.
+    pub anomalies: Found,
     /// Histograms, each over groups.
     pub histograms: Vec<Histogram>,
     /// How payload is cut into packets.
@@ -83,6 +94,19 @@ pub struct Group {
     pub n: usize,
 }
 
+/// An iteration that counts.
+#[derive(Debug, Clone, Default)]
+pub struct Run {
+    /// Its number.
+    pub number: u32,
+    /// When it began, in seconds after the first one.
+    pub start: f64,
+    /// Block of the plan; `None` when the order has none.
+    pub block: Option<u32>,
+    /// Its group.
+    pub group: usize,
+}
+
 /// One metric in all groups.
 #[derive(Debug, Clone)]
 pub struct Metric {
@@ -120,8 +144,11 @@ pub struct Cell {
     pub sd: Option<f64>,
     /// 95 % interval of the mean.
     pub interval: Option<Interval>,
-    /// The values, ascending: all, or as many of the order statistics at equal distances as the page has room for.
-    pub points: Vec<f64>,
+    /// The values, ascending, each with the place of its iteration among the runs of the group: all, or as many of the order
+    /// statistics at equal distances as the page has room for.
+    pub points: Vec<(f64, usize)>,
+    /// Places of the first iterations after a change of level.
+    pub changes: Vec<usize>,
 }
 
 /// What a contrast shows.
@@ -233,12 +260,12 @@ pub struct Packetization {
     pub direction: String,
     /// Index of the group.
     pub group: usize,
-    /// Iterations.
+    /// Iterations whose TCP was analysed.
     pub n: usize,
-    /// Mean over iterations of the payload bytes in a packet with payload.
-    pub payload: Option<f64>,
-    /// Mean over iterations of the share of payload in super-segments.
-    pub super_share: Option<f64>,
+    /// Mean over iterations of the payload bytes in a packet with payload, and over how many: those that sent any.
+    pub payload: Option<(f64, usize)>,
+    /// Mean over iterations of the share of payload in super-segments, and over how many: those where it is known.
+    pub super_share: Option<(f64, usize)>,
     /// The longest packet of any iteration in bytes.
     pub longest: Option<u32>,
     /// Stalls of all iterations; of both directions.

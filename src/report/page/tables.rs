@@ -148,15 +148,48 @@ pub(super) fn packetization(model: &Model) -> Markup {
             html! {
                 tr {
                     td { (p.place) } td { (p.direction) } td { (model.label(p.group)) } td.num { (p.n) }
-                    td.num { (p.payload.map_or_else(|| "–".to_owned(), |x| format!("{x:.0}"))) }
-                    td.num { (p.super_share.map_or_else(|| "–".to_owned(), |x| format!("{:.1} %", 100.0 * x))) }
+                    td.num { (p.payload.map_or_else(|| "–".to_owned(), |(x, n)| format!("{x:.0} (n {n})"))) }
+                    td.num { (p.super_share.map_or_else(|| "–".to_owned(), |(x, n)| format!("{:.1} % (n {n})", 100.0 * x))) }
                     td.num { (p.longest.map_or_else(|| "–".to_owned(), |x| x.to_string())) }
                     td.num { (p.stalls) }
                 }
             }
         })
         .collect();
-    html! { h3 { "How payload is cut into packets" } p.lead { "Means over iterations; stalls of all of them, both directions together." } (folded(&head, &rows)) }
+    html! { h3 { "How payload is cut into packets" } p.lead { "Means, each over the iterations that have it; stalls of all of them, both directions together." } (folded(&head, &rows)) }
+}
+
+/// What stands out, and how often chance alone would put something there.
+pub(super) fn anomalies(model: &Model) -> Markup {
+    let found = &model.anomalies;
+    let head = html! { thead { tr { th { "what" } th { "metric" } th { "group" } th.num { "iteration" } th { "file, series" } th { "" } } } };
+    let rows: Vec<Markup> = found
+        .rows
+        .iter()
+        .take(MOST + 1)
+        .map(|row| {
+            html! {
+                tr {
+                    td { span.s.s-suspect { (row.kind.name()) } }
+                    td { a.metric href="#metric" data-metric=(row.metric) data-group=(row.group) { (row.name) } }
+                    td { (model.label(row.group)) }
+                    td.num { @if let Some(at) = &row.iteration { (at.number) } @else { "all" } }
+                    td { @if let Some(at) = &row.iteration { code { (at.file) } @if let Some(series) = row.series { ", " code { (series) } } } }
+                    td { (row.text) }
+                }
+            }
+        })
+        .collect();
+    let content = html! {
+        @if rows.is_empty() { p.none { "Nothing stands out." } } @else {
+            (folded(&head, &rows))
+            @if found.rows.len() > rows.len() { p.more { (found.rows.len()) " in all; " code { "vptest analyze --all --anomalies" } " lists them." } }
+        }
+        @if !found.notes.is_empty() { ul.more { @for note in &found.notes { li { (note) } } } }
+    };
+    let lead = "What to look at before the numbers are believed: iterations far from their group, stalls, storms of retransmissions, \
+                groups with more than one hump, and performance that rises with more pairs.";
+    section("anomalies", "Anomalies", lead, &content)
 }
 
 pub(super) fn chains(model: &Model) -> Markup {

@@ -1,5 +1,7 @@
 use super::model::*;
 use super::*;
+use crate::analysis::anomalies::Kind;
+use crate::report::anomalies::{At, Found, Row};
 
 const HOSTILE: &str = "<script>alert('x')</script>\"'>&";
 
@@ -20,7 +22,7 @@ pub(crate) fn hostile() -> Model {
         p_bh: None,
         p_rank: None,
     };
-    let cell = Cell { n: 1, mean: Some(1.0), sd: None, interval: None, points: vec![1.0] };
+    let cell = Cell { n: 1, mean: Some(1.0), sd: None, interval: None, points: vec![(1.0, 0)], changes: Vec::new() };
     let text = || HOSTILE.to_owned();
     Model {
         title: text(),
@@ -52,7 +54,23 @@ pub(crate) fn hostile() -> Model {
                 contrasts: vec![contrast(verdict)],
             })
             .collect(),
+        runs: [0, 1].map(|group| Run { number: 1, start: 0.0, block: Some(1), group }).into(),
+        first_ns: 0,
+        change_level: 0.05,
         family: 1,
+        adjusted: 1,
+        anomalies: Found {
+            rows: vec![Row {
+                kind: Kind::Humps { p: 0.01 },
+                metric: 0,
+                name: text(),
+                group: 0,
+                iteration: Some(At { number: 1, file: text(), host: text() }),
+                series: None,
+                text: text(),
+            }],
+            notes: vec![text()],
+        },
         histograms: vec![Histogram {
             title: text(),
             unit: text(),
@@ -155,7 +173,7 @@ fn a_page_without_data_says_so() {
     assert!(page(&model).contains("No iteration counts"));
     model.counts.counted = 3;
     assert!(page(&model).contains("No iteration that counts has a metric"));
-    let cell = Cell { n: 3, mean: Some(1.0), sd: None, interval: None, points: vec![1.0] };
+    let cell = Cell { n: 3, mean: Some(1.0), sd: None, interval: None, points: vec![(1.0, 0)], changes: Vec::new() };
     model.groups = vec![Group { values: Vec::new(), n: 3 }];
     model.metrics = hostile().metrics;
     model.metrics.truncate(1);

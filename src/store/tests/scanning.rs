@@ -80,6 +80,45 @@ fn columns_are_what_records_say() {
 }
 
 #[test]
+fn rows_that_repeat_but_for_one_column_are_read_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    // SQLite stores whole numbers, small ones, NULL and texts of different lengths each in another way.
+    let values = [None, Some(0.0), Some(1.0), Some(-7.0), Some(70_000.0), Some(1e15), Some(0.1), Some(-1e300)];
+    let one = |n: u32| {
+        let mut record = sample(n);
+        for name in ["a", "b", "c"] {
+            let other = crate::record::Metric { name: name.to_owned(), ..record.metrics[0].clone() };
+            record.metrics.push(other);
+        }
+        let shape = n as usize % 3;
+        record.metrics.rotate_left(shape);
+        record.metrics.truncate(record.metrics.len() - shape);
+        for (i, metric) in record.metrics.iter_mut().enumerate() {
+            metric.value = values[(n as usize + i) % values.len()];
+        }
+        record.factors.push(("length".to_owned(), "x".repeat(n as usize % 90)));
+        record.environment[0].value = "y".repeat(n as usize % 80 + 1);
+        record
+    };
+    // From 128 on the number of an iteration takes two bytes.
+    let records: Vec<IterationRecord> = (1..=140).map(one).collect();
+    let database = Database::open(&merged(dir.path(), &records)).unwrap();
+    let dataset = database.dataset(&Status::ALL).unwrap();
+    assert_eq!(found(&dataset), expected(&records));
+    let missing = |r: &Reading| *r == Reading::Missing;
+    assert!(dataset.metrics.iter().flat_map(|metric| &metric.values).any(missing));
+    for (iteration, record) in dataset.iterations.iter().zip(&records) {
+        assert_eq!(iteration.header, record.header);
+        for (name, value) in &record.factors {
+            assert_eq!(iteration.factors.get(name), Some(value), "{name}");
+        }
+    }
+    let listed = database.metrics().unwrap();
+    let rows: u64 = listed.iter().map(|metric| metric.values + metric.missing).sum();
+    assert_eq!(rows, records.iter().map(|record| record.metrics.len() as u64).sum::<u64>());
+}
+
+#[test]
 fn no_flipped_bit_changes_a_value() {
     let dir = tempfile::tempdir().unwrap();
     let records = records(6);
