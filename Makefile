@@ -52,6 +52,7 @@ reference:
 # The figures of docs/analysis.md: coverage of intervals and errors of verdicts.
 simulations:
 	$(CARGO) test --locked --release --lib analysis::stats::simulations -- --include-ignored --nocapture
+	$(CARGO) test --locked --release --lib analysis::anomalies::tests::simulated -- --include-ignored --nocapture
 
 # The committed object is what this makes with clang 14.0.6 (apt-get install clang-14 llvm-14); a test compares the two where it is there.
 bpf:
