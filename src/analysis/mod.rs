@@ -13,6 +13,7 @@ pub mod effects;
 pub mod filter;
 pub mod judged;
 mod permute;
+pub mod sentinels;
 pub mod stats;
 mod summary;
 pub mod trust;

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::Interval;
+use super::contrasts::Hosts;
 use super::stats::change::changes;
 use super::stats::describe::{outliers, sorted};
 use super::stats::dip::DipNull;
@@ -47,6 +49,24 @@ pub enum Doubt {
         /// Of the dip test.
         p: f64,
     },
+    /// Values and baseline are unequally spread over hosts: the difference of their means is also one between hosts.
+    HostsUneven {
+        /// Does the verdict rest on differences within hosts? Otherwise no host has two values of both sides, and what the hosts make
+        /// of the difference cannot be told.
+        decides: bool,
+        /// The difference within hosts, in the metric's unit; `None` unless it decides, or when nothing varies on any host.
+        within: Option<f64>,
+        /// Its interval, 95 %.
+        within_ci95: Option<Interval>,
+    },
+    /// The difference from the baseline is not the same on all hosts.
+    HostsDiffer {
+        /// Share of the variance between the hosts' differences that their errors do not explain, 0 to 1; `None` as
+        /// [`Pooled::i2`](super::stats::hosts::Pooled::i2).
+        i2: Option<f64>,
+        /// Of Welch's test that all are the same.
+        p: f64,
+    },
 }
 
 /// Fewest values for Ljung–Box's approximation.
@@ -58,6 +78,23 @@ const LEAST_P: f64 = 1.0 / 2000.0;
 /// below what tests by shuffles can reach.
 pub fn level(groups: usize) -> f64 {
     (0.05 / count(groups.max(1))).max(LEAST_P)
+}
+
+/// Doubts about a contrast whose values come from several hosts, by a test at `level`.
+pub fn about_hosts(hosts: &Hosts, level: f64) -> Vec<Doubt> {
+    let mut found = Vec::new();
+    if !hosts.balanced {
+        let within = hosts.within.filter(|_| hosts.decides);
+        found.push(Doubt::HostsUneven {
+            decides: hosts.decides,
+            within: within.map(|within| within.difference),
+            within_ci95: within.and_then(|within| within.difference_ci95),
+        });
+    }
+    if let Some(p) = hosts.homogeneity_p.filter(|&p| p <= level) {
+        found.push(Doubt::HostsDiffer { i2: hosts.random.and_then(|random| random.i2), p });
+    }
+    found
 }
 
 /// Looks for doubts; keeps what it needs for samples of the same size.

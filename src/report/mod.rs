@@ -10,5 +10,6 @@ pub mod page;
 pub mod plan;
 pub mod planning;
 pub mod plot;
+pub mod sentinels;
 pub mod sheet;
 pub mod verdicts;

@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Args, baseline, no_values, none_counts, suggestion, unreadable, width, wrong_question};
-use crate::analysis::contrasts::Options;
+use crate::analysis::contrasts::{Contrast, Options};
 use crate::analysis::filter::{Filter, Levels};
 use crate::analysis::judged::{Asked, MARGIN, in_run_order, judge, margin_of};
+use crate::analysis::sentinels::watch;
 use crate::analysis::trust::{self, Doubt, Doubts};
-use crate::analysis::{Comparison, Question, compare};
+use crate::analysis::{Comparison, Group, Question, compare};
 use crate::cli::Format;
 use crate::cli::exit::{Exit, Failure};
 use crate::record::Status;
 use crate::report::compare::Analyze;
 use crate::report::family::Many;
+use crate::report::sentinels::Watched;
 use crate::report::verdicts::{FamilyRow, Judged};
 use crate::report::{planning, plot};
 use crate::spec::Spec;
@@ -33,6 +35,9 @@ pub(super) struct One {
 }
 
 pub(super) fn run(args: &Args, database: &Database) -> Result<Exit, Failure> {
+    if args.sentinels {
+        return sentinels(args, database);
+    }
     let mut notes = Vec::new();
     let all = gather(args, database, &mut notes)?;
     let text = if args.effects {
@@ -46,6 +51,62 @@ pub(super) fn run(args: &Args, database: &Database) -> Result<Exit, Failure> {
     };
     std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes())?;
     Ok(Exit::Done)
+}
+
+fn statuses(args: &Args) -> Vec<Status> {
+    let mut statuses = vec![Status::Complete];
+    statuses.extend(&args.include);
+    statuses
+}
+
+fn chosen(args: &Args) -> Chosen {
+    match args.level {
+        Some(level) => Chosen::Level(level),
+        None if args.all => Chosen::All,
+        None => Chosen::Named(args.metric.clone()),
+    }
+}
+
+/// `--sentinels`: what they say, metric by metric.
+fn sentinels(args: &Args, database: &Database) -> Result<Exit, Failure> {
+    let dataset = database.chosen(&chosen(args), &statuses(args)).map_err(|error| unreadable(&args.db, error))?;
+    let Some(of) = dataset.sentinels.as_deref() else {
+        let hint = "`[sentinel] every = 20` in the spec runs one tuple again and again between all others";
+        return Err(Failure::text(Exit::SomeFailed, "the database has no sentinels".to_owned()).hint(hint.to_owned()));
+    };
+    let mut notes = Vec::new();
+    let observed = observed(args, of, &mut notes)?;
+    let (watched, level) = watched(&observed);
+    let text = printed(args, &crate::report::sentinels::sheet(&watched, level, notes));
+    std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes())?;
+    Ok(Exit::Done)
+}
+
+/// Sentinels of these metrics, and the level of the tests.
+fn watched(observed: &[(String, String, Observations)]) -> (Vec<Watched>, f64) {
+    let hosts: BTreeSet<&str> = observed.iter().flat_map(|one| &one.2.values).map(|o| &*o.host).collect();
+    let level = trust::level(observed.len() * hosts.len());
+    let mut looking = Doubts::default();
+    let watched = observed.iter().map(|(name, _, observations)| Watched {
+        metric: name.clone(),
+        unit: observations.unit.clone(),
+        watches: watch(&observations.values, &mut looking, level, SEED),
+    });
+    (watched.collect(), level)
+}
+
+/// What sentinels of these metrics say of their hosts, for a comparison; nothing without sentinels.
+fn sentinel_remarks(dataset: &Dataset, observed: &[(String, String, Observations)]) -> Vec<String> {
+    let Some(of) = dataset.sentinels.as_deref() else { return Vec::new() };
+    let values = |(name, full_name, _): &(String, String, Observations)| {
+        let column = of.find(full_name).ok()?;
+        Some((name.clone(), full_name.clone(), of.observations(column).ok().filter(|o| !o.values.is_empty())?))
+    };
+    let observed: Vec<_> = observed.iter().filter_map(values).collect();
+    let (watched, level) = watched(&observed);
+    let mut notes = vec![format!("{} sentinels count in no contrast.", of.iterations.len())];
+    notes.extend(crate::report::sentinels::remarks(&watched, level));
+    notes
 }
 
 fn parts(all: &[One]) -> Vec<planning::Part<'_>> {
@@ -81,7 +142,7 @@ fn verdicts(args: &Args, all: &[One], notes: Vec<String>) -> String {
         .iter()
         .zip(&found.metrics)
         .map(|(one, contrasts)| {
-            let doubts = doubts(&mut looking, one, doubt_level);
+            let doubts = doubts(&mut looking, one, contrasts, doubt_level);
             let judged = Judged {
                 contrasts,
                 doubts: &doubts,
@@ -89,6 +150,7 @@ fn verdicts(args: &Args, all: &[One], notes: Vec<String>) -> String {
                 margin: one.margin,
                 margin_is_asked: one.margin_is_asked,
                 family,
+                hosts: &found.hosts,
             };
             Analyze::new(&one.observations, &one.comparison, &judged)
         })
@@ -123,9 +185,14 @@ fn verdicts(args: &Args, all: &[One], notes: Vec<String>) -> String {
     }
 }
 
-fn doubts(looking: &mut Doubts, one: &One, level: f64) -> Vec<Vec<Doubt>> {
-    let about = |group| looking.about(&in_run_order(&one.observations.values, group), level, SEED);
-    one.comparison.groups.iter().map(about).collect()
+fn doubts(looking: &mut Doubts, one: &One, contrasts: &[Option<Contrast>], level: f64) -> Vec<Vec<Doubt>> {
+    let about = |(group, contrast): (&Group, &Option<Contrast>)| {
+        let mut found = looking.about(&in_run_order(&one.observations.values, group), level, SEED);
+        let hosts = contrast.as_ref().and_then(|contrast| contrast.hosts.as_ref());
+        found.extend(hosts.iter().flat_map(|hosts| trust::about_hosts(hosts, level)));
+        found
+    };
+    one.comparison.groups.iter().zip(contrasts).map(about).collect()
 }
 
 fn asks_for_many(args: &Args) -> bool {
@@ -133,19 +200,14 @@ fn asks_for_many(args: &Args) -> bool {
 }
 
 fn gather(args: &Args, database: &Database, notes: &mut Vec<String>) -> Result<Vec<One>, Failure> {
-    let mut statuses = vec![Status::Complete];
-    statuses.extend(&args.include);
-    let chosen = match args.level {
-        Some(level) => Chosen::Level(level),
-        None if args.all => Chosen::All,
-        None => Chosen::Named(args.metric.clone()),
-    };
-    let mut dataset = database.chosen(&chosen, &statuses).map_err(|error| unreadable(&args.db, error))?;
+    let mut dataset = database.chosen(&chosen(args), &statuses(args)).map_err(|error| unreadable(&args.db, error))?;
     if let Some(text) = &args.filter {
         keep(&mut dataset, text)?;
         notes.push(format!("Looked at: iterations with {text}."));
     }
     let observed = observed(args, &dataset, notes)?;
+    notes.extend(sentinel_remarks(&dataset, &observed));
+    notes.extend(stopped(args, database, &observed)?);
     let question = Question {
         by: args.by.clone(),
         baseline: baseline(args, database)?,
@@ -178,6 +240,28 @@ fn gather(args: &Args, database: &Database, notes: &mut Vec<String>) -> Result<V
         Some(error) if all.is_empty() => Err(wrong_question(error)),
         _ => Ok(all),
     }
+}
+
+/// Tuples that end when the spread of a metric happens to be small make its intervals too narrow.
+fn stopped(
+    args: &Args,
+    database: &Database,
+    observed: &[(String, String, Observations)],
+) -> Result<Option<String>, Failure> {
+    let texts = database.specs().map_err(|error| unreadable(&args.db, error))?;
+    let specs = texts.iter().filter_map(|text| Spec::parse(text).ok());
+    let metrics: BTreeSet<String> = specs.filter_map(|spec| spec.stop).flat_map(|stop| stop.metrics).collect();
+    let named = |(name, full_name, observations): &&(String, String, Observations)| {
+        [name, full_name, &observations.metric].into_iter().any(|name| metrics.contains(name))
+    };
+    let found: Vec<&str> = observed.iter().filter(named).map(|one| one.0.as_str()).collect();
+    Ok((!found.is_empty()).then(|| {
+        format!(
+            "Tuples were ended early by {}: 95 % intervals of its means and differences cover less than they say, and verdicts err up to twice as \
+             often (docs/analysis.md, \"Stopping early\").",
+            found.join(", ")
+        )
+    }))
 }
 
 fn keep(dataset: &mut Dataset, text: &str) -> Result<(), Failure> {
