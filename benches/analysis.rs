@@ -26,7 +26,7 @@ fn study(metrics: u64, groups: usize, iterations: usize) -> Vec<Metric> {
         let mut cell = |g: usize| {
             let mean = if g % 5 == 4 { 103.0 } else { 100.0 };
             let values = (0..iterations / groups).map(|_| mean + 10.0 * random.normal()).collect();
-            Cell { values, blocks: None }
+            Cell { values, blocks: None, hosts: None }
         };
         Metric { margin: Margin::Relative(0.05), cells: (0..groups).map(&mut cell).collect() }
     };
@@ -56,7 +56,7 @@ fn peer(file: &str) {
     let mut numbers = bytes.chunks_exact(8).map(|bytes| f64::from_le_bytes(bytes.try_into().expect("eight bytes")));
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small whole numbers")]
     let [metrics, groups, n] = std::array::from_fn(|_| numbers.next().expect("three sizes") as usize);
-    let mut cell = |_| Cell { values: numbers.by_ref().take(n).collect(), blocks: None };
+    let mut cell = |_| Cell { values: numbers.by_ref().take(n).collect(), blocks: None, hosts: None };
     let mut metric = |_| Metric { margin: Margin::Relative(0.05), cells: (0..groups).map(&mut cell).collect() };
     let study: Vec<Metric> = (0..metrics).map(&mut metric).collect();
     let family = contrasts(&study, &against_the_first(groups), &Options::default());

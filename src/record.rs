@@ -407,6 +407,9 @@ pub struct StageTiming {
 /// Name of the environment row that holds the text of the spec, so that a result says by itself how it came about.
 pub const SPEC: &str = "spec";
 
+/// Name of the environment row that marks a sentinel, with its number, from 1.
+pub const SENTINEL: &str = "sentinel";
+
 /// One fact about a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Environment {

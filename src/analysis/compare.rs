@@ -437,6 +437,7 @@ mod tests {
                 tuple: ShortHash::of(text.as_bytes()),
                 block: None,
                 status: Status::Complete,
+                host: "here".into(),
                 factors: factors.clone(),
                 value,
                 pairs: 1,

@@ -299,6 +299,7 @@ mod tests {
             tuple: ShortHash::of(text.as_bytes()),
             block,
             status: Status::Complete,
+            host: "here".into(),
             factors: factors.into(),
             value,
             pairs: 1,

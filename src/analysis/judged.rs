@@ -1,6 +1,6 @@
 //! Verdicts on comparisons: all contrasts of all metrics that are looked at together, as one family.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::compare::{Comparison, Group, Standing};
 use super::contrasts::{Batch, Cell, Contrast, Metric, Options, together};
@@ -34,10 +34,13 @@ pub struct Judgement {
     pub adjusted: usize,
     /// For each metric and each of its groups the contrast with the baseline; `None` for groups that were not compared.
     pub metrics: Vec<Vec<Option<Contrast>>>,
+    /// Names of hosts by the numbers that contrasts have; empty with one host.
+    pub hosts: Vec<String>,
 }
 
 /// Makes every contrast of every metric, as one family. Groups that must not be compared ([`Standing::Impossible`]) are not in it.
 pub fn judge(asked: &[Asked<'_>], options: &Options) -> Judgement {
+    let hosts = hosts(asked.iter().flat_map(|one| one.observations).map(|o| &*o.host));
     // Metrics that have the same groups share resamples.
     let mut batches: BTreeMap<(usize, Pairs), Vec<usize>> = BTreeMap::new();
     for (i, one) in asked.iter().enumerate() {
@@ -45,7 +48,7 @@ pub fn judge(asked: &[Asked<'_>], options: &Options) -> Judgement {
     }
     let ready: Vec<(Vec<Metric>, &Pairs)> = batches
         .iter()
-        .map(|((_, pairs), members)| (members.iter().map(|&i| metric(&asked[i])).collect(), pairs))
+        .map(|((_, pairs), members)| (members.iter().map(|&i| metric(&asked[i], &hosts)).collect(), pairs))
         .collect();
     let ready: Vec<Batch<'_>> = ready.iter().map(|(metrics, pairs)| Batch { metrics, pairs }).collect();
     let families = together(&ready, options);
@@ -58,7 +61,23 @@ pub fn judge(asked: &[Asked<'_>], options: &Options) -> Judgement {
             metrics[place.0][place.1] = Some(contrast);
         }
     }
-    Judgement { size, adjusted, metrics }
+    Judgement { size, adjusted, metrics, hosts }
+}
+
+/// Names of hosts in their order: a host's number is its place. Empty when there is only one.
+pub fn hosts<'a>(of_values: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let all: BTreeSet<&str> = of_values.collect();
+    if all.len() < 2 { Vec::new() } else { all.into_iter().map(str::to_owned).collect() }
+}
+
+/// Numbers of the hosts of a group's values; `None` when there is only one host.
+pub fn host_numbers<'a>(hosts: &[String], of_values: impl Iterator<Item = &'a str>) -> Option<Vec<u32>> {
+    if hosts.is_empty() {
+        return None;
+    }
+    let number =
+        |name: &str| hosts.binary_search_by(|host| host.as_str().cmp(name)).ok().and_then(|n| u32::try_from(n).ok());
+    of_values.map(number).collect()
 }
 
 fn pairs(comparison: &Comparison) -> Vec<(usize, usize)> {
@@ -69,12 +88,13 @@ fn pairs(comparison: &Comparison) -> Vec<(usize, usize)> {
     comparison.groups.iter().enumerate().filter_map(pair).collect()
 }
 
-fn metric(asked: &Asked<'_>) -> Metric {
+fn metric(asked: &Asked<'_>, hosts: &[String]) -> Metric {
     let cell = |group: &Group| {
         let of = |&i: &usize| &asked.observations[i];
         Cell {
             values: group.members.iter().map(|i| of(i).value).collect(),
             blocks: group.members.iter().map(|i| of(i).block).collect(),
+            hosts: host_numbers(hosts, group.members.iter().map(|i| &*of(i).host)),
         }
     };
     Metric {
@@ -113,6 +133,7 @@ mod tests {
             tuple: ShortHash::of(testbed.as_bytes()),
             block: None,
             status: Status::Complete,
+            host: "here".into(),
             factors: BTreeMap::from([("testbed".to_owned(), testbed.to_owned())]).into(),
             value,
             pairs: 1,

@@ -14,6 +14,7 @@ pub mod effects;
 pub mod filter;
 pub mod judged;
 mod permute;
+pub mod sentinels;
 pub mod stats;
 mod summary;
 pub mod trust;

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::contrasts::parallel;
+use super::Interval;
+use super::contrasts::{Hosts, parallel};
 use super::stats::change::changes;
 use super::stats::describe::{outliers, sorted};
 use super::stats::dip::{DipNull, LARGEST};
@@ -48,6 +49,24 @@ pub enum Doubt {
         /// Of the dip test.
         p: f64,
     },
+    /// Values and baseline are unequally spread over hosts: the difference of their means is also one between hosts.
+    HostsUneven {
+        /// Does the verdict rest on differences within hosts? Otherwise no host has two values of both sides, and what the hosts make
+        /// of the difference cannot be told.
+        decides: bool,
+        /// The difference within hosts, in the metric's unit; `None` unless it decides, or when nothing varies on any host.
+        within: Option<f64>,
+        /// Its interval, 95 %.
+        within_ci95: Option<Interval>,
+    },
+    /// The difference from the baseline is not the same on all hosts.
+    HostsDiffer {
+        /// Share of the variance between the hosts' differences that their errors do not explain, 0 to 1; `None` as
+        /// [`Pooled::i2`](super::stats::hosts::Pooled::i2).
+        i2: Option<f64>,
+        /// Of Welch's test that all are the same.
+        p: f64,
+    },
 }
 
 /// Fewest values for Ljung–Box's approximation.
@@ -74,6 +93,23 @@ pub fn doubts(groups: &[Vec<f64>], level: f64, seed: u64) -> Vec<Vec<Doubt>> {
     let nulls: Nulls =
         sizes.iter().copied().zip(parallel::all(sizes.len(), threads, |i| DipNull::new(sizes[i]))).collect();
     parallel::all(groups.len(), threads, |i| about(&groups[i], &nulls, level, seed))
+}
+
+/// Doubts about a contrast whose values come from several hosts, by a test at `level`.
+pub fn about_hosts(hosts: &Hosts, level: f64) -> Vec<Doubt> {
+    let mut found = Vec::new();
+    if !hosts.balanced {
+        let within = hosts.within.filter(|_| hosts.decides);
+        found.push(Doubt::HostsUneven {
+            decides: hosts.decides,
+            within: within.map(|within| within.difference),
+            within_ci95: within.and_then(|within| within.difference_ci95),
+        });
+    }
+    if let Some(p) = hosts.homogeneity_p.filter(|&p| p <= level) {
+        found.push(Doubt::HostsDiffer { i2: hosts.random.and_then(|random| random.i2), p });
+    }
+    found
 }
 
 /// Fewest values that have a dip.

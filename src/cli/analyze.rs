@@ -33,6 +33,8 @@ take; or not comparable, with why. All contrasts of one call are one family: the
 docs/analysis.md has the rules. Each question with a verdict is written down in FILE.looks.jsonl beside the database, and the answer says \
 how many were asked so far; --no-record leaves this one out.
 
+Values from several hosts: where hosts ran unequal shares of the two sides, or all of them ran both, the verdict rests on differences within hosts; what hosts do not agree on is said below the table. Sentinels count in no contrast; what they say of their hosts stands below the table, too.
+
 --where takes comparisons of factors (=, !=, <, <=, >, >=) joined by and, or, not and parentheses; values are read as in a spec, \
 those with blanks or signs in quotes. Iterations without a factor satisfy no comparison of it.
 
@@ -51,6 +53,7 @@ Examples:
   vptest analyze --metric rps --aa                       what a tuple seems to differ from itself
   vptest analyze --metric rps --power --half-width 1%    how many repetitions it takes
   vptest analyze --anomalies --format csv                 what stands out, each with its file
+  vptest analyze --metric rps --sentinels                did the hosts stay the same
   vptest analyze --metric rps --include suspect --format csv
   vptest analyze --syscalls --baseline testbed=netns      transitions between system calls
   vptest analyze --cost                                  what each instrument costs the workload")]
@@ -76,6 +79,9 @@ pub(super) struct Args {
     /// Take each group for a pilot: how many repetitions it takes
     #[arg(long, conflicts_with_all = ["effects", "plot", "syscalls", "cost", "baseline"])]
     power: bool,
+    /// What the sentinels say of their hosts: drift, jumps, hosts that differ
+    #[arg(long, conflicts_with_all = ["aa", "power", "effects", "plot", "syscalls", "cost", "baseline", "by", "filter"])]
+    sentinels: bool,
     /// Half-widths of the interval of the mean to plan for (default: 1 %, 2 % and 5 %)
     #[arg(long, value_name = "PERCENT,...", value_delimiter = ',', requires = "power")]
     half_width: Vec<Percent>,
@@ -143,6 +149,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
             (args.aa, "--aa"),
             (args.power, "--power"),
             (args.effects, "--effects"),
+            (args.sentinels, "--sentinels"),
             (args.plot, "--plot"),
             (args.filter.is_some(), "--where"),
         ];

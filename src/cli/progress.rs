@@ -53,10 +53,11 @@ impl Observer for Display {
     fn notice(&self, news: &Progress<'_>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match news {
-            Progress::Campaign { planned, complete, to_do } => {
+            Progress::Campaign { planned, complete, settled, to_do } => {
                 state.to_do = *to_do;
                 if !self.verbosity.quiet {
-                    state.line(&format!("{planned} iterations planned, {complete} complete, {to_do} to run"));
+                    let settled = if *settled > 0 { format!("{settled} not needed, ") } else { String::new() };
+                    state.line(&format!("{planned} iterations planned, {complete} complete, {settled}{to_do} to run"));
                     state.show_bar(*to_do);
                 }
             }
@@ -64,6 +65,14 @@ impl Observer for Display {
             Progress::Elsewhere { number, by } => {
                 self.line(&mut state, &format!("iteration {number} is being run by {by}: left to it"));
             }
+            Progress::Settled { number, repetitions, spared } => {
+                state.spare(*spared);
+                let tuple = self.labels.tuple(*number);
+                let text = format!("{tuple}: known well enough after {repetitions} repetitions, {spared} are not run");
+                self.line(&mut state, text.trim_start_matches(": "));
+            }
+            Progress::Needless => state.spare(1),
+            Progress::NotJudged { text } => self.line(&mut state, text),
             Progress::Begin { number, attempt } => {
                 state.message(&self.labels.of(*number));
                 if self.verbosity.verbose > 0 {
@@ -140,6 +149,14 @@ impl State {
         self.bar = Some(bar);
     }
 
+    /// So many iterations need not be run.
+    fn spare(&mut self, iterations: usize) {
+        self.to_do = self.to_do.saturating_sub(iterations);
+        if let Some(bar) = &self.bar {
+            bar.set_length(self.to_do as u64);
+        }
+    }
+
     fn message(&self, text: &str) {
         if let Some(bar) = &self.bar {
             bar.set_message(text.to_owned());
@@ -160,7 +177,7 @@ impl State {
 
     fn estimate(&self) -> String {
         let ended = u32::try_from(self.ended).unwrap_or(u32::MAX).max(1);
-        let left = u32::try_from(self.to_do - self.ended).unwrap_or(u32::MAX);
+        let left = u32::try_from(self.to_do.saturating_sub(self.ended)).unwrap_or(u32::MAX);
         let remaining = (self.begun.elapsed() / ended).saturating_mul(left);
         format!("{} of {} done ({}), about {} left", self.ended, self.to_do, self.counts(), coarse(remaining))
     }
@@ -210,10 +227,18 @@ impl Labels {
         }
     }
 
-    fn of(&self, number: IterationNumber) -> String {
+    fn slot(&self, number: IterationNumber) -> Option<&Slot> {
         let index = usize::try_from(number.0).ok().and_then(|n| n.checked_sub(1));
-        let slot = index.and_then(|index| self.slots.get(index));
-        slot.map_or_else(
+        index.and_then(|index| self.slots.get(index))
+    }
+
+    /// The tuple of an iteration; empty where nothing varies.
+    fn tuple(&self, number: IterationNumber) -> &str {
+        self.slot(number).map_or("", |slot| &self.tuples[slot.tuple as usize])
+    }
+
+    fn of(&self, number: IterationNumber) -> String {
+        self.slot(number).map_or_else(
             || format!("iteration {number}"),
             |slot| format!("{}  #{}", self.tuples[slot.tuple as usize], slot.repetition),
         )

@@ -20,6 +20,8 @@ Examples:
   vptest run --retries 2          two more tries at each iteration that fails
   vptest sweep params.toml --format commands | parallel -j1 --eta
 
+With `[stop]` in the spec a tuple is not repeated any more once the means of its metrics are known well enough, by what is stored; iterations that --iter names are run whatever the rule says.
+
 The first Ctrl-C takes the running iteration down and stores it as interrupted; the second leaves at once. \
 Without root the netns testbed runs in a user namespace.")]
 pub(super) struct Args {
@@ -102,6 +104,8 @@ fn failure(error: CampaignError) -> Failure {
             "`--allow-changed-image` goes on all the same; `vptest sweep` with another -o begins afresh; --iter N --again \
              runs what is there once more",
         ),
+        CampaignError::Stop(_) => Failure::new(Exit::Usage, error)
+            .hint("mend `metric` of `[stop]` and run `vptest sweep` again: iterations that were run keep their results"),
         CampaignError::Locked { .. } => {
             Failure::new(Exit::Usage, error).hint("wait for it, or run named iterations beside it with --iter")
         }
@@ -158,6 +162,7 @@ fn finish(report: &Report, verbosity: Verbosity) -> Result<Exit, Failure> {
             report.outcomes.iter().map(|(status, count)| format!("{count} {status}")).collect();
         let more = [
             (report.complete_before, "complete before"),
+            (report.settled, "not needed"),
             (report.elsewhere, "run by others"),
             (report.left, "left to do"),
         ];

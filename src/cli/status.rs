@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::exit::{Exit, Failure};
 use super::progress::coarse;
 use super::{Format, plan_file};
-use crate::runner::{Overview, Running, overview};
+use crate::runner::{Overview, Running, StopOverview, overview};
 
 /// Reasons that are shown; the rest is counted.
 const SHOWN_REASONS: usize = 10;
@@ -15,7 +15,7 @@ const SHOWN_REASONS: usize = 10;
 /// What is done, failed and left of a campaign, and how long that will take
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-An iteration counts once: as complete when one of its attempts is, else as its last attempt ended.
+An iteration counts once: as complete when one of its attempts is, else as its last attempt ended. With `[stop]` in the spec, iterations of tuples whose metrics are known well enough are `not needed`: neither missing nor left to do.
 
 Exit status: 0, or 4 when iteration files cannot be read (they are named).
 
@@ -50,7 +50,11 @@ fn print_csv(out: &mut impl std::io::Write, overview: &Overview) -> std::io::Res
     for (status, count) in &overview.by_status {
         writeln!(out, "{status},{count}")?;
     }
-    writeln!(out, "untried,{}", overview.untried)
+    writeln!(out, "untried,{}", overview.untried)?;
+    if overview.stop.is_some() {
+        writeln!(out, "settled,{}", overview.settled)?;
+    }
+    Ok(())
 }
 
 fn print(out: &mut impl std::io::Write, overview: &Overview) -> std::io::Result<()> {
@@ -59,6 +63,9 @@ fn print(out: &mut impl std::io::Write, overview: &Overview) -> std::io::Result<
         writeln!(out, "  {status:<12} {count:>8}")?;
     }
     writeln!(out, "  {:<12} {:>8}", "not tried", overview.untried)?;
+    if let Some(stop) = &overview.stop {
+        print_stop(out, overview.settled, stop)?;
+    }
     let duration = |seconds: f64| Duration::try_from_secs_f64(seconds).map_or_else(|_| "long".to_owned(), coarse);
     let pace = overview.median_seconds.zip(overview.left_seconds).filter(|_| overview.left > 0);
     match pace {
@@ -96,6 +103,18 @@ fn print(out: &mut impl std::io::Write, overview: &Overview) -> std::io::Result<
     }
     for (name, error) in &overview.unreadable {
         writeln!(out, "cannot be read: {name}: {error}")?;
+    }
+    Ok(())
+}
+
+/// What `[stop]` says: iterations that need not be run are no missing ones.
+fn print_stop(out: &mut impl std::io::Write, settled: usize, stop: &StopOverview) -> std::io::Result<()> {
+    writeln!(out, "  {:<12} {settled:>8}", "not needed")?;
+    let done = stop.tuples.iter().filter(|one| one.course.is_settled()).count();
+    let (metrics, width) = (stop.metrics.join(", "), stop.half_width_percent);
+    writeln!(out, "{done} of {} tuples are settled: {metrics} known to ± {width} %", stop.tuples.len())?;
+    if let Some(problem) = &stop.problem {
+        writeln!(out, "no tuple ends early so far: {problem}")?;
     }
     Ok(())
 }

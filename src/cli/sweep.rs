@@ -72,6 +72,11 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
             eprintln!("wrote {}", path.display());
         }
     }
+    if args.format == PlanFormat::Commands && plan.spec.stop.is_some() && !verbosity.quiet {
+        eprintln!(
+            "note: these commands name iterations, which are run whatever `[stop]` says; `vptest run` alone ends tuples early"
+        );
+    }
     print(args, &plan)?;
     Ok(Exit::Done)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::canonical::{self, TupleHasher};
-use super::{Counts, Plan, PlannedTuple, identity, order};
+use super::{Counts, Plan, PlannedTuple, Slot, identity, order, sentinel};
 use crate::ids::ShortHash;
 use crate::spec::{Columns, Factor, MOST_ITERATIONS, Space, Spec, Tuple, Value, factors, grouped, too_many};
 
@@ -19,6 +19,9 @@ pub enum PlanError {
         /// The product that is too large.
         arithmetic: String,
     },
+    /// No tuple has the values that the sentinels are to have.
+    #[error("no tuple has all the values of `sentinel.tuple`")]
+    NoSentinel,
     /// Two iterations have the same identity.
     #[error("two iterations have the same identity {identity}; change a value to tell them apart")]
     Collision {
@@ -53,8 +56,13 @@ impl Plan {
         if number == 0 {
             return Err(PlanError::Empty);
         }
-        refuse_collisions(&tuples, spec.repetitions)?;
         let iterations = order::iterations(spec.order, spec.seed, number, spec.repetitions);
+        let iterations = match (&spec.sentinel, sentinel::tuple(&spec, &tuples)) {
+            (None, _) => iterations,
+            (Some(sentinel), Some(tuple)) => sentinel::interleave(&iterations, tuple, sentinel.every),
+            (Some(_), None) => return Err(PlanError::NoSentinel),
+        };
+        refuse_collisions(&tuples, spec.repetitions, &iterations)?;
         let spec_text = spec_text.into();
         let spec_hash = ShortHash::of(spec_text.as_bytes());
         Ok(Self { spec, spec_text, spec_hash, counts, tuples, iterations })
@@ -110,9 +118,11 @@ pub(super) fn planes(spec: &Spec, space: &Space) -> Vec<Plane> {
 }
 
 /// Iteration files are named after identities: two with the same one would pass for each other.
-fn refuse_collisions(tuples: &[PlannedTuple], repetitions: u32) -> Result<(), PlanError> {
+fn refuse_collisions(tuples: &[PlannedTuple], repetitions: u32, slots: &[Slot]) -> Result<(), PlanError> {
     let all = tuples.iter().flat_map(|planned| (1..=repetitions).map(|n| identity(planned.id, n)));
-    let mut identities: Vec<ShortHash> = all.collect();
+    let sentinels = slots.iter().filter(|slot| slot.is_sentinel());
+    let sentinels = sentinels.map(|slot| sentinel::sentinel_identity(tuples[slot.tuple as usize].id, slot.repetition));
+    let mut identities: Vec<ShortHash> = all.chain(sentinels).collect();
     identities.sort_unstable();
     match identities.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => Err(PlanError::Collision { identity: pair[0] }),

@@ -83,14 +83,22 @@ impl Plan {
         write!(out, "],\n\"repetition\":[")?;
         write_numbers(out, self.iterations.iter().map(|slot| slot.repetition))?;
         write!(out, "],\n\"block\":")?;
-        let blocks: Option<Vec<u32>> = self.iterations.iter().map(|slot| slot.block.map(NonZeroU32::get)).collect();
-        match blocks {
+        // A sentinel is in no block: 0.
+        let block = |slot: &Slot| if slot.is_sentinel() { Some(0) } else { slot.block.map(NonZeroU32::get) };
+        let blocks: Option<Vec<u32>> = self.iterations.iter().map(block).collect();
+        match blocks.filter(|_| self.spec.order == Order::Blocked) {
             None => write!(out, "null")?,
             Some(blocks) => {
                 write!(out, "[")?;
                 write_numbers(out, blocks.into_iter())?;
                 write!(out, "]")?;
             }
+        }
+        if self.spec.sentinel.is_some() {
+            write!(out, ",\n\"sentinel\":[")?;
+            let numbered = self.iterations.iter().zip(1..).filter(|(slot, _)| slot.is_sentinel());
+            write_numbers(out, numbered.map(|(_, number)| number))?;
+            write!(out, "]")?;
         }
         writeln!(out, "}}")
     }
@@ -153,7 +161,8 @@ fn write_numbers(out: &mut impl Write, numbers: impl Iterator<Item = u32>) -> io
     out.write_all(&line)
 }
 
-/// Hash of the run order: tuple, repetition and block (0 for none) of each iteration, 32 bits each, little-endian.
+/// Hash of the run order: tuple, repetition and block (0 for none, 2^32 − 1 for a sentinel) of each iteration, 32 bits each,
+/// little-endian.
 fn slots_hash(slots: &[Slot]) -> ShortHash {
     let mut bytes = Vec::with_capacity(slots.len() * 12);
     for slot in slots {
@@ -250,6 +259,8 @@ struct FileIterations {
     tuple: Vec<u32>,
     repetition: Vec<u32>,
     block: Option<Vec<u32>>,
+    #[serde(default)]
+    sentinel: Vec<u32>,
 }
 
 /// Id and indices of a tuple; [`DROPPED`] where the factor means nothing.
@@ -293,7 +304,7 @@ impl Plan {
         let spec = Spec::parse(&file.spec).map_err(PlanFileError::Spec)?;
         check_head(&file, &spec)?;
         let tuples = tuples(&file, &spec)?;
-        let iterations = slots(&file, &spec)?;
+        let iterations = slots(&file, &spec, &tuples)?;
         let counts = Counts {
             combinations: file.counts.combinations,
             distinct: file.counts.distinct,
@@ -373,23 +384,44 @@ fn fits(row: &Row, spec: &Spec, relevant: &[bool]) -> bool {
         })
 }
 
-/// Every repetition of every tuple is there once, in the order that was written.
-fn slots(file: &File, spec: &Spec) -> Result<Vec<Slot>, PlanFileError> {
-    let FileIterations { hash, tuple, repetition, block } = &file.iterations;
+/// Every repetition of every tuple is there once, in the order that was written, and sentinels where they belong.
+fn slots(file: &File, spec: &Spec, planned: &[PlannedTuple]) -> Result<Vec<Slot>, PlanFileError> {
+    let FileIterations { hash, tuple, repetition, block, sentinel } = &file.iterations;
     let (tuples, repetitions) = (file.tuples.len(), spec.repetitions as usize);
-    let count = tuples.checked_mul(repetitions).filter(|&count| count == tuple.len() && count == repetition.len());
+    let all = tuple.len();
+    let count = tuples
+        .checked_mul(repetitions)
+        .filter(|&count| all == repetition.len() && Some(count) == all.checked_sub(sentinel.len()));
     let count = count.ok_or_else(|| damaged("the number of iterations is not tuples × repetitions"))?;
-    if block.as_ref().is_some_and(|block| block.len() != count) || block.is_some() != (spec.order == Order::Blocked) {
+    if block.as_ref().is_some_and(|block| block.len() != all) || block.is_some() != (spec.order == Order::Blocked) {
         return Err(damaged("its blocks do not fit its iterations"));
     }
     let mut seen = vec![false; count];
     let mut slots = Vec::with_capacity(count);
+    let mut sentinels = sentinel.iter().map(|&number| number as usize).peekable();
     for (i, (&tuple, &repetition)) in tuple.iter().zip(repetition).enumerate() {
+        if sentinels.next_if_eq(&(i + 1)).is_some() {
+            continue;
+        }
         let (index, nth) = (tuple as usize, (repetition as usize).wrapping_sub(1));
         if index >= tuples || nth >= repetitions || std::mem::replace(&mut seen[index * repetitions + nth], true) {
             return Err(damaged(format!("iteration {} does not exist or stands twice", i + 1)));
         }
-        slots.push(Slot { tuple, repetition, block: block.as_ref().and_then(|block| NonZeroU32::new(block[i])) });
+        let block = block.as_ref().and_then(|block| NonZeroU32::new(block[i])).filter(|&block| block != Slot::SENTINEL);
+        slots.push(Slot { tuple, repetition, block });
+    }
+    let slots = match (&spec.sentinel, super::sentinel::tuple(spec, planned)) {
+        (Some(sentinel), Some(tuple)) => super::sentinel::interleave(&slots, tuple, sentinel.every),
+        _ => slots,
+    };
+    let written = |(i, slot): (usize, &Slot)| {
+        let there = (tuple.get(i), repetition.get(i)) == (Some(&slot.tuple), Some(&slot.repetition));
+        let in_no_block = block.as_ref().is_none_or(|block| block.get(i) == Some(&0));
+        let is_listed = || sentinel.binary_search(&u32::try_from(i + 1).unwrap_or(0)).is_ok();
+        there && (!slot.is_sentinel() || (in_no_block && is_listed()))
+    };
+    if slots.len() != all || !slots.iter().enumerate().all(written) {
+        return Err(damaged("its sentinels do not stand where its spec puts them"));
     }
     if slots_hash(&slots) != *hash {
         return Err(damaged("the order of iterations does not have the hash that is given"));

@@ -5,11 +5,13 @@ mod expand;
 mod file;
 mod order;
 pub mod selection;
+mod sentinel;
 
 use std::num::NonZeroU32;
 
 pub use expand::PlanError;
 pub use file::{FORMAT, PlanFileError, VERSION};
+pub use sentinel::sentinel_identity;
 
 use crate::ids::{IterationNumber, ShortHash};
 use crate::spec::{Spec, Tuple};
@@ -58,7 +60,7 @@ pub struct Slot {
     pub tuple: u32,
     /// From 1.
     pub repetition: u32,
-    /// From 1; `None` when the order has no blocks.
+    /// From 1; `None` when the order has no blocks; [`Slot::SENTINEL`] for a sentinel, whose `repetition` counts sentinels.
     pub block: Option<NonZeroU32>,
 }
 
@@ -67,16 +69,18 @@ pub struct Slot {
 pub struct Iteration<'a> {
     /// Position in run order, from 1.
     pub number: IterationNumber,
-    /// Hash of tuple id and repetition.
+    /// Hash of tuple id and repetition, or of tuple id and number of the sentinel.
     pub identity: ShortHash,
     /// Hash of the tuple alone.
     pub tuple_id: ShortHash,
     /// Its values.
     pub tuple: &'a Tuple,
-    /// From 1.
+    /// From 1; of a sentinel which one it is.
     pub repetition: u32,
-    /// From 1; `None` when the order has no blocks.
+    /// From 1; `None` when the order has no blocks, and for a sentinel.
     pub block: Option<u32>,
+    /// Is it a sentinel? Sentinels are no repetitions of their tuple.
+    pub sentinel: bool,
 }
 
 impl Plan {
@@ -99,11 +103,16 @@ impl Plan {
         let planned = &self.tuples[slot.tuple as usize];
         Iteration {
             number,
-            identity: identity(planned.id, slot.repetition),
+            identity: if slot.is_sentinel() {
+                sentinel_identity(planned.id, slot.repetition)
+            } else {
+                identity(planned.id, slot.repetition)
+            },
             tuple_id: planned.id,
             tuple: &planned.tuple,
             repetition: slot.repetition,
-            block: slot.block.map(NonZeroU32::get),
+            block: slot.block.map(NonZeroU32::get).filter(|_| !slot.is_sentinel()),
+            sentinel: slot.is_sentinel(),
         }
     }
 }

@@ -134,6 +134,10 @@ fn a_grown_or_reordered_spec_keeps_identities() {
             "workers = 1\n",
             "workers = 1\n[verify]\nsteal = \"off\"\nlinktest = 4\n[analysis]\nbaseline = { pairs = 1 }\n",
         ),
+        (
+            "repetitions = 2\nworkload = \"ab\"",
+            "workload = \"ab\"\n[stop]\nmetric = \"rps\"\nhalf_width = \"2 %\"\nmin = 5\nmax = 50",
+        ),
         ("workers = 1\n", "workers = 1\n[capture]\nsnaplen = 128\nstatistics = true\nconnections = false\n"),
         ("workers = 1\n", "workers = 1\n[[testbed.fake.fault]]\nstage = \"launch\"\nkind = \"error\"\n"),
         ("pairs = [1, 2]\nworkers = 1", "workers = 1\npairs = [1, 2]"),
@@ -217,6 +221,62 @@ fn a_file_gives_back_the_plan() {
         assert_eq!(after, before);
         assert_eq!(json(&after), json(&before));
     }
+}
+
+/// The plan of [`SMALL`] with a sentinel of that tuple every seven iterations.
+fn watched(tuple: &str) -> Plan {
+    plan(&SMALL.replace("[factors]", &format!("[sentinel]\nevery = 7\n{tuple}\n\n[factors]")))
+}
+
+#[test]
+fn sentinels_are_put_between_and_change_nothing_else() {
+    let (without, with) = (small(), watched("tuple = { testbed = \"qemu\", url = \"/\" }"));
+    assert_eq!(with.sentinels(), 48_usize.div_ceil(7) + 1);
+    let others = |plan: &Plan| {
+        let all = plan.iter().filter(|it| !it.sentinel);
+        all.map(|it| (it.identity, it.repetition, it.block)).collect::<Vec<_>>()
+    };
+    assert_eq!(others(&with), others(&without));
+    let sentinels: Vec<Iteration<'_>> = with.iter().filter(|it| it.sentinel).collect();
+    assert_eq!(sentinels.iter().map(|it| it.number.0).collect::<Vec<_>>(), [1, 9, 17, 25, 33, 41, 49, 56]);
+    assert!(sentinels.iter().all(|it| it.tuple.testbed() == "qemu" && it.tuple.text("url") == Some("/")));
+    assert!(sentinels.iter().zip(1..).all(|(it, n)| it.block.is_none() && it.repetition == n));
+    assert_eq!(identities(&with).len(), 56, "each has an identity of its own");
+    let watched: Vec<u32> = with.watched_by(IterationNumber(56)).into_iter().map(|number| number.0).collect();
+    assert_eq!(watched, [50, 51, 52, 53, 54, 55]);
+    assert!(with.watched_by(IterationNumber(1)).is_empty() && with.watched_by(IterationNumber(2)).is_empty());
+    for order in ["blocked", "shuffled", "sequential"] {
+        let before = plan(&format!("order = \"{order}\"\n{}", with.spec_text));
+        let after = Plan::from_json(json(&before).as_bytes()).unwrap();
+        assert_eq!(after, before);
+        assert_eq!(json(&after), json(&before));
+    }
+}
+
+#[test]
+fn sentinels_are_of_the_baseline_unless_the_spec_says_otherwise() {
+    let of = |plan: &Plan| plan.iter().find(|it| it.sentinel).unwrap().tuple.testbed().to_owned();
+    assert_eq!(of(&watched("")), "netns");
+    let text = watched("").spec_text.replace("[workload]", "[analysis]\nbaseline = { testbed = \"qemu\" }\n[workload]");
+    assert_eq!(of(&plan(&text)), "qemu");
+}
+
+#[test]
+fn sentinels_that_stand_elsewhere_are_refused() {
+    let good = json(&watched(""));
+    let check = |from: &str, to: &str| {
+        assert!(good.contains(from), "{from}");
+        let error = Plan::from_json(good.replacen(from, to, 1).as_bytes()).unwrap_err().to_string();
+        assert!(error.starts_with("the plan is damaged: "), "{error}");
+    };
+    let list = "\"sentinel\":[1,9,17,25,33,41,49,56]";
+    check(list, "\"sentinel\":[2,9,17,25,33,41,49,56]");
+    check(list, "\"sentinel\":[1,9,17,25,33,41,49]");
+    check(list, "\"sentinel\":[]");
+    check(&format!(",\n{list}"), "");
+    check("\"block\":[0,", "\"block\":[4294967295,");
+    check("\"block\":[0,1", "\"block\":[0,4294967295");
+    check("\"repetition\":[1,", "\"repetition\":[2,");
 }
 
 #[test]

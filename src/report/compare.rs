@@ -369,7 +369,7 @@ fn contrast_cells(group: &GroupRow) -> [String; 4] {
 fn group_row(factors: &[String], group: &Group, at: usize, judged: &Judged<'_>) -> GroupRow {
     let contrast = match &group.standing {
         Standing::Against(Contrast { baseline, result, balanced }) => judged.contrasts[at].as_ref().map(|contrast| {
-            let more = Box::new(Numbers::of(contrast));
+            let more = Box::new(Numbers::of(contrast, judged.hosts));
             ContrastRow { baseline: *baseline, balanced: *balanced, result: *result, more }
         }),
         _ => None,
@@ -577,6 +577,7 @@ mod tests {
                     tuple: ShortHash::of(testbed.as_bytes()),
                     block: None,
                     status: Status::Complete,
+                    host: "here".into(),
                     factors: factors.into(),
                     value: base + f64::from(i) * 1.25,
                     pairs: 2,
@@ -608,6 +609,7 @@ mod tests {
             margin: MARGIN,
             margin_is_asked: false,
             family: FamilyRow::new(&found, &options),
+            hosts: &found.hosts,
         };
         Analyze::new(&observations, &comparison, &judged)
     }

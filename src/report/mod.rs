@@ -13,5 +13,6 @@ pub mod parquet;
 pub mod plan;
 pub mod planning;
 pub mod plot;
+pub mod sentinels;
 pub mod sheet;
 pub mod verdicts;

@@ -253,6 +253,7 @@ mod tests {
                     tuple: ShortHash::of(text.as_bytes()),
                     block: None,
                     status: Status::Complete,
+                    host: "here".into(),
                     factors: factors.into(),
                     value: mean + noise * random.normal(),
                     pairs: 1,

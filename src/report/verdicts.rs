@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 
-use crate::analysis::contrasts::{Basis, Contrast, Options, Side, Verdict, Why};
+use crate::analysis::contrasts::{Basis, Contrast, Hosts, Options, Side, Verdict, Why, Within};
 use crate::analysis::judged::Judgement;
 use crate::analysis::stats::brunner_munzel::BrunnerMunzel;
 use crate::analysis::stats::dominance::Dominance;
 use crate::analysis::stats::equivalence::Tost;
+use crate::analysis::stats::hosts::Pooled;
 use crate::analysis::stats::kolmogorov::KolmogorovSmirnov;
 use crate::analysis::stats::mann_whitney::MannWhitney;
 use crate::analysis::stats::permutation::Permutation;
@@ -77,6 +78,8 @@ pub struct Judged<'a> {
     pub margin_is_asked: bool,
     /// All that was looked at.
     pub family: FamilyRow,
+    /// Names of hosts by the numbers that contrasts have.
+    pub hosts: &'a [String],
 }
 
 /// One word for a verdict.
@@ -142,18 +145,24 @@ impl Told {
 
 /// A verdict in words.
 pub fn tell(verdict: &Verdict) -> Told {
-    let constants = |basis: &Basis| {
-        (*basis == Basis::Constants).then(|| ("constants".to_owned(), "each side always had the same value".to_owned()))
-    };
     let (word, more) = match verdict {
-        Verdict::Different { basis } => (Word::Different, constants(basis)),
-        Verdict::DifferentNegligible { basis } => (Word::DifferentNegligible, constants(basis)),
-        Verdict::Equivalent { basis } => (Word::Equivalent, constants(basis)),
+        Verdict::Different { basis } => (Word::Different, rests_on(*basis)),
+        Verdict::DifferentNegligible { basis } => (Word::DifferentNegligible, rests_on(*basis)),
+        Verdict::Equivalent { basis } => (Word::Equivalent, rests_on(*basis)),
         Verdict::Undecided { differs, repetitions } => (Word::Undecided, Some(undecided(*differs, *repetitions))),
         Verdict::NotComparable { why } => (Word::NotComparable, Some(reason(why))),
     };
     let (short, remark) = more.unzip();
     Told { word, short, remark }
+}
+
+fn rests_on(basis: Basis) -> Option<(String, String)> {
+    let (short, remark) = match basis {
+        Basis::Means => return None,
+        Basis::WithinHosts => ("within hosts", "by the differences within each of several hosts"),
+        Basis::Constants => ("constants", "each side always had the same value"),
+    };
+    Some((short.to_owned(), remark.to_owned()))
 }
 
 fn undecided(differs: bool, repetitions: Option<Repetitions>) -> (String, String) {
@@ -178,6 +187,11 @@ fn reason(why: &Why) -> (String, String) {
         Why::NotFinite { group, baseline } => (
             "not finite".to_owned(),
             format!("values that are no finite numbers: {group} in the group, {baseline} in the baseline"),
+        ),
+        Why::HostsDisagree => (
+            "hosts disagree".to_owned(),
+            "on one of the hosts the difference lies beyond the margin, which the mean over hosts does not show"
+                .to_owned(),
         ),
         Why::OutOfRange => {
             ("out of range".to_owned(), "the numbers are too large or too far apart to calculate with".to_owned())
@@ -245,11 +259,65 @@ pub struct Numbers {
     pub kolmogorov_smirnov: Option<KolmogorovSmirnov>,
     /// Permutation test.
     pub permutation: Option<Permutation>,
+    /// What the hosts say; `null` when all values are of one.
+    pub hosts: Option<HostsRow>,
+}
+
+/// A contrast on several hosts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HostsRow {
+    /// Has every host the same share of the values of both sides?
+    pub balanced: bool,
+    /// Does the verdict rest on `within`?
+    pub decides: bool,
+    /// The difference within hosts.
+    pub within: Option<Within>,
+    /// The same over all such hosts (random effects).
+    pub random: Option<Pooled>,
+    /// Of Welch's test that all hosts have the same difference.
+    pub homogeneity_p: Option<f64>,
+    /// Each host.
+    pub each: Vec<HostRow>,
+}
+
+/// A contrast on one host.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HostRow {
+    /// Its name.
+    pub host: String,
+    /// Values of the group.
+    pub n: usize,
+    /// Values of the baseline.
+    pub baseline_n: usize,
+    /// Difference of means; `null` when a side has no value.
+    pub difference: Option<f64>,
+    /// Its interval (Welch).
+    pub difference_ci95: Option<Interval>,
+}
+
+impl HostsRow {
+    fn of(hosts: &Hosts, names: &[String]) -> Self {
+        let each = hosts.each.iter().map(|one| HostRow {
+            host: names.get(one.host as usize).cloned().unwrap_or_default(),
+            n: one.n,
+            baseline_n: one.baseline_n,
+            difference: one.difference,
+            difference_ci95: one.difference_ci95,
+        });
+        Self {
+            balanced: hosts.balanced,
+            decides: hosts.decides,
+            within: hosts.within,
+            random: hosts.random,
+            homogeneity_p: hosts.homogeneity_p,
+            each: each.collect(),
+        }
+    }
 }
 
 impl Numbers {
-    /// Of a contrast.
-    pub fn of(contrast: &Contrast) -> Self {
+    /// Of a contrast; `hosts` are the names by their numbers.
+    pub fn of(contrast: &Contrast, hosts: &[String]) -> Self {
         let numbers = contrast.numbers.as_ref();
         Self {
             verdict: contrast.verdict,
@@ -269,12 +337,13 @@ impl Numbers {
             brunner_munzel: numbers.and_then(|n| n.brunner_munzel),
             kolmogorov_smirnov: numbers.and_then(|n| n.kolmogorov_smirnov),
             permutation: numbers.and_then(|n| n.permutation),
+            hosts: contrast.hosts.as_ref().map(|found| HostsRow::of(found, hosts)),
         }
     }
 }
 
 /// Names of [`csv_fields`].
-pub(super) const CSV_COLUMNS: [&str; 38] = [
+pub(super) const CSV_COLUMNS: [&str; 46] = [
     "verdict",
     "remark",
     "margin_percent",
@@ -313,6 +382,14 @@ pub(super) const CSV_COLUMNS: [&str; 38] = [
     "permutation_method",
     "mann_whitney_method",
     "kolmogorov_smirnov_method",
+    "hosts",
+    "within_hosts",
+    "within_hosts_ci95_low",
+    "within_hosts_ci95_high",
+    "hosts_i2",
+    "hosts_q",
+    "hosts_q_p",
+    "hosts_homogeneity_p",
 ];
 
 /// The verdict and the numbers of one group for CSV; what is missing is empty.
@@ -350,7 +427,25 @@ pub(super) fn csv_fields(told: Option<&Told>, numbers: Option<&Numbers>, judged:
     fields.push(method(n.permutation.and_then(|t| serde_json::to_value(t.method).ok())));
     fields.push(method(n.mann_whitney.and_then(|t| serde_json::to_value(t.method).ok())));
     fields.push(method(n.kolmogorov_smirnov.and_then(|t| serde_json::to_value(t.method).ok())));
+    fields.extend(host_fields(n.hosts.as_ref()));
     fields
+}
+
+fn host_fields(hosts: Option<&HostsRow>) -> [String; 8] {
+    let number = |x: Option<f64>| x.map(|x| format!("{x:?}")).unwrap_or_default();
+    let within = hosts.and_then(|hosts| hosts.within);
+    let random = hosts.and_then(|hosts| hosts.random);
+    let ci = within.and_then(|within| within.difference_ci95);
+    [
+        hosts.map(|hosts| hosts.each.len().to_string()).unwrap_or_default(),
+        number(within.map(|within| within.difference)),
+        number(ci.map(|ci| ci.low)),
+        number(ci.map(|ci| ci.high)),
+        number(random.and_then(|random| random.i2)),
+        number(random.map(|random| random.q)),
+        number(random.and_then(|random| random.q_p)),
+        number(hosts.and_then(|hosts| hosts.homogeneity_p)),
+    ]
 }
 
 /// A doubt about a group in one line; `describe` writes amounts in the metric's unit.
@@ -371,6 +466,26 @@ pub(super) fn doubt_text(doubt: &Doubt, describe: &dyn Fn(f64) -> String) -> Str
         Doubt::Outliers { n: 1 } => "1 value lies far out; it counts all the same".to_owned(),
         Doubt::Outliers { n } => format!("{n} values lie far out; they count all the same"),
         Doubt::Humps { p: level } => format!("the values have more than one hump (dip test {})", p(level)),
+        Doubt::HostsUneven { decides, within, within_ci95 } => {
+            let spread =
+                "the values of both sides are unequally spread over hosts, so the difference is also one between hosts";
+            let interval = within_ci95.map(|ci| format!(" (95 %: {} … {})", describe(ci.low), describe(ci.high)));
+            match (within, decides) {
+                (Some(within), true) => {
+                    let interval = interval.unwrap_or_default();
+                    format!(
+                        "{spread}; within hosts it is {}{interval}, and the verdict rests on that",
+                        describe(*within)
+                    )
+                }
+                (_, true) => format!("{spread}; the verdict rests on differences within hosts"),
+                (_, false) => format!("{spread}, and no host has enough values of both to tell"),
+            }
+        }
+        Doubt::HostsDiffer { i2, p: level } => {
+            let share = i2.map(|i2| format!("I² = {:.0} %, ", 100.0 * i2)).unwrap_or_default();
+            format!("the difference from the baseline is not the same on all hosts ({share}{})", p(level))
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A campaign: which iterations are still to do, one after the other, whatever happens to each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -11,12 +11,13 @@ use super::iteration::{self, Ended, Setup};
 use super::observer::{Observer, Progress};
 use super::recover::{Recovered, recover};
 use super::running::{CampaignLock, Claim, Claimed};
+use super::stopping::Stopping;
 use super::{feasible, images, space, tools};
 use crate::host::host_name;
 use crate::ids::{IterationNumber, ShortHash, Stage};
 use crate::instrument::facts::facts;
 use crate::plan::{Iteration, Plan};
-use crate::record::{Environment, Header, IterationRecord, Outcome, SPEC, Status};
+use crate::record::{Environment, Header, IterationRecord, Outcome, SENTINEL, SPEC, Status};
 use crate::store::{self, Attempts, StoreError};
 use crate::testbed::{self, Testbed, TestbedError};
 use crate::workload::{self, Workload};
@@ -52,6 +53,8 @@ pub struct Report {
     pub outcomes: BTreeMap<Status, usize>,
     /// Iterations that were complete before.
     pub complete_before: usize,
+    /// Iterations that `[stop]` spares: their tuples have been repeated often enough.
+    pub settled: usize,
     /// Iterations left to other processes.
     pub elsewhere: usize,
     /// Iterations that were to be run and were not, because of an interruption.
@@ -82,6 +85,9 @@ pub enum CampaignError {
     /// Guests would be others than before.
     #[error("{0}")]
     Image(String),
+    /// `[stop]` names a metric that cannot be judged.
+    #[error("{0}")]
+    Stop(String),
     /// Somebody else runs it.
     #[error("the campaign in {out} is being run by {by}")]
     Locked {
@@ -111,7 +117,12 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
         }
     }
     let attempts = store::scan(options.out)?;
-    let (to_do, complete_before) = to_do(options, &attempts)?;
+    // Iterations that are named are run whatever the rule says.
+    let mut stopping = Stopping::new(options.plan, options.out).filter(|_| options.selection.is_none());
+    let ToDo { numbers: to_do, complete: complete_before, settled } = to_do(options, &attempts, stopping.as_mut())?;
+    if let Some(problem) = stopping.as_ref().and_then(|stopping| stopping.hopeless(&attempts)) {
+        return Err(CampaignError::Stop(problem));
+    }
     feasible::check(options.plan, to_do.iter().copied()).map_err(CampaignError::Infeasible)?;
     let tools = tools::needed(options.plan, &to_do)?;
     tools::check(&tools)?;
@@ -119,6 +130,7 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
     options.observer.notice(&Progress::Campaign {
         planned: options.plan.iterations.len(),
         complete: complete_before,
+        settled,
         to_do: to_do.len(),
     });
     let host = host_name();
@@ -132,7 +144,7 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
     for testbed in campaign.testbeds.values() {
         images::check(options, &attempts, &to_do, testbed.as_ref(), campaign.workload.as_ref()).await?;
     }
-    let report = campaign.run(&to_do, Report { complete_before, ..Report::default() }).await;
+    let report = campaign.run(&to_do, stopping, Report { complete_before, settled, ..Report::default() }).await;
     for testbed in campaign.testbeds.values() {
         testbed.close().await;
     }
@@ -150,13 +162,36 @@ struct Campaign<'a> {
 }
 
 impl Campaign<'_> {
-    async fn run(&self, to_do: &[IterationNumber], mut report: Report) -> Result<Report, CampaignError> {
+    async fn run(
+        &self,
+        to_do: &[IterationNumber],
+        stopping: Option<Stopping<'_>>,
+        mut report: Report,
+    ) -> Result<Report, CampaignError> {
+        let mut rule = stopping.map(|stopping| Rule { stopping, settled: HashSet::new(), told: false });
         for (done, number) in to_do.iter().enumerate() {
             if self.options.cancel.requested().is_some() {
-                report.left = to_do.len() - done;
+                for number in &to_do[done..] {
+                    let is_spared = rule.as_ref().map_or(Ok(false), |rule| rule.spares(self, *number))?;
+                    report.left += usize::from(!is_spared);
+                }
                 break;
             }
+            // Another process may have settled the tuple since this one looked.
+            if let Some(rule) = &mut rule {
+                rule.look(self, *number, &to_do[done..], &mut report)?;
+                if rule.spares(self, *number)? {
+                    if self.options.plan.get(*number).is_some_and(|iteration| iteration.sentinel) {
+                        report.settled += 1;
+                        self.options.observer.notice(&Progress::Needless);
+                    }
+                    continue;
+                }
+            }
             self.run_one(*number, &mut report).await?;
+            if let Some(rule) = &mut rule {
+                rule.look(self, *number, &to_do[done + 1..], &mut report)?;
+            }
         }
         report.interrupted = self.options.cancel.requested();
         Ok(report)
@@ -237,6 +272,62 @@ impl Campaign<'_> {
     }
 }
 
+/// `[stop]` while a campaign runs.
+struct Rule<'a> {
+    stopping: Stopping<'a>,
+    /// Tuples that need no more repetitions.
+    settled: HashSet<ShortHash>,
+    /// Was it said that a metric is missing?
+    told: bool,
+}
+
+impl Rule<'_> {
+    /// Looks at what is stored of the tuple of iteration `number`, and says so when it needs none of `remaining` any more.
+    fn look(
+        &mut self,
+        campaign: &Campaign<'_>,
+        number: IterationNumber,
+        remaining: &[IterationNumber],
+        report: &mut Report,
+    ) -> Result<(), CampaignError> {
+        let options = campaign.options;
+        let iteration = options.plan.get(number).context("the plan lost an iteration")?;
+        let tuple = iteration.tuple_id;
+        if iteration.sentinel || self.settled.contains(&tuple) {
+            return Ok(());
+        }
+        let attempts = store::scan(options.out)?;
+        let course = self.stopping.course(&attempts, tuple);
+        if let Some(problem) = self.stopping.hopeless(&attempts) {
+            return Err(CampaignError::Stop(problem));
+        }
+        if let Some(problem) = self.stopping.problem().filter(|_| !self.told) {
+            self.told = true;
+            options.observer.notice(&Progress::NotJudged { text: &problem });
+        }
+        if let Some(repetitions) = course.settled_after {
+            self.settled.insert(tuple);
+            let is_spared = |&&number: &&IterationNumber| {
+                options.plan.get(number).is_some_and(|other| !other.sentinel && other.tuple_id == tuple)
+            };
+            let spared = remaining.iter().filter(is_spared).count();
+            report.settled += spared;
+            options.observer.notice(&Progress::Settled { number, repetitions, spared });
+        }
+        Ok(())
+    }
+
+    /// Need an iteration not be run? Of a sentinel that is known when its turn comes.
+    fn spares(&self, campaign: &Campaign<'_>, number: IterationNumber) -> Result<bool, CampaignError> {
+        let Options { plan, out, .. } = campaign.options;
+        let iteration = plan.get(number).context("the plan lost an iteration")?;
+        if !iteration.sentinel {
+            return Ok(self.settled.contains(&iteration.tuple_id));
+        }
+        Ok(watches_nothing(plan, &store::scan(out)?, number, |tuple| self.settled.contains(&tuple)))
+    }
+}
+
 /// Stores a record. One that breaks a rule of the schema, which instruments and guests could make it do, is stored as a failed
 /// attempt without what it measured, so that one iteration cannot end a campaign.
 fn stored(out: &Path, record: IterationRecord) -> Result<(PathBuf, IterationRecord), StoreError> {
@@ -279,6 +370,12 @@ fn lock(options: &Options<'_>) -> Result<Option<CampaignLock>, CampaignError> {
     taken.map(Some).map_err(|by| CampaignError::Locked { out: options.out.display().to_string(), by })
 }
 
+/// What marks a sentinel in its file.
+pub(super) fn sentinel_fact(iteration: &Iteration<'_>, host: &str) -> Option<Environment> {
+    let value = iteration.repetition.to_string();
+    iteration.sentinel.then(|| Environment { host: host.to_owned(), name: SENTINEL.to_owned(), value })
+}
+
 pub(super) fn header(plan: &Plan, iteration: &Iteration<'_>, attempt: u32, started_ns: i64, host: &str) -> Header {
     Header {
         identity: iteration.identity,
@@ -296,10 +393,24 @@ pub(super) fn header(plan: &Plan, iteration: &Iteration<'_>, attempt: u32, start
     }
 }
 
-/// Numbers to run, in order, and how many of those asked for are complete.
-fn to_do(options: &Options<'_>, attempts: &Attempts) -> Result<(Vec<IterationNumber>, usize), CampaignError> {
-    let mut to_do = Vec::new();
-    let mut complete = 0;
+/// What is to be run of that which was asked for.
+#[derive(Debug, Default)]
+struct ToDo {
+    /// In order.
+    numbers: Vec<IterationNumber>,
+    /// How many are complete.
+    complete: usize,
+    /// How many others are not run as their tuple has been repeated often enough.
+    settled: usize,
+}
+
+fn to_do(
+    options: &Options<'_>,
+    attempts: &Attempts,
+    mut stopping: Option<&mut Stopping<'_>>,
+) -> Result<ToDo, CampaignError> {
+    let mut to_do = ToDo::default();
+    let mut is_settled: HashMap<ShortHash, bool> = HashMap::new();
     let all = options.plan.iter().map(|iteration| iteration.number);
     let chosen: Vec<IterationNumber> = options.selection.clone().unwrap_or_else(|| all.collect());
     for number in chosen {
@@ -307,12 +418,40 @@ fn to_do(options: &Options<'_>, attempts: &Attempts) -> Result<(Vec<IterationNum
             || anyhow::anyhow!("the plan has no iteration {number}: it has 1 to {}", options.plan.iterations.len());
         let iteration = options.plan.get(number).ok_or_else(missing)?;
         if !options.again && is_complete(options.out, attempts, iteration.identity) {
-            complete += 1;
+            to_do.complete += 1;
+            continue;
+        }
+        let tuple = iteration.tuple_id;
+        let mut settled = |tuple: ShortHash| {
+            stopping.as_mut().is_some_and(|stopping| {
+                *is_settled.entry(tuple).or_insert_with(|| stopping.course(attempts, tuple).is_settled())
+            })
+        };
+        let is_spared = if iteration.sentinel {
+            watches_nothing(options.plan, attempts, number, &mut settled)
         } else {
-            to_do.push(number);
+            settled(tuple)
+        };
+        if is_spared {
+            to_do.settled += 1;
+        } else {
+            to_do.numbers.push(number);
         }
     }
-    Ok((to_do, complete))
+    Ok(to_do)
+}
+
+/// Is it a sentinel whose stretch, from the sentinel before, was not run and will not be? The first one has none, and is run.
+pub(super) fn watches_nothing(
+    plan: &Plan,
+    attempts: &Attempts,
+    number: IterationNumber,
+    mut is_settled: impl FnMut(ShortHash) -> bool,
+) -> bool {
+    let stretch = plan.watched_by(number);
+    let mut is_spared =
+        |iteration: Iteration<'_>| attempts.of(iteration.identity).is_empty() && is_settled(iteration.tuple_id);
+    !stretch.is_empty() && stretch.iter().all(|&number| plan.get(number).is_some_and(&mut is_spared))
 }
 
 /// Is one of the stored attempts complete? One that cannot be read is not, and stays where it is.

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::campaign::{CampaignError, header};
+use super::campaign::{CampaignError, header, sentinel_fact};
 use super::cancel::Cancel;
 use super::gathered::{Collected, Gathered};
 use super::keep::{self, Kept};
@@ -108,6 +108,7 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
     header.finished_ns = Some(now_ns());
     let mut environment = gathered.environment;
     environment.extend_from_slice(setup.environment);
+    environment.extend(sentinel_fact(&setup.iteration, setup.host));
     Ok(Ended {
         record: IterationRecord {
             header,

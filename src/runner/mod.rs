@@ -16,6 +16,7 @@ mod recover;
 mod running;
 mod space;
 mod status;
+mod stopping;
 mod tools;
 
 pub use campaign::{CampaignError, Options, Report, run};
@@ -25,3 +26,4 @@ pub use observer::{Observer, Progress};
 pub use recover::{Recovered, recover};
 pub use running::Running;
 pub use status::{Overview, overview};
+pub use stopping::{StopOverview, TupleCourse};

@@ -15,6 +15,8 @@ pub enum Progress<'a> {
         planned: usize,
         /// Of these, complete before.
         complete: usize,
+        /// Of these, not to be run, as `[stop]` says that their tuples have been repeated often enough.
+        settled: usize,
         /// To be run now.
         to_do: usize,
     },
@@ -58,6 +60,22 @@ pub enum Progress<'a> {
         wall: Duration,
         /// Will the iteration be tried again at once?
         again: bool,
+    },
+    /// `[stop]`: a tuple has been repeated often enough.
+    Settled {
+        /// One of its iterations.
+        number: IterationNumber,
+        /// Complete repetitions that it took.
+        repetitions: usize,
+        /// Iterations of this run that are not run for it.
+        spared: usize,
+    },
+    /// A sentinel is not run, as nothing was run since the one before.
+    Needless,
+    /// `[stop]` cannot judge anything yet.
+    NotJudged {
+        /// Why.
+        text: &'a str,
     },
     /// An iteration is left to another process that is running it.
     Elsewhere {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::campaign::header;
+use super::campaign::{header, sentinel_fact};
 use super::iteration::factors;
 use super::running::{self, Dead};
 use crate::ids::IterationNumber;
@@ -84,6 +84,6 @@ fn obituary(plan: &Plan, dead: &Dead) -> Option<IterationRecord> {
         counters: Vec::new(),
         events: Vec::new(),
         stages: Vec::new(),
-        environment: Vec::new(),
+        environment: sentinel_fact(&iteration, &running.host).into_iter().collect(),
     })
 }

@@ -1,12 +1,14 @@
 //! How far a campaign is: its plan beside what is stored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use super::campaign::watches_nothing;
 use super::running::{self, Running};
+use super::stopping::{StopOverview, Stopping};
 use crate::ids::ShortHash;
 use crate::plan::Plan;
 use crate::record::{Outcome, Status};
@@ -21,11 +23,13 @@ pub struct Overview {
     pub planned: usize,
     /// Of these, complete.
     pub complete: usize,
-    /// Of these, not complete.
+    /// Of these, still to be run: not complete, and of a tuple that is not settled.
     pub left: usize,
+    /// Of these, never tried and not to be run: `[stop]` says that their tuples have been repeated often enough.
+    pub settled: usize,
     /// Iterations of the plan that were tried, by status.
     pub by_status: BTreeMap<Status, usize>,
-    /// Iterations of the plan never tried.
+    /// Iterations of the plan never tried and still to be run.
     pub untried: usize,
     /// Attempts stored for the plan's iterations.
     pub attempts: usize,
@@ -43,6 +47,8 @@ pub struct Overview {
     pub dead: usize,
     /// Files that cannot be read: name and error.
     pub unreadable: Vec<(String, String)>,
+    /// How far tuples are by `[stop]`; `None` when the spec has no such rule.
+    pub stop: Option<StopOverview>,
 }
 
 /// Reasons that differ in their numbers and details only.
@@ -65,12 +71,22 @@ pub fn overview(plan: &Plan, out: &Path) -> anyhow::Result<Overview> {
         }
     }
     let found = running::find(out)?;
+    let stored = store::scan(out)?;
+    let stop = Stopping::new(plan, out).map(|mut stopping| stopping.overview(&stored));
+    let tuples = stop.iter().flat_map(|stop| &stop.tuples);
+    let settled: HashSet<ShortHash> = tuples.filter(|one| one.course.is_settled()).map(|one| one.tuple).collect();
     let mut tally = Tally::default();
     for iteration in plan.iter() {
-        tally.add(attempts.remove(&iteration.identity).unwrap_or_default());
+        let attempts = attempts.remove(&iteration.identity).unwrap_or_default();
+        let is_settled = |tuple: ShortHash| settled.contains(&tuple);
+        let is_spared = match iteration.sentinel {
+            true => watches_nothing(plan, &stored, iteration.number, is_settled),
+            false => is_settled(iteration.tuple_id),
+        };
+        tally.add(attempts, is_spared);
     }
     let complete = tally.by_status.get(&Status::Complete).copied().unwrap_or(0);
-    let left = plan.iterations.len() - complete;
+    let left = tally.left;
     let median = median(&mut tally.durations);
     #[expect(clippy::cast_precision_loss, reason = "counts of iterations are far below 2^53")]
     let left_seconds = median.map(|median| median * left as f64);
@@ -79,6 +95,7 @@ pub fn overview(plan: &Plan, out: &Path) -> anyhow::Result<Overview> {
         planned: plan.iterations.len(),
         complete,
         left,
+        settled: tally.settled,
         untried: tally.untried,
         attempts: tally.attempts,
         foreign: attempts.values().map(Vec::len).sum(),
@@ -89,6 +106,7 @@ pub fn overview(plan: &Plan, out: &Path) -> anyhow::Result<Overview> {
         running: found.alive,
         dead: found.dead.len(),
         unreadable,
+        stop,
     })
 }
 
@@ -96,6 +114,8 @@ pub fn overview(plan: &Plan, out: &Path) -> anyhow::Result<Overview> {
 struct Tally {
     by_status: BTreeMap<Status, usize>,
     untried: usize,
+    settled: usize,
+    left: usize,
     attempts: usize,
     durations: Vec<f64>,
     /// By their text without numbers and details.
@@ -103,12 +123,13 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, attempts: Vec<AttemptHead>) {
+    fn add(&mut self, attempts: Vec<AttemptHead>, settled: bool) {
         self.attempts += attempts.len();
         self.durations.extend(attempts.iter().filter_map(seconds));
         let complete = attempts.iter().find(|head| head.outcome == Outcome::Complete);
+        self.left += usize::from(complete.is_none() && !settled);
         let Some(counts) = complete.or(attempts.last()) else {
-            self.untried += 1;
+            *(if settled { &mut self.settled } else { &mut self.untried }) += 1;
             return;
         };
         *self.by_status.entry(counts.outcome.status()).or_default() += 1;
@@ -160,15 +181,12 @@ mod tests {
     fn an_iteration_counts_by_its_complete_attempt_or_its_last() {
         let failed = || Outcome::Failed { stage: Stage::Launch, error: "x".to_owned() };
         let mut tally = Tally::default();
-        tally.add(vec![
-            head(failed(), 1),
-            head(Outcome::Complete, 3),
-            head(Outcome::TimedOut { stage: Stage::Verify }, 9),
-        ]);
-        tally.add(vec![head(Outcome::Invalid(vec!["y".to_owned()]), 1), head(failed(), 2)]);
-        tally.add(Vec::new());
+        let mut add = |attempts| tally.add(attempts, false);
+        add(vec![head(failed(), 1), head(Outcome::Complete, 3), head(Outcome::TimedOut { stage: Stage::Verify }, 9)]);
+        add(vec![head(Outcome::Invalid(vec!["y".to_owned()]), 1), head(failed(), 2)]);
+        add(Vec::new());
         assert_eq!(tally.by_status, BTreeMap::from([(Status::Complete, 1), (Status::Failed, 1)]));
-        assert_eq!((tally.untried, tally.attempts), (1, 5));
+        assert_eq!((tally.untried, tally.attempts, tally.left, tally.settled), (1, 5, 2, 0));
         assert_eq!(tally.reasons(), [Reasons { example: "launch: x".to_owned(), count: 1 }]);
         assert_eq!(tally.durations, [3.0]);
     }
@@ -178,13 +196,24 @@ mod tests {
         let suspect = |text: &str| head(Outcome::Suspect(vec![text.to_owned()]), 1);
         let mut tally = Tally::default();
         for reason in ["load 20.5 %; by a", "load 7 %", "load 30.1 %; by b (process 7)", "load 20.5 % more"] {
-            tally.add(vec![suspect(reason)]);
+            tally.add(vec![suspect(reason)], false);
         }
         let counts: Vec<_> = tally.reasons().iter().map(|reasons| (reasons.count, reasons.example.clone())).collect();
         assert_eq!(
             counts,
             [(2, "load 20.5 %; by a".to_owned()), (1, "load 7 %".to_owned()), (1, "load 20.5 % more".to_owned())]
         );
+    }
+
+    #[test]
+    fn what_a_settled_tuple_lacks_is_neither_left_nor_untried() {
+        let mut tally = Tally::default();
+        let failed = Outcome::Failed { stage: Stage::Launch, error: "x".to_owned() };
+        for attempts in [vec![head(Outcome::Complete, 1)], vec![head(failed, 1)], Vec::new(), Vec::new()] {
+            tally.add(attempts, true);
+        }
+        assert_eq!(tally.by_status, BTreeMap::from([(Status::Complete, 1), (Status::Failed, 1)]));
+        assert_eq!((tally.untried, tally.left, tally.settled), (0, 0, 2));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(super) struct Places<'t> {
     pub(super) workload: Option<Span>,
     /// The key `capture`.
     pub(super) capture: Option<Span>,
+    /// The tuple of `[sentinel]`.
+    pub(super) sentinel: Option<Span>,
 }
 
 pub(super) fn check(spec: &Spec, places: &Places<'_>, sink: &mut Sink<'_>) {
@@ -45,6 +47,32 @@ pub(super) fn check(spec: &Spec, places: &Places<'_>, sink: &mut Sink<'_>) {
     }
     if size(spec, &space, places, sink) {
         something_left(&space, places, sink);
+        sentinel_left(spec, &space, places, sink);
+    }
+}
+
+/// Combinations that no exclusion leaves out.
+fn left(space: &Space) -> u64 {
+    let (mut walk, mut left) = (space.walk(), 0);
+    while let Some(combination) = walk.next() {
+        left += u64::from(!combination.excluded);
+    }
+    left
+}
+
+/// The tuple of the sentinels must be one of the sweep.
+fn sentinel_left(spec: &Spec, space: &Space, places: &Places<'_>, sink: &mut Sink<'_>) {
+    let (Some(sentinel), Some(span)) = (&spec.sentinel, &places.sentinel) else { return };
+    let chosen = sentinel.tuple.iter().map(|(name, value)| (name.clone(), vec![value.clone()])).collect();
+    // Of the tuples that are left, those that such an exclusion would leave out too.
+    let mut exclude = spec.exclude.clone();
+    exclude.push(super::Exclusion { conditions: chosen });
+    let without = Space::new(&spec.factors, &exclude);
+    if left(space) == left(&without) {
+        let message = "no tuple of this sweep has all of these values";
+        sink.push(
+            Diagnostic::error(span.clone(), message).help("an exclusion leaves it out, or a testbed lacks a factor"),
+        );
     }
 }
 

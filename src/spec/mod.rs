@@ -12,6 +12,8 @@ mod parse_factors;
 mod parse_instrument;
 mod parse_probe;
 mod parse_qemu;
+mod parse_sentinel;
+mod parse_stop;
 mod parse_workload;
 pub mod placeholder;
 mod read;
@@ -27,8 +29,10 @@ use factors::User;
 pub use instruments::{Instrument, Instruments};
 pub use linktest::{LinkLevel, LinkTestSpec};
 pub use parse::{DEFAULT_REPETITIONS, DEFAULT_SEED, DEFAULT_SNAPLEN, DEFAULT_TIMEOUT};
+pub use parse_stop::MOST_STOP_METRICS;
 pub use parse_workload::{DEFAULT_IPERF3_DURATION, DEFAULT_READY_TIMEOUT};
 pub use placeholder::PLACEHOLDERS;
+pub(crate) use read::nearest;
 pub(crate) use space::Space;
 pub(crate) use value::{Columns, PerColumns, json_string};
 pub use value::{Tuple, Value};
@@ -42,7 +46,7 @@ use crate::units::{Percent, Rate};
 pub struct Spec {
     /// Name of the sweep; also names its campaign.
     pub name: String,
-    /// Runs of each tuple, at least 1.
+    /// Runs of each tuple, at least 1; where a tuple may end early ([`StopSpec`]), at most so many.
     pub repetitions: u32,
     /// Seed of every random choice.
     pub seed: u64,
@@ -66,6 +70,10 @@ pub struct Spec {
     pub verify: VerifySpec,
     /// Defaults of the analysis.
     pub analysis: AnalysisSpec,
+    /// When a tuple has been repeated often enough; `None`: all repetitions are run.
+    pub stop: Option<StopSpec>,
+    /// Iterations of one tuple between all others, to see the host drift; `None` for none.
+    pub sentinel: Option<SentinelSpec>,
 }
 
 impl Spec {
@@ -487,6 +495,27 @@ impl Default for VerifySpec {
             linktest: None,
         }
     }
+}
+
+/// `[stop]`: a tuple ends early when the means of these metrics are known well enough.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StopSpec {
+    /// As `vptest analyze --metric` takes them; at least one, none twice.
+    pub metrics: Vec<String>,
+    /// How well: half-width of the 95 % interval as a share of the mean, above 0.
+    pub half_width: Percent,
+    /// Complete repetitions before which no tuple ends; at least [`StopSpec::LEAST`], at most [`Spec::repetitions`].
+    pub min: u32,
+}
+
+/// `[sentinel]`: one tuple is run again and again through the whole campaign, beside its repetitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentinelSpec {
+    /// Iterations between two sentinels, at least 1.
+    pub every: u32,
+    /// Factors (or members) with the values that the tuple has, the first such one; empty for the first tuple that has the baseline's
+    /// value, or the first of all without a baseline.
+    pub tuple: Vec<(String, Value)>,
 }
 
 /// `[analysis]`

@@ -8,7 +8,7 @@ use super::diagnostic::{Diagnostic, Diagnostics};
 use super::read::{Entry, Section, Sink};
 use super::{
     AnalysisSpec, CaptureSpec, FakeSpec, Fault, FaultKind, Order, Reuse, Spec, TestbedSpec, VerifySpec, check, factors,
-    linktest, parse_factors, parse_instrument, parse_qemu, parse_workload,
+    linktest, parse_factors, parse_instrument, parse_qemu, parse_sentinel, parse_stop, parse_workload,
 };
 use crate::ids::{Stage, Vantage};
 use crate::units::{ByteSize, DURATION_ACCEPTED, Percent, parse_duration};
@@ -22,6 +22,8 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 /// Bytes kept of each packet by a spec that does not say.
 pub const DEFAULT_SNAPLEN: u32 = 128;
 
+/// Most repetitions of a tuple.
+pub(super) const MOST_REPETITIONS: u32 = 1_000_000;
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(30 * 86_400);
 
 /// A spec and what is worth saying about it.
@@ -58,7 +60,8 @@ pub(super) fn not_utf8(bytes: &[u8], error: std::str::Utf8Error) -> Diagnostics 
 
 fn read_spec(mut top: Section<'_>, sink: &mut Sink<'_>) -> Spec {
     let name = top.need("name", sink, "give the sweep a name: name = \"contention\"").and_then(|e| read_name(&e, sink));
-    let repetitions = top.take("repetitions").and_then(|e| e.integer(sink, 1, 1_000_000));
+    let repetitions_entry = top.take("repetitions");
+    let repetitions = repetitions_entry.as_ref().and_then(|e| e.integer(sink, 1, MOST_REPETITIONS));
     let seed = top.take("seed").and_then(|e| read_seed(&e, sink));
     let order = top.take("order").and_then(|e| e.choice(sink, ORDERS));
     let timeout = top.take("timeout").and_then(|e| positive_duration(&e, LONGEST_TIMEOUT, sink));
@@ -74,9 +77,12 @@ fn read_spec(mut top: Section<'_>, sink: &mut Sink<'_>) -> Spec {
     let testbed = top.take("testbed").map(|e| read_testbed(&e, sink)).unwrap_or_default();
     let verify = top.take("verify").map(|e| read_verify(&e, sink)).unwrap_or_default();
     let analysis = top.take("analysis").map(|e| read_analysis(&e, &factor_table, sink)).unwrap_or_default();
+    let sentinel = top.take("sentinel").and_then(|e| parse_sentinel::read(&e, &factor_table, sink));
+    let written = repetitions_entry.map(|entry| (entry.span, repetitions));
+    let stop = top.take("stop").and_then(|e| parse_stop::read(&e, written, sink));
     let spec = Spec {
         name: name.unwrap_or_default(),
-        repetitions: repetitions.unwrap_or(DEFAULT_REPETITIONS),
+        repetitions: stop.as_ref().map(|(_, max)| *max).or(repetitions).unwrap_or(DEFAULT_REPETITIONS),
         seed: seed.unwrap_or(DEFAULT_SEED),
         order: order.unwrap_or(Order::Blocked),
         timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
@@ -88,6 +94,8 @@ fn read_spec(mut top: Section<'_>, sink: &mut Sink<'_>) -> Spec {
         testbed,
         verify,
         analysis,
+        stop: stop.map(|(stop, _)| stop),
+        sentinel: sentinel.as_ref().map(|(sentinel, _)| sentinel.clone()),
     };
     top.finish(sink);
     let places = check::Places {
@@ -96,6 +104,7 @@ fn read_spec(mut top: Section<'_>, sink: &mut Sink<'_>) -> Spec {
         arguments: workload.map(|(_, arguments)| arguments),
         workload: workload_key,
         capture: capture_entry.map(|e| e.key),
+        sentinel: sentinel.and_then(|(_, place)| place),
     };
     check::check(&spec, &places, sink);
     spec

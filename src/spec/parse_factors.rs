@@ -449,11 +449,21 @@ pub(super) fn read_baseline(entry: &Entry<'_>, table: &Table, sink: &mut Sink<'_
         entry.refuse(sink, "exactly one factor with its value: { testbed = \"netns\" }");
         return None;
     };
-    let (name, values) = read_condition(name, value, table, sink)?;
+    read_choice(name, value, table, sink)
+}
+
+/// A factor or member with one of the values that the sweep has.
+pub(super) fn read_choice(
+    name: &str,
+    entry: &Entry<'_>,
+    table: &Table,
+    sink: &mut Sink<'_>,
+) -> Option<(String, Value)> {
+    let (name, values) = read_condition(name, entry, table, sink)?;
     match <[Value; 1]>::try_from(values) {
         Ok([value]) => Some((name, value)),
         Err(_) => {
-            value.refuse(sink, "one value");
+            entry.refuse(sink, "one value");
             None
         }
     }

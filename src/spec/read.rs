@@ -38,7 +38,7 @@ impl<'a> Sink<'a> {
 }
 
 /// The nearest of `names` within a small edit distance.
-pub(super) fn nearest<'n>(name: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+pub(crate) fn nearest<'n>(name: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     let distance = |other: &str| strsim::damerau_levenshtein(&name.to_lowercase(), &other.to_lowercase());
     let allowed = match name.chars().count() {
         0..=2 => 1,

@@ -540,6 +540,78 @@ fn other_sections() {
 }
 
 #[test]
+fn rules_to_stop_by_are_read() {
+    let stop = |lines: &str| {
+        let spec = parse(&format!("{LEAST}{lines}\n"));
+        (spec.stop.unwrap(), spec.repetitions)
+    };
+    let rule = |metrics: &[&str], percent: f64, min: u32| StopSpec {
+        metrics: metrics.iter().map(|&name| name.to_owned()).collect(),
+        half_width: Percent::new(percent),
+        min,
+    };
+    assert_eq!(stop("[stop]\nmetric = \"rps\"\nhalf_width = \"2 %\"\nmin = 6\nmax = 50"), (rule(&["rps"], 2.0, 6), 50));
+    assert_eq!(
+        stop("[stop]\nmetric = [\"a\", \"os.b@client\"]\nhalf_width = \"0.5 %\""),
+        (rule(&["a", "os.b@client"], 0.5, 5), 10)
+    );
+    assert_eq!(stop("repetitions = 20\n[stop]\nmetric = \"a\"\nhalf_width = \"1 %\""), (rule(&["a"], 1.0, 5), 20));
+    assert_eq!(stop("repetitions = 20\n[stop]\nmetric = \"a\"\nhalf_width = \"1 %\"\nmax = 20").1, 20);
+    assert_eq!(parse(LEAST).stop, None);
+}
+
+#[test]
+fn wrong_rules_to_stop_by_are_refused_by_name() {
+    let cases = [
+        "stop = \"rps\"",
+        "[stop]",
+        "[stop]\nmetric = []\nhalf_width = 2",
+        "[stop]\nmetric = [\"rps\", \"rps\"]\nhalf_width = \"0 %\"",
+        "[stop]\nmetric = \" \"\nhalf_width = \"2\"",
+        "[stop]\nmetric = \"rps\"\nhalf_width = \"2 %\"\nmin = 4\nmaximum = 9",
+        "[stop]\nmetric = \"rps\"\nhalf_width = \"2 %\"\nmin = 20",
+        "[stop]\nmetric = \"rps\"\nhalf_width = \"2 %\"\nmin = 20\nmax = 10",
+        "repetitions = 3\n[stop]\nmetric = \"rps\"\nhalf_width = \"2 %\"",
+        "repetitions = 5\n[stop]\nmetric = \"rps\"\nhalf_width = \"2 %\"",
+        "repetitions = 10\n[stop]\nmetric = \"rps\"\nhalf_width = \"2 %\"\nmax = 50",
+        "repetitions = \"many\"\n[stop]\nmetric = \"rps\"\nhalf_width = \"101 %\"\nmax = 50",
+    ];
+    snapshot_of("stop", &cases.iter().map(|case| format!("{LEAST}{case}\n")).collect::<Vec<_>>());
+}
+
+#[test]
+fn sentinels_are_read() {
+    let sentinel =
+        |lines: &str| parse(&format!("{LEAST}[factors]\npairs = [1, 2]\n[sentinel]\n{lines}\n")).sentinel.unwrap();
+    assert_eq!(sentinel("every = 20"), SentinelSpec { every: 20, tuple: Vec::new() });
+    let chosen = vec![("pairs".to_owned(), Value::Integer(2))];
+    assert_eq!(sentinel("every = 1\ntuple = { pairs = 2 }"), SentinelSpec { every: 1, tuple: chosen });
+    assert_eq!(parse(LEAST).sentinel, None);
+}
+
+#[test]
+fn wrong_sentinels_are_refused_by_name() {
+    let factors =
+        "[factors]\ntestbed = [\"netns\", \"qemu\"]\ndriver = [\"e1000\", \"virtio-net-pci\"]\npairs = [1, 2]\n";
+    let cases = [
+        "sentinel = 20",
+        "[sentinel]",
+        "[sentinel]\nevery = 0\nevry = 3",
+        "[sentinel]\nevery = 20\ntuple = \"first\"",
+        "[sentinel]\nevery = 20\ntuple = {}",
+        "[sentinel]\nevery = 20\ntuple = { pears = 1, pairs = 3 }",
+        "[sentinel]\nevery = 20\ntuple = { pairs = [1, 2] }",
+        "[sentinel]\nevery = 20\ntuple = { testbed = \"netns\", driver = \"e1000\" }",
+        "[sentinel]\nevery = 20\ntuple = { testbed = \"qemu\", pairs = 1 }\n[[exclude]]\ntestbed = \"qemu\"\npairs = 1",
+    ];
+    let case = |case: &&str| match case.starts_with('[') {
+        true => format!("{LEAST}{factors}{case}\n"),
+        false => format!("{LEAST}{case}\n{factors}"),
+    };
+    snapshot_of("sentinel", &cases.iter().map(case).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_file_that_is_not_utf8_says_where() {
     let error = Spec::parse_bytes(b"name = \"t\"\nworkload = \"a\xffb\"\n").unwrap_err();
     insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {

@@ -6,10 +6,13 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::chosen::Chosen;
+use super::dataset::Reading;
 use super::error::StoreError;
+use super::query::{Database, MetricError};
 use super::reader::RecordFile;
 use crate::ids::{IterationNumber, ShortHash};
-use crate::record::{Environment, Header, Outcome};
+use crate::record::{Environment, Header, Outcome, Status};
 
 /// Name of an iteration file: `000007-ba7816bf8f0102.db` is attempt 2 at identity `ba7816bf8f01`, number 7.
 ///
@@ -158,6 +161,35 @@ pub fn head(dir: &Path, name: AttemptName) -> Result<AttemptHead, StoreError> {
 /// Reads the environment of one iteration file in `dir`, without verifying the rest.
 pub fn environment(dir: &Path, name: AttemptName) -> Result<Vec<Environment>, StoreError> {
     RecordFile::open(&dir.join(name.to_string()))?.environment()
+}
+
+/// What an iteration file says of a metric.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// The value.
+    pub reading: Reading,
+    /// Its unit.
+    pub unit: String,
+}
+
+/// Reads metrics of a complete iteration file in `dir`, each by a name that [`Database::values`] takes. What is read is verified.
+///
+/// # Errors
+/// When the file cannot be read. Metrics that are not there, or cannot be given, are entries.
+pub fn measured(
+    dir: &Path,
+    name: AttemptName,
+    metrics: &[String],
+) -> Result<Vec<Result<Measured, MetricError>>, StoreError> {
+    let path = dir.join(name.to_string());
+    let dataset = Database::open(&path)?.chosen(&Chosen::Named(metrics.to_vec()), &[Status::Complete])?;
+    let one = |metric: &String| {
+        let column = dataset.find(metric)?;
+        let observations = dataset.observations(column).map_err(|error| error.of(metric))?;
+        let reading = column.values.first().copied().unwrap_or(Reading::NotMeasured);
+        Ok(Measured { reading, unit: observations.unit })
+    };
+    Ok(metrics.iter().map(one).collect())
 }
 
 /// An iteration file and its head, or why that cannot be read.

@@ -63,6 +63,7 @@ impl Dataset {
     }
 
     /// Keeps the iterations whose factors are as wanted; of the others nothing is left, not even among those left out.
+    /// Sentinels stay as they are: what they say of a host does not depend on what is looked at.
     pub fn retain(&mut self, wanted: impl Fn(&BTreeMap<String, String>) -> bool) {
         let kept: Vec<bool> = self.iterations.iter().map(|iteration| wanted(&iteration.factors)).collect();
         for metric in &mut self.metrics {

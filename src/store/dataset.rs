@@ -25,6 +25,8 @@ pub struct Dataset {
     pub superseded: Vec<Iteration>,
     /// Texts of the specs that were run, each once, in order (environment row [`crate::record::SPEC`]).
     pub specs: Vec<String>,
+    /// The sentinels, which are in none of the above: the same of them alone. `None` when the database has none.
+    pub sentinels: Option<Box<Self>>,
     /// Names of all metrics of the database, also of those that were not asked for.
     pub(super) known: BTreeSet<String>,
 }
@@ -38,6 +40,8 @@ pub struct Iteration {
     pub outcome: Outcome,
     /// Is its status among those that count?
     pub counts: bool,
+    /// Is it a sentinel?
+    pub sentinel: bool,
     /// Factors of the tuple by name; `testbed` is always there.
     pub factors: Arc<BTreeMap<String, String>>,
     /// What ran the guests' code: `kvm` or `tcg`; `None` without virtual machines.
@@ -117,8 +121,14 @@ impl Database {
 }
 
 impl Dataset {
-    /// Keeps the attempts that stand for iterations.
-    fn choose(loaded: Loaded, statuses: &[Status]) -> Self {
+    /// Keeps the attempts that stand for iterations; sentinels apart.
+    fn choose(mut loaded: Loaded, statuses: &[Status]) -> Self {
+        let sentinels = loaded.take_sentinels().map(|sentinels| Box::new(Self::stand(sentinels, statuses)));
+        Self { sentinels, ..Self::stand(loaded, statuses) }
+    }
+
+    /// One attempt for each identity.
+    fn stand(loaded: Loaded, statuses: &[Status]) -> Self {
         let mut best: HashMap<ShortHash, (Rank, usize)> = HashMap::new();
         for (at, attempt) in loaded.attempts.iter().enumerate() {
             let counts = statuses.contains(&attempt.outcome.status());
@@ -149,7 +159,8 @@ impl Dataset {
             if stands { iterations.push(attempt) } else { superseded.push(attempt) }
         }
         metrics.sort_by(|a, b| (a.level, &a.name, &a.role).cmp(&(b.level, &b.name, &b.role)));
-        Self { iterations, metrics, superseded, specs: loaded.specs.into_iter().collect(), known: loaded.known }
+        let specs = loaded.specs.into_iter().collect();
+        Self { iterations, metrics, superseded, specs, sentinels: None, known: loaded.known }
     }
 
     /// Iterations that have no value of a metric, by reason; for `None`, of any.
@@ -186,9 +197,17 @@ impl Dataset {
             });
         };
         let mut values = Vec::with_capacity(self.iterations.len());
+        let mut hosts: HashMap<&str, Arc<str>> = HashMap::new();
         for (at, iteration) in self.iterations.iter().enumerate() {
             if let (true, Reading::Value { mean, pairs }) = (iteration.counts, metric.values[at]) {
-                values.push(observation(iteration, mean, pairs, metric.seen.get(at).and_then(Option::as_deref)));
+                let host = iteration.header.host.as_str();
+                let host = Arc::clone(hosts.entry(host).or_insert_with(|| Arc::from(host)));
+                values.push(observation(
+                    iteration,
+                    host,
+                    (mean, pairs),
+                    metric.seen.get(at).and_then(Option::as_deref),
+                ));
             }
         }
         Ok(Observations {
@@ -208,7 +227,7 @@ pub(super) fn keep<T>(items: &mut Vec<T>, stands: &[bool]) {
     items.retain(|_| stands.next().is_some_and(|&stands| stands));
 }
 
-fn observation(iteration: &Iteration, value: f64, pairs: u32, seen: Option<&str>) -> Observation {
+fn observation(iteration: &Iteration, host: Arc<str>, (value, pairs): (f64, u32), seen: Option<&str>) -> Observation {
     let header = &iteration.header;
     Observation {
         number: header.number,
@@ -217,6 +236,7 @@ fn observation(iteration: &Iteration, value: f64, pairs: u32, seen: Option<&str>
         tuple: header.tuple,
         block: header.block,
         status: iteration.outcome.status(),
+        host,
         factors: Arc::clone(&iteration.factors),
         value,
         pairs: pairs as usize,

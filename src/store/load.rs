@@ -14,7 +14,7 @@ use super::scan::Visitor;
 use super::schema::TableId;
 use super::slots::{Slots, VALUE, value};
 use crate::ids::{Better, Level, NodeId};
-use crate::record::{Capture, SPEC, Setting};
+use crate::record::{Capture, SENTINEL, SPEC, Setting};
 
 type Wanted<'a> = &'a (dyn Fn(Level, &str, Option<&str>) -> bool + Sync);
 type Key = (Level, String, Option<String>);
@@ -66,6 +66,38 @@ impl Loaded {
         self.specs.extend(other.specs);
         self
     }
+}
+
+impl Loaded {
+    /// Takes the sentinels out, with their values; `None` when there are none. Both parts have all columns.
+    pub(super) fn take_sentinels(&mut self) -> Option<Self> {
+        let are: Vec<bool> = self.attempts.iter().map(|attempt| attempt.sentinel).collect();
+        if !are.contains(&true) {
+            return None;
+        }
+        let mut columns = Vec::with_capacity(self.columns.len());
+        for column in &mut self.columns {
+            let seen = if column.seen.is_empty() { Vec::new() } else { divide(&mut column.seen, &are) };
+            columns.push(MetricColumn {
+                name: column.name.clone(),
+                level: column.level,
+                role: column.role.clone(),
+                units: column.units.clone(),
+                better: column.better,
+                values: divide(&mut column.values, &are),
+                seen,
+            });
+        }
+        let (known, specs) = (self.known.clone(), self.specs.clone());
+        Some(Self { attempts: divide(&mut self.attempts, &are), columns, known, specs })
+    }
+}
+
+/// Takes those out for which `are` holds.
+fn divide<T>(items: &mut Vec<T>, are: &[bool]) -> Vec<T> {
+    let (taken, kept): (Vec<_>, Vec<_>) = std::mem::take(items).into_iter().zip(are).partition(|(_, are)| **are);
+    *items = kept.into_iter().map(|(item, _)| item).collect();
+    taken.into_iter().map(|(item, _)| item).collect()
 }
 
 /// A column under way: what the current iteration has of it.
@@ -126,6 +158,7 @@ struct Now {
     accel: Option<String>,
     image: Option<String>,
     disk: Option<String>,
+    sentinel: Option<String>,
 }
 
 impl<'a> Loader<'a> {
@@ -263,6 +296,7 @@ impl<'a> Loader<'a> {
             b"testbed.qemu.accel" => &mut now.accel,
             b"image.id" => &mut now.image,
             b"image.disk" => &mut now.disk,
+            name if name == SENTINEL.as_bytes() => &mut now.sentinel,
             _ if name == SPEC.as_bytes() => {
                 self.spec(row)?;
                 return Ok(Again::Row);
@@ -404,7 +438,8 @@ impl Visitor for Loader<'_> {
         let accel = self.now.accel.take().map(|text| intern(&mut self.texts, text));
         let disk = self.now.disk.take();
         let image = self.now.image.take().or(disk).map(|text| intern(&mut self.texts, text));
-        self.loaded.push(Iteration { header, outcome, counts: false, factors, accel, image });
+        let sentinel = self.now.sentinel.take().is_some();
+        self.loaded.push(Iteration { header, outcome, counts: false, sentinel, factors, accel, image });
         let now = &mut self.now;
         now.factor_key.clear();
         now.values.clear();
@@ -431,6 +466,7 @@ mod tests {
             factors: Arc::clone(&factors),
             accel: None,
             image: None,
+            sentinel: false,
         };
         let column = |&(name, seen): &(&str, Option<&str>)| MetricColumn {
             name: name.to_owned(),

@@ -39,8 +39,8 @@ mod traffic;
 mod writer;
 
 pub use campaign::{
-    AttemptHead, AttemptName, Attempts, BadAttemptName, NamedHead, environment, head, heads, next_attempt, scan,
-    stale_temps,
+    AttemptHead, AttemptName, Attempts, BadAttemptName, Measured, NamedHead, environment, head, heads, measured,
+    next_attempt, scan, stale_temps,
 };
 pub use chosen::Chosen;
 pub use circumstances::{Circumstances, Fact, SettingKind};

@@ -85,6 +85,8 @@ pub struct Observation {
     pub block: Option<u32>,
     /// How it ended.
     pub status: Status,
+    /// Host that vptest ran on.
+    pub host: Arc<str>,
     /// Factors of the tuple by name; `testbed` is always there.
     pub factors: Arc<BTreeMap<String, String>>,
     /// Mean over the pairs of the iteration: pairs share hardware and are never counted as if they were independent.

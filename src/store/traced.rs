@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::error::StoreError;
 use super::query::{Database, Rank};
 use crate::ids::ShortHash;
-use crate::record::{Status, SyscallTrace};
+use crate::record::{SENTINEL, Status, SyscallTrace};
 
 /// An iteration in which system calls were followed.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +31,10 @@ impl Database {
         for (at, verified) in self.records()?.enumerate() {
             let record = verified?.record;
             if !statuses.contains(&record.outcome.status()) {
+                continue;
+            }
+            // A sentinel stands for no repetition of its tuple.
+            if record.environment.iter().any(|fact| fact.name == SENTINEL) {
                 continue;
             }
             let rank = Rank::of(&record.header, record.outcome.status(), true);

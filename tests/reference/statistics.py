@@ -20,7 +20,7 @@ import statsmodels.formula.api as formula
 from mpmath import mp
 from scipy import stats
 from scipy.stats import _resampling
-from statsmodels.stats import diagnostic, meta_analysis, multitest, power, weightstats
+from statsmodels.stats import diagnostic, meta_analysis, multitest, oneway, power, weightstats
 from statsmodels.stats.anova import anova_lm
 from statsmodels.tsa.stattools import acf
 
@@ -234,6 +234,32 @@ def hosts():
         mean_effect, q = result.mean_effect_fe if cut else result.mean_effect_re, result.q
         out[name] = {"values": mean, "variances": variance, "mean": float(mean_effect), "tau2": float(max(result.tau2, 0)),
                      "q": float(q), "q_p": float(stats.chi2.sf(q, len(mean) - 1)), "i2": float(max(result.i2, 0)), "ci": [float(low), float(high)]}
+        # Welch's test of equal means takes n values with a variance each; these estimates have variance/n and n - 1 degrees of freedom.
+        df = numpy.array([3.0, 7.5, 12.0, 4.0][:len(mean)])
+        welch = oneway.anova_generic(numpy.array(mean), numpy.array(variance) * (df + 1), df + 1, use_var="unequal")
+        out[name].update({"dfs": df.tolist(), "homogeneity_p": float(welch.pvalue)})
+    return out
+
+
+def within():
+    """A difference within hosts: the estimate by least squares with an effect for each host, its error by definition."""
+    cases = {
+        "simpson": [(normal(100, 1, 9), normal(100, 2, 3)), (normal(150, 1, 4), normal(150, 3, 8))],
+        "three": [(normal(10, 1, 2), normal(9, 1, 2)), (normal(12, 2, 5), normal(10, 1, 7)), (normal(5, 1, 12), normal(4, 4, 3))],
+    }
+    out = {}
+    for name, strata in cases.items():
+        rows = [{"host": h, "side": s, "y": y} for h, sides in enumerate(strata) for s, values in zip((1, 0), sides) for y in values]
+        fit = formula.ols("y ~ C(host) + side", pandas.DataFrame(rows)).fit()
+        weights = numpy.array([len(a) * len(b) / (len(a) + len(b)) for a, b in strata])
+        weights /= weights.sum()
+        parts = [w**2 * numpy.var(side, ddof=1) / len(side) for w, sides in zip(weights, strata) for side in sides]
+        dfs = [len(side) - 1 for sides in strata for side in sides]
+        variance = sum(parts)
+        df = variance**2 / sum(p**2 / d for p, d in zip(parts, dfs))
+        estimate = float(fit.params["side"])
+        half = stats.t.ppf(0.975, df) * math.sqrt(variance)
+        out[name] = {"strata": strata, "estimate": estimate, "error": math.sqrt(variance), "df": float(df), "ci": [estimate - half, estimate + half]}
     return out
 
 
@@ -340,7 +366,7 @@ def main():
         versions[module.__name__] = module.__version__
     versions["pymannkendall"] = pymannkendall.__version__ if hasattr(pymannkendall, "__version__") else "1.4.3"
     out = {"versions": versions, "margins": MARGINS, "pairs": pairs, "series": {n: series(s) for n, s in SERIES.items()}, "hosts": hosts(),
-           "factors": factors(), "power": powers(), "tails": tails(), "ps": PS, "adjusted": adjusted, "r": r}
+           "factors": factors(), "power": powers(), "tails": tails(), "ps": PS, "adjusted": adjusted, "r": r, "within": within()}
     (HERE / "statistics.json").write_text(json.dumps(out, allow_nan=False, indent=None, separators=(",", ":")).replace('},"', '},\n"') + "\n")
 
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::hosts::Hosts;
 use super::verdict::{Rule, Verdict, Why};
 use super::{Cell, Extent, Options, parallel};
 use crate::analysis::stats::brunner_munzel::BrunnerMunzel;
@@ -32,6 +33,8 @@ pub struct Contrast {
     pub baseline_side: Side,
     /// Statistics of both; `None` when either side is empty or has a value that is not finite.
     pub numbers: Option<Numbers>,
+    /// What the hosts say when values come from several; `None` with one host.
+    pub hosts: Option<Hosts>,
     /// p-value of Welch's test adjusted by Holm's method. Of the family, like the two that follow.
     pub p_holm: Option<f64>,
     /// By Benjamini and Hochberg.
@@ -107,6 +110,7 @@ impl Prepared {
     pub(super) fn of(cell: &Cell) -> Self {
         let values = &cell.values;
         assert!(cell.blocks.as_ref().is_none_or(|blocks| blocks.len() == values.len()), "one block for each value");
+        assert!(cell.hosts.as_ref().is_none_or(|hosts| hosts.len() == values.len()), "one host for each value");
         let summary = Summary::of(values);
         let centred = summary.mean.map(|mean| values.iter().map(|x| x - mean).collect()).unwrap_or_default();
         let not_finite = values.iter().filter(|x| !x.is_finite()).count();
@@ -161,6 +165,7 @@ pub(super) fn all(prepared: &[Vec<Option<Prepared>>], pairs: &[(usize, usize)], 
             group_side: side(group),
             baseline_side: side(baseline),
             numbers: numbers(cell(group), cell(baseline), &counts, options),
+            hosts: None,
             p_holm: None,
             p_bh: None,
             p_by: None,
@@ -213,13 +218,22 @@ fn numbers(group: &Prepared, baseline: &Prepared, counts: &AllCounts, options: &
     })
 }
 
-/// The verdict, the family's interval, and the test of equivalence.
-pub(super) fn judged(rule: &Rule, group: &Prepared, baseline: &Prepared) -> (Verdict, Option<Interval>, Option<Tost>) {
+/// The verdict, the family's interval, and the test of equivalence. The verdict rests on differences within hosts where these decide;
+/// the two others are of the means over all hosts.
+pub(super) fn judged(
+    rule: &Rule,
+    group: &Prepared,
+    baseline: &Prepared,
+    hosts: Option<&Hosts>,
+) -> (Verdict, Option<Interval>, Option<Tost>) {
     if group.not_finite + baseline.not_finite > 0 {
         let why = Why::NotFinite { group: group.not_finite, baseline: baseline.not_finite };
         return (Verdict::NotComparable { why }, None, None);
     }
-    let verdict = rule.judge(&group.summary, &baseline.summary);
+    let verdict = match hosts.filter(|hosts| hosts.decides) {
+        Some(hosts) => rule.judge_within(hosts.strata()),
+        None => rule.judge(&group.summary, &baseline.summary),
+    };
     if matches!(verdict, Verdict::NotComparable { .. }) {
         return (verdict, None, None);
     }

@@ -2,11 +2,13 @@
 
 pub mod aa;
 mod contrast;
+mod hosts;
 pub(crate) mod parallel;
 mod resample;
 mod verdict;
 
 pub use contrast::{Contrast, Numbers, Side};
+pub use hosts::{Hosts, OnHost, Within};
 pub use verdict::{Basis, Rule, Verdict, Why};
 
 use super::stats::equivalence::Margin;
@@ -20,6 +22,8 @@ pub struct Cell {
     pub values: Vec<f64>,
     /// The block that each value's iteration was in, as many as values; `None` when the plan was not blocked.
     pub blocks: Option<Vec<u32>>,
+    /// Number of the host that each value comes from, as many as values; `None` when all are from one.
+    pub hosts: Option<Vec<u32>>,
 }
 
 /// A metric in all groups.
@@ -82,7 +86,7 @@ pub struct Family {
 /// resample of each group in as many metrics as fit into 256 MiB, at least one.
 ///
 /// # Panics
-/// When a pair names a group that a metric does not have, or a cell has another number of blocks than of values.
+/// When a pair names a group that a metric does not have, or a cell has another number of blocks or hosts than of values.
 pub fn contrasts(metrics: &[Metric], pairs: &[(usize, usize)], options: &Options) -> Family {
     together(&[Batch { metrics, pairs }], options).pop().expect("one batch, one part")
 }
@@ -131,6 +135,7 @@ fn without_family(batch: &Batch<'_>, options: &Options) -> (Vec<Vec<Option<Prepa
         metrics[m].cells.iter().enumerate().map(cell).collect()
     });
     let mut contrasts = contrast::all(&prepared, pairs, options);
+    hosts::fill(metrics, options, &mut contrasts);
     if options.extent == Extent::Full {
         resample::bootstrap(&prepared, pairs, options, &mut contrasts);
         resample::permutations(metrics, options, &mut contrasts);
@@ -151,9 +156,13 @@ impl Family {
         let judged = parallel::all(self.contrasts.len(), options.threads, |i| {
             let contrast = &self.contrasts[i];
             let (group, baseline) = (side(contrast.metric, contrast.group), side(contrast.metric, contrast.baseline));
-            contrast::judged(&rule(metrics[contrast.metric].margin), group, baseline)
+            let rule = rule(metrics[contrast.metric].margin);
+            contrast::judged(&rule, group, baseline, contrast.hosts.as_ref())
         });
         for (contrast, (verdict, interval, tost)) in self.contrasts.iter_mut().zip(judged) {
+            if let Some(hosts) = &mut contrast.hosts {
+                hosts.set_family(&rule(metrics[contrast.metric].margin));
+            }
             contrast.verdict = verdict;
             contrast.family_interval = interval;
             contrast.tost = tost;

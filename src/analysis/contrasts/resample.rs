@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::contrast::{Contrast, Prepared};
-use super::{Metric, Options, parallel, used_groups};
+use super::{Cell, Metric, Options, parallel, used_groups};
 use crate::analysis::Interval;
 use crate::analysis::stats::bca::{Influence, bca};
 use crate::analysis::stats::bootstrap::{Stream, resampled_means};
@@ -122,7 +122,13 @@ pub(super) fn permutations(metrics: &[Metric], options: &Options, contrasts: &mu
     let design = |contrast: &Contrast| {
         let (group, baseline) =
             (&metrics[contrast.metric].cells[contrast.group], &metrics[contrast.metric].cells[contrast.baseline]);
-        Layout::of(group.blocks.as_deref(), group.values.len(), baseline.blocks.as_deref(), baseline.values.len())
+        // Where the verdict goes by differences within hosts, values are exchanged within hosts.
+        let within = |cell: &'_ Cell| -> Option<Vec<u32>> {
+            let by_host = contrast.hosts.as_ref().is_some_and(|hosts| hosts.decides);
+            if by_host { cell.hosts.clone() } else { cell.blocks.clone() }
+        };
+        let (of_group, of_baseline) = (within(group), within(baseline));
+        Layout::of(of_group.as_deref(), group.values.len(), of_baseline.as_deref(), baseline.values.len())
     };
     for (i, contrast) in contrasts.iter().enumerate().filter(|(_, contrast)| contrast.is_comparable()) {
         designs.entry(design(contrast).blocks).or_default().push(i);

@@ -2,7 +2,7 @@ use super::*;
 use crate::analysis::stats::random::Random;
 
 fn cell(values: Vec<f64>) -> Cell {
-    Cell { values, blocks: None }
+    Cell { values, blocks: None, hosts: None }
 }
 
 /// Samples around 100; some groups are shifted, and sizes differ.
@@ -131,6 +131,7 @@ fn blocks_are_kept_apart() {
     let at = |shift: f64| Cell {
         values: blocks.iter().map(|&b| 100.0 * f64::from(b) + shift).collect(),
         blocks: Some(blocks.clone()),
+        hosts: None,
     };
     let metric = |cells: Vec<Cell>| Metric { margin: Margin::Absolute(0.5), cells };
     let p = |cells: Vec<Cell>| {

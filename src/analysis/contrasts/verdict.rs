@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
-use crate::analysis::stats::equivalence::{Bounds, Linear, Margin};
+use crate::analysis::stats::equivalence::{Bounds, Linear, Margin, weighted_baseline};
 use crate::analysis::stats::power::{POWER, Repetitions, repetitions_for_difference, repetitions_for_equivalence};
+use crate::analysis::summary::count;
 use crate::analysis::{Interval, Summary};
 
 /// What is asked of every contrast of a family.
@@ -61,6 +62,8 @@ pub enum Verdict {
 pub enum Basis {
     /// Intervals of means.
     Means,
+    /// Differences within each of several hosts, together: what lies between hosts does not count.
+    WithinHosts,
     /// Each side always had the same value. As no spread was seen there is no interval; the verdict is given when so many
     /// repetitions would come out like this by chance with a probability of at most α/family if the sides were exchangeable:
     /// 2 of all ways to deal the values.
@@ -85,6 +88,8 @@ pub enum Why {
         /// How many in the baseline.
         baseline: usize,
     },
+    /// There is no one difference: on one host it lies beyond the margin, and the mean over hosts does not show that.
+    HostsDisagree,
     /// The numbers are too large or too far apart to calculate with.
     OutOfRange,
     /// The margin is negative or no number.
@@ -103,12 +108,85 @@ impl Rule {
         Linear::of(group, baseline, 1.0, 0.0)?.interval(self.confidence())
     }
 
+    fn has_margin(&self) -> bool {
+        let (Margin::Absolute(size) | Margin::Relative(size)) = self.margin;
+        size.is_finite() && size >= 0.0
+    }
+
+    /// The verdict on samples from several hosts: group and baseline on each of them, both with two values or more.
+    ///
+    /// It goes by differences within hosts. That there is none that matters, or one in one direction, is not said where a host of its
+    /// own shows the opposite.
+    pub fn judge_within(&self, hosts: &[(Summary, Summary)]) -> Verdict {
+        if !self.has_margin() {
+            return Verdict::NotComparable { why: Why::BadMargin };
+        }
+        let constant = |summary: &Summary| summary.sd == Some(0.0);
+        let verdict = if hosts.iter().all(|(group, baseline)| constant(group) && constant(baseline)) {
+            self.judge_constant_hosts(hosts)
+        } else {
+            self.judge_means_within(hosts)
+        };
+        let verdict = verdict.unwrap_or(Verdict::NotComparable { why: Why::OutOfRange });
+        if self.is_contradicted(&verdict, hosts) { Verdict::NotComparable { why: Why::HostsDisagree } } else { verdict }
+    }
+
+    fn judge_means_within(&self, hosts: &[(Summary, Summary)]) -> Option<Verdict> {
+        let zero = Linear::within(hosts, 1.0, 0.0)?;
+        let bounds = Bounds::within(hosts, self.margin)?;
+        let repetitions = || {
+            let sides = || hosts.iter().flat_map(|(group, baseline)| [group, baseline]);
+            let squares: Option<f64> = sides().map(|s| Some(s.sd?.powi(2) * (count(s.n) - 1.0))).sum();
+            let df: f64 = sides().map(|s| count(s.n) - 1.0).sum();
+            self.repetitions(zero.estimate, (squares? / df).sqrt(), weighted_baseline(hosts)?)
+        };
+        self.place(Basis::WithinHosts, &zero, &bounds, repetitions)
+    }
+
+    /// As [`Self::judge_constants`]: what is dealt at random is dealt within hosts.
+    fn judge_constant_hosts(&self, hosts: &[(Summary, Summary)]) -> Option<Verdict> {
+        let basis = Basis::WithinHosts;
+        let by_chance: f64 = hosts.iter().map(|(group, baseline)| 0.5 * chance(group.n, baseline.n)).product();
+        if 2.0 * by_chance > 1.0 - self.confidence() {
+            return Some(Verdict::Undecided { differs: false, repetitions: None });
+        }
+        let mut differences = Vec::new();
+        for (group, baseline) in hosts {
+            differences.push((group.mean? - baseline.mean?, self.margin(baseline.mean?)));
+        }
+        let all = |test: &dyn Fn(f64, f64) -> bool| differences.iter().all(|&(d, margin)| test(d, margin));
+        Some(if all(&|d, _| d == 0.0) {
+            Verdict::Equivalent { basis }
+        } else if all(&|d, margin| d.abs() <= margin) {
+            Verdict::DifferentNegligible { basis }
+        } else if all(&|d, margin| d > margin) || all(&|d, margin| d < -margin) {
+            Verdict::Different { basis }
+        } else {
+            Verdict::NotComparable { why: Why::HostsDisagree }
+        })
+    }
+
+    /// Does a host show a difference beyond the margin that the verdict on all of them denies? Each host's share of the
+    /// family's error is the same.
+    fn is_contradicted(&self, verdict: &Verdict, hosts: &[(Summary, Summary)]) -> bool {
+        let direction = |(group, baseline): &(Summary, Summary)| Some((group.mean? - baseline.mean?).signum());
+        let overall = match verdict {
+            Verdict::Equivalent { .. } | Verdict::DifferentNegligible { .. } => 0.0,
+            Verdict::Different { .. } => {
+                let mean = Linear::within(hosts, 1.0, 0.0).map(|linear| linear.estimate.signum());
+                mean.or_else(|| hosts.first().and_then(direction)).unwrap_or(0.0)
+            }
+            Verdict::Undecided { .. } | Verdict::NotComparable { .. } => return false,
+        };
+        let each = Self { family: self.family.max(1) * hosts.len(), ..*self };
+        hosts.iter().any(|host| {
+            matches!(each.judge(&host.0, &host.1), Verdict::Different { .. }) && direction(host) != Some(overall)
+        })
+    }
+
     /// The verdict on two finite samples.
     pub fn judge(&self, group: &Summary, baseline: &Summary) -> Verdict {
-        let size = match self.margin {
-            Margin::Absolute(size) | Margin::Relative(size) => size,
-        };
-        if !(size.is_finite() && size >= 0.0) {
+        if !self.has_margin() {
             return Verdict::NotComparable { why: Why::BadMargin };
         }
         if group.n.min(baseline.n) < 2 {
@@ -121,10 +199,24 @@ impl Rule {
     }
 
     fn judge_means(&self, group: &Summary, baseline: &Summary) -> Option<Verdict> {
-        let basis = Basis::Means;
-        let zero = self.interval(group, baseline)?;
+        let zero = Linear::of(group, baseline, 1.0, 0.0)?;
         let bounds = Bounds::of(group, baseline, self.margin)?;
-        let (upper, lower) = (bounds.upper.interval(self.confidence())?, bounds.lower.interval(self.confidence())?);
+        self.place(Basis::Means, &zero, &bounds, || {
+            let sd = (0.5 * (group.sd?.powi(2) + baseline.sd?.powi(2))).sqrt();
+            self.repetitions(group.mean? - baseline.mean?, sd, baseline.mean?)
+        })
+    }
+
+    /// Where the intervals lie.
+    fn place(
+        &self,
+        basis: Basis,
+        zero: &Linear,
+        bounds: &Bounds,
+        repetitions: impl FnOnce() -> Option<Repetitions>,
+    ) -> Option<Verdict> {
+        let at = |linear: &Linear| linear.interval(self.confidence());
+        let (zero, upper, lower) = (at(zero)?, at(&bounds.upper)?, at(&bounds.lower)?);
         let differs = zero.low > 0.0 || zero.high < 0.0;
         let beyond = (upper.low > 0.0 && zero.low > 0.0) || (lower.high < 0.0 && zero.high < 0.0);
         let within = upper.high < 0.0 && lower.low > 0.0;
@@ -132,7 +224,7 @@ impl Rule {
             (true, false, _) => Verdict::Different { basis },
             (false, true, true) => Verdict::DifferentNegligible { basis },
             (false, true, false) => Verdict::Equivalent { basis },
-            _ => Verdict::Undecided { differs, repetitions: self.repetitions(group, baseline) },
+            _ => Verdict::Undecided { differs, repetitions: repetitions() },
         })
     }
 
@@ -144,9 +236,9 @@ impl Rule {
         }
     }
 
-    fn repetitions(&self, group: &Summary, baseline: &Summary) -> Option<Repetitions> {
-        let sd = (0.5 * (group.sd?.powi(2) + baseline.sd?.powi(2))).sqrt();
-        let (difference, margin) = ((group.mean? - baseline.mean?).abs() / sd, self.margin(baseline.mean?) / sd);
+    /// Of each side, for a difference of means between values with this standard deviation.
+    fn repetitions(&self, difference: f64, sd: f64, baseline: f64) -> Option<Repetitions> {
+        let (difference, margin) = (difference.abs() / sd, self.margin(baseline) / sd);
         let level = 1.0 - self.confidence();
         if difference > margin {
             repetitions_for_difference(difference - margin, POWER, level)
@@ -178,7 +270,6 @@ impl Rule {
 
 /// Two of all ways to deal m + n values into a group of m and one of n.
 fn chance(m: usize, n: usize) -> f64 {
-    let count = crate::analysis::summary::count;
     let few = m.min(n);
     // Small enough long before the product could leave the range of numbers.
     2.0 * (1..=few.min(500)).fold(1.0, |share, i| share * count(i) / count(m + n - few + i))

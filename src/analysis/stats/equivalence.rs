@@ -39,6 +39,27 @@ impl Linear {
         (error > 0.0 && estimate.is_finite() && df.is_finite()).then_some(Self { estimate, error, df })
     }
 
+    /// The same within strata: group and baseline of each, all with two values or more. The strata's estimates are weighted by
+    /// the precision that they would have if all values had one variance, m·n/(m + n), so that weights do not depend on what was
+    /// measured. `None` when nothing varies in any stratum.
+    ///
+    /// Assumes that strata are independent; the degrees of freedom are Satterthwaite's. With one stratum the same as [`Self::of`].
+    /// Source: the weights are those of least squares with an effect for each stratum, of which Cochran 1954 (*Biometrics* 10)
+    /// is the case of proportions.
+    pub fn within(strata: &[(Summary, Summary)], factor: f64, offset: f64) -> Option<Self> {
+        let (mut estimate, mut variance, mut uncertainty) = (0.0, 0.0, 0.0);
+        for ((group, baseline), weight) in strata.iter().zip(weights(strata)) {
+            let square = weight * weight;
+            let (va, vb) =
+                (square * group.variance_of_mean()?, square * factor * factor * baseline.variance_of_mean()?);
+            estimate += weight * (group.mean? - factor * baseline.mean? - offset);
+            variance += va + vb;
+            uncertainty += va * va / (count(group.n) - 1.0) + vb * vb / (count(baseline.n) - 1.0);
+        }
+        let (error, df) = (variance.sqrt(), variance * variance / uncertainty);
+        (error > 0.0 && estimate.is_finite() && df.is_finite()).then_some(Self { estimate, error, df })
+    }
+
     /// Interval that covers `confidence`.
     pub fn interval(&self, confidence: f64) -> Option<Interval> {
         let half = t_quantile(0.5 + confidence / 2.0, self.df)? * self.error;
@@ -77,6 +98,34 @@ impl Bounds {
         };
         Some(Self { upper: at(1.0)?, lower: at(-1.0)? })
     }
+
+    /// The same within strata, see [`Linear::within`]; a relative margin is a share of the weighted mean of baselines.
+    pub fn within(strata: &[(Summary, Summary)], margin: Margin) -> Option<Self> {
+        let size = weighted_baseline(strata)?;
+        let at = |sign: f64| match margin {
+            Margin::Absolute(size) => Linear::within(strata, 1.0, sign * size),
+            Margin::Relative(share) => {
+                Linear::within(strata, 1.0 + sign * share * if size < 0.0 { -1.0 } else { 1.0 }, 0.0)
+            }
+        };
+        Some(Self { upper: at(1.0)?, lower: at(-1.0)? })
+    }
+}
+
+/// Weights of strata; they add up to 1.
+fn weights(strata: &[(Summary, Summary)]) -> impl Iterator<Item = f64> {
+    let of = |(group, baseline): &(Summary, Summary)| {
+        let (m, n) = (count(group.n), count(baseline.n));
+        m * n / (m + n)
+    };
+    let all: f64 = strata.iter().map(of).sum();
+    strata.iter().map(move |stratum| of(stratum) / all)
+}
+
+/// The baselines' mean over strata with the weights of [`Linear::within`]; `None` when one has none.
+pub fn weighted_baseline(strata: &[(Summary, Summary)]) -> Option<f64> {
+    let means = strata.iter().zip(weights(strata)).map(|((_, baseline), weight)| Some(weight * baseline.mean?));
+    means.sum::<Option<f64>>().filter(|mean| mean.is_finite())
 }
 
 /// Two one-sided tests that the difference is within its margin.
@@ -113,6 +162,23 @@ mod tests {
         assert_eq!(tost(Margin::Absolute(0.0)).p, 0.5);
         assert!(tost(Margin::Absolute(100.0)).p < 1e-4);
         assert!(tost(Margin::Relative(0.0)).p >= 0.5);
+    }
+
+    #[test]
+    fn one_stratum_is_no_stratum_and_strata_take_out_what_is_between_them() {
+        let (a, b) = (Summary::of(&[1.0, 2.0, 3.5]), Summary::of(&[1.5, 2.0, 2.5, 7.0]));
+        let (whole, one) = (Linear::of(&a, &b, 1.1, 0.5).unwrap(), Linear::within(&[(a, b)], 1.1, 0.5).unwrap());
+        let near = |x: f64, y: f64| (x - y).abs() <= 1e-12 * y.abs();
+        assert!(near(one.estimate, whole.estimate) && near(one.error, whole.error) && near(one.df, whole.df));
+        // Two hosts 100 apart, the group mostly on the high one: nothing differs within either.
+        let at = |level: f64, n: u32| Summary::of(&(0..n).map(|i| level + f64::from(i % 3) - 1.0).collect::<Vec<_>>());
+        let strata = [(at(100.0, 3), at(100.0, 9)), (at(200.0, 9), at(200.0, 3))];
+        let within = Linear::within(&strata, 1.0, 0.0).unwrap();
+        assert!(within.estimate.abs() < 1e-12 && within.error < 0.6, "{within:?}");
+        assert_eq!(weighted_baseline(&strata), Some(150.0));
+        assert_eq!(Linear::within(&[(Summary::of(&[1.0; 3]), Summary::of(&[2.0; 3]))], 1.0, 0.0), None);
+        assert_eq!(Linear::within(&[(Summary::of(&[1.0]), b)], 1.0, 0.0), None);
+        assert_eq!(Linear::within(&[], 1.0, 0.0), None);
     }
 
     #[test]

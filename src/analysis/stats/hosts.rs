@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::analysis::Interval;
-use crate::analysis::distribution::{chi2_sf, normal_quantile};
+use crate::analysis::distribution::{chi2_sf, f_sf, normal_quantile};
 use crate::analysis::summary::{count, interval};
 
 /// What one host says: a difference and the square of its standard error.
@@ -66,9 +66,47 @@ pub fn pooled(estimates: &[Estimate], confidence: f64) -> Option<Pooled> {
     .filter(|pooled| pooled.mean.is_finite() && pooled.tau2.is_finite())
 }
 
+/// Do all hosts have the same difference? Probability of estimates at least as far apart if they have; `None` with fewer than two,
+/// or where a value is not finite, or a variance or its degrees of freedom are not above 0.
+///
+/// Unlike Cochran's Q with χ² it takes into account that variances are estimated, which matters with few values. Each estimate comes
+/// with the degrees of freedom of its variance. Agrees with `statsmodels.stats.oneway.anova_generic(use_var="unequal")`.
+/// Source: Welch 1951, *Biometrika* 38.
+pub fn homogeneity(estimates: &[(Estimate, f64)]) -> Option<f64> {
+    let usable = |(e, df): &(Estimate, f64)| {
+        e.value.is_finite() && e.variance.is_finite() && e.variance > 0.0 && df.is_finite() && *df > 0.0
+    };
+    let between = count(estimates.len().checked_sub(1).filter(|&rest| rest > 0)?);
+    if !estimates.iter().all(usable) {
+        return None;
+    }
+    let sum = |f: &dyn Fn(&(Estimate, f64)) -> f64| estimates.iter().map(f).sum::<f64>();
+    let weight = sum(&|(e, _)| 1.0 / e.variance);
+    let mean = sum(&|(e, _)| e.value / e.variance) / weight;
+    let q = sum(&|(e, _)| (e.value - mean).powi(2) / e.variance);
+    let uncertain = sum(&|(e, df)| (1.0 - 1.0 / (e.variance * weight)).powi(2) / df);
+    let k = between + 1.0;
+    let f = q / between / (1.0 + 2.0 * (k - 2.0) * uncertain / (k * k - 1.0));
+    f_sf(f, between, (k * k - 1.0) / (3.0 * uncertain))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_values_make_hosts_that_differ_less_surprising() {
+        let at = |df: f64| {
+            let of = |value| (Estimate { value, variance: 1.0 }, df);
+            homogeneity(&[of(0.0), of(3.0), of(-1.0)]).unwrap()
+        };
+        let all = [0.0, 3.0, -1.0].map(|value| Estimate { value, variance: 1.0 });
+        let chi2 = pooled(&all, 0.95).unwrap().q_p.unwrap();
+        assert!(at(2.0) > at(5.0) && at(5.0) > at(1e6) && (at(1e6) - chi2).abs() < 1e-4, "{} {chi2}", at(1e6));
+        assert_eq!(homogeneity(&[(all[0], 3.0)]), None);
+        assert_eq!(homogeneity(&[(all[0], 3.0), (Estimate { value: 1.0, variance: 0.0 }, 3.0)]), None);
+        assert_eq!(homogeneity(&[(all[0], 3.0), (all[1], f64::NAN)]), None);
+    }
 
     #[test]
     fn one_host_says_nothing_of_others() {

@@ -13,8 +13,8 @@ use super::change::pettitt;
 use super::describe::{mad, median, quantile, sorted};
 use super::dip::{DipNull, dip};
 use super::dominance::Dominance;
-use super::equivalence::{Bounds, Margin, Tost};
-use super::hosts::{Estimate, pooled};
+use super::equivalence::{Bounds, Linear, Margin, Tost};
+use super::hosts::{Estimate, homogeneity, pooled};
 use super::kolmogorov::KolmogorovSmirnov;
 use super::mann_whitney::{MannWhitney, Method};
 use super::multiplicity::adjust;
@@ -304,6 +304,21 @@ fn several_hosts() {
         close(&name, ours.q_p.unwrap(), number(&case["q_p"]));
         close(&name, ours.i2.unwrap(), number(&case["i2"]));
         close_interval(&name, ours.ci, &case["ci"]);
+        let with_df: Vec<(Estimate, f64)> = estimates.into_iter().zip(list(&case["dfs"])).collect();
+        close(&name, homogeneity(&with_df).unwrap(), number(&case["homogeneity_p"]));
+    }
+}
+
+#[test]
+fn within_hosts() {
+    for (name, case) in cases("within") {
+        let sides = |stratum: &Value| (Summary::of(&list(&stratum[0])), Summary::of(&list(&stratum[1])));
+        let strata: Vec<(Summary, Summary)> = case["strata"].as_array().unwrap().iter().map(sides).collect();
+        let ours = Linear::within(&strata, 1.0, 0.0).unwrap();
+        close(&name, ours.estimate, number(&case["estimate"]));
+        close(&name, ours.error, number(&case["error"]));
+        close(&name, ours.df, number(&case["df"]));
+        close_interval(&name, ours.interval(0.95), &case["ci"]);
     }
 }
 

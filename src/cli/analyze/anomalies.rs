@@ -2,23 +2,20 @@
 
 use std::io::Write as _;
 
-use super::comparing::{chosen, keep, margins, printed};
+use super::comparing::{chosen, keep, margins, printed, statuses};
 use super::{Args, no_values, unreadable, wrong_question};
 use crate::analysis::Question;
 use crate::cli::exit::{Exit, Failure};
-use crate::record::Status;
 use crate::report::anomalies::{columns, find, sheet};
 use crate::report::page::grouping::Grouping;
 use crate::store::{Chosen, Database};
 
 pub(super) fn run(args: &Args, database: &Database) -> Result<Exit, Failure> {
-    let mut statuses = vec![Status::Complete];
-    statuses.extend(&args.include);
     let what = match chosen(args) {
         Chosen::Named(names) if names.is_empty() => Chosen::All,
         what => what,
     };
-    let mut dataset = database.chosen(&what, &statuses).map_err(|error| unreadable(&args.db, error))?;
+    let mut dataset = database.chosen(&what, &statuses(args)).map_err(|error| unreadable(&args.db, error))?;
     for name in &args.metric {
         dataset.find(name).map_err(|error| no_values(args, error.into()))?;
     }

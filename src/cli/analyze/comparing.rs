@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Args, baseline, no_values, none_counts, suggestion, unreadable, width, wrong_question};
-use crate::analysis::contrasts::{Extent, Options};
+use crate::analysis::contrasts::{Contrast, Extent, Options};
 use crate::analysis::filter::{Filter, Levels};
 use crate::analysis::judged::{Asked, MARGIN, in_run_order, judge, margin_of};
-use crate::analysis::trust;
+use crate::analysis::sentinels::watch;
+use crate::analysis::trust::{self, Doubt};
 use crate::analysis::{Comparison, Question, compare};
 use crate::cli::Format;
 use crate::cli::exit::{Exit, Failure};
@@ -14,10 +15,11 @@ use crate::cli::looks;
 use crate::record::Status;
 use crate::report::compare::Analyze;
 use crate::report::family::Many;
+use crate::report::sentinels::Watched;
 use crate::report::verdicts::{FamilyRow, Judged};
 use crate::report::{planning, plot};
 use crate::spec::Spec;
-use crate::store::{Chosen, Database, Dataset, MetricColumn, Observations};
+use crate::store::{Chosen, Database, Dataset, MetricColumn, Observation, Observations};
 use crate::units::Percent;
 
 /// Decides on resamples, deals and shuffles; the same each time.
@@ -34,6 +36,9 @@ pub(super) struct One {
 }
 
 pub(super) fn run(args: &Args, database: &Database) -> Result<Exit, Failure> {
+    if args.sentinels {
+        return sentinels(args, database);
+    }
     let mut notes = Vec::new();
     let (all, data) = gather(args, database, &mut notes)?;
     let text = if args.effects {
@@ -47,6 +52,55 @@ pub(super) fn run(args: &Args, database: &Database) -> Result<Exit, Failure> {
     };
     std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes())?;
     Ok(Exit::Done)
+}
+
+pub(super) fn statuses(args: &Args) -> Vec<Status> {
+    let mut statuses = vec![Status::Complete];
+    statuses.extend(&args.include);
+    statuses
+}
+
+/// `--sentinels`: what they say, metric by metric.
+fn sentinels(args: &Args, database: &Database) -> Result<Exit, Failure> {
+    let dataset = database.chosen(&chosen(args), &statuses(args)).map_err(|error| unreadable(&args.db, error))?;
+    let Some(of) = dataset.sentinels.as_deref() else {
+        let hint = "`[sentinel] every = 20` in the spec runs one tuple again and again between all others";
+        return Err(Failure::text(Exit::SomeFailed, "the database has no sentinels".to_owned()).hint(hint.to_owned()));
+    };
+    let mut notes = Vec::new();
+    let observed = observed(args, of, &mut notes)?;
+    let (watched, level) = watched(&observed);
+    let text = printed(args, &crate::report::sentinels::sheet(&watched, level, notes));
+    std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes())?;
+    Ok(Exit::Done)
+}
+
+/// Sentinels of these metrics, and the level of the tests.
+fn watched(observed: &[(String, String, Observations)]) -> (Vec<Watched>, f64) {
+    let hosts: BTreeSet<&str> = observed.iter().flat_map(|one| &one.2.values).map(|o| &*o.host).collect();
+    let level = trust::level(observed.len() * hosts.len());
+    let values: Vec<&[Observation]> = observed.iter().map(|one| one.2.values.as_slice()).collect();
+    let all = observed.iter().zip(watch(&values, level, SEED));
+    let watched = all.map(|((name, _, observations), watches)| Watched {
+        metric: name.clone(),
+        unit: observations.unit.clone(),
+        watches,
+    });
+    (watched.collect(), level)
+}
+
+/// What sentinels of these metrics say of their hosts, for a comparison; nothing without sentinels.
+fn sentinel_remarks(dataset: &Dataset, observed: &[(String, String, Observations)]) -> Vec<String> {
+    let Some(of) = dataset.sentinels.as_deref() else { return Vec::new() };
+    let values = |(name, full_name, _): &(String, String, Observations)| {
+        let column = of.find(full_name).ok()?;
+        Some((name.clone(), full_name.clone(), of.observations(column).ok().filter(|o| !o.values.is_empty())?))
+    };
+    let observed: Vec<_> = observed.iter().filter_map(values).collect();
+    let (watched, level) = watched(&observed);
+    let mut notes = vec![format!("{} sentinels count in no contrast.", of.iterations.len())];
+    notes.extend(crate::report::sentinels::remarks(&watched, level));
+    notes
 }
 
 fn parts(all: &[One]) -> Vec<planning::Part<'_>> {
@@ -98,7 +152,8 @@ fn verdicts(args: &Args, all: &[One], mut notes: Vec<String>, data: String) -> S
         .iter()
         .zip(&found.metrics)
         .map(|(one, contrasts)| {
-            let doubts: Vec<_> = doubts.by_ref().take(one.comparison.groups.len()).collect();
+            let mut doubts: Vec<_> = doubts.by_ref().take(one.comparison.groups.len()).collect();
+            add_hosts(&mut doubts, contrasts, doubt_level);
             let judged = Judged {
                 contrasts,
                 doubts: &doubts,
@@ -106,6 +161,7 @@ fn verdicts(args: &Args, all: &[One], mut notes: Vec<String>, data: String) -> S
                 margin: one.margin,
                 margin_is_asked: one.margin_is_asked,
                 family,
+                hosts: &found.hosts,
             };
             Analyze::new(&one.observations, &one.comparison, &judged)
         })
@@ -160,21 +216,29 @@ fn question_asked(args: &Args) -> BTreeMap<String, String> {
     ])
 }
 
+/// What hosts do not agree on, beside what the groups' own values say.
+fn add_hosts(doubts: &mut [Vec<Doubt>], contrasts: &[Option<Contrast>], level: f64) {
+    for (found, contrast) in doubts.iter_mut().zip(contrasts) {
+        let hosts = contrast.as_ref().and_then(|contrast| contrast.hosts.as_ref());
+        found.extend(hosts.into_iter().flat_map(|hosts| trust::about_hosts(hosts, level)));
+    }
+}
+
 fn asks_for_many(args: &Args) -> bool {
     args.level.is_some() || args.all || args.metric.len() > 1
 }
 
 /// The metrics that were asked for, and a hash of the iterations.
 fn gather(args: &Args, database: &Database, notes: &mut Vec<String>) -> Result<(Vec<One>, String), Failure> {
-    let mut statuses = vec![Status::Complete];
-    statuses.extend(&args.include);
-    let mut dataset = database.chosen(&chosen(args), &statuses).map_err(|error| unreadable(&args.db, error))?;
+    let mut dataset = database.chosen(&chosen(args), &statuses(args)).map_err(|error| unreadable(&args.db, error))?;
     let data = dataset.attempts_hash().to_string();
     if let Some(text) = &args.filter {
         keep(&mut dataset, text)?;
         notes.push(format!("Looked at: iterations with {text}."));
     }
     let observed = observed(args, &dataset, notes)?;
+    notes.extend(sentinel_remarks(&dataset, &observed));
+    notes.extend(stopped(&dataset.specs, &observed));
     let question = Question {
         by: args.by.clone(),
         baseline: baseline(args, &dataset.specs)?,
@@ -216,6 +280,23 @@ pub(super) fn chosen(args: &Args) -> Chosen {
         None if args.all => Chosen::All,
         None => Chosen::Named(args.metric.clone()),
     }
+}
+
+/// Tuples that end when the spread of a metric happens to be small make its intervals too narrow.
+fn stopped(texts: &[String], observed: &[(String, String, Observations)]) -> Option<String> {
+    let specs = texts.iter().filter_map(|text| Spec::parse(text).ok());
+    let metrics: BTreeSet<String> = specs.filter_map(|spec| spec.stop).flat_map(|stop| stop.metrics).collect();
+    let named = |(name, full_name, observations): &&(String, String, Observations)| {
+        [name, full_name, &observations.metric].into_iter().any(|name| metrics.contains(name))
+    };
+    let found: Vec<&str> = observed.iter().filter(named).map(|one| one.0.as_str()).collect();
+    (!found.is_empty()).then(|| {
+        format!(
+            "Tuples were ended early by {}: 95 % intervals of its means and differences cover less than they say, and verdicts err up to two and a half times as \
+             often (docs/analysis.md, \"Stopping early\").",
+            found.join(", ")
+        )
+    })
 }
 
 pub(super) fn keep(dataset: &mut Dataset, text: &str) -> Result<(), Failure> {

@@ -118,6 +118,7 @@ fn blank(iteration: &Iteration) -> Observation {
         tuple: header.tuple,
         block: header.block,
         status: iteration.outcome.status(),
+        host: Arc::from(header.host.as_str()),
         factors: Arc::clone(&iteration.factors),
         value: 0.0,
         pairs: 1,

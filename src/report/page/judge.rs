@@ -7,7 +7,7 @@ use super::methods::{BENJAMINI, cite};
 use super::model::{Contrast, Model, Verdict};
 use crate::analysis::Interval;
 use crate::analysis::contrasts::{self, Extent, Family, Options};
-use crate::analysis::judged::{MARGIN, margin_of};
+use crate::analysis::judged::{MARGIN, host_numbers, hosts, margin_of};
 use crate::analysis::stats::equivalence::Margin;
 use crate::report::verdicts::{Word, tell};
 use crate::store::MetricColumn;
@@ -35,6 +35,7 @@ pub(super) fn all(inputs: &Inputs<'_>, columns: &[&MetricColumn], values: &[Valu
         .zip(values)
         .map(|(column, values)| pairs.iter().map(|&pair| refusal(inputs, column, values, &images, pair)).collect())
         .collect();
+    let hosts = hosts(inputs.dataset.iterations.iter().map(|iteration| iteration.header.host.as_str()));
     let metrics: Vec<contrasts::Metric> = columns
         .iter()
         .zip(values)
@@ -44,7 +45,7 @@ pub(super) fn all(inputs: &Inputs<'_>, columns: &[&MetricColumn], values: &[Valu
                 pairs.iter().zip(refusals).filter(|(_, why)| why.is_some()).map(|(pair, _)| pair.0).collect();
             let cells = values.iter().enumerate().map(|(group, values)| {
                 // What must not be compared is not in the family either.
-                if refused.contains(&group) { contrasts::Cell::default() } else { cell(inputs, values) }
+                if refused.contains(&group) { contrasts::Cell::default() } else { cell(inputs, &hosts, values) }
             });
             contrasts::Metric { margin: Margin::Relative(margin(inputs, column).fraction()), cells: cells.collect() }
         })
@@ -60,9 +61,13 @@ pub(super) fn all(inputs: &Inputs<'_>, columns: &[&MetricColumn], values: &[Valu
     Judged { metrics: metrics.collect(), family: family.size, adjusted: family.adjusted }
 }
 
-fn cell(inputs: &Inputs<'_>, values: &[(f64, usize)]) -> contrasts::Cell {
-    let block = |&(_, at): &(f64, usize)| inputs.dataset.iterations[at].header.block;
-    contrasts::Cell { values: values.iter().map(|v| v.0).collect(), blocks: values.iter().map(block).collect() }
+fn cell(inputs: &Inputs<'_>, hosts: &[String], values: &[(f64, usize)]) -> contrasts::Cell {
+    let header = |&(_, at): &(f64, usize)| &inputs.dataset.iterations[at].header;
+    contrasts::Cell {
+        values: values.iter().map(|v| v.0).collect(),
+        blocks: values.iter().map(|v| header(v).block).collect(),
+        hosts: host_numbers(hosts, values.iter().map(|v| header(v).host.as_str())),
+    }
 }
 
 /// The margin of a metric: of its full name, its name, or the default.

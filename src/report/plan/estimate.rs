@@ -56,8 +56,12 @@ impl Estimate {
         let spec = &plan.spec;
         let limit = spec.timeout.as_secs_f64();
         let repetitions = f64::from(spec.repetitions);
+        let sentinels = plan.iterations.iter().filter(|slot| slot.is_sentinel()).map(|slot| slot.tuple).next();
+        let (sentinel, times) = (sentinels.map(|tuple| &plan.tuples[tuple as usize].tuple), plan.sentinels());
+        #[expect(clippy::cast_precision_loss, reason = "a rough figure")]
         let sum = |each: &dyn Fn(&Tuple) -> Option<f64>| -> Option<f64> {
-            plan.tuples.iter().map(|planned| each(&planned.tuple)).sum::<Option<f64>>().map(|sum| sum * repetitions)
+            let all = plan.tuples.iter().map(|planned| each(&planned.tuple)).sum::<Option<f64>>();
+            Some(all? * repetitions + sentinel.map_or(Some(0.0), each)? * times as f64)
         };
         let time = sum(&|tuple| Some((fixed(tuple) + workload(spec, tuple)?).min(limit)));
         let links: f64 = plan.tuples.iter().map(|planned| link_test(spec, &planned.tuple).min(limit)).sum();

@@ -11,7 +11,7 @@ pub use estimate::Estimate;
 pub use rows::{write_commands, write_csv, write_json};
 
 use crate::plan::{Counts, Plan};
-use crate::spec::{Factor, Order, Spec, Value, grouped};
+use crate::spec::{Factor, Order, Spec, StopSpec, Value, grouped};
 use crate::units::format_duration;
 
 /// Characters of a line that lists values.
@@ -20,9 +20,13 @@ const VALUES_WIDTH: usize = 80;
 /// The plan in short: how many iterations, of what, in which order, and about how much time and space they take.
 pub fn write_summary(out: &mut impl Write, plan: &Plan, estimate: &Estimate) -> fmt::Result {
     let spec = &plan.spec;
+    let sentinels = match plan.sentinels() {
+        0 => String::new(),
+        n => format!(" + {}", counted(n as u64, "sentinel")),
+    };
     writeln!(
         out,
-        "{}: {} = {} × {}",
+        "{}: {} = {} × {}{sentinels}",
         spec.name,
         counted(plan.iterations.len() as u64, "iteration"),
         counted(plan.tuples.len() as u64, "tuple"),
@@ -34,7 +38,55 @@ pub fn write_summary(out: &mut impl Write, plan: &Plan, estimate: &Estimate) -> 
     }
     write_counts(out, &plan.counts)?;
     writeln!(out, "order    {}", order(spec.order, spec.seed))?;
-    write_estimate(out, plan, estimate)
+    if let Some(text) = sentinels_text(plan) {
+        writeln!(out, "sentinel {text}")?;
+    }
+    write_estimate(out, plan, estimate)?;
+    match &spec.stop {
+        Some(stop) => write_stop(out, plan, stop, estimate),
+        None => Ok(()),
+    }
+}
+
+/// Which tuple is run between all others; `None` when none is.
+fn sentinels_text(plan: &Plan) -> Option<String> {
+    let every = plan.spec.sentinel.as_ref()?.every;
+    let slot = plan.iterations.iter().find(|slot| slot.is_sentinel())?;
+    let factors = plan.tuples[slot.tuple as usize].tuple.iter().map(|(name, value)| format!("{name} = {value}"));
+    let factors: Vec<String> = factors.collect();
+    let tuple = if factors.is_empty() { "the only tuple".to_owned() } else { factors.join(", ") };
+    Some(format!("before, after and every {} between: {tuple}", counted(u64::from(every), "iteration")))
+}
+
+/// When tuples end early, and what that may save: at most, as nobody knows before.
+fn write_stop(out: &mut impl Write, plan: &Plan, stop: &StopSpec, estimate: &Estimate) -> fmt::Result {
+    let StopSpec { metrics, half_width, min } = stop;
+    let (max, least) = (plan.spec.repetitions, least_iterations(plan, stop));
+    let names = metrics.join(", ");
+    let (is, all) = if metrics.len() == 1 { ("mean", "is") } else { ("means", "are") };
+    writeln!(
+        out,
+        "stop     a tuple ends after {min} to {max} repetitions, when the {is} of {names} {all} known to ± {half_width}"
+    )?;
+    let all = plan.iterations.len() as u64;
+    let saved = all.saturating_sub(least);
+    let time = estimate.time.map(|time| time.mul_f64(f64::from(max - min) / f64::from(max)));
+    let time = time.map_or_else(String::new, |time| format!(", very roughly {}", estimate::rough_duration(time)));
+    writeln!(
+        out,
+        "         so {} to {}: it may save up to {}{time}",
+        grouped(least),
+        counted(all, "iteration"),
+        grouped(saved)
+    )
+}
+
+/// Iterations of a plan whose tuples all end as early as they may, sentinels included, which are run as long as anything is between them.
+pub(super) fn least_iterations(plan: &Plan, stop: &StopSpec) -> u64 {
+    let repetitions = plan.tuples.len() as u64 * u64::from(stop.min);
+    let sentinels =
+        plan.spec.sentinel.as_ref().map_or(0, |sentinel| 1 + repetitions.div_ceil(u64::from(sentinel.every)));
+    repetitions + sentinels
 }
 
 fn write_factors(out: &mut impl Write, spec: &Spec) -> fmt::Result {

@@ -5,15 +5,17 @@ use std::path::Path;
 
 use super::Estimate;
 use crate::plan::{Counts, Iteration, Plan};
-use crate::spec::{Columns, Factor, PerColumns, Value, json_string};
+use crate::spec::{Columns, Factor, PerColumns, StopSpec, Value, json_string};
 
-/// One row for each iteration: number, identity, tuple, repetition, block, then the factors in the order of the spec.
+/// One row for each iteration: number, identity, tuple, repetition, block, where there are sentinels whether it is one, then the factors
+/// in the order of the spec.
 ///
 /// A group has a column for each member, `request.url`. A factor that means nothing on the row's testbed is empty, as
 /// is the block of an order without blocks. RFC 4180 quoting, lines end with a line feed. The writer should be buffered.
 pub fn write_csv(plan: &Plan, mut out: impl Write) -> io::Result<()> {
     let names: Vec<String> = plan.spec.factors.iter().flat_map(columns).collect();
-    write!(out, "number,identity,tuple,repetition,block")?;
+    let sentinels = plan.spec.sentinel.is_some();
+    write!(out, "number,identity,tuple,repetition,block{}", if sentinels { ",sentinel" } else { "" })?;
     for name in &names {
         write!(out, ",{}", csv_field(name))?;
     }
@@ -24,6 +26,9 @@ pub fn write_csv(plan: &Plan, mut out: impl Write) -> io::Result<()> {
         write!(out, "{number},{identity},{tuple_id},{repetition},")?;
         if let Some(block) = iteration.block {
             write!(out, "{block}")?;
+        }
+        if sentinels {
+            write!(out, ",{}", iteration.sentinel)?;
         }
         for cell in texts.of(tuple, |columns| io::Result::Ok(csv_cells(&names, columns)))? {
             out.write_all(b",")?;
@@ -76,6 +81,7 @@ pub fn write_json(plan: &Plan, estimate: &Estimate, mut out: impl Write) -> io::
     writeln!(out, "\"seed\":{seed},\"order\":\"{order}\",\"repetitions\":{repetitions},")?;
     writeln!(out, "\"counts\":{},", counts(plan))?;
     writeln!(out, "\"estimate\":{},", estimate_json(estimate))?;
+    writeln!(out, "\"stop\":{},", or_null(spec.stop.as_ref().map(|stop| stop_json(plan, stop))))?;
     let factors: Vec<String> = spec.factors.iter().map(factor_json).collect();
     writeln!(out, "\"factors\":[{}],", factors.join(","))?;
     writeln!(out, "\"iterations\":[")?;
@@ -106,6 +112,19 @@ fn estimate_json(estimate: &Estimate) -> String {
     format!("{{\"seconds\":{seconds},\"longest_seconds\":{longest},\"bytes\":{bytes}}}")
 }
 
+fn stop_json(plan: &Plan, stop: &StopSpec) -> String {
+    let metrics: Vec<String> = stop.metrics.iter().map(|metric| json_string(metric)).collect();
+    // As written in the spec, not as it is to the last bit.
+    let percent = (1e11 * stop.half_width.fraction()).round() / 1e9;
+    format!(
+        "{{\"metrics\":[{}],\"half_width_percent\":{percent},\"min\":{},\"max\":{},\"least_iterations\":{}}}",
+        metrics.join(","),
+        stop.min,
+        plan.spec.repetitions,
+        super::least_iterations(plan, stop)
+    )
+}
+
 fn factor_json(factor: &Factor) -> String {
     let values: Vec<String> = factor.values.iter().map(Value::canonical_json).collect();
     format!("{{\"name\":{},\"values\":[{}]}}", json_string(&factor.name), values.join(","))
@@ -120,6 +139,9 @@ fn write_iteration(out: &mut impl Write, iteration: &Iteration<'_>, members: &[V
     match iteration.block {
         Some(block) => write!(out, "{block}")?,
         None => write!(out, "null")?,
+    }
+    if iteration.sentinel {
+        out.write_all(b",\"sentinel\":true")?;
     }
     out.write_all(b",\"factors\":{")?;
     for (i, (values, &index)) in members.iter().zip(tuple.indices()).enumerate() {

@@ -51,6 +51,23 @@ fn the_summary_is_short_and_honest() {
 }
 
 #[test]
+fn what_a_rule_to_stop_by_may_save_is_said() {
+    let stop = "[stop]\nmetric = [\"rps\", \"latency\"]\nhalf_width = \"2 %\"\nmax = 50\n";
+    let plan = plan(&format!("{}{stop}", TEXT.replace("repetitions = 2\n", "")));
+    let text = summary(&plan);
+    let line = "stop     a tuple ends after 5 to 50 repetitions, when the means of rps, latency are known to ± 2 %\n";
+    assert!(text.contains(line), "{text}");
+    assert!(text.contains("so 160 to 1,600 iterations: it may save up to 1,440, very roughly "), "{text}");
+    let mut json = Vec::new();
+    write_json(&plan, &Estimate::of(&plan), &mut json).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(
+        json["stop"],
+        serde_json::json!({"metrics": ["rps", "latency"], "half_width_percent": 2, "min": 5, "max": 50, "least_iterations": 160})
+    );
+}
+
+#[test]
 fn rows_have_a_column_for_each_factor_and_member() {
     let mut csv = Vec::new();
     write_csv(&plan(TEXT), &mut csv).unwrap();
