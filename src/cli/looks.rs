@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::host::clock::now_ns;
 use crate::store::{Look, Looks, looks, record_look};
 
 /// A question that was answered.
@@ -29,8 +29,7 @@ pub(super) fn note(asked: Asked<'_>, is_recorded: bool) -> Option<String> {
     let Asked { database, command, question, data, contrasts, p_values } = asked;
     let shown = crate::store::looks_path(database).display().to_string();
     if is_recorded && contrasts > 0 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|d| i64::try_from(d.as_nanos()).ok());
-        let look = Look { at_ns: now.unwrap_or(0), command: command.to_owned(), question, data, contrasts, p_values };
+        let look = Look { at_ns: now_ns(), command: command.to_owned(), question, data, contrasts, p_values };
         if let Err(error) = record_look(database, &look) {
             eprintln!("this question could not be written down in {shown}: {error}");
         }

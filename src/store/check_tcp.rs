@@ -45,6 +45,9 @@ fn check_numbers(tcp: &Tcp) -> Result<(), BadRecord> {
     if tcp.bin_ms == 0 || tcp.mtu == Some(0) {
         return bad("a length is 0".to_owned());
     }
+    if tcp.first_stalls.iter().any(|stall| stall.connection == 0) {
+        return bad("a stall is of connection 0, they count from 1".to_owned());
+    }
     let totals = [tcp.connections, tcp.ended_early, tcp.duration_ns, tcp.packets, tcp.stalls, tcp.stalled_ns];
     let directions = tcp.directions.iter().flat_map(|d| {
         let supers = [d.super_segments, d.super_bytes, d.super_on_wire].into_iter().flatten();

@@ -115,7 +115,8 @@ fn series() -> impl Strategy<Value = Vec<SeriesBin>> {
 }
 
 fn stalls() -> impl Strategy<Value = Vec<Stall>> {
-    let stall = (count(), option::of(any::<i64>()), count(), option::of(direction()));
+    let connection = count().prop_map(|number| number.max(1));
+    let stall = (connection, option::of(any::<i64>()), count(), option::of(direction()));
     vec(stall, 0..4).prop_map(|all| {
         let stall = |(connection, from_ns, duration_ns, ended_by)| Stall { connection, from_ns, duration_ns, ended_by };
         all.into_iter().map(stall).collect()
