@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Interval;
+use super::anomalies::far;
 use super::contrasts::{Hosts, parallel};
 use super::stats::change::changes;
-use super::stats::describe::{outliers, sorted};
+use super::stats::describe::sorted;
 use super::stats::dip::{DipNull, LARGEST};
 use super::stats::series::{autocorrelation, trend_within};
 use super::summary::count;
@@ -90,8 +91,7 @@ pub fn doubts(groups: &[Vec<f64>], level: f64, seed: u64) -> Vec<Vec<Doubt>> {
     let sizes: std::collections::BTreeSet<usize> =
         groups.iter().map(|group| group.len().min(LARGEST)).filter(|&n| n >= FEWEST_FOR_DIP).collect();
     let sizes: Vec<usize> = sizes.into_iter().collect();
-    let nulls: Nulls =
-        sizes.iter().copied().zip(parallel::all(sizes.len(), threads, |i| DipNull::new(sizes[i]))).collect();
+    let nulls: Nulls = sizes.iter().map(|&n| (n, DipNull::new(n))).collect();
     parallel::all(groups.len(), threads, |i| about(&groups[i], &nulls, level, seed))
 }
 
@@ -126,7 +126,7 @@ fn about(values: &[f64], nulls: &Nulls, level: f64, seed: u64) -> Vec<Doubt> {
         found.push(Doubt::Dependence { lag1: a.lag1, p: a.p });
     }
     found.extend(changes(values, level, seed).into_iter().map(|change| Doubt::Jump { at: change.at, p: change.p }));
-    let far = outliers(values).len();
+    let far = far::Group::of(values).map_or(0, |group| group.beyond(level, n).len());
     if far > 0 {
         found.push(Doubt::Outliers { n: far });
     }
@@ -137,7 +137,7 @@ fn about(values: &[f64], nulls: &Nulls, level: f64, seed: u64) -> Vec<Doubt> {
 }
 
 fn dip_p(values: &[f64], nulls: &Nulls) -> Option<f64> {
-    let sorted = sorted(values).filter(|sorted| sorted.len() >= FEWEST_FOR_DIP)?;
+    let sorted = sorted(values).filter(|sorted| sorted.len() >= FEWEST_FOR_DIP && DipNull::suits(sorted))?;
     nulls.get(&sorted.len().min(LARGEST))?.p(&sorted)
 }
 

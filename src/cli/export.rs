@@ -124,27 +124,25 @@ fn parts(export: &Export<'_>, factor: &str, directory: &Path, format: Format) ->
     };
     let beside = directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let making = tempfile::Builder::new().prefix(".vptest-").tempdir_in(beside).map_err(failed)?;
+    // A directory within the private one, which has the permissions of any other.
+    let made = making.path().join("parts");
+    std::fs::create_dir(&made).map_err(failed)?;
     for (value, part) in export.parts(factor) {
-        let place = making.path().join(hive_name(factor, value));
+        let place = made.join(hive_name(factor, value));
         std::fs::create_dir(&place).map_err(failed)?;
         let file = File::create(place.join(format!("part-0.{}", format.extension()))).map_err(failed)?;
         write(&part, format, &file).and_then(|()| file.sync_all()).map_err(failed)?;
     }
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(making.path(), permissions).map_err(failed)?;
-    let made = making.keep();
-    std::fs::rename(&made, directory).map_err(|error| {
-        // What was made must not stay behind under a name of no meaning.
-        let _ = std::fs::remove_dir_all(&made);
-        failed(error)
-    })
+    std::fs::rename(&made, directory).map_err(failed)
 }
 
 /// `factor.NAME=VALUE`, with `%` and two digits for what has a meaning in such a name or in a path.
 fn hive_name(factor: &str, value: Option<&str>) -> String {
-    // Hive's name for NULL.
-    let Some(value) = value else { return format!("factor.{}=__HIVE_DEFAULT_PARTITION__", escaped(factor)) };
-    format!("factor.{}={}", escaped(factor), escaped(value))
+    const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
+    let Some(value) = value else { return format!("factor.{}={NULL}", escaped(factor)) };
+    // A value of that very name is another one.
+    let value = if value == NULL { escaped(value).replacen('_', "%5F", 1) } else { escaped(value) };
+    format!("factor.{}={value}", escaped(factor))
 }
 
 fn escaped(text: &str) -> String {
@@ -165,6 +163,10 @@ mod tests {
         assert_eq!(hive_name("rate", Some("1 Gbit/s")), "factor.rate=1 Gbit%2Fs");
         assert_eq!(hive_name("a=b", Some("50%\n")), "factor.a%3Db=50%25%0A");
         assert_eq!(hive_name("note", Some("grün")), "factor.note=grün");
+        assert_eq!(
+            hive_name("driver", Some("__HIVE_DEFAULT_PARTITION__")),
+            "factor.driver=%5F_HIVE_DEFAULT_PARTITION__"
+        );
         assert_eq!(hive_name("driver", None), "factor.driver=__HIVE_DEFAULT_PARTITION__");
     }
 }

@@ -44,8 +44,9 @@ pub(super) fn note(asked: Asked<'_>, is_recorded: bool) -> Option<String> {
     }
 }
 
-fn sentence(Looks { questions, contrasts, unreadable }: Looks) -> String {
+fn sentence(Looks { questions, contrasts, unreadable, cut }: Looks) -> String {
     let word = if questions == 1 { "question" } else { "questions" };
     let bad = if unreadable == 0 { String::new() } else { format!("; {unreadable} lines cannot be read") };
-    format!("So far {questions} {word} with {contrasts} contrasts were asked of these data{bad}.")
+    let least = if cut { "at least " } else { "" };
+    format!("So far {least}{questions} {word} with {contrasts} contrasts were asked of these data{bad}.")
 }

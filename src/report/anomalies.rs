@@ -160,10 +160,12 @@ fn notes(all: &Anomalies) -> Vec<String> {
             100.0 * STORM_SHARE
         ),
         format!(
-            "Humps: dip test of {} groups at {:.2} % each, so chance alone puts {:.2} of them in the list at most.",
+            "Humps: dip test of {} groups at {:.2} % each, so chance alone puts {:.2} of them in the list at most. {} groups were not \
+             tested, since many of their values are equal.",
             all.humps_tested,
             100.0 * all.humps_level,
-            all.humps_by_chance()
+            all.humps_by_chance(),
+            all.humps_tied
         ),
     ];
     if all.steps > 0 {
@@ -215,9 +217,14 @@ fn pair((name, title): (&str, &str)) -> (String, String) {
     (name.to_owned(), title.to_owned())
 }
 
+/// Five digits that mean something, whatever the metric's unit.
+fn digits(x: f64) -> String {
+    if x == 0.0 || (1e-2..1e7).contains(&x.abs()) { format!("{x:.4}") } else { format!("{x:.4e}") }
+}
+
 /// Value, median, distance and p, as far as the kind has them.
 fn numbers(kind: &Kind) -> [Item; 4] {
-    let exact = |x: f64| Item::Number(Some(x), escape(&format!("{x:.4}")));
+    let exact = |x: f64| Item::Number(Some(x), escape(&digits(x)));
     let p = |p: f64| Item::Number(Some(p), p_text(Some(p)));
     let none = || Item::Absent;
     match *kind {

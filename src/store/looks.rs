@@ -5,8 +5,9 @@
 //! it is: its content is hashed, merging it again changes nothing, and it may be read-only.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,8 @@ pub struct Looks {
     pub contrasts: usize,
     /// Lines that are no look.
     pub unreadable: usize,
+    /// The file is longer than is read: there were more questions.
+    pub cut: bool,
 }
 
 /// The file of a database: `merged.db.looks.jsonl`.
@@ -61,7 +64,9 @@ pub fn looks_path(database: &Path) -> PathBuf {
 pub fn record_look(database: &Path, look: &Look) -> io::Result<()> {
     let mut line = serde_json::to_string(look).map_err(io::Error::other)?;
     line.push('\n');
-    File::options().create(true).append(true).open(looks_path(database))?.write_all(line.as_bytes())
+    let mut options = File::options();
+    let mut file = plain(options.create(true).append(true), database)?;
+    file.write_all(line.as_bytes())
 }
 
 /// The looks at a database so far; none where nothing was written down.
@@ -69,22 +74,32 @@ pub fn record_look(database: &Path, look: &Look) -> io::Result<()> {
 /// # Errors
 /// When the file is there and cannot be read.
 pub fn looks(database: &Path) -> io::Result<Looks> {
-    let file = match File::open(looks_path(database)) {
+    let file = match plain(File::options().read(true), database) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Looks::default()),
         Err(error) => return Err(error),
     };
-    let mut all = Looks::default();
+    let mut all = Looks { cut: file.metadata()?.len() > MOST_BYTES, ..Looks::default() };
     let mut different: BTreeMap<(BTreeMap<String, String>, String), usize> = BTreeMap::new();
     for line in BufReader::new(io::Read::take(file, MOST_BYTES)).split(b'\n') {
         match serde_json::from_slice::<Look>(&line?) {
-            Ok(look) => drop(different.insert((look.question, look.data), look.contrasts)),
+            // Where two answers to one question compared unequally much, the more counts.
+            Ok(look) => {
+                let known = different.entry((look.question, look.data)).or_default();
+                *known = look.contrasts.max(*known);
+            }
             Err(_) => all.unreadable += 1,
         }
     }
     all.questions = different.len();
-    all.contrasts = different.values().sum();
+    all.contrasts = different.values().fold(0, |sum, &contrasts| sum.saturating_add(contrasts));
     Ok(all)
+}
+
+/// Opens the file of a database: nothing but a plain file, and never waits for somebody at the other end of a pipe.
+fn plain(options: &mut OpenOptions, database: &Path) -> io::Result<File> {
+    let file = options.custom_flags(libc::O_NONBLOCK).open(looks_path(database))?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no plain file")) }
 }
 
 impl Dataset {
@@ -129,9 +144,25 @@ mod tests {
         for look in [look("rps", "a", 3), later, look("rps", "b", 4), look("cpu", "a", 5)] {
             record_look(&database, &look).unwrap();
         }
-        assert_eq!(looks(&database).unwrap(), Looks { questions: 3, contrasts: 12, unreadable: 0 });
+        assert_eq!(looks(&database).unwrap(), Looks { questions: 3, contrasts: 12, unreadable: 0, cut: false });
         File::options().append(true).open(looks_path(&database)).unwrap().write_all(b"no look\n").unwrap();
         assert_eq!(looks(&database).unwrap().unreadable, 1);
         assert!(record_look(&dir.path().join("none/merged.db"), &look("rps", "a", 1)).is_err());
+    }
+
+    #[test]
+    fn what_others_wrote_is_never_less_and_never_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("merged.db");
+        for look in [look("rps", "a", 9), look("rps", "a", 2), look("cpu", "a", usize::MAX)] {
+            record_look(&database, &look).unwrap();
+        }
+        assert_eq!(looks(&database).unwrap().contrasts, usize::MAX);
+        File::options().append(true).open(looks_path(&database)).unwrap().set_len(MOST_BYTES + 1).unwrap();
+        assert!(looks(&database).unwrap().cut);
+        let piped = dir.path().join("piped.db");
+        nix::unistd::mkfifo(&looks_path(&piped), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(looks(&piped).unwrap_err().to_string().contains("no plain file"));
+        assert!(record_look(&piped, &look("rps", "a", 1)).is_err());
     }
 }

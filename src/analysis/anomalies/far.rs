@@ -35,11 +35,34 @@ struct Scale {
 
 /// A group ready to be asked which of its values lie far out.
 #[derive(Debug, Clone)]
-pub(super) struct Group {
+pub(in crate::analysis) struct Group {
     values: Vec<f64>,
     plain: Scale,
-    /// Of the logarithms, where all values are positive.
-    log: Option<Scale>,
+    /// After stretching, where that can be.
+    stretched: Option<(Stretch, Scale)>,
+}
+
+/// Brings values that are skewed to the right nearer to normal ones.
+#[derive(Debug, Clone, Copy)]
+enum Stretch {
+    /// The logarithm, of values that are all positive.
+    Log,
+    /// The root, where some are 0.
+    Root,
+}
+
+impl Stretch {
+    fn of(values: &[f64]) -> Option<Self> {
+        let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+        if least > 0.0 { Some(Self::Log) } else { (least == 0.0).then_some(Self::Root) }
+    }
+
+    fn apply(self, x: f64) -> f64 {
+        match self {
+            Self::Log => x.ln(),
+            Self::Root => x.sqrt(),
+        }
+    }
 }
 
 impl Scale {
@@ -69,28 +92,28 @@ fn degrees_of_freedom(n: usize) -> f64 {
 
 impl Group {
     /// `None` for a group with too few values, one that is not finite, or more than half of them equal.
-    pub(super) fn of(values: &[f64]) -> Option<Self> {
+    pub(in crate::analysis) fn of(values: &[f64]) -> Option<Self> {
         if values.len() < FEWEST {
             return None;
         }
         let plain = Scale::of(values)?;
-        let log = if values.iter().all(|&x| x > 0.0) {
-            Scale::of(&values.iter().map(|x| x.ln()).collect::<Vec<_>>())
-        } else {
-            None
-        };
-        Some(Self { values: values.to_vec(), plain, log })
+        let stretched = Stretch::of(values).and_then(|stretch| {
+            let values: Vec<f64> = values.iter().map(|&x| stretch.apply(x)).collect();
+            Some((stretch, Scale::of(&values)?))
+        });
+        Some(Self { values: values.to_vec(), plain, stretched })
     }
 
     /// Places of values that lie far out when `looked_at` values are looked at in all, with a probability of `alpha` of any in data
     /// without a fault.
     ///
-    /// A value must lie far out by itself and, where all of its group are positive, by its logarithm: so neither normal values nor
-    /// those skewed to the right, up to log-normal, raise more false alarms than stated.
-    pub(super) fn beyond(&self, alpha: f64, looked_at: usize) -> Vec<(usize, Far)> {
+    /// A value must lie far out by itself and, where all of its group are positive, by its logarithm, or where some are 0, by its
+    /// root: so neither normal values nor those skewed to the right, up to log-normal, raise more false alarms than stated.
+    pub(in crate::analysis) fn beyond(&self, alpha: f64, looked_at: usize) -> Vec<(usize, Far)> {
         let p = |x: f64| {
             let plain = self.plain.p(x)?;
-            Some(self.log.and_then(|log| log.p(x.ln())).map_or(plain, |log| plain.max(log)))
+            let stretched = self.stretched.and_then(|(stretch, scale)| scale.p(stretch.apply(x)));
+            Some(stretched.map_or(plain, |stretched| plain.max(stretched)))
         };
         let far = |(place, &value): (usize, &f64)| {
             // Nothing near the middle needs a distribution.

@@ -3,7 +3,7 @@
 //!
 //! A list of things to look at. Nothing is left out of any statistic for being in it.
 
-mod far;
+pub(in crate::analysis) mod far;
 mod rise;
 
 use serde::Serialize;
@@ -116,6 +116,8 @@ pub struct Anomalies {
     pub not_looked_at: usize,
     /// Groups that were tested for humps.
     pub humps_tested: usize,
+    /// Groups that were not, since too many of their values are equal, as counts are.
+    pub humps_tied: usize,
     /// The level of each of these tests: so many times [`Self::humps_tested`] are found by chance at most.
     pub humps_level: f64,
     /// Steps from one number of pairs to the next that were looked at.
@@ -172,7 +174,8 @@ fn weight(kind: &Kind) -> f64 {
         Kind::Outlier(far) => far.p,
         Kind::Humps { p } => *p,
         Kind::Stall { value } | Kind::Storm { value, .. } => -value,
-        Kind::Rise(rise) => -rise.percent.unwrap_or(0.0),
+        // One without a percentage is the smallest there is.
+        Kind::Rise(rise) => -rise.percent.map_or(0.0, f64::abs),
     }
 }
 
@@ -203,20 +206,22 @@ fn events(metric: &Looked<'_>, group: &[(f64, usize)]) -> Vec<(usize, Kind)> {
 const FEWEST_FOR_HUMPS: usize = 10;
 
 fn humps(metrics: &[Looked<'_>], threads: usize, all: &mut Anomalies) {
-    let cells: Vec<(usize, usize, Vec<f64>)> = metrics
+    let (cells, tied): (Vec<_>, Vec<_>) = metrics
         .iter()
         .enumerate()
         .flat_map(|(m, metric)| metric.groups.iter().enumerate().map(move |(g, group)| (m, g, group)))
         .filter(|(_, _, group)| group.len() >= FEWEST_FOR_HUMPS)
         .filter_map(|(m, g, group)| Some((m, g, sorted(&values(group))?)))
         .filter(|(_, _, sorted)| sorted[0] < sorted[sorted.len() - 1])
-        .collect();
+        .partition(|(_, _, sorted): &(usize, usize, Vec<f64>)| DipNull::suits(sorted));
+    all.humps_tied = tied.len();
     all.humps_tested = cells.len();
     all.humps_level = trust::level(cells.len());
     let size = |n: usize| n.min(LARGEST);
     let sizes: std::collections::BTreeSet<usize> = cells.iter().map(|cell| size(cell.2.len())).collect();
     let sizes: Vec<usize> = sizes.into_iter().collect();
-    let nulls = parallel::all(sizes.len(), threads, |i| DipNull::new(sizes[i]));
+    // Each draws its samples on all processors.
+    let nulls: Vec<DipNull> = sizes.iter().map(|&n| DipNull::new(n)).collect();
     let null = |n: usize| &nulls[sizes.partition_point(|&known| known < size(n))];
     let ps = parallel::all(cells.len(), threads, |i| null(cells[i].2.len()).p(&cells[i].2));
     for ((metric, group, _), p) in cells.iter().zip(ps) {

@@ -60,9 +60,11 @@ fn neighbours(factors: Factors<'_>) -> Vec<(usize, usize, f64, f64)> {
     let mut found = Vec::new();
     for mut levels in series.into_values() {
         levels.sort_by(|a, b| a.0.total_cmp(&b.0));
-        // Groups of one level differ in something that is not shown.
-        let steps = levels.windows(2).filter(|w| w[0].0 < w[1].0);
-        found.extend(steps.map(|w| (w[0].1, w[1].1, w[0].0, w[1].0)));
+        // Groups of one level differ in something that is not shown, and which of the next level goes with which is not known.
+        if levels.windows(2).any(|w| w[0].0 == w[1].0) {
+            continue;
+        }
+        found.extend(levels.windows(2).map(|w| (w[0].1, w[1].1, w[0].0, w[1].0)));
     }
     found
 }

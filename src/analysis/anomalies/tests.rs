@@ -72,10 +72,22 @@ fn false_alarms_are_as_rare_as_stated() {
 #[ignore = "prints the table; make simulations"]
 fn simulated_false_alarms() {
     type Draw = fn(&mut Random) -> f64;
-    let kinds: [(&str, Draw); 4] = [
+    let kinds: [(&str, Draw); 6] = [
         ("normal", Random::normal),
         ("log-normal, skewness 1.75", |random| (0.5 * random.normal()).exp()),
         ("exponential", |random| -(1.0 - random.uniform()).ln()),
+        (
+            "exponential, one in 30 is 0",
+            |random| if random.below(30) == 0 { 0.0 } else { -(1.0 - random.uniform()).ln() },
+        ),
+        ("Poisson with mean 5", |random| {
+            let (mut product, mut n) = (1.0 - random.uniform(), 0.0);
+            while product > (-5.0_f64).exp() {
+                product *= 1.0 - random.uniform();
+                n += 1.0;
+            }
+            n
+        }),
         ("t with 5 degrees of freedom", |random| {
             let spread: f64 = (0..5).map(|_| random.normal().powi(2)).sum();
             random.normal() / (spread / 5.0).sqrt()

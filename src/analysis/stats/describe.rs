@@ -66,35 +66,6 @@ pub fn ecdf(sorted: &[f64]) -> Vec<Step> {
     steps
 }
 
-/// How a value was found to lie far out. Values that are flagged stay in every statistic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Outlier {
-    /// Index in the values as given.
-    pub index: usize,
-    /// More than 1.5 interquartile ranges beyond a quartile. Source: Tukey 1977, *Exploratory Data Analysis*, 2C.
-    pub fence: bool,
-    /// Modified z-score 0.6745·|x − median|/MAD above 3.5. Source: Iglewicz & Hoaglin 1993, *How to Detect and Handle
-    /// Outliers*, 3.3.
-    pub far: bool,
-}
-
-/// The values that either rule flags, in their order; none when one is not finite or there are fewer than four.
-///
-/// Where more than half of the values are equal the MAD is 0 and every other value would be infinitely far: then only the
-/// fences speak, and where these have no width either, nothing does.
-pub fn outliers(values: &[f64]) -> Vec<Outlier> {
-    let Some(sorted) = sorted(values).filter(|sorted| sorted.len() >= 4) else { return Vec::new() };
-    let at = |p| quantile(&sorted, p).expect("four values");
-    let (q1, middle, q3) = (at(0.25), median(&sorted).expect("four values"), at(0.75));
-    let (width, spread) = (q3 - q1, mad(&sorted).expect("four values"));
-    let flag = |(index, &x): (usize, &f64)| {
-        let fence = width > 0.0 && (x < q1 - 1.5 * width || x > q3 + 1.5 * width);
-        let far = spread > 0.0 && 0.6745 * (x - middle).abs() / spread > 3.5;
-        (fence || far).then_some(Outlier { index, fence, far })
-    };
-    values.iter().enumerate().filter_map(flag).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,14 +84,5 @@ mod tests {
         let steps = ecdf(&[1.0, 2.0, 2.0, 5.0]);
         let shares: Vec<_> = steps.iter().map(|step| (step.value, step.share)).collect();
         assert_eq!(shares, [(1.0, 0.25), (2.0, 0.75), (5.0, 1.0)]);
-    }
-
-    #[test]
-    fn outliers_are_named_by_their_place() {
-        let found = outliers(&[10.0, 11.0, 99.0, 10.5, 9.5, 10.2]);
-        assert_eq!(found, [Outlier { index: 2, fence: true, far: true }]);
-        assert!(outliers(&[1.0, 1.0, 1.0, 1.0, 1.0, 7.0]).is_empty(), "no scale to measure by");
-        assert!(outliers(&[1.0, 2.0, f64::NAN, 3.0, 900.0]).is_empty());
-        assert!(outliers(&[1.0, 2.0, 900.0]).is_empty());
     }
 }

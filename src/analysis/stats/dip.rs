@@ -177,6 +177,13 @@ impl DipNull {
         Self { scaled }
     }
 
+    /// Can ascending values be held against this distribution? It is one of values without ties: each value that many others are
+    /// equal to, as in counts or rounded times, is a hump to the dip. At most a tenth of them may be repeated.
+    pub fn suits(sorted: &[f64]) -> bool {
+        let repeated = sorted.windows(2).filter(|pair| pair[0] == pair[1]).count();
+        10 * repeated <= sorted.len()
+    }
+
     /// Probability of at least such a dip if the distribution is uniform, the one-hump distribution with the greatest dips;
     /// `None` where the dip is. From 2000 drawn samples, so never below 1/2001.
     pub fn p(&self, sorted: &[f64]) -> Option<f64> {
@@ -200,5 +207,17 @@ mod tests {
         assert!(null.p(&two).unwrap() < 0.001);
         assert_eq!(null.p(&[3.0; 40]), None);
         assert_eq!(dip(&[1.0, 2.0, 3.0]), None);
+    }
+
+    #[test]
+    fn counts_are_not_held_against_values_without_ties() {
+        let mut counts: Vec<f64> = (0..30).map(|i| f64::from(i % 3)).collect();
+        counts.sort_unstable_by(f64::total_cmp);
+        // One hump with as many of each, and yet the dip is large.
+        assert!(DipNull::new(30).p(&counts).unwrap() < 0.001);
+        assert!(!DipNull::suits(&counts));
+        let times: Vec<f64> = (0..30).map(|i| f64::from(i).sqrt()).collect();
+        assert!(DipNull::suits(&times) && DipNull::suits(&[1.0; 1]));
+        assert!(DipNull::suits(&[1.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]));
     }
 }

@@ -27,7 +27,7 @@ pub(super) fn runs(dataset: &Dataset, grouping: &Grouping, order: &[usize]) -> V
     let run = |&at: &usize| {
         let header = &dataset.iterations[at].header;
         #[expect(clippy::cast_precision_loss, reason = "whole milliseconds of any campaign fit")]
-        let start = ((header.started_ns - first) / 1_000_000) as f64 / 1e3;
+        let start = (header.started_ns.saturating_sub(first) / 1_000_000) as f64 / 1e3;
         Some(Run { number: header.number.0, start, block: header.block, group: grouping.of[at]? })
     };
     order.iter().filter_map(run).collect()

@@ -648,7 +648,8 @@ const choose = (i, k) => {
   $("metric").scrollIntoView();
 };
 document.querySelectorAll("a.metric").forEach((link) => link.addEventListener("click", () => {
-  const k = D.pairs.findIndex(([g]) => String(g) === link.dataset.group);
+  const of = (side) => D.pairs.findIndex((pair) => String(pair[side]) === link.dataset.group);
+  const k = of(0) < 0 ? of(1) : of(0); // a baseline is the other side of a pair
   choose(Number(link.dataset.metric), k < 0 ? undefined : k);
 }));
 
