@@ -9,16 +9,16 @@ use super::exit::{Exit, Failure};
 use crate::dispatch::igor::{Igor, IgorError, Order, Reservation, Size, matching, read};
 
 /// Longest list of reservations that is read from a file.
-const LONGEST: u64 = 256 << 20;
+const LONGEST: u64 = 16 << 20;
 
 /// Hosts reserved with igor: who has which, for how long
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Reservations come from the program igor (classic igor, 2.6 or later), or with --from from a file: classic igor's \
 reservations.json of any version, or an answer of igor2's REST interface. Only reservations in force count; one that \
-begins later is not one that you have.
+begins later is not one that you have. Those of other users count unless --owner says whose.
 
-Exit status: 1 when no reservation in force matches, or when one was made that begins later.
+Exit status: 1 when no reservation in force matches, or when one was made that begins later or whose hosts do not boot as asked.
 
 Examples:
   vptest igor heads 'que[0-9]+'                 first host of each: kn1,kn4
@@ -26,8 +26,8 @@ Examples:
   vptest igor show
   vptest igor reserve que1 --count 3 --kernel vmlinuz --initrd initrd --time 2d
   vptest igor release que1
-  vptest igor heads que --from /tftpboot/igor/reservations.json
-  curl -H \"Authorization: Bearer $TOKEN\" https://igor/igor/reservations | vptest igor heads que --from -")]
+  vptest igor heads 'que.*' --owner alice --from /tftpboot/igor/reservations.json
+  curl -H \"Authorization: Bearer $TOKEN\" https://igor/igor/reservations | vptest igor heads 'que.*' --from -")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -55,8 +55,11 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Which {
-    /// Regular expression that names begin with
+    /// Regular expression for whole names
     expression: Regex,
+    /// Only reservations of this user (default: anybody's)
+    #[arg(long, value_name = "USER")]
+    owner: Option<String>,
     /// Read them from this file instead (`-` for standard input)
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
@@ -97,29 +100,32 @@ struct Reserve {
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let igor = Igor::new(&args.igor);
-    let now = jiff::Timestamp::now().as_second();
+    let clock = || jiff::Timestamp::now().as_second();
     let mut out = std::io::stdout().lock();
     match &args.command {
         Command::Heads(which) => {
             let all = reservations(&runtime, &igor, which.from.as_ref())?;
-            let found = chosen(&all, which, now)?;
+            let found = chosen(&all, which, clock())?;
             let heads: Vec<&str> = found.iter().filter_map(|one| one.head()).collect();
             writeln!(out, "{}", heads.join(","))?;
         }
         Command::Nodes(which) => {
             let all = reservations(&runtime, &igor, which.from.as_ref())?;
             let nodes: Vec<&str> =
-                chosen(&all, which, now)?.iter().flat_map(|one| &one.hosts).map(String::as_str).collect();
+                chosen(&all, which, clock())?.iter().flat_map(|one| &one.hosts).map(String::as_str).collect();
             writeln!(out, "{}", nodes.join(","))?;
         }
         Command::Show(shown) => {
             for one in reservations(&runtime, &igor, shown.from.as_ref())? {
-                writeln!(out, "{}", line(&one, now))?;
+                writeln!(out, "{}", line(&one, clock()))?;
             }
         }
         Command::Reserve(reserve) => {
-            let made = runtime.block_on(igor.reserve(&order(reserve), now)).map_err(failure)?;
-            writeln!(out, "{}", line(&made, now))?;
+            let made = runtime.block_on(igor.reserve(&order(reserve), clock)).map_err(failure)?;
+            writeln!(out, "{}", line(&made, clock()))?;
+            if made.failure.is_some() {
+                return Ok(Exit::SomeFailed);
+            }
         }
         Command::Release { name } => runtime.block_on(igor.release(name)).map_err(failure)?,
     }
@@ -142,11 +148,20 @@ fn reservations(
 }
 
 fn chosen<'a>(all: &'a [Reservation], which: &Which, now: i64) -> Result<Vec<&'a Reservation>, Failure> {
-    let found = matching(all, &which.expression, now);
+    let mut found = matching(all, &which.expression, now);
+    found.retain(|one| which.owner.as_ref().is_none_or(|owner| one.owner == *owner));
+    if let Some(empty) = found.iter().find(|one| one.hosts.is_empty()) {
+        return Err(Failure::text(Exit::SomeFailed, format!("igor names no hosts of the reservation {}", empty.name)));
+    }
+    for one in found.iter().filter(|one| one.failure.is_some() || one.installed == Some(false)) {
+        let why = one.failure.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        eprintln!("warning: hosts of {} do not have what they were to boot{why}", one.name);
+    }
     if !found.is_empty() {
         return Ok(found);
     }
-    let text = format!("no reservation in force has a name that begins with `{}`", which.expression);
+    let by = which.owner.as_ref().map(|owner| format!(" of {owner}")).unwrap_or_default();
+    let text = format!("no reservation{by} in force has a name that is `{}`", which.expression);
     Err(Failure::text(Exit::SomeFailed, text).hint("`vptest igor show` lists them all"))
 }
 
@@ -176,6 +191,7 @@ fn line(one: &Reservation, now: i64) -> String {
 fn failure(error: IgorError) -> Failure {
     let hint = match error {
         IgorError::NoProgram(_) => Some("give its path with --igor, or a list of reservations with --from"),
+        IgorError::TimedOut { .. } => Some("it may have done what it was asked all the same: see `vptest igor show`"),
         IgorError::Later { .. } => Some("it stays reserved; `vptest igor release NAME` gives it back"),
         _ => None,
     };

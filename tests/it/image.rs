@@ -248,7 +248,7 @@ fn boot(image: &serde_json::Value, machine: &str, bus: &str, arguments: &str) ->
         vptest::image::tcg_arguments()
     );
     let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-accel", "tcg", "-m", "256"]);
+    qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-accel", "tcg", "-m", "384"]);
     qemu.args(["-machine", machine, "-serial", "stdio", "-append", &line]);
     qemu.args(["-chardev", "null,id=agent", "-device", &format!("virtio-serial-{bus}")]);
     qemu.args(["-device", "virtserialport,chardev=agent,name=org.vptest.agent.0"]);

@@ -1,6 +1,5 @@
 //! Classic igor's program: `igor show`, `sub`, `del`.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,11 +95,11 @@ impl Igor {
         Ok(read(&text)?)
     }
 
-    /// Makes a reservation that is in force at `now` (seconds since 1970).
+    /// Makes a reservation that is in force at once. `now` tells the time (seconds since 1970): igor may have waited for its turn.
     ///
     /// # Errors
     /// [`IgorError::Later`] for one that begins later, which stays; others as they come.
-    pub async fn reserve(&self, order: &Order, now: i64) -> Result<Reservation, IgorError> {
+    pub async fn reserve(&self, order: &Order, now: impl FnOnce() -> i64) -> Result<Reservation, IgorError> {
         let mut words = vec!["sub", "-r", &order.name];
         words.extend(order.boot.iter().map(String::as_str));
         let count;
@@ -118,7 +117,7 @@ impl Igor {
         let made = self.show().await?.into_iter().find(|one| one.name == order.name);
         let made = made.ok_or_else(|| IgorError::Missing(order.name.clone()))?;
         // It begins with the current minute, so that it never begins within the next one by itself.
-        if made.is_active(now) {
+        if made.is_active(now()) {
             return Ok(made);
         }
         let start = jiff::Timestamp::from_second(made.start).map_or_else(|_| made.start.to_string(), |t| t.to_string());
@@ -138,7 +137,8 @@ impl Igor {
         let processes = Arc::new(Processes::new(Cage::open_or_groups()?));
         let argv = std::iter::once(self.program.as_str()).chain(words.iter().copied()).map(str::to_owned).collect();
         let command = Command { argv, ..Command::default() };
-        let job = Job { command, directory: Path::new("/").to_owned(), namespace: None };
+        // igor looks for kernels where it is started, as its users are used to.
+        let job = Job { command, directory: std::env::current_dir()?, namespace: None };
         let mut process = processes.spawn(job).await.map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => IgorError::NoProgram(self.program.clone()),
             _ => IgorError::Io(error),
@@ -183,6 +183,7 @@ fn without_colours(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
 
     use super::*;
 
@@ -216,13 +217,13 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let igor = igor(place.path(), "echo made");
         assert_eq!(igor.show().await.unwrap().len(), 3);
-        assert_eq!(igor.reserve(&order("que1"), NOW).await.unwrap().hosts, ["kn1", "kn2", "kn3"]);
+        assert_eq!(igor.reserve(&order("que1"), || NOW).await.unwrap().hosts, ["kn1", "kn2", "kn3"]);
         let said = std::fs::read_to_string(place.path().join("said")).unwrap();
         assert_eq!(said, "sub -r que1 -k /k -i /i -n 2 -t 2d\n");
         // `igor sub` had said of it: Reservation created for Nov 22 22:18.
-        let error = igor.reserve(&order("que3"), NOW).await.unwrap_err().to_string();
+        let error = igor.reserve(&order("que3"), || NOW).await.unwrap_err().to_string();
         assert_eq!(error, "reservation que3 begins only at 2026-11-22T22:18:00Z: its hosts are taken until then");
-        let error = igor.reserve(&order("que4"), NOW).await.unwrap_err();
+        let error = igor.reserve(&order("que4"), || NOW).await.unwrap_err();
         assert!(matches!(error, IgorError::Missing(_)), "{error}");
     }
 
@@ -233,7 +234,10 @@ mod tests {
         igor.release("que1").await.unwrap();
         let error = igor.release("nosuch").await.unwrap_err().to_string();
         assert_eq!(error, "`igor del` failed: reservation does not exist: nosuch");
-        assert_eq!(igor.reserve(&order("a"), NOW).await.unwrap_err().to_string(), "`igor sub` failed: exit status 3");
+        assert_eq!(
+            igor.reserve(&order("a"), || NOW).await.unwrap_err().to_string(),
+            "`igor sub` failed: exit status 3"
+        );
         let none = Igor::new("/no/such/igor").show().await.unwrap_err();
         assert!(matches!(none, IgorError::NoProgram(_)), "{none}");
         // What is no igor at all, or an unknown subcommand, ends with 0.

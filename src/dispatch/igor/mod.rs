@@ -43,10 +43,12 @@ impl Reservation {
     }
 }
 
-/// Those in force whose name begins with what the expression matches, by name. (`igor.py` matched in the same way.)
+/// Those in force whose whole name matches, by name: `que1` is not `que10`. (`igor.py` took every name that begins so.)
 pub fn matching<'a>(all: &'a [Reservation], expression: &Regex, now: i64) -> Vec<&'a Reservation> {
-    let begins = |name: &str| expression.find(name).is_some_and(|found| found.start() == 0);
-    let mut found: Vec<_> = all.iter().filter(|one| one.is_active(now) && begins(&one.name)).collect();
+    // Alternatives may match less than another would, so the whole is asked for.
+    let whole = Regex::new(&format!("^(?:{expression})$"));
+    let is_it = |name: &str| whole.as_ref().is_ok_and(|whole| whole.is_match(name));
+    let mut found: Vec<_> = all.iter().filter(|one| one.is_active(now) && is_it(&one.name)).collect();
     found.sort_by(|a, b| a.name.cmp(&b.name));
     found
 }
@@ -73,9 +75,11 @@ mod tests {
         };
         assert_eq!(names("que[0-9]+", 49), ["que1"]);
         assert_eq!(names("que[0-9]+", 50), ["que1", "que2"]);
-        assert_eq!(names("que", 99), ["que1", "que2"]);
-        assert_eq!(names("que", 100), [] as [&str; 0]);
-        assert_eq!(names("que1|x", 60), ["que1", "xque"]);
+        assert_eq!(names("que.", 99), ["que1", "que2"]);
+        assert_eq!(names("que", 99), [] as [&str; 0], "names that begin so are others");
+        assert_eq!(names("que.", 100), [] as [&str; 0]);
+        assert_eq!(names("que1|x.*", 60), ["que1", "xque"]);
+        assert_eq!(names("que|que1", 60), ["que1"]);
         assert_eq!((all[1].head(), reservation("a", 0, &[]).head()), (Some("kn1"), None));
     }
 }

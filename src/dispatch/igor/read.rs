@@ -62,16 +62,30 @@ impl Raw {
     fn checked(self) -> Result<Reservation, BadReservations> {
         let (start, end) = (self.start.seconds(&self.name)?, self.end.seconds(&self.name)?);
         let shown = |text: String| printable(&text, 200);
+        let hosts = self.hosts.unwrap_or_default();
+        if let Some(strange) = hosts.iter().find(|host| !is_host(host)) {
+            return Err(bad(format!(
+                "{}: `{}` is no name of a host",
+                printable(&self.name, 60),
+                printable(strange, 80)
+            )));
+        }
         Ok(Reservation {
             start,
             end,
             name: shown(self.name),
             owner: shown(self.owner),
-            hosts: self.hosts.unwrap_or_default().into_iter().map(shown).collect(),
+            hosts,
             installed: self.installed,
             failure: self.failure.map(shown).filter(|text| !text.is_empty()),
         })
     }
+}
+
+/// They are joined by commas, and handed to programs.
+fn is_host(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    name.len() < 256 && name.starts_with(|first: char| first.is_ascii_alphanumeric()) && name.bytes().all(plain)
 }
 
 /// Reads any of the three forms; which one it is, it says itself.

@@ -320,6 +320,10 @@ impl Namespace {
             failures.extend(self.run(&words).await.err());
         }
         failures.extend(self.daemon.run(&Line::of(["clear", "namespace", &self.name])).await.err());
+        if failures.iter().any(MinimegaError::is_lost) {
+            // A daemon that comes after it gives the same numbers to machines of others.
+            return failures;
+        }
         // minimega forgets machines whose launch failed, but leaves their directories. Their numbers are not used again.
         let left = failed_launches.iter().map(|id: &u64| self.daemon.base.join(id.to_string()));
         for directory in left.chain([self.files()]) {

@@ -65,6 +65,11 @@ impl Rond {
     pub async fn nodes(&self) -> Result<Vec<RondClient>, MinimegaError> {
         let mut socket = self.socket.lock().await;
         let rows = self.rows(&mut socket, "clients", &["UUID", "hostname"]).await?;
+        // They become parts of paths, and nobody has checked them before.
+        let is_plain = |uuid: &str| {
+            (1..=64).contains(&uuid.len()) && uuid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        };
+        let rows: Vec<Row> = rows.into_iter().filter(|row| is_plain(row.field("UUID"))).collect();
         let client =
             |row: &Row| RondClient { uuid: row.field("UUID").to_owned(), hostname: row.field("hostname").to_owned() };
         Ok(rows.iter().map(client).collect())
@@ -76,7 +81,11 @@ impl Rond {
     /// [`MinimegaError::NoClient`] with those that have not reported, and as [`super::Daemon::run`].
     pub async fn members(&self, hosts: &[String]) -> Result<Vec<Member>, MinimegaError> {
         let nodes = self.nodes().await?;
-        let find = |host: &String| nodes.iter().find(|node| node.hostname == *host);
+        // Of two that call themselves the same it is not known which one is meant.
+        let find = |host: &String| {
+            let mut so_called = nodes.iter().filter(|node| node.hostname == *host);
+            so_called.next().filter(|_| so_called.next().is_none())
+        };
         let missing: Vec<String> = hosts.iter().filter(|host| find(host).is_none()).cloned().collect();
         if !missing.is_empty() {
             return Err(MinimegaError::NoClient { missing, waited: std::time::Duration::ZERO });

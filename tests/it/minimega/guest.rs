@@ -87,7 +87,11 @@ fn beat(shared: &Shared, namespace: &str, uuid: &str) -> Option<()> {
         }
     }
     for result in &results {
-        deliver(shared, namespace, uuid, result).unwrap();
+        match deliver(shared, namespace, uuid, result) {
+            // Whoever asked had enough and removed the directory meanwhile; the daemon logs that, and goes on.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.unwrap(),
+        }
     }
     Some(())
 }

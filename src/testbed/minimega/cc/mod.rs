@@ -199,6 +199,10 @@ impl Channel {
         let (Some(archive), Some(command)) = (&report.archive, posted.fetch) else {
             return Ok(Outcome { report, files: Vec::new() });
         };
+        if archive.bytes > FETCHED {
+            let why = format!("{} bytes are too many ({FETCHED} at most)", archive.bytes);
+            return Err(failed(PhaseFailure::NotFetched(why)));
+        }
         let path = self.response(command, posted.member).join(posted.place.archive().trim_start_matches('/'));
         let deadline = Instant::now() + self.timing.budget + Duration::from_secs(archive.bytes / SLOWEST);
         while length(&path) != Some(archive.bytes) {
