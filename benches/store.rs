@@ -72,19 +72,19 @@ fn dataset(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Files of a campaign with a real plan: two testbeds, `groups` / 2 numbers of pairs, a spec with a baseline and a margin. Every
+/// Files of a campaign with a real plan: two testbeds, `groups` / 2 rates, a spec with a baseline and a margin. Every
 /// seventh metric differs between the testbeds, the others only by noise.
 fn campaign(dir: &Path, count: u32, metrics: u32, groups: u32) -> anyhow::Result<()> {
-    let spec = "name = \"synthetic\"\nrepetitions = 1\n[factors]\ntestbed = [\"netns\", \"qemu\"]\npairs = 1\n[workload]\npreset = \"ab\"\n\
+    let spec = "name = \"synthetic\"\nrepetitions = 1\n[factors]\ntestbed = [\"netns\", \"qemu\"]\nrate = \"1M\"\n[workload]\npreset = \"ab\"\n\
                 [analysis]\nbaseline = { testbed = \"netns\" }\nmargin = \"5 %\"\n";
     for n in 0..count {
         let mut record = record(n + 1, 0);
         let (group, repetition) = (n % groups, n / groups);
-        let (qemu, pairs) = (group % 2 == 1, group / 2 + 1);
+        let (qemu, rate) = (group % 2 == 1, group / 2 + 1);
         record.header.tuple = ShortHash::of(&group.to_be_bytes());
         record.header.testbed = if qemu { "qemu" } else { "netns" }.to_owned();
         record.factors =
-            vec![("pairs".to_owned(), pairs.to_string()), ("testbed".to_owned(), record.header.testbed.clone())];
+            vec![("rate".to_owned(), format!("{rate}M")), ("testbed".to_owned(), record.header.testbed.clone())];
         record.environment.push(Environment {
             host: "lab1".to_owned(),
             name: vptest::record::SPEC.to_owned(),
@@ -100,7 +100,7 @@ fn campaign(dir: &Path, count: u32, metrics: u32, groups: u32) -> anyhow::Result
                 level,
                 name: if i == 0 { "rps".to_owned() } else { format!("metric_{i}") },
                 unit: "1/s".to_owned(),
-                value: Some((1000.0 + f64::from(i)) / f64::from(pairs) * shift * (1.0 + 0.05 * noise)),
+                value: Some((1000.0 + f64::from(i)) * f64::from(rate) * shift * (1.0 + 0.05 * noise)),
                 better: Some(Better::Higher),
             });
         }
