@@ -293,7 +293,7 @@ fn group(observations: &[Observation], by: &[String], full: bool) -> Vec<Cell> {
         *cell.others.entry(others(o, by)).or_default() += 1;
     }
     let mut cells: Vec<Cell> = cells.into_values().collect();
-    cells.sort_by(|a, b| natural(&a.values, &b.values).then_with(|| a.tuples.cmp(&b.tuples)));
+    cells.sort_by(|a, b| natural(by, &a.values, &b.values).then_with(|| a.tuples.cmp(&b.tuples)));
     cells
 }
 
@@ -302,18 +302,13 @@ fn others(o: &Observation, by: &[String]) -> Vec<(String, String)> {
     o.factors.iter().filter(|(name, _)| !by.contains(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
 }
 
-/// Numbers by size, other text by letters, numbers first, absent before both.
-fn natural(a: &[Option<String>], b: &[Option<String>]) -> Ordering {
-    let one = |(a, b): (&Option<String>, &Option<String>)| match (a, b) {
-        (Some(a), Some(b)) => match (a.parse::<f64>(), b.parse::<f64>()) {
-            (Ok(x), Ok(y)) => x.total_cmp(&y).then_with(|| a.cmp(b)),
-            (Ok(_), Err(_)) => Ordering::Less,
-            (Err(_), Ok(_)) => Ordering::Greater,
-            (Err(_), Err(_)) => a.cmp(b),
-        },
+/// Values of the factors `by`, each in the order of its factor, absent ones first.
+fn natural(by: &[String], a: &[Option<String>], b: &[Option<String>]) -> Ordering {
+    let one = |(name, (a, b)): (&String, (&Option<String>, &Option<String>))| match (a, b) {
+        (Some(a), Some(b)) => super::filter::order(name, a, b),
         _ => a.cmp(b),
     };
-    a.iter().zip(b).map(one).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+    by.iter().zip(a.iter().zip(b)).map(one).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
 }
 
 /// Was the metric seen under the same conditions everywhere in both?
@@ -521,6 +516,23 @@ mod tests {
         assert_eq!(groups, [["2", "netns"], ["10", "netns"], ["10", "qemu"]]);
         assert_eq!((answer.groups[0].summary.n, answer.groups[0].summary.mean), (2, Some(4.0)));
         assert!(answer.groups.iter().all(|g| g.standing == Standing::NotAsked && g.tuples == 1));
+    }
+
+    #[test]
+    fn values_with_units_are_in_the_order_of_their_sizes() {
+        let shown = |factor: &str, values: &[&str]| -> Vec<String> {
+            let rows: Vec<(String, [f64; 1])> = values
+                .iter()
+                .enumerate()
+                .map(|(i, v)| (format!("{factor}={v}"), [f64::from(u8::try_from(i).unwrap())]))
+                .collect();
+            let rows: Vec<(&str, &[f64])> = rows.iter().map(|(text, value)| (text.as_str(), &value[..])).collect();
+            let answer = compare(&observations(&rows), &question(&[], None)).unwrap();
+            answer.groups.iter().map(|group| names(group)[0].to_owned()).collect()
+        };
+        assert_eq!(shown("rate", &["none", "1G", "100M", "10M", "2.5G"]), ["10M", "100M", "1G", "2.5G", "none"]);
+        assert_eq!(shown("memory", &["1GiB", "512MiB", "2GiB"]), ["512MiB", "1GiB", "2GiB"]);
+        assert_eq!(shown("note", &["b", "10", "9", "a"]), ["9", "10", "a", "b"]);
     }
 
     #[test]

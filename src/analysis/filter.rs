@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
+pub(in crate::analysis) use compile::order;
+
 /// The values that each factor has in the iterations at hand.
 pub type Levels = BTreeMap<String, BTreeSet<String>>;
 

@@ -116,6 +116,33 @@ fn kind_of(name: &str) -> Option<Kind> {
     factors::known(member).map(|known| known.kind).filter(|kind| *kind != Kind::Request)
 }
 
+/// The order in which values of a factor are shown: by size where the factor has one (`10M` before `1G`, `none` above every rate),
+/// and numbers; then other text by letters.
+pub(in crate::analysis) fn order(name: &str, a: &str, b: &str) -> Ordering {
+    let kind = kind_of(name);
+    let known = |text: &str| match key(kind?, text) {
+        Ok(Key::Whole(n)) => Some(n),
+        _ => None,
+    };
+    // As written when they are the same size, so that equal means the same.
+    match (known(a), known(b)) {
+        (Some(x), Some(y)) => x.cmp(&y).then_with(|| a.cmp(b)),
+        (Some(_), None) => Ordering::Less,
+        (None, Some(_)) => Ordering::Greater,
+        (None, None) => order_of_texts(a, b),
+    }
+}
+
+/// Numbers by size before other text by letters.
+fn order_of_texts(a: &str, b: &str) -> Ordering {
+    match (a.parse::<f64>(), b.parse::<f64>()) {
+        (Ok(x), Ok(y)) => x.total_cmp(&y).then_with(|| a.cmp(b)),
+        (Ok(_), Err(_)) => Ordering::Less,
+        (Err(_), Ok(_)) => Ordering::Greater,
+        (Err(_), Err(_)) => a.cmp(b),
+    }
+}
+
 fn key(kind: Kind, text: &str) -> Result<Key, String> {
     Ok(match (kind, kind.from_text(text)?) {
         (_, Value::Integer(n)) => Key::Whole(i128::from(n)),
