@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use vptest::ids::{Better, Level, NodeId, ShortHash, Vantage};
 use vptest::record::{
-    Capture, Environment, IterationRecord, Metric, Moment, Outcome, SPEC, Setting, SizeBin, SyscallProcess,
+    Capture, Environment, IterationRecord, Metric, Moment, Outcome, SENTINEL, SPEC, Setting, SizeBin, SyscallProcess,
     SyscallScope, SyscallSource, SyscallTrace, SyscallTransition,
 };
 use vptest::store::{merge, write_iteration};
@@ -269,6 +269,50 @@ fn figures_are_saved_as_svg_and_csv() {
             assert!(widths.len() > 1 && widths.windows(2).all(|w| w[0] == w[1]), "{name}: {text}");
         }
     }
+    quiet(&browser, &page);
+}
+
+#[test]
+fn sentinels_show_how_hosts_drift_and_differ() {
+    if !need::program("chromium") {
+        return;
+    }
+    let campaign = Campaign::new("");
+    // Every third of two hosts' iterations is a sentinel. The second host is slower, and gets slower still.
+    let of_host = |n: u32| {
+        let mut record = iteration(n, false);
+        let second = n > 60;
+        record.header.host = if second { "lab2" } else { "lab1" }.to_owned();
+        if n.is_multiple_of(3) {
+            record.header.tuple = ShortHash::of(b"sentinel");
+            let host = record.header.host.clone();
+            record.environment.push(Environment { host, name: SENTINEL.to_owned(), value: (n / 3).to_string() });
+            let level = if !second {
+                100.0
+            } else if n <= 90 {
+                90.0
+            } else {
+                60.0
+            };
+            record.metrics[0].value = Some(level + f64::from(n * 31 % 7));
+        }
+        record
+    };
+    let page = page(&campaign, (1..=120).map(of_host), &["--baseline", "kind=fast"]);
+    let mut browser = Browser::open(1000, 800);
+    browser.show(&page);
+    browser.evaluate("(() => { const pick = document.getElementById('pick-metric'); pick.value = [...pick.options].findIndex((o) => o.textContent.includes('rps')); pick.dispatchEvent(new Event('change')); })()");
+    assert_eq!(browser.evaluate("document.querySelectorAll('#fig-sentinels svg circle').length"), json!(40));
+    let text = browser.evaluate("document.getElementById('hosts').innerText");
+    let text = text.as_str().unwrap();
+    assert!(text.contains("application.rps@client is not the same on all hosts"), "{text}");
+    assert!(text.contains("application.rps@client on lab2: the level changed before iteration 93"), "{text}");
+    assert!(!text.contains("rps@client on lab1"), "{text}");
+    let (_, rows) = rows_of(&saved(&mut browser), "sentinels-");
+    assert_eq!(rows[0], ["metric", "unit", "line", "iteration", "seconds_after_first", "value_7_digits"]);
+    let last = rows.last().unwrap();
+    assert_eq!((&*last[2], &*last[3], last[5].parse()), ("lab2", "120", Ok(60.0 + f64::from(120 * 31 % 7))));
+    assert!(rows.iter().all(|row| row.len() == 6) && rows.len() == 41);
     quiet(&browser, &page);
 }
 

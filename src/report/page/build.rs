@@ -80,6 +80,7 @@ pub fn build(inputs: &Inputs<'_>) -> Model {
     grouping.of.iter().flatten().for_each(|&group| sizes[group] += 1);
     let groups = grouping.groups.iter().zip(sizes).map(|(values, n)| Group { values: values.clone(), n });
     let (differing, same) = facts(inputs.circumstances);
+    let first_ns = order.first().map_or(0, |&at| dataset.iterations[at].header.started_ns);
     let mut model = Model {
         title: inputs.title.clone(),
         source: inputs.source.clone(),
@@ -91,9 +92,10 @@ pub fn build(inputs: &Inputs<'_>) -> Model {
         pairs: grouping.pairs.clone(),
         no_pair: grouping.no_pair.clone(),
         runs: cells::runs(dataset, grouping, &order),
-        first_ns: order.first().map_or(0, |&at| dataset.iterations[at].header.started_ns),
+        first_ns,
         change_level,
         anomalies: anomalies(inputs, &columns),
+        hosts: super::hosts::build(inputs, &columns, first_ns, judged.disagreements),
         metrics,
         family: judged.family,
         adjusted: judged.adjusted,

@@ -400,6 +400,27 @@ const overRuns = (width) => {
   return { svg, name: m.name, note: thinned(m), legend: [...sideLegend(), ["c1", "running median of all groups"]], rows: () => [["metric", "unit", ...D.factors, "run", "iteration", "block", "seconds_after_first", "n", VALUE, "level_changes_here"], ...D.groups.flatMap((group, g) => { const at = new Set((m.changes.find(([of]) => of === g)?.[1] ?? []).map((place) => RUNS[g][place])); return inOrder(m, g).map(([i, v]) => [m.name, m.unit, ...group.f, i + 1, D.runs.number[i], D.runs.block[i], D.runs.start[i], m.n[g], digits(v), at.has(i) ? "yes" : "no"]); })] };
 };
 
+// ---- sentinels over time ----
+const overTime = (width) => {
+  const m = D.metrics[metric], S = D.sentinels;
+  const shown = S.lines.map((l, k) => ({ l, c: `c${k % 8}`, at: S.values[metric][k].map((v, i) => ({ v, i })).filter(({ v }) => known(v)) })).filter(({ at }) => at.length);
+  if (!shown.length) return { none: "No sentinel has this metric." };
+  const [a, b] = extent(shown.flatMap(({ at }) => at.map(({ v }) => v))), [f, unit] = scale(m.unit, Math.max(Math.abs(a), Math.abs(b)));
+  const [t0, t1] = extent(shown.flatMap(({ l, at }) => at.map(({ i }) => l.start[i]))), [low, high] = padded([a / f, b / f], 0.08);
+  const hours = t1 - t0 > 7200 ? [3600, "h"] : t1 - t0 > 300 ? [60, "min"] : [1, "s"], k = hours[0];
+  const [x0, x1] = padded([t0 / k, t1 / k], 0.02), left = 64, right = width - 16, svg = canvas(width - 2, 250), x = linear(x0, x1, left, right), y = linear(low, high, 206, 10);
+  yAxis(svg, y, low, high, left, right, 5);
+  xAxis(svg, x, x0, x1, 10, 206, `time since the first run that counts (${hours[1]})`, width / 110);
+  svg.append(s("text", { class: "soft tiny", x: 12, y: 108, transform: "rotate(-90 12 108)", "text-anchor": "middle" }, cut(unit === "1" ? m.name : unit, 34)));
+  for (const { l, c, at } of shown) {
+    const level = middle(at.map(({ v }) => v)), spot = ({ v, i }) => [x(l.start[i] / k), y(v / f)];
+    svg.append(s("path", { class: `${c} line thin`, d: at.map((p, j) => `${j ? "L" : "M"}${spot(p).map((q) => q.toFixed(1)).join(" ")}`).join("") }));
+    svg.append(s("line", { class: `${c} line`, x1: spot(at[0])[0], x2: spot(at[at.length - 1])[0], y1: y(level / f), y2: y(level / f), "stroke-dasharray": "5 3" }));
+    for (const p of at) svg.append(tipped(s("circle", { class: `${c} dot`, cx: spot(p)[0].toFixed(1), cy: spot(p)[1].toFixed(1), r: 3 }), `${l.name}\niteration ${l.number[p.i]}: ${withUnit(p.v, m.unit)}\n${withUnit(l.start[p.i], "s")} after the first run`));
+  }
+  return { svg, name: `sentinels-${m.name}`, legend: shown.map(({ l, c }) => [c, l.name]), rows: () => [["metric", "unit", "line", "iteration", "seconds_after_first", "value_7_digits"], ...shown.flatMap(({ l, at }) => at.map(({ v, i }) => [m.name, m.unit, l.name, l.number[i], l.start[i], v]))] };
+};
+
 // ---- over a factor ----
 const numeric = (text) => { const t = /^\s*[-+]?[\d.]+(e[-+]?\d+)?\s*$/i.test(text ?? "") ? Number(text) : NaN; return t; };
 const varying = D.factors.map((name, i) => ({ name, i, values: [...new Set(D.groups.map((g) => g.f[i]))] })).filter((f) => f.values.length > 1);
@@ -637,7 +658,7 @@ if (table) {
 }
 
 // ---- choices ----
-const METRIC_FIGURES = ["forest", "means", "ecdf", "run", "factor"];
+const METRIC_FIGURES = ["forest", "means", "ecdf", "run", "factor", "sentinels"];
 const pairFigures = () => [...FIGURES.keys()].filter((id) => id === "sizes" || id === "run" || id.startsWith("series-"));
 const fill = (select, names, chosen) => { if (select) { select.replaceChildren(...names.map((name, i) => h("option", { value: i }, name))); select.value = chosen; } };
 const choose = (i, k) => {
@@ -681,6 +702,7 @@ figure("means", means);
 figure("ecdf", ecdf);
 figure("run", overRuns);
 figure("factor", overFactor);
+figure("sentinels", overTime);
 figure("sizes", sizes);
 D.series.forEach((fig, i) => figure("series-" + i, series(fig)));
 figure("chain", chainGraph);

@@ -34,6 +34,7 @@ pub(super) fn data(model: &Model) -> String {
         "histograms": model.histograms,
         "series": model.series,
         "chains": model.chains,
+        "sentinels": model.hosts.course,
     });
     data.to_string().replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use super::build::Inputs;
 use super::methods::{BENJAMINI, cite};
-use super::model::{Contrast, Model, Verdict};
+use super::model::{Contrast, Model, Verdict, label};
 use crate::analysis::Interval;
 use crate::analysis::contrasts::{self, Extent, Family, Options};
 use crate::analysis::judged::{MARGIN, host_numbers, hosts, margin_of};
 use crate::analysis::stats::equivalence::Margin;
-use crate::report::verdicts::{Word, tell};
+use crate::analysis::trust;
+use crate::report::verdicts::{Word, doubt_text, tell};
 use crate::store::MetricColumn;
 use crate::units::Percent;
 
@@ -21,6 +22,8 @@ pub(super) struct Judged {
     pub(super) adjusted: usize,
     /// For each metric its margin as text, and a contrast for each pair.
     pub(super) metrics: Vec<(String, Vec<Contrast>)>,
+    /// Differences on which hosts do not agree, in words.
+    pub(super) disagreements: Vec<String>,
 }
 
 /// Values of one metric: for each group the values, each with the index of its iteration.
@@ -53,12 +56,29 @@ pub(super) fn all(inputs: &Inputs<'_>, columns: &[&MetricColumn], values: &[Valu
     // The page shows the intervals that hold what they promise for few values, too: none of resamples, and no deals.
     let options = Options { seed: inputs.seed, resamples: 0, extent: Extent::Brief, ..Options::default() };
     let family: Family = contrasts::contrasts(&metrics, pairs, &options);
+    let disagreements = disagreements(inputs, columns, &family);
     let mut found = family.contrasts.into_iter();
     let metrics = columns.iter().zip(refusals).map(|(column, refusals)| {
         let of = refusals.into_iter().zip(found.by_ref());
         (margin(inputs, column).to_string(), of.map(|(refusal, found)| contrast(&found, refusal)).collect())
     });
-    Judged { metrics: metrics.collect(), family: family.size, adjusted: family.adjusted }
+    Judged { metrics: metrics.collect(), family: family.size, adjusted: family.adjusted, disagreements }
+}
+
+/// What hosts do not agree on, tested at a level for all contrasts together.
+fn disagreements(inputs: &Inputs<'_>, columns: &[&MetricColumn], family: &Family) -> Vec<String> {
+    let level = trust::level(family.contrasts.len());
+    let mut found = Vec::new();
+    for contrast in &family.contrasts {
+        let name = columns[contrast.metric].full_name();
+        for doubt in contrast.hosts.iter().flat_map(|hosts| trust::about_hosts(hosts, level)) {
+            let unit = columns[contrast.metric].units.iter().cloned().collect::<Vec<_>>().join(", ");
+            let text = doubt_text(&doubt, &|x| format!("{x:.4} {unit}"));
+            let group = label(&inputs.grouping.factors, &inputs.grouping.groups[contrast.group]);
+            found.push(format!("{name}, {group}: {text}."));
+        }
+    }
+    found
 }
 
 fn cell(inputs: &Inputs<'_>, hosts: &[String], values: &[(f64, usize)]) -> contrasts::Cell {

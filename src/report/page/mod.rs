@@ -7,6 +7,7 @@ pub mod build;
 mod cells;
 mod embed;
 pub mod grouping;
+pub mod hosts;
 mod judge;
 mod methods;
 pub mod model;
@@ -172,6 +173,7 @@ fn figures(model: &Model) -> Markup {
         (section("metric", "One metric", "", &metric))
         (contrasts(model))
         (tables::anomalies(model))
+        (hosts::hosts(model))
         (section("packets", "Packets", "", &packets))
         (section("time", "Over time", "Bold: mean over iterations, of which one counts 0 after its capture has ended; thin: the first iterations by themselves.", &time))
         (section("calls", "System calls", "", &calls))

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::hosts::Hosts;
 use crate::analysis::Interval;
 use crate::ids::{Better, Level};
 use crate::report::anomalies::Found;
@@ -41,6 +42,8 @@ pub struct Model {
     pub adjusted: usize,
     /// What stands out.
     pub anomalies: Found,
+    /// What sentinels say, and on what hosts do not agree.
+    pub hosts: Hosts,
     /// Histograms, each over groups.
     pub histograms: Vec<Histogram>,
     /// How payload is cut into packets.

@@ -37,7 +37,7 @@ pub(super) fn head(model: &Model) -> Markup {
                 p.facts { "The same in all: " @for (i, (name, value)) in model.constant.iter().enumerate() { @if i > 0 { ", " } (name) " = " (value) } }
             }
             nav aria-label="Sections" {
-                @for (id, name) in [("summary", "Verdicts"), ("heat", "Heat map"), ("metric", "One metric"), ("contrasts", "Contrasts"), ("anomalies", "Anomalies"), ("packets", "Packets"), ("time", "Over time"), ("calls", "System calls"), ("validity", "Validity"), ("settings", "Settings"), ("environment", "Environment"), ("methods", "Methods")] {
+                @for (id, name) in [("summary", "Verdicts"), ("heat", "Heat map"), ("metric", "One metric"), ("contrasts", "Contrasts"), ("anomalies", "Anomalies"), ("hosts", "Hosts"), ("packets", "Packets"), ("time", "Over time"), ("calls", "System calls"), ("validity", "Validity"), ("settings", "Settings"), ("environment", "Environment"), ("methods", "Methods")].into_iter().filter(|(id, _)| *id != "hosts" || super::hosts::present(model)) {
                     a href={ "#" (id) } { (name) } " "
                 }
             }

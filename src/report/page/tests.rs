@@ -1,3 +1,4 @@
+use super::hosts::{Course, Hosts, Line};
 use super::model::*;
 use super::*;
 use crate::analysis::anomalies::Kind;
@@ -129,6 +130,14 @@ pub(crate) fn hostile() -> Model {
         methods: vec![text()],
         references: vec![text()],
         notes: vec![text()],
+        hosts: Hosts {
+            sentinels: 1,
+            remarks: vec![text()],
+            course: Course {
+                lines: vec![Line { name: text(), number: vec![1], start: vec![0.0], ..Line::default() }],
+                values: vec![vec![vec![Some(1.0)]]; Verdict::ALL.len()],
+            },
+        },
     }
 }
 
