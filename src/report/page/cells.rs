@@ -5,6 +5,7 @@ use super::model::{Cell, Run};
 use crate::analysis::Summary;
 use crate::analysis::contrasts::parallel;
 use crate::analysis::stats::change::changes;
+use crate::analysis::stats::describe::{median, sorted};
 use crate::store::Dataset;
 
 /// For each iteration its place among the runs of its group; 0 for those without one. `order` has indices of iterations in the order in
@@ -56,14 +57,23 @@ pub(super) fn all(
 fn cell(run: Vec<(f64, usize)>, most: usize, level: f64, seed: u64) -> Cell {
     let values: Vec<f64> = run.iter().map(|value| value.0).collect();
     let Summary { n, mean, sd, ci95 } = Summary::of(&values);
-    let changes = changes(&values, level, seed).into_iter().map(|change| run[change.at].1).collect();
+    let at: Vec<usize> = changes(&values, level, seed).into_iter().map(|change| change.at).collect();
+    let levels = levels(&values, &at);
+    let changes = at.into_iter().map(|at| run[at].1).collect();
     let mut points = run;
     points.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     if points.len() > most {
         let last = points.len() - 1;
         points = (0..most).map(|i| points[i * last / (most - 1)]).collect();
     }
-    Cell { n, mean, sd, interval: ci95, points, changes }
+    Cell { n, mean, sd, interval: ci95, points, changes, levels }
+}
+
+/// Median of each stretch between the places `at`.
+fn levels(values: &[f64], at: &[usize]) -> Vec<f64> {
+    let starts = std::iter::once(0).chain(at.iter().copied());
+    let ends = at.iter().copied().chain(std::iter::once(values.len()));
+    starts.zip(ends).filter_map(|(start, end)| median(&sorted(&values[start..end])?)).collect()
 }
 
 #[cfg(test)]
@@ -77,10 +87,12 @@ mod tests {
             (0..40_u32).map(|i| (f64::from(i % 3) + if i < 20 { 0.0 } else { 50.0 }, 2 * i as usize)).collect();
         let whole = cell(run.clone(), 100, 0.01, 1);
         assert_eq!((whole.n, whole.points.len(), whole.changes), (40, 40, vec![40]));
+        assert_eq!(whole.levels, [1.0, 51.0]);
         assert!(whole.points.is_sorted_by_key(|point| point.0));
         assert!(whole.points.iter().all(|point| run.contains(point)));
         let thin = cell(run, 7, 0.01, 1);
         assert_eq!((thin.n, thin.mean, thin.points.len()), (40, whole.mean, 7));
+        assert_eq!(thin.levels, [1.0, 51.0], "medians of all values");
         // The i-th has rank ⌊39·i/6⌋: what the script counts on.
         for (i, point) in thin.points.iter().enumerate() {
             assert_eq!(*point, whole.points[i * 39 / 6]);

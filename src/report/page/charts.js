@@ -377,8 +377,8 @@ const overRuns = (width) => {
     const at = (m.changes.find(([group]) => group === g)?.[1] ?? []).map((place) => RUNS[g][place]);
     for (const i of at) svg.append(s("line", { class: `${c} line`, x1: x(i - 0.5), x2: x(i - 0.5), y1: 10, y2: 220, "stroke-dasharray": "5 3" }));
     [0, ...at].forEach((from, j) => {
-      const to = at[j] ?? Infinity, stretch = run.filter(([i]) => i >= from && i < to), level = middle(stretch.map(([, v]) => v));
-      if (level !== null) svg.append(s("line", { class: `${c} line`, x1: x(stretch[0][0]), x2: x(stretch[stretch.length - 1][0]), y1: y(level / f), y2: y(level / f) }));
+      const to = at[j] ?? Infinity, stretch = run.filter(([i]) => i >= from && i < to), level = m.levels[g][j];
+      if (stretch.length && known(level)) svg.append(s("line", { class: `${c} line`, x1: x(stretch[0][0]), x2: x(stretch[stretch.length - 1][0]), y1: y(level / f), y2: y(level / f) }));
     });
   }
   nearest(10, 220, marks);

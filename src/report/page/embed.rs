@@ -115,6 +115,7 @@ fn of_metric(metric: &Metric, points: &mut Points) -> Value {
         "offset": offset,
         "counts": metric.cells.iter().map(|cell| cell.points.len()).collect::<Vec<_>>(),
         "changes": changes,
+        "levels": cells(&|cell| json!(cell.levels.iter().map(|&level| number(Some(level))).collect::<Vec<_>>())),
         "n": metric.cells.iter().map(|cell| cell.n).collect::<Vec<_>>(),
         "mean": cells(&|cell| number(cell.mean)),
         "sd": cells(&|cell| number(cell.sd)),

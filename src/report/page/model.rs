@@ -152,6 +152,8 @@ pub struct Cell {
     pub points: Vec<(f64, usize)>,
     /// Places of the first iterations after a change of level.
     pub changes: Vec<usize>,
+    /// Median of all values of each stretch between changes, one more than those.
+    pub levels: Vec<f64>,
 }
 
 /// What a contrast shows.

@@ -23,7 +23,15 @@ pub(crate) fn hostile() -> Model {
         p_bh: None,
         p_rank: None,
     };
-    let cell = Cell { n: 1, mean: Some(1.0), sd: None, interval: None, points: vec![(1.0, 0)], changes: Vec::new() };
+    let cell = Cell {
+        n: 1,
+        mean: Some(1.0),
+        sd: None,
+        interval: None,
+        points: vec![(1.0, 0)],
+        changes: Vec::new(),
+        levels: vec![1.0],
+    };
     let text = || HOSTILE.to_owned();
     Model {
         title: text(),
@@ -182,7 +190,15 @@ fn a_page_without_data_says_so() {
     assert!(page(&model).contains("No iteration counts"));
     model.counts.counted = 3;
     assert!(page(&model).contains("No iteration that counts has a metric"));
-    let cell = Cell { n: 3, mean: Some(1.0), sd: None, interval: None, points: vec![(1.0, 0)], changes: Vec::new() };
+    let cell = Cell {
+        n: 3,
+        mean: Some(1.0),
+        sd: None,
+        interval: None,
+        points: vec![(1.0, 0)],
+        changes: Vec::new(),
+        levels: vec![1.0],
+    };
     model.groups = vec![Group { values: Vec::new(), n: 3 }];
     model.metrics = hostile().metrics;
     model.metrics.truncate(1);
