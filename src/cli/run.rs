@@ -173,6 +173,10 @@ fn finish(report: &Report, verbosity: Verbosity) -> Result<Exit, Failure> {
         eprintln!("interrupted by {by}: `vptest run` goes on with what is left");
         return Ok(Exit::Interrupted);
     }
+    if let Some(why) = &report.limited {
+        eprintln!("ended by a limit: {why}; `vptest run` goes on with what is left");
+        return Ok(Exit::SomeFailed);
+    }
     let bad = [Status::Invalid, Status::Failed, Status::TimedOut, Status::Interrupted];
     Ok(if bad.into_iter().all(|status| count(status) == 0) { Exit::Done } else { Exit::SomeFailed })
 }

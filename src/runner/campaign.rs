@@ -8,6 +8,7 @@ use anyhow::Context as _;
 
 use super::cancel::Cancel;
 use super::iteration::{self, Ended, Setup};
+use super::limits::Limits;
 use super::observer::{Observer, Progress};
 use super::recover::{Recovered, recover};
 use super::running::{CampaignLock, Claim, Claimed};
@@ -57,10 +58,12 @@ pub struct Report {
     pub settled: usize,
     /// Iterations left to other processes.
     pub elsewhere: usize,
-    /// Iterations that were to be run and were not, because of an interruption.
+    /// Iterations that were to be run and were not, because of an interruption or of `[limits]`.
     pub left: usize,
     /// Who interrupted it.
     pub interrupted: Option<String>,
+    /// Which of `[limits]` ended it.
+    pub limited: Option<String>,
     /// What could not be removed.
     pub leftovers: Vec<String>,
     /// Testbeds that were left up: how to look into them.
@@ -169,8 +172,12 @@ impl Campaign<'_> {
         mut report: Report,
     ) -> Result<Report, CampaignError> {
         let mut rule = stopping.map(|stopping| Rule { stopping, settled: HashSet::new(), told: false });
+        let mut limits = Limits::new(&self.options.plan.spec.limits, self.options.out);
         for (done, number) in to_do.iter().enumerate() {
-            if self.options.cancel.requested().is_some() {
+            if self.options.cancel.requested().is_none() {
+                report.limited = limits.reached()?;
+            }
+            if self.options.cancel.requested().is_some() || report.limited.is_some() {
                 for number in &to_do[done..] {
                     let is_spared = rule.as_ref().map_or(Ok(false), |rule| rule.spares(self, *number))?;
                     report.left += usize::from(!is_spared);
@@ -188,7 +195,7 @@ impl Campaign<'_> {
                     continue;
                 }
             }
-            self.run_one(*number, &mut report).await?;
+            self.run_one(*number, &mut limits, &mut report).await?;
             if let Some(rule) = &mut rule {
                 rule.look(self, *number, &to_do[done + 1..], &mut report)?;
             }
@@ -198,7 +205,12 @@ impl Campaign<'_> {
     }
 
     /// Runs one iteration, again when it fails and retries are left.
-    async fn run_one(&self, number: IterationNumber, report: &mut Report) -> Result<(), CampaignError> {
+    async fn run_one(
+        &self,
+        number: IterationNumber,
+        limits: &mut Limits<'_>,
+        report: &mut Report,
+    ) -> Result<(), CampaignError> {
         let options = self.options;
         let iteration = options.plan.get(number).context("the plan lost an iteration")?;
         for retry in 0..=options.retries {
@@ -217,7 +229,7 @@ impl Campaign<'_> {
                 break;
             }
             claim.begin(attempts.next(iteration.identity)).context("cannot note the attempt")?;
-            if !self.attempt(&iteration, claim, retry < options.retries, report).await? {
+            if !self.attempt(&iteration, claim, retry < options.retries, limits, report).await? {
                 break;
             }
         }
@@ -230,6 +242,7 @@ impl Campaign<'_> {
         iteration: &Iteration<'_>,
         mut claim: Claim,
         may_try_again: bool,
+        limits: &mut Limits<'_>,
         report: &mut Report,
     ) -> Result<bool, CampaignError> {
         let begun = Instant::now();
@@ -266,6 +279,7 @@ impl Campaign<'_> {
             && options.cancel.requested().is_none();
         if !again {
             *report.outcomes.entry(status).or_default() += 1;
+            limits.ended(&record, &file)?;
         }
         options.observer.notice(&Progress::End { record: &record, file: &file, wall: begun.elapsed(), again });
         Ok(again)

@@ -9,6 +9,7 @@ mod images;
 mod iteration;
 mod keep;
 mod life;
+mod limits;
 mod linktest;
 mod load;
 mod observer;

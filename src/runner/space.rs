@@ -18,10 +18,8 @@ const RESERVE_BYTES: u64 = 32 << 20;
 /// Refuses a run that cannot fit: the mean size of the iterations stored so far (files and kept artifacts), or an
 /// estimate when there is none, times what is still to do, against the free space for this user.
 pub(super) fn check(out: &Path, plan: &Plan, to_do: usize) -> Result<(), CampaignError> {
-    let space =
-        statvfs(out).map_err(|errno| anyhow::anyhow!("cannot read the free space of {}: {errno}", out.display()))?;
-    let free = space.blocks_available().saturating_mul(space.fragment_size());
-    let each = mean_size(out).map_err(anyhow::Error::from)?.unwrap_or_else(|| estimate(plan));
+    let free = free(out)?;
+    let each = used(out).map_err(anyhow::Error::from)?.mean().unwrap_or_else(|| estimate(plan));
     let needed = each.saturating_mul(to_do as u64).saturating_add(RESERVE_BYTES);
     if to_do > 0 && needed > free {
         return Err(CampaignError::Space(format!(
@@ -35,6 +33,13 @@ pub(super) fn check(out: &Path, plan: &Plan, to_do: usize) -> Result<(), Campaig
     Ok(())
 }
 
+/// Bytes that are free for this user on the file system of `out`.
+pub(super) fn free(out: &Path) -> anyhow::Result<u64> {
+    let space =
+        statvfs(out).map_err(|errno| anyhow::anyhow!("cannot read the free space of {}: {errno}", out.display()))?;
+    Ok(space.blocks_available().saturating_mul(space.fragment_size()))
+}
+
 /// As `vptest sweep` shows it; where that cannot be foreseen, iteration files alone.
 fn estimate(plan: &Plan) -> u64 {
     let iterations = plan.iterations.len() as u64;
@@ -45,27 +50,55 @@ fn estimate(plan: &Plan) -> u64 {
     })
 }
 
-/// Mean size of the iterations in a directory; `None` when there is none.
-fn mean_size(out: &Path) -> io::Result<Option<u64>> {
-    let (mut bytes, mut files) = (0_u64, 0_u64);
+/// What iterations take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Used {
+    /// Of their files and of what is kept with them.
+    pub(super) bytes: u64,
+    /// Iteration files.
+    pub(super) files: u64,
+}
+
+impl Used {
+    /// Bytes of one; `None` when there is none.
+    pub(super) fn mean(&self) -> Option<u64> {
+        self.bytes.checked_div(self.files)
+    }
+
+    /// With one more iteration file, and what is kept with it.
+    pub(super) fn add(&mut self, file: &Path) -> io::Result<()> {
+        let size = |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(0) } else { Err(error) };
+        self.files += 1;
+        self.bytes += file.metadata().map(|file| file.len()).or_else(size)?;
+        self.bytes += kept(&file.with_extension("d")).or_else(size)?;
+        Ok(())
+    }
+}
+
+/// Bytes of the files in a directory.
+fn kept(dir: &Path) -> io::Result<u64> {
+    std::fs::read_dir(dir)?.map(|file| Ok(file?.metadata()?.len())).sum()
+}
+
+/// What the iterations in a directory take.
+pub(super) fn used(out: &Path) -> io::Result<Used> {
+    let mut used = Used::default();
     for entry in std::fs::read_dir(out)? {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if name.parse::<AttemptName>().is_ok() {
-            files += 1;
-            bytes += entry.metadata()?.len();
+            used.files += 1;
+            used.bytes += entry.metadata()?.len();
         } else if name.ends_with(".d") && !name.starts_with('.') && entry.file_type()?.is_dir() {
-            for file in std::fs::read_dir(entry.path())? {
-                bytes += file?.metadata()?.len();
-            }
+            used.bytes += kept(&entry.path())?;
         }
     }
-    Ok(bytes.checked_div(files))
+    Ok(used)
 }
 
 /// `17 kB`, `3.2 GB`.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
     let value = bytes as f64;
     let (factor, unit) = [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")]
@@ -91,12 +124,12 @@ mod tests {
     #[test]
     fn the_mean_counts_files_and_their_artifacts() {
         let out = tempfile::tempdir().unwrap();
-        assert_eq!(mean_size(out.path()).unwrap(), None);
+        assert_eq!(used(out.path()).unwrap().mean(), None);
         std::fs::write(out.path().join("000001-0123456789ab01.db"), [0; 100]).unwrap();
         std::fs::write(out.path().join("000002-0123456789ac01.db"), [0; 300]).unwrap();
         std::fs::write(out.path().join("merged.db"), [0; 900]).unwrap();
         std::fs::create_dir(out.path().join("000001-0123456789ab01.d")).unwrap();
         std::fs::write(out.path().join("000001-0123456789ab01.d/x.pcapng"), [0; 200]).unwrap();
-        assert_eq!(mean_size(out.path()).unwrap(), Some(300));
+        assert_eq!(used(out.path()).unwrap().mean(), Some(300));
     }
 }

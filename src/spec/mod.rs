@@ -10,6 +10,7 @@ mod linktest;
 mod parse;
 mod parse_factors;
 mod parse_instrument;
+mod parse_limits;
 mod parse_probe;
 mod parse_qemu;
 mod parse_sentinel;
@@ -39,7 +40,7 @@ pub use value::{Tuple, Value};
 
 use crate::ids::{Better, Level, Stage, Vantage};
 use crate::record::{SyscallScope, SyscallSource};
-use crate::units::{Percent, Rate};
+use crate::units::{ByteSize, Percent, Rate};
 
 /// A sweep spec that passed every check that needs no host.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +75,8 @@ pub struct Spec {
     pub stop: Option<StopSpec>,
     /// Iterations of one tuple between all others, to see the host drift; `None` for none.
     pub sentinel: Option<SentinelSpec>,
+    /// When a run ends before everything is done.
+    pub limits: LimitsSpec,
 }
 
 impl Spec {
@@ -516,6 +519,21 @@ pub struct SentinelSpec {
     /// Factors (or members) with the values that the tuple has, the first such one; empty for the first tuple that has the baseline's
     /// value, or the first of all without a baseline.
     pub tuple: Vec<(String, Value)>,
+}
+
+/// `[limits]`: when `vptest run` leaves the rest for later. It never cuts an iteration off.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LimitsSpec {
+    /// Iterations in a row that failed, timed out or were invalid, retries included; `None`: however many.
+    pub failures: Option<u32>,
+    /// Bytes that iteration files and what is kept with them may take; `None`: what there is room for.
+    pub storage: Option<ByteSize>,
+    /// Bytes that must stay free on the file system of the campaign; `None`: none.
+    pub free: Option<ByteSize>,
+    /// How long a run may take; `None`: as long as it needs.
+    pub duration: Option<Duration>,
+    /// When a run ends; `None`: never.
+    pub until: Option<jiff::Timestamp>,
 }
 
 /// `[analysis]`

@@ -8,7 +8,7 @@ use super::diagnostic::{Diagnostic, Diagnostics};
 use super::read::{Entry, Section, Sink};
 use super::{
     AnalysisSpec, CaptureSpec, FakeSpec, Fault, FaultKind, Order, Reuse, Spec, TestbedSpec, VerifySpec, check, factors,
-    linktest, parse_factors, parse_instrument, parse_qemu, parse_sentinel, parse_stop, parse_workload,
+    linktest, parse_factors, parse_instrument, parse_limits, parse_qemu, parse_sentinel, parse_stop, parse_workload,
 };
 use crate::ids::{Stage, Vantage};
 use crate::units::{ByteSize, DURATION_ACCEPTED, Percent, parse_duration};
@@ -80,6 +80,7 @@ fn read_spec(mut top: Section<'_>, sink: &mut Sink<'_>) -> Spec {
     let sentinel = top.take("sentinel").and_then(|e| parse_sentinel::read(&e, &factor_table, sink));
     let written = repetitions_entry.map(|entry| (entry.span, repetitions));
     let stop = top.take("stop").and_then(|e| parse_stop::read(&e, written, sink));
+    let limits = top.take("limits").map(|e| parse_limits::read(&e, sink)).unwrap_or_default();
     let spec = Spec {
         name: name.unwrap_or_default(),
         repetitions: stop.as_ref().map(|(_, max)| *max).or(repetitions).unwrap_or(DEFAULT_REPETITIONS),
@@ -96,6 +97,7 @@ fn read_spec(mut top: Section<'_>, sink: &mut Sink<'_>) -> Spec {
         analysis,
         stop: stop.map(|(stop, _)| stop),
         sentinel: sentinel.as_ref().map(|(sentinel, _)| sentinel.clone()),
+        limits,
     };
     top.finish(sink);
     let places = check::Places {

@@ -612,6 +612,37 @@ fn wrong_sentinels_are_refused_by_name() {
 }
 
 #[test]
+fn limits_are_read() {
+    let limits = parse(&format!(
+        "{LEAST}[limits]\nfailures = 5\nstorage = \"50 GB\"\nfree = \"2 GiB\"\nduration = \"36 h\"\nuntil = \"2026-12-24T07:00:00+01:00\"\n"
+    ))
+    .limits;
+    let expected = LimitsSpec {
+        failures: Some(5),
+        storage: Some(ByteSize(50_000_000_000)),
+        free: Some(ByteSize(2 << 30)),
+        duration: Some(Duration::from_hours(36)),
+        until: Some("2026-12-24T06:00:00Z".parse().unwrap()),
+    };
+    assert_eq!(limits, expected);
+    assert_eq!(parse(LEAST).limits, LimitsSpec::default());
+}
+
+#[test]
+fn wrong_limits_are_refused_by_name() {
+    let cases = [
+        "limits = 20",
+        "[limits]\nfailures = 0\nstorag = 3",
+        "[limits]\nstorage = \"0 B\"\nfree = 7",
+        "[limits]\nduration = \"0 s\"",
+        "[limits]\nuntil = \"2026-12-24 06:00\"",
+        "[limits]\nuntil = \"tomorrow\"",
+        "[limits]\nuntil = 2026-12-24T06:00:00Z",
+    ];
+    snapshot_of("limits", &cases.iter().map(|case| format!("{LEAST}{case}\n")).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_file_that_is_not_utf8_says_where() {
     let error = Spec::parse_bytes(b"name = \"t\"\nworkload = \"a\xffb\"\n").unwrap_err();
     insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {

@@ -78,4 +78,4 @@ fn harden(connection: &rusqlite::Connection) -> rusqlite::Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

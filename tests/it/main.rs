@@ -16,6 +16,7 @@ mod hosts;
 mod igor;
 mod image;
 mod keep;
+mod limits;
 mod linktest;
 mod live;
 mod minimega;

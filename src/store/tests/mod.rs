@@ -4,7 +4,7 @@ mod damage;
 mod hostile;
 mod merging;
 mod queries;
-pub(super) mod records;
+pub(crate) mod records;
 mod records_counters;
 mod records_probe;
 pub(super) mod records_tcp;

@@ -17,7 +17,7 @@ use crate::record::{
 };
 
 /// A record like those of real runs; `n` tells it from others.
-pub(in crate::store) fn sample(n: u32) -> IterationRecord {
+pub(crate) fn sample(n: u32) -> IterationRecord {
     let identity = ShortHash::of(format!("identity {n}").as_bytes());
     let metric = |pair: u32, name: &str, value: f64| Metric {
         pair: Some(pair),
