@@ -11,6 +11,7 @@ mod flows_text;
 mod igor;
 mod image;
 mod linktest;
+mod logs;
 mod looks;
 mod merge;
 mod plan_file;
@@ -68,6 +69,7 @@ enum Command {
     Sweep(sweep::Args),
     Run(run::Args),
     Status(status::Args),
+    Logs(logs::Args),
     Merge(merge::Args),
     Analyze(analyze::Args),
     Report(report::Args),
@@ -110,6 +112,7 @@ pub fn main() -> ExitCode {
         Command::Sweep(args) => sweep::run(&args, cli.verbosity),
         Command::Run(args) => run::run(&args, cli.verbosity),
         Command::Status(args) => status::run(&args),
+        Command::Logs(args) => logs::run(&args),
         Command::Merge(args) => merge::run(&args, cli.verbosity),
         Command::Analyze(args) => analyze::run(&args),
         Command::Report(args) => report::run(&args),

@@ -19,6 +19,7 @@ mod keep;
 mod limits;
 mod linktest;
 mod live;
+mod logs;
 mod minimega;
 mod need;
 mod netns;
