@@ -15,6 +15,7 @@ mod parse_qemu;
 mod parse_sentinel;
 mod parse_stop;
 mod parse_workload;
+mod physical;
 pub mod placeholder;
 mod read;
 mod space;
@@ -31,6 +32,7 @@ pub use linktest::{LinkLevel, LinkTestSpec};
 pub use parse::{DEFAULT_REPETITIONS, DEFAULT_SEED, DEFAULT_SNAPLEN, DEFAULT_TIMEOUT};
 pub use parse_stop::MOST_STOP_METRICS;
 pub use parse_workload::{DEFAULT_IPERF3_DURATION, DEFAULT_READY_TIMEOUT};
+pub use physical::{PhysicalNode, PhysicalSpec};
 pub use placeholder::PLACEHOLDERS;
 pub(crate) use read::nearest;
 pub(crate) use space::Space;
@@ -331,6 +333,8 @@ pub struct TestbedSpec {
     pub reuse: Reuse,
     /// `[testbed.qemu]`
     pub qemu: QemuSpec,
+    /// `[testbed.physical]`
+    pub physical: PhysicalSpec,
     /// `[testbed.fake]`
     pub fake: FakeSpec,
 }

@@ -5,6 +5,7 @@ pub mod fake;
 mod lan;
 pub mod minimega;
 pub mod netns;
+pub mod physical;
 pub mod qemu;
 
 use std::path::PathBuf;
@@ -68,10 +69,11 @@ pub fn by_name(name: &str, spec: &TestbedSpec) -> Result<Box<dyn Testbed>, Testb
     match name {
         "netns" => Ok(Box::new(netns::Netns::default())),
         "qemu" => Ok(Box::new(qemu::Qemu::new(spec))),
+        "physical" => Ok(Box::new(physical::Physical::new(spec))),
         "fake" => Ok(Box::new(fake::Fake::new(spec.fake.clone()))),
         other => Err(TestbedError::Unsupported {
             what: format!("this version of vptest has no testbed {other}"),
-            hint: Some("testbeds it can drive: netns, qemu, fake".to_owned()),
+            hint: Some("testbeds it can drive: netns, qemu, physical, fake".to_owned()),
         }),
     }
 }
@@ -377,12 +379,12 @@ pub enum TestbedError {
         /// Which value, and what is accepted.
         what: String,
     },
-    /// A guest did not come up, or went away.
+    /// A guest or a physical node did not come up, or went away.
     #[error("{node}: {what}")]
     Guest {
         /// Which.
         node: NodeId,
-        /// Why, with the last lines of its console.
+        /// Why; of a guest with the last lines of its console.
         what: String,
     },
     /// An operation failed.

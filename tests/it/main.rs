@@ -18,6 +18,7 @@ mod image;
 mod keep;
 mod linktest;
 mod live;
+mod loan;
 mod minimega;
 mod need;
 mod netns;

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::runtime::Handle;
 
 use super::error::{AgentError, Lost};
-use super::message::{ArchiveReceipt, ClockReading, Failure, Hello, NetworkSetup, Outcome, Reading, Request};
+use super::message::{ArchiveReceipt, ClockReading, Failure, Hello, Lent, LoanRequest, NetworkSetup, Outcome, Reading, Request};
 use super::mux::{self, Inbox, Input, Item, Link, Outbox};
 use super::wire::{Answer, GREETING, Kind, MAX_PAYLOAD, PROTOCOL, Preamble, skip_to_greeting};
 use crate::text::printable;
@@ -141,11 +141,31 @@ impl Client {
     }
 
     /// What is in force on an interface: `mtu`, `sg`, `tso`, `gso`, `gro`, `rx_checksum`, `tx_checksum`, `link_driver`,
-    /// `firmware`, `operstate`, `speed`, `queues`, `ring_rx`, `ring_tx`.
+    /// `firmware`, `operstate`, `speed`, `queues`, `ring_rx`, `ring_tx`,
+    /// `qdisc` (kind of the one at the root), `egress_rate` (its limit, or `none`).
     pub async fn settings(&self, interface: &str) -> Result<Vec<Reading>, AgentError> {
         match self.ask("settings", &Request::Settings { interface: interface.to_owned() }).await? {
             Outcome::Readings(readings) => Ok(readings),
             other => Err(strange("settings", &other)),
+        }
+    }
+
+    /// Changes settings of a node that is not vptest's own. They are put back when the conversation ends, or before.
+    ///
+    /// # Errors
+    /// [`AgentError::Failed`] when anything is refused; nothing is changed then.
+    pub async fn lend(&self, request: &LoanRequest) -> Result<Lent, AgentError> {
+        match self.ask("lend", &Request::Lend(Box::new(request.clone()))).await? {
+            Outcome::Lent(lent) => Ok(lent),
+            other => Err(strange("lend", &other)),
+        }
+    }
+
+    /// Puts settings back. Returns what could not be, with the reasons; the node tries again at the next loan.
+    pub async fn give_back(&self) -> Result<Vec<String>, AgentError> {
+        match self.ask("give_back", &Request::GiveBack).await? {
+            Outcome::GaveBack { left } => Ok(left),
+            other => Err(strange("give_back", &other)),
         }
     }
 

@@ -2,7 +2,7 @@
 //! same then is refused. Pure.
 
 use super::super::error::AgentError;
-use super::super::message::{CaptureEnd, Hello, Outcome, Reading};
+use super::super::message::{CaptureEnd, Hello, Lent, Outcome, Reading};
 use crate::text::printable;
 
 /// Settings of one interface.
@@ -41,9 +41,19 @@ pub(super) fn outcome(outcome: Outcome) -> Outcome {
     match outcome {
         Outcome::Text(text) => Outcome::Text(printable(&text, SENTENCE)),
         Outcome::Readings(readings) => Outcome::Readings(readings.into_iter().take(READINGS).map(reading).collect()),
+        Outcome::Lent(lent) => Outcome::Lent(Lent {
+            interface: printable(&lent.interface, NAME),
+            notes: sentences(lent.notes),
+            ..lent
+        }),
+        Outcome::GaveBack { left } => Outcome::GaveBack { left: sentences(left) },
         Outcome::Captured(end) => Outcome::Captured(Box::new(captured(*end))),
         other => other,
     }
+}
+
+fn sentences(texts: Vec<String>) -> Vec<String> {
+    texts.iter().take(PROBLEMS).map(|text| printable(text, SENTENCE)).collect()
 }
 
 fn reading(reading: Reading) -> Reading {
