@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
 use super::wishes::NodeWish;
@@ -20,6 +20,8 @@ use crate::node::ssh::{Connection, Site, SshError, Target};
 use crate::testbed::TestbedError;
 use crate::workload::find_in_path;
 
+/// Connections that are opened at the same time: each costs this host a process and a key exchange.
+const AT_ONCE: usize = 32;
 /// How long a node may take to answer ssh; one that is being started takes longer, and is not ready for an iteration.
 const REACH: Duration = Duration::from_secs(30);
 /// How long copying vptest and starting it may take, also over a slow management network.
@@ -37,20 +39,33 @@ const LOCK: &str = "lock";
 pub(super) struct Held {
     pub(super) client: Client,
     connection: Mutex<Connection>,
-    _agent: Box<dyn Process>,
+    /// Nothing but its end matters; the lock makes it shareable.
+    _agent: std::sync::Mutex<Box<dyn Process>>,
 }
 
 /// See the module. Clones are the same nodes.
 #[derive(Clone, Default)]
 pub(super) struct Nodes(Arc<Inner>);
 
-#[derive(Default)]
 struct Inner {
     /// By what ssh is told, so that a node is reached once whatever its part in a tuple.
     held: Mutex<BTreeMap<String, Arc<Held>>>,
     place: Mutex<Option<Arc<Place>>>,
     bundle: Mutex<Option<Arc<Bundle>>>,
     numbers: std::sync::atomic::AtomicU64,
+    opening: Semaphore,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self {
+            held: Mutex::default(),
+            place: Mutex::default(),
+            bundle: Mutex::default(),
+            numbers: Default::default(),
+            opening: Semaphore::new(AT_ONCE),
+        }
+    }
 }
 
 /// Where ssh's processes run and have their sockets.
@@ -111,6 +126,8 @@ impl Nodes {
 
     async fn open(&self, wish: &NodeWish, vptest: &Path) -> Result<Held, TestbedError> {
         let (place, bundle) = (self.place().await?, self.bundle(vptest).await?);
+        // Never closed, so that there is always a permit to come.
+        let _permit = self.0.opening.acquire().await.ok();
         let number = self.0.numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let name = format!("n{number}");
         let site =
@@ -125,7 +142,7 @@ impl Nodes {
             what: format!("{}: vptest could not be copied to it and started within {COPY:?}", wish.target.host),
         };
         let agent = agent.map_err(late)?.map_err(|error| failed(&error))?;
-        Ok(Held { client: agent.client, connection: Mutex::new(connection), _agent: agent.process })
+        Ok(Held { client: agent.client, connection: Mutex::new(connection), _agent: std::sync::Mutex::new(agent.process) })
     }
 
     async fn place(&self) -> Result<Arc<Place>, TestbedError> {

@@ -59,8 +59,7 @@ struct Member {
 impl Up {
     /// Reaches all nodes and changes what the tuple asks for.
     pub(super) async fn launch(wishes: Wishes, nodes: &Nodes, request: &Request) -> Result<Self, TestbedError> {
-        let reached = wishes.nodes.iter().map(|wish| async { Ok((wish, nodes.reach(wish, &request.vptest).await?)) });
-        let reached: Vec<(&NodeWish, Arc<Held>)> = try_join_all(reached).await?;
+        let reached = reach_all(&wishes, nodes, request).await?;
         let by = format!("vptest on {} (process {}, iteration {})", host_name(), std::process::id(), request.number);
         let lent = join_all(reached.iter().map(|(wish, held)| lend(&wishes, wish, held, &by))).await;
         let mut members = Vec::new();
@@ -117,6 +116,19 @@ impl Up {
             reached,
         })
     }
+}
+
+/// Reaches all nodes at the same time.
+async fn reach_all<'a>(
+    wishes: &'a Wishes,
+    nodes: &Nodes,
+    request: &Request,
+) -> Result<Vec<(&'a NodeWish, Arc<Held>)>, TestbedError> {
+    let mut all = Vec::new();
+    for wish in &wishes.nodes {
+        all.push(async move { Ok::<_, TestbedError>((wish, nodes.reach(wish, &request.vptest).await?)) });
+    }
+    try_join_all(all).await
 }
 
 async fn lend(wishes: &Wishes, wish: &NodeWish, held: &Arc<Held>, by: &str) -> Result<Member, TestbedError> {
