@@ -23,6 +23,7 @@ mod minimega;
 mod need;
 mod netns;
 mod paths;
+mod physical;
 mod probe;
 mod qemu;
 mod qemu_bad;

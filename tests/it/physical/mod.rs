@@ -1,0 +1,48 @@
+//! The testbed `physical`, with namespaces as nodes and a real sshd in each.
+
+mod lab;
+
+use super::qemu::{databases, only, outcome};
+use lab::{Lab, PARAMETER};
+
+const SMALL: &str = "request = { url = \"/image.png?size=200kB\", count = 20 }\nworkers = 2";
+
+/// Settings asked of every node.
+const SETTINGS: &str = "offload = \"off\"\nmtu = 900\nrate = \"400 Mbit/s\"";
+
+fn sysctl() -> String {
+    format!("[testbed.physical.sysctls]\n\"{PARAMETER}\" = \"reno\"\n")
+}
+
+#[test]
+fn an_iteration_runs_with_everything_asked_observed_and_put_back() {
+    if !lab::tools() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.nodes.iter().for_each(lab::PhysicalNode::mix);
+    let before: Vec<_> = lab.nodes.iter().map(lab::PhysicalNode::state).collect();
+    let more = format!(
+        "{}[capture]\nvantage = [\"endpoint\"]\n[instrument.syscalls]\n[instrument.counters]\n",
+        sysctl()
+    );
+    let campaign = lab.sweep(&format!("{SETTINGS}\n{SMALL}"), &more);
+    lab.run(&campaign, 0);
+    assert_eq!(outcome(&campaign), ("complete".to_owned(), String::new()));
+    let after: Vec<_> = lab.nodes.iter().map(lab::PhysicalNode::state).collect();
+    assert_eq!(after, before);
+
+    let db = &databases(&campaign)[0];
+    let failed: f64 = only(db, "SELECT value FROM metric WHERE name = 'failed_requests'");
+    assert_eq!(failed, 0.0);
+    for (name, wanted) in
+        [("gso", "off"), ("mtu", "900"), ("rate", "400 Mbit/s"), ("sysctl.net.ipv4.tcp_congestion_control", "reno")]
+    {
+        let sql = format!("SELECT COUNT(*) FROM setting WHERE name = '{name}' AND observed = '{wanted}' AND ok = 1");
+        assert_eq!(only::<i64>(db, &sql), 4, "{name} at both nodes, before and after");
+    }
+    let captures = "SELECT COUNT(*) FROM capture WHERE vantage = 'endpoint' AND interface = 'exp0' AND packets > 100 \
+                    AND dropped_kernel = 0";
+    assert_eq!(only::<i64>(db, captures), 2);
+    campaign.assert_clean();
+}
