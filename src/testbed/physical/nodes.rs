@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -52,8 +53,10 @@ struct Inner {
     held: Mutex<BTreeMap<String, Arc<Held>>>,
     place: Mutex<Option<Arc<Place>>>,
     bundle: Mutex<Option<Arc<Bundle>>>,
-    numbers: std::sync::atomic::AtomicU64,
+    numbers: AtomicU64,
     opening: Semaphore,
+    /// Was any node reached yet?
+    reached: AtomicBool,
 }
 
 impl Default for Inner {
@@ -62,8 +65,9 @@ impl Default for Inner {
             held: Mutex::default(),
             place: Mutex::default(),
             bundle: Mutex::default(),
-            numbers: Default::default(),
+            numbers: AtomicU64::default(),
             opening: Semaphore::new(AT_ONCE),
+            reached: AtomicBool::default(),
         }
     }
 }
@@ -128,11 +132,11 @@ impl Nodes {
         let (place, bundle) = (self.place().await?, self.bundle(vptest).await?);
         // Never closed, so that there is always a permit to come.
         let _permit = self.0.opening.acquire().await.ok();
-        let number = self.0.numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = self.0.numbers.fetch_add(1, Ordering::Relaxed);
         let name = format!("n{number}");
         let site =
             Site { processes: &place.processes, namespace: None, directory: place.directory.path(), name: &name };
-        let failed = |error: &SshError| failed(wish, error);
+        let failed = |error: &SshError| self.failed(wish, error);
         let mut connection =
             Connection::open(&site, &wish.target, Instant::now() + REACH).await.map_err(|error| failed(&error))?;
         let limits = Limits { silence: SILENCE, handshake: COPY, ..Limits::default() };
@@ -142,7 +146,27 @@ impl Nodes {
             what: format!("{}: vptest could not be copied to it and started within {COPY:?}", wish.target.host),
         };
         let agent = agent.map_err(late)?.map_err(|error| failed(&error))?;
+        self.0.reached.store(true, Ordering::Relaxed);
         Ok(Held { client: agent.client, connection: Mutex::new(connection), _agent: std::sync::Mutex::new(agent.process) })
+    }
+
+    /// A login or a machine that is no good ends a run whose first contact it is: it stays so for all iterations. Later it
+    /// fails the iteration, as does a node that may come back.
+    fn failed(&self, wish: &NodeWish, error: &SshError) -> TestbedError {
+        let stays = match error {
+            SshError::NoProgram => return unsupported(error),
+            SshError::HostKey { .. }
+            | SshError::Refused { .. }
+            | SshError::NoRoot { .. }
+            | SshError::Machine { .. }
+            | SshError::NoPlace { .. } => true,
+            _ => false,
+        };
+        if stays && !self.0.reached.load(Ordering::Relaxed) {
+            let hint = error.hint().map(str::to_owned);
+            return TestbedError::Unsupported { what: format!("{}: {error}", wish.id), hint };
+        }
+        TestbedError::Guest { node: wish.id, what: explained(error) }
     }
 
     async fn place(&self) -> Result<Arc<Place>, TestbedError> {
@@ -175,6 +199,15 @@ impl Nodes {
     }
 }
 
+/// In one line, with what to do about it.
+fn explained(error: &SshError) -> String {
+    let why = match error {
+        SshError::Io { source, .. } => format!("{error}: {source}"),
+        _ => error.to_string(),
+    };
+    error.hint().map_or_else(|| why.clone(), |hint| format!("{why} ({hint})"))
+}
+
 async fn close(held: &Held) {
     if let Err(error) = held.connection.lock().await.close().await {
         tracing::warn!("{error}");
@@ -196,21 +229,6 @@ fn remove_leftovers() {
 
 fn key(target: &Target) -> String {
     format!("{target:?}")
-}
-
-/// With what to do about it.
-fn failed(wish: &NodeWish, error: &SshError) -> TestbedError {
-    match error {
-        SshError::NoProgram => unsupported(error),
-        _ => {
-            let why = match error {
-                SshError::Io { source, .. } => format!("{error}: {source}"),
-                _ => error.to_string(),
-            };
-            let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-            TestbedError::Guest { node: wish.id, what: format!("{why}{hint}") }
-        }
-    }
 }
 
 fn unsupported(error: &SshError) -> TestbedError {

@@ -5,7 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use tokio::runtime::Runtime;
@@ -185,6 +185,13 @@ impl Lab {
         }
     }
 
+    /// Undoes [`Lab::cut`].
+    pub(super) fn plug(&self, at: usize) {
+        for name in [CONTROL, LINK] {
+            self.cable(at, name, true);
+        }
+    }
+
     /// `[testbed.physical]` with all nodes.
     pub(super) fn nodes_text(&self) -> String {
         let key = |node: &PhysicalNode| public(&node.directory.join("host.pub"));
@@ -228,9 +235,19 @@ impl Lab {
         )
     }
 
-    /// A command of a campaign where vptest runs.
-    pub(super) fn start(&self, mut command: Command) -> Child {
-        self.coordinator.run(move || command.spawn()).unwrap()
+    /// Starts `vptest run` and waits until the workload of an iteration runs.
+    pub(super) fn begin(&self, campaign: &Campaign) -> Running {
+        let mut command = campaign.command(&["run"]);
+        command.env("HOME", campaign.path()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut running = Running(Some(self.coordinator.run(move || command.spawn()).unwrap()));
+        let marks = campaign.out().join(".running");
+        wait_until("the workload", || {
+            running.assert_alive(campaign);
+            let marks = std::fs::read_dir(&marks).into_iter().flatten().flatten();
+            let mut texts = marks.map(|mark| std::fs::read_to_string(mark.path()).unwrap_or_default());
+            texts.any(|text| text.contains("workload"))
+        });
+        running
     }
 
     /// Runs what is to be run, which must end with this status.
@@ -248,7 +265,80 @@ impl Lab {
     }
 }
 
+/// A vptest that runs; killed when the test ends before it does.
+pub(super) struct Running(Option<Child>);
+
+impl Running {
+    fn assert_alive(&mut self, campaign: &Campaign) {
+        let ended = self.0.as_mut().unwrap().try_wait().unwrap();
+        assert!(ended.is_none(), "vptest ended early: {:?}", campaign.outcomes());
+    }
+
+    /// Waits for its end, which must be with this status.
+    pub(super) fn end(mut self, code: i32) -> Said {
+        let said = said(self.0.take().unwrap().wait_with_output().unwrap());
+        assert_eq!(said.code, Some(code), "{}", said.err);
+        said
+    }
+
+    /// Stops it, so that it notices nothing.
+    pub(super) fn stop(&self) {
+        let pid = self.0.as_ref().map(|child| i32::try_from(child.id()).unwrap()).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGSTOP).unwrap();
+    }
+
+    /// Kills it.
+    pub(super) fn kill(mut self) {
+        kill(self.0.take());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        kill(self.0.take());
+    }
+}
+
+fn kill(child: Option<Child>) {
+    if let Some(mut child) = child {
+        // It may have ended by itself.
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+}
+
 impl PhysicalNode {
+    /// Kills the agent on it, as SIGKILL does; what it had started goes with it.
+    pub(super) fn kill_agent(&self) {
+        let mut killed = 0;
+        for pid in self.processes() {
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if line.contains("\0agent\0--stdio\0") {
+                // A shell or ssh's server with the same words may have ended with another one of them.
+                let sent = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+                killed += usize::from(sent.is_ok());
+            }
+        }
+        assert!(killed > 0, "no agent runs there");
+    }
+
+    /// Is nothing there that vptest copied or wrote?
+    pub(super) fn is_empty(&self) -> bool {
+        let Some(pid) = self.processes().into_iter().next() else { return false };
+        let left = std::fs::read_dir(format!("/proc/{pid}/root/run/tmp"));
+        left.is_ok_and(|mut left| left.next().is_none())
+    }
+
+    /// Process numbers of what runs in its network.
+    fn processes(&self) -> Vec<i32> {
+        let namespace = format!("net:[{}]", self.namespace.inode().unwrap());
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let here = all.filter(|entry| {
+            std::fs::read_link(entry.path().join("ns/net")).is_ok_and(|net| net == Path::new(&namespace))
+        });
+        here.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
     /// Its settings, as they are now.
     pub(super) fn state(&self) -> State {
         let read = || {

@@ -1,5 +1,6 @@
 //! The testbed `physical`, with namespaces as nodes and a real sshd in each.
 
+mod failures;
 mod lab;
 
 use super::qemu::{databases, only, outcome};
@@ -28,7 +29,7 @@ fn an_iteration_runs_with_everything_asked_observed_and_put_back() {
     );
     let campaign = lab.sweep(&format!("{SETTINGS}\n{SMALL}"), &more);
     lab.run(&campaign, 0);
-    assert_eq!(outcome(&campaign), ("complete".to_owned(), String::new()));
+    assert_eq!(outcome(&campaign), ("complete".to_owned(), "[]".to_owned()));
     let after: Vec<_> = lab.nodes.iter().map(lab::PhysicalNode::state).collect();
     assert_eq!(after, before);
 
@@ -44,5 +45,7 @@ fn an_iteration_runs_with_everything_asked_observed_and_put_back() {
     let captures = "SELECT COUNT(*) FROM capture WHERE vantage = 'endpoint' AND interface = 'exp0' AND packets > 100 \
                     AND dropped_kernel = 0";
     assert_eq!(only::<i64>(db, captures), 2);
+    let followed = "SELECT group_concat(DISTINCT node) FROM (SELECT node FROM syscall_process WHERE calls > 10 ORDER BY node)";
+    assert_eq!(only::<Option<String>>(db, followed).as_deref(), Some("client1,server1"));
     campaign.assert_clean();
 }
