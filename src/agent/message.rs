@@ -187,6 +187,8 @@ pub enum FailureKind {
     TooLarge,
     /// Not what was announced: length or checksum differ.
     Corrupt,
+    /// Somebody else has it.
+    Busy,
     /// The request makes no sense.
     Invalid,
     /// Anything else.

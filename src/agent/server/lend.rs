@@ -61,6 +61,7 @@ fn refused(error: LoanError) -> Failure {
     let what = "change its settings";
     match &error {
         LoanError::Io { what, source } => Failure::io(what, source),
+        LoanError::Busy { .. } => Failure::new(FailureKind::Busy, what, error.to_string()),
         LoanError::NoInterface { .. } => Failure::new(FailureKind::NotFound, what, error.to_string()),
         _ => Failure::new(FailureKind::Other, what, error.to_string()),
     }

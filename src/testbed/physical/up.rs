@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use tokio::time::Instant;
 
 use super::nodes::{Held, Nodes};
 use super::wishes::{NodeWish, Wishes};
-use crate::agent::{AgentError, Client, Reading};
+use crate::agent::{AgentError, Client, FailureKind, Lent, LoanRequest, Reading};
 use crate::host::ethtool::Offload;
 use crate::host::host_name;
+use crate::host::loan::Wanted;
 use crate::ids::{NodeId, Role, Vantage};
 use crate::node::agent::AgentNode;
 use crate::node::{Command, Node, NodeError, Process};
@@ -24,6 +26,11 @@ use crate::testbed::{
 };
 use crate::workload::PairCpus;
 
+/// How long an interface may be somebody else's: longer than an agent takes to notice that it has lost its vptest.
+const TURN: Duration = Duration::from_secs(20);
+const TURN_POLL: Duration = Duration::from_millis(250);
+/// How long a node whose agent is gone may take to be reached again and to put back.
+const SETTLE: Duration = Duration::from_secs(10);
 /// A card may take seconds to come back after its offloads or its MTU were changed.
 const LINK_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
@@ -44,6 +51,10 @@ pub(super) struct Up {
     pairs: Vec<Pair>,
     facts: Vec<Environment>,
     spoilt: bool,
+    /// Who borrows, for those who find it in use.
+    by: String,
+    /// For reaching a node anew.
+    vptest: PathBuf,
 }
 
 /// A node in its part.
@@ -70,7 +81,16 @@ impl Up {
                 Err(error) => refused = refused.or(Some(error)),
             }
         }
-        let mut up = Self { nodes: nodes.clone(), members, pairs: Vec::new(), facts: Vec::new(), spoilt: false, wishes };
+        let mut up = Self {
+            nodes: nodes.clone(),
+            members,
+            pairs: Vec::new(),
+            facts: Vec::new(),
+            spoilt: false,
+            by,
+            vptest: request.vptest.clone(),
+            wishes,
+        };
         let ready = match refused {
             Some(error) => Err(error),
             None => try_join_all(up.members.iter().map(Member::await_link)).await.map(drop),
@@ -82,6 +102,31 @@ impl Up {
         up.pairs = up.make_pairs();
         up.facts = join_all(up.members.iter().map(Member::facts)).await.into_iter().flatten().collect();
         Ok(up)
+    }
+
+    /// What is left on a node. One whose agent is gone is reached anew, so that it puts back now and not at the next
+    /// iteration, which may be long in coming.
+    async fn settled(&self, member: &Member, back: GivenBack) -> Vec<String> {
+        let error = match back {
+            GivenBack::Left(left) => return left,
+            GivenBack::Lost(_) if !self.wishes.change() => return Vec::new(),
+            GivenBack::Lost(error) => error,
+        };
+        let host = &member.wish.target.host;
+        let again = tokio::time::timeout(SETTLE, self.settle(member)).await;
+        match again.unwrap_or_else(|_| Err(format!("it is not reached again within {SETTLE:?}"))) {
+            Ok(left) => left.into_iter().map(|left| format!("{host}: not put back: {left}")).collect(),
+            Err(why) => vec![format!("{host}: settings may not be put back before the next contact: {error}; {why}")],
+        }
+    }
+
+    async fn settle(&self, member: &Member) -> Result<Vec<String>, String> {
+        let held = self.nodes.reach(&member.wish, &self.vptest).await.map_err(|error| error.to_string())?;
+        // Whoever borrows pays the debt of the one before.
+        let wanted = Wanted { interface: member.interface.clone(), ..Wanted::default() };
+        let nothing = LoanRequest { wanted, address: Some(member.address), by: self.by.clone() };
+        take_turn(&held.client, &nothing).await.map_err(|error| error.to_string())?;
+        held.client.give_back().await.map_err(|error| error.to_string())
     }
 
     fn make_pairs(&self) -> Vec<Pair> {
@@ -131,8 +176,21 @@ async fn reach_all<'a>(
     try_join_all(all).await
 }
 
+/// Borrows as soon as nobody else has the interface: an agent that lost its vptest notices that only after a while.
+async fn take_turn(client: &Client, request: &LoanRequest) -> Result<Lent, AgentError> {
+    let deadline = Instant::now() + TURN;
+    loop {
+        match client.lend(request).await {
+            Err(error) if error.failure() == Some(FailureKind::Busy) && Instant::now() < deadline => {
+                tokio::time::sleep(TURN_POLL).await;
+            }
+            other => return other,
+        }
+    }
+}
+
 async fn lend(wishes: &Wishes, wish: &NodeWish, held: &Arc<Held>, by: &str) -> Result<Member, TestbedError> {
-    let lent = held.client.lend(&wishes.loan(wish, by)).await;
+    let lent = take_turn(&held.client, &wishes.loan(wish, by)).await;
     let lent = lent.map_err(|error| TestbedError::Guest { node: wish.id, what: said(wish, &error) })?;
     for note in &lent.notes {
         tracing::warn!("{}: {note}", wish.id);
@@ -257,17 +315,26 @@ impl Member {
         settings
     }
 
-    /// Ends what runs there and puts settings back; says what could not be.
-    async fn give_back(&self) -> Vec<String> {
+    /// Ends what runs there and puts settings back.
+    async fn give_back(&self) -> GivenBack {
         let host = &self.wish.target.host;
         let reset = self.client().reset().await.err().map(|error| format!("{host}: {error}"));
-        let left = match self.client().give_back().await {
-            Ok(left) => left.into_iter().map(|left| format!("{host}: not put back: {left}")).collect(),
-            // It puts back by itself when it notices that nobody is there, or at the next contact.
-            Err(error) => vec![format!("{host}: settings may not be put back yet: {error}")],
-        };
-        reset.into_iter().chain(left).collect()
+        match self.client().give_back().await {
+            Ok(left) => {
+                let left = left.into_iter().map(|left| format!("{host}: not put back: {left}"));
+                GivenBack::Left(reset.into_iter().chain(left).collect())
+            }
+            Err(error) => GivenBack::Lost(error),
+        }
     }
+}
+
+/// How putting back went.
+enum GivenBack {
+    /// What was left, one line each.
+    Left(Vec<String>),
+    /// The agent is gone, or too far gone to say.
+    Lost(AgentError),
 }
 
 fn value(readings: &[Reading], name: &str) -> Option<String> {
@@ -359,10 +426,13 @@ impl Instance for Up {
     async fn teardown(&mut self) -> Teardown {
         self.pairs.clear();
         let members = std::mem::take(&mut self.members);
-        let left: Vec<String> = join_all(members.iter().map(Member::give_back)).await.into_iter().flatten().collect();
-        if self.spoilt || !left.is_empty() {
+        let back = join_all(members.iter().map(Member::give_back)).await;
+        let is_good = !self.spoilt && back.iter().all(|back| matches!(back, GivenBack::Left(left) if left.is_empty()));
+        if !is_good {
             join_all(members.iter().map(|member| self.nodes.forget(&member.wish))).await;
         }
+        let left = join_all(members.iter().zip(back).map(|(member, back)| self.settled(member, back))).await;
+        let left = left.into_iter().flatten().collect();
         Teardown { left }
     }
 }

@@ -58,6 +58,15 @@ impl Wishes {
         })
     }
 
+    /// Is a node asked to change anything?
+    pub(super) fn change(&self) -> bool {
+        self.mtu.is_some()
+            || self.offload.is_some()
+            || self.rate != LoanRate::Leave
+            || !self.sysctls.is_empty()
+            || self.governor.is_some()
+    }
+
     /// What a node is asked to change.
     pub(super) fn loan(&self, node: &NodeWish, by: &str) -> LoanRequest {
         LoanRequest {

@@ -130,9 +130,10 @@ impl Lab {
              KbdInteractiveAuthentication no\nPidFile none\nUseDNS no\nSetEnv TMPDIR=/run/tmp\n{force}"
         );
         std::fs::write(directory.join("config"), config).unwrap();
-        // Own mounts, so that what vptest writes below /run and to its TMPDIR is the node's and goes with it.
+        // Own mounts, so that what vptest writes below /run and to its TMPDIR is the node's and goes with it, and nobody's
+        // `.bashrc` on this machine has a say.
         let run = format!(
-            "mount -t proc none /proc && mount -t tmpfs -o size={} none /run && mkdir -p /run/sshd /run/tmp && \
+            "mount -t proc none /proc && mount -t tmpfs -o size={} none /run && mount -t tmpfs none ~root && mkdir -p /run/sshd /run/tmp && \
              chmod 1777 /run/tmp && exec \"$(command -v sshd)\" -D -e -f {place}/config",
             kind.room
         );
