@@ -79,6 +79,11 @@ pub(super) enum Request {
     },
     Lend(Box<LoanRequest>),
     GiveBack,
+    /// From now on.
+    WatchHost,
+    /// Until now.
+    HostUse,
+    Facts,
     Walk {
         target: IpAddr,
         limit: u8,
@@ -133,6 +138,7 @@ pub(super) enum Outcome {
     Readings(Vec<Reading>),
     Lent(Lent),
     GaveBack { left: Vec<String> },
+    HostUse(Box<record::HostUse>),
     Walked { passed: Vec<Option<IpAddr>>, reached: bool },
     Archived(ArchiveReceipt),
     Captured(Box<CaptureEnd>),

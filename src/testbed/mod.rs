@@ -192,6 +192,12 @@ pub trait Instance: Send {
         Vec::new()
     }
 
+    /// The hosts that carry the nodes, behind their agents, where they are not the one vptest runs on: it is they that have
+    /// to be quiet. `None` where vptest's own host carries them.
+    fn hosts(&self) -> Option<Vec<(NodeId, crate::agent::Client)>> {
+        None
+    }
+
     /// CPUs for pinned processes of each pair, where the nodes have CPUs of their own; `None` where they share the
     /// host's.
     fn cpus(&self) -> Option<Vec<PairCpus>> {

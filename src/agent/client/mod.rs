@@ -19,6 +19,7 @@ use super::error::{AgentError, Lost};
 use super::message::{ArchiveReceipt, ClockReading, Failure, Hello, Lent, LoanRequest, NetworkSetup, Outcome, Reading, Request};
 use super::mux::{self, Inbox, Input, Item, Link, Outbox};
 use super::wire::{Answer, GREETING, Kind, MAX_PAYLOAD, PROTOCOL, Preamble, skip_to_greeting};
+use crate::record::HostUse;
 use crate::text::printable;
 
 pub use capture::{Keep, RemoteCapture};
@@ -166,6 +167,27 @@ impl Client {
         match self.ask("give_back", &Request::GiveBack).await? {
             Outcome::GaveBack { left } => Ok(left),
             other => Err(strange("give_back", &other)),
+        }
+    }
+
+    /// From now on, the node's counters are watched; [`Client::host_use`] says what became of them.
+    pub async fn watch_host(&self) -> Result<(), AgentError> {
+        self.ask_done("watch_host", &Request::WatchHost).await
+    }
+
+    /// What the node's host has done since [`Client::watch_host`].
+    pub async fn host_use(&self) -> Result<HostUse, AgentError> {
+        match self.ask("host_use", &Request::HostUse).await? {
+            Outcome::HostUse(used) => Ok(*used),
+            other => Err(strange("host_use", &other)),
+        }
+    }
+
+    /// Facts about the node: kernel, CPU, memory, distribution and so on, as far as they can be read.
+    pub async fn facts(&self) -> Result<Vec<Reading>, AgentError> {
+        match self.ask("facts", &Request::Facts).await? {
+            Outcome::Readings(readings) => Ok(readings),
+            other => Err(strange("facts", &other)),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use super::super::error::AgentError;
 use super::super::message::{CaptureEnd, Hello, Lent, Outcome, Reading};
+use crate::record::HostUse;
 use crate::text::printable;
 
 /// Settings of one interface.
@@ -47,9 +48,17 @@ pub(super) fn outcome(outcome: Outcome) -> Outcome {
             ..lent
         }),
         Outcome::GaveBack { left } => Outcome::GaveBack { left: sentences(left) },
+        Outcome::HostUse(used) => Outcome::HostUse(Box::new(host_use(*used))),
         Outcome::Captured(end) => Outcome::Captured(Box::new(captured(*end))),
         other => other,
     }
+}
+
+fn host_use(mut used: HostUse) -> HostUse {
+    if let Some(top) = used.foreign.as_mut().and_then(|foreign| foreign.top.as_mut()) {
+        top.name = printable(&top.name, NAME);
+    }
+    used
 }
 
 fn sentences(texts: Vec<String>) -> Vec<String> {

@@ -17,9 +17,10 @@ use super::super::message::{Failure, FailureKind, Outcome, Request};
 use super::super::mux::{self, Inbox, Input, Link, Outbox};
 use super::super::wire::PROTOCOL;
 use super::files::{self, blocking};
-use super::{Options, answer, archive, capture, counters, greeted, lend, network, process, silence, trace};
+use super::{Options, answer, archive, capture, counters, greeted, host, lend, network, process, silence, trace};
 use crate::host::cage::Cage;
 use crate::host::loan::Loan;
+use crate::instrument::host::Snapshot;
 use crate::node::local::any_listener;
 
 /// How long calls may take to notice that the conversation is over.
@@ -46,6 +47,8 @@ pub(super) struct Session {
     pub(super) cage: Mutex<Option<Arc<Cage>>>,
     /// Settings that are changed as long as the conversation goes on.
     lent: Arc<std::sync::Mutex<Option<Loan>>>,
+    /// The host's counters when the watch began.
+    watched: Arc<std::sync::Mutex<Option<Snapshot>>>,
     /// The host asked for the end of the system.
     switch_off: Notify,
 }
@@ -81,6 +84,7 @@ where
         link: link.clone(),
         cage: Mutex::new(None),
         lent: Arc::default(),
+        watched: Arc::default(),
         switch_off: Notify::new(),
     });
     let mut calls = JoinSet::new();
@@ -194,6 +198,15 @@ impl Session {
                 blocking(move || lend::lend(&lent, &request)).await
             }
             Request::GiveBack => self.give_back().await,
+            Request::WatchHost => {
+                let watched = Arc::clone(&self.watched);
+                blocking(move || host::watch(&watched)).await
+            }
+            Request::HostUse => {
+                let watched = Arc::clone(&self.watched);
+                blocking(move || host::used(&watched)).await
+            }
+            Request::Facts => blocking(host::facts).await,
             Request::Walk { target, limit } => blocking(move || network::walk(target, limit)).await,
             Request::Capture(request) => capture::capture(*request, inbox, outbox).await,
             Request::TraceSyscalls(request) => trace::trace(self, request, inbox, outbox).await,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -40,8 +40,8 @@ const LOCK: &str = "lock";
 pub(super) struct Held {
     pub(super) client: Client,
     connection: Mutex<Connection>,
-    /// Nothing but its end matters; the lock makes it shareable.
-    _agent: std::sync::Mutex<Box<dyn Process>>,
+    /// `None` once it was ended.
+    agent: std::sync::Mutex<Option<Box<dyn Process>>>,
 }
 
 /// See the module. Clones are the same nodes.
@@ -147,7 +147,7 @@ impl Nodes {
         };
         let agent = agent.map_err(late)?.map_err(|error| failed(&error))?;
         self.0.reached.store(true, Ordering::Relaxed);
-        Ok(Held { client: agent.client, connection: Mutex::new(connection), _agent: std::sync::Mutex::new(agent.process) })
+        Ok(Held { client: agent.client, connection: Mutex::new(connection), agent: std::sync::Mutex::new(Some(agent.process)) })
     }
 
     /// A login or a machine that is no good ends a run whose first contact it is: it stays so for all iterations. Later it
@@ -209,6 +209,8 @@ fn explained(error: &SshError) -> String {
 }
 
 async fn close(held: &Held) {
+    // The connection goes on as long as anything goes through it.
+    drop(held.agent.lock().unwrap_or_else(PoisonError::into_inner).take());
     if let Err(error) = held.connection.lock().await.close().await {
         tracing::warn!("{error}");
     }

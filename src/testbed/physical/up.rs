@@ -43,6 +43,16 @@ const VALUE: u64 = 4096;
 /// Readings stored under another name, since the factor of that name is something else.
 const RENAMED: [(&str, &str); 2] = [("driver", "link_driver"), ("egress_rate", "rate")];
 
+/// Readings that say what the link is, and their names among the facts.
+const LINK_FACTS: [(&str, &str); 6] = [
+    ("speed", "link.speed"),
+    ("link_driver", "link.driver"),
+    ("firmware", "link.firmware"),
+    ("queues", "link.queues"),
+    ("ring_rx", "link.ring_rx"),
+    ("ring_tx", "link.ring_tx"),
+];
+
 /// See the module.
 pub(super) struct Up {
     wishes: Wishes,
@@ -239,11 +249,20 @@ impl Member {
             fact("testbed.physical.address", self.address.to_string()),
             fact("vptest", hello.version.clone()),
         ];
-        facts.extend(hello.kernel.iter().map(|kernel| fact("kernel", kernel.clone())));
-        facts.extend(hello.memory.iter().map(|memory| fact("memory", memory.to_string())));
         facts.extend(hello.cpus.iter().map(|cpus| fact("cpus", cpus.to_string())));
         facts.extend(hello.boot_id.iter().map(|boot| fact("boot_id", boot.clone())));
         facts.extend(self.notes.iter().map(|note| fact("testbed.physical.note", note.clone())));
+        match self.client().facts().await {
+            Ok(known) => facts.extend(known.into_iter().filter_map(|known| Some(fact(&known.name, known.value?)))),
+            Err(error) => tracing::warn!("{}: cannot read what it is: {error}", self.wish.id),
+        }
+        match self.client().settings(&self.interface).await {
+            Ok(readings) => {
+                let of_link = LINK_FACTS.iter().filter_map(|(from, to)| Some(fact(to, value(&readings, from)?)));
+                facts.extend(of_link);
+            }
+            Err(error) => tracing::warn!("{}: cannot read what its link is: {error}", self.wish.id),
+        }
         match self.client().clock(CLOCK_ROUNDS).await {
             Ok(clock) => {
                 let text = format!("{} to {} ns ahead of the host", clock.at_least_ns, clock.at_most_ns);
@@ -396,6 +415,10 @@ impl Instance for Up {
             interface: member.interface.clone(),
         };
         self.members.iter().map(place).collect()
+    }
+
+    fn hosts(&self) -> Option<Vec<(NodeId, Client)>> {
+        Some(self.members.iter().map(|member| (member.wish.id, member.client().clone())).collect())
     }
 
     /// The first CPU of each node.

@@ -143,9 +143,11 @@ impl Lab {
         node
     }
 
-    /// Switches on one of the nodes.
+    /// Switches on one of the nodes; it has forgotten its settings, as hosts do.
     pub(super) fn switch_on(&mut self, at: usize) {
         let mut node = self.nodes.remove(at);
+        let mut netlink = within(&node.namespace);
+        netlink.apply(&[qdisc::remove_root(LINK_INDEX, LINK), link::mtu(LINK, LINK_INDEX, 1500)]).unwrap();
         self.boot(&mut node);
         self.nodes.insert(at, node);
     }
@@ -179,18 +181,14 @@ impl Lab {
         within(&self.nodes[at].namespace).apply(&[change]).unwrap();
     }
 
-    /// Cuts a node off from both networks.
+    /// Cuts a node off from vptest.
     pub(super) fn cut(&self, at: usize) {
-        for name in [CONTROL, LINK] {
-            self.cable(at, name, false);
-        }
+        self.cable(at, CONTROL, false);
     }
 
     /// Undoes [`Lab::cut`].
     pub(super) fn plug(&self, at: usize) {
-        for name in [CONTROL, LINK] {
-            self.cable(at, name, true);
-        }
+        self.cable(at, CONTROL, true);
     }
 
     /// `[testbed.physical]` with all nodes.

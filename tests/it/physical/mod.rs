@@ -47,5 +47,11 @@ fn an_iteration_runs_with_everything_asked_observed_and_put_back() {
     assert_eq!(only::<i64>(db, captures), 2);
     let followed = "SELECT group_concat(DISTINCT node) FROM (SELECT node FROM syscall_process WHERE calls > 10 ORDER BY node)";
     assert_eq!(only::<Option<String>>(db, followed).as_deref(), Some("client1,server1"));
+    // The nodes are judged, and not the host vptest runs on.
+    let judged = "SELECT group_concat(node) FROM (SELECT node FROM metric WHERE name = 'cpu_system' AND value > 0 ORDER BY node)";
+    assert_eq!(only::<Option<String>>(db, judged).as_deref(), Some("client1,server1"));
+    let facts = "SELECT COUNT(*) FROM environment WHERE host IN ('client1', 'server1') AND (name = 'link.driver' AND \
+                 value = 'veth' OR name = 'link.speed' OR name IN ('kernel', 'distribution'))";
+    assert_eq!(only::<i64>(db, facts), 8);
     campaign.assert_clean();
 }
