@@ -16,6 +16,8 @@ import tempfile
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 20
 DELAY = sys.argv[2] if len(sys.argv) > 2 else None
 VPTEST = pathlib.Path(__file__).resolve().parent.parent / "target/release/vptest"
+# More than a second of them: a node answers one probe of the path a second, and later ones only when they are repeated.
+REQUESTS = 20_000
 TAG = f"vpb{os.getpid()}"
 NODES = ["client", "server"]
 SETTINGS = 'offload = "off"\nmtu = 1400\nrate = "1000 Mbit/s"'
@@ -85,7 +87,7 @@ def spec(directory, variant):
         )
     return (
         f'name = "fixed"\nrepetitions = {ROUNDS}\n[factors]\ntestbed = "physical"\n{settings}\n'
-        f'request = {{ url = "/", count = 100 }}\n[workload]\npreset = "ab"\n[capture]\nvantage = {vantage}\n'
+        f'request = {{ url = "/", count = {REQUESTS} }}\n[workload]\npreset = "ab"\n[capture]\nvantage = {vantage}\n'
         f'[testbed.physical]\nuser = "root"\nidentity = "{directory}/user"\n{sysctls}{nodes}'
     )
 
@@ -95,7 +97,7 @@ def run(directory, variant):
     place = pathlib.Path(tempfile.mkdtemp(dir=directory))
     (place / "params.toml").write_text(spec(directory, variant))
     inside = ["ip", "netns", "exec", f"{TAG}-control"]
-    sh(str(VPTEST), "sweep", str(place / "params.toml"), "-o", str(place / "out"))
+    sh(str(VPTEST), "-q", "sweep", str(place / "params.toml"), "-o", str(place / "out"))
     # Exit status 1 says that an iteration was suspect or failed, which is looked at below.
     subprocess.run([*inside, str(VPTEST), "-q", "run", "-o", str(place / "out")], check=False)
     begun, beside, stages, bad = [], [], {}, []
@@ -106,7 +108,7 @@ def run(directory, variant):
             bad.append(f"{status}: {reasons}")
         (taken,) = db.execute("SELECT value FROM metric WHERE name = 'time_taken'").fetchone() or (0.0,)
         begun.append((started, taken))
-        for stage, duration in db.execute("SELECT stage, duration_ns FROM stage WHERE duration_ns IS NOT NULL"):
+        for stage, duration in db.execute("SELECT name, duration_ns FROM stage WHERE duration_ns IS NOT NULL"):
             stages.setdefault(stage, []).append(duration / 1e6)
     if bad:
         sys.exit(f"{variant}: {bad}")
