@@ -151,3 +151,72 @@ fn rate(tuple: &Tuple) -> Result<(LoanRate, Option<String>), String> {
         Some(other) => Err(format!("rate = `{other}` (a multiple of 8 bit/s, or `none`)")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Rate;
+
+    fn node(host: &str, server: bool) -> PhysicalNode {
+        PhysicalNode {
+            host: host.to_owned(),
+            server,
+            interface: None,
+            address: None,
+            port: None,
+            user: None,
+            identity: None,
+            host_key: None,
+        }
+    }
+
+    fn spec() -> PhysicalSpec {
+        PhysicalSpec {
+            // In any order: the first of each kind are the first pair.
+            nodes: [("a", false), ("b", false), ("x", true), ("c", false), ("y", true)]
+                .map(|(host, server)| node(host, server))
+                .to_vec(),
+            user: Some("me".to_owned()),
+            routers: vec![("A".to_owned(), "10.0.0.9".parse().unwrap())],
+            ..PhysicalSpec::default()
+        }
+    }
+
+    fn wishes(spec: &PhysicalSpec, factors: &[(&str, Value)]) -> Result<Wishes, String> {
+        let factors = factors.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        Wishes::of(spec, &Tuple::new(factors.collect())).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn pairs_are_made_in_the_order_of_the_spec() {
+        let wishes = wishes(&spec(), &[("pairs", Value::Integer(2))]).unwrap();
+        let nodes: Vec<_> = wishes.nodes.iter().map(|node| (node.id.to_string(), node.target.host.as_str())).collect();
+        let expected = [("client1", "a"), ("server1", "x"), ("client2", "b"), ("server2", "y")];
+        assert_eq!(nodes, expected.map(|(id, host)| (id.to_owned(), host)));
+        assert!(wishes.nodes.iter().all(|node| node.target.user.as_deref() == Some("me")));
+        assert!(!wishes.change());
+    }
+
+    #[test]
+    fn what_the_nodes_cannot_be_is_refused() {
+        let refused = |spec: &PhysicalSpec, name: &str, value: Value| wishes(spec, &[(name, value)]).unwrap_err();
+        let pairs = |spec: &PhysicalSpec, pairs| refused(spec, "pairs", Value::Integer(pairs));
+        assert!(pairs(&spec(), 3).contains("at most 2"), "{}", pairs(&spec(), 3));
+        let none = PhysicalSpec { nodes: vec![node("a", false)], ..spec() };
+        assert!(pairs(&none, 1).contains("no pair of nodes"));
+        let twice = PhysicalSpec { nodes: vec![node("a", false), node("a", true)], ..spec() };
+        assert!(pairs(&twice, 1).contains("a is named for two nodes"));
+        let hops = Value::List(vec!["A".to_owned(), "B".to_owned()]);
+        assert!(refused(&spec(), "hops", hops).contains("address of `B`"));
+    }
+
+    #[test]
+    fn a_rate_is_left_removed_or_set() {
+        let rate = |factors: &[(&str, Value)]| wishes(&spec(), factors).unwrap().rate;
+        assert_eq!(rate(&[]), LoanRate::Leave);
+        assert_eq!(rate(&[("rate", Value::None)]), LoanRate::Unlimited);
+        let limit = Value::Rate(Rate::from_bits_per_second(8000).unwrap());
+        assert_eq!(rate(&[("rate", limit.clone())]), LoanRate::Limit(8000));
+        assert!(wishes(&spec(), &[("rate", limit)]).unwrap().change());
+    }
+}

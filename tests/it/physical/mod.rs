@@ -3,7 +3,8 @@
 mod failures;
 mod lab;
 
-use super::qemu::{databases, only, outcome};
+use super::campaign::Campaign;
+use super::qemu::{databases, only, outcome, wait_until};
 use lab::{Lab, PARAMETER};
 
 const SMALL: &str = "request = { url = \"/image.png?size=200kB\", count = 20 }\nworkers = 2";
@@ -54,4 +55,30 @@ fn an_iteration_runs_with_everything_asked_observed_and_put_back() {
                  value = 'veth' OR name = 'link.speed' OR name IN ('kernel', 'distribution'))";
     assert_eq!(only::<i64>(db, facts), 8);
     campaign.assert_clean();
+}
+
+#[test]
+fn two_pairs_and_a_login_that_becomes_root_by_sudo_run_against_nginx() {
+    if !lab::tools() || !super::need::program("nginx") {
+        return;
+    }
+    let bin = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(bin.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    // Becomes root by keeping it: this host's own sudo has no rule for anybody.
+    lab::script(&bin.path().join("sudo"), "[ \"$1\" = -n ] || exit 1; shift; exec \"$@\"");
+    lab::script(&bin.path().join("id"), "[ \"$1\" = -u ] && echo 1000 || exec /usr/bin/id \"$@\"");
+    let login = format!("PATH={}:$PATH exec sh -c \"$SSH_ORIGINAL_COMMAND\"", bin.path().display());
+    let by_sudo = lab::Kind { login: Some(&login), ..lab::Kind::default() };
+    let lab = Lab::with(&[by_sudo, lab::Kind::default(), lab::Kind::default(), by_sudo]);
+    let before: Vec<_> = lab.nodes.iter().map(lab::PhysicalNode::state).collect();
+    let spec = lab.spec(&format!("pairs = 2\n{SETTINGS}\n{SMALL}"), "");
+    let campaign = Campaign::planned(&spec.replace("\"ab\"\n", "\"ab\"\nserver = \"nginx\"\n"));
+    lab.run(&campaign, 0);
+    let after: Vec<_> = lab.nodes.iter().map(lab::PhysicalNode::state).collect();
+    assert_eq!(after, before);
+    let db = &databases(&campaign)[0];
+    let complete = "SELECT COUNT(*) FROM metric WHERE name = 'complete_requests' AND value = 20";
+    assert_eq!(only::<i64>(db, complete), 2);
+    assert_eq!(only::<i64>(db, "SELECT COUNT(*) FROM capture WHERE vantage = 'endpoint' AND packets > 100"), 4);
+    wait_until("the end of what was copied", || lab.nodes.iter().all(lab::PhysicalNode::is_empty));
 }
