@@ -59,7 +59,8 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
         })?;
         if privilege == Privilege::UserNamespace && has("physical") {
             let text = "without root, netns runs where no physical node can be reached";
-            return Err(Failure::text(Exit::Unsupported, text).hint("run it as root, or the two testbeds in sweeps of their own"));
+            return Err(Failure::text(Exit::Unsupported, text)
+                .hint("run it as root, or the two testbeds in sweeps of their own"));
         }
     }
     let vptest = std::env::current_exe().map_err(|error| {

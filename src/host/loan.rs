@@ -74,7 +74,9 @@ pub enum LoanError {
         known: String,
     },
     /// It has a queueing discipline that somebody put there, which could not be put back as it was.
-    #[error("{interface} has a queueing discipline of its own ({kind}), which would not be put back as it was: remove it, or name no rate")]
+    #[error(
+        "{interface} has a queueing discipline of its own ({kind}), which would not be put back as it was: remove it, or name no rate"
+    )]
     Queue {
         /// Which interface.
         interface: String,

@@ -144,7 +144,9 @@ pub fn read_roots(netlink: &mut Netlink) -> Result<Vec<RootQdisc>, NetlinkError>
 /// `None` for one that is not at a root.
 fn decode(message: &[u8]) -> std::io::Result<Option<RootQdisc>> {
     let word = |offset: usize| message.get(offset..offset + 4).and_then(|bytes| bytes.first_chunk().copied());
-    let (Some(index), Some(handle), Some(parent)) = (word(4), word(8), word(12)) else { return Err(invalid("short header")) };
+    let (Some(index), Some(handle), Some(parent)) = (word(4), word(8), word(12)) else {
+        return Err(invalid("short header"));
+    };
     if u32::from_ne_bytes(parent) != ROOT {
         return Ok(None);
     }

@@ -133,6 +133,8 @@ mod tests {
         let used = before.until(&after);
         assert_eq!((used.swap_in, used.swap_out, used.cgroup_throttles), (None, None, Some(3)));
         assert_eq!(used.cpus(1.0), None, "no time has passed");
-        assert!(metrics(None, &used).iter().filter(|metric| metric.name.starts_with("cpu_")).all(|m| m.value.is_none()));
+        assert!(
+            metrics(None, &used).iter().filter(|metric| metric.name.starts_with("cpu_")).all(|m| m.value.is_none())
+        );
     }
 }

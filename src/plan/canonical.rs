@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use crate::ids::{ShortHash, Vantage};
 use crate::spec::{
-    CaptureSpec, CounterSpec, Fault, GuestAccess, GuestKernel, HttpServer, MetricPattern, MetricRule, ProbeSpec,
-    PhysicalSpec, Protocol, Ready, Reuse, Source, Spec, StressPlace, SyscallSpec, TestbedSpec, Value, WorkloadSpec, factors,
-    json_string,
+    CaptureSpec, CounterSpec, Fault, GuestAccess, GuestKernel, HttpServer, MetricPattern, MetricRule, PhysicalSpec,
+    ProbeSpec, Protocol, Ready, Reuse, Source, Spec, StressPlace, SyscallSpec, TestbedSpec, Value, WorkloadSpec,
+    factors, json_string,
 };
 use crate::units::format_duration;
 

@@ -259,9 +259,8 @@ async fn guests() -> Vec<Check> {
 /// What the physical testbed needs here: ssh, and a vptest that can be copied. What the nodes lack, they say themselves.
 fn physical() -> Check {
     let name = "physical nodes";
-    let lacking = |found: String, hint: Option<&str>| {
-        Check::lacking(name, State::Optional, found, hint.map(str::to_owned))
-    };
+    let lacking =
+        |found: String, hint: Option<&str>| Check::lacking(name, State::Optional, found, hint.map(str::to_owned));
     let Some(ssh) = find_in_path("ssh") else {
         return lacking("program `ssh` not found".to_owned(), Some("apt-get install openssh-client"));
     };

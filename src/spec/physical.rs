@@ -61,7 +61,9 @@ pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> PhysicalSpec {
         physical.sysctls = sysctls.rest().into_iter().filter_map(|(name, entry)| sysctl(name, &entry, sink)).collect();
         physical.sysctls.sort();
     }
-    physical.governor = section.take("governor").and_then(|entry| word(&entry, sink, "the name of a frequency governor: `performance`"));
+    physical.governor = section
+        .take("governor")
+        .and_then(|entry| word(&entry, sink, "the name of a frequency governor: `performance`"));
     section.finish(sink);
     physical
 }

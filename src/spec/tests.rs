@@ -553,7 +553,10 @@ fn physical_nodes_are_read() {
     assert_eq!((client.host.as_str(), client.server, client.address), ("a", false, "10.0.0.1".parse().ok()));
     assert_eq!((client.port, client.user.as_deref(), client.interface.as_deref()), (None, None, None));
     assert_eq!((server.host.as_str(), server.server, server.address), ("b", true, None));
-    assert_eq!((server.port, server.user.as_deref(), server.interface.as_deref()), (Some(2222), Some("x"), Some("eth1")));
+    assert_eq!(
+        (server.port, server.user.as_deref(), server.interface.as_deref()),
+        (Some(2222), Some("x"), Some("eth1"))
+    );
     assert!(server.host_key.is_some() && server.identity.as_deref() == Some("k"));
     assert_eq!((physical.user.as_deref(), physical.identity.as_deref()), (Some("me"), Some("key")));
     let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());

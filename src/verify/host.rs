@@ -128,7 +128,8 @@ mod tests {
             HostUse { foreign: Some(ForeignUse { seconds, top: Some(top) }), ..quiet() }
         };
         check(&foreign(1.99), &[]);
-        let text = "{host}: other processes used 20.0 % of a CPU (threshold 20 %); most by make (process 7) with 10.0 %";
+        let text =
+            "{host}: other processes used 20.0 % of a CPU (threshold 20 %); most by make (process 7) with 10.0 %";
         check(&foreign(2.0), &[text]);
     }
 

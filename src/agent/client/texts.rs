@@ -42,11 +42,9 @@ pub(super) fn outcome(outcome: Outcome) -> Outcome {
     match outcome {
         Outcome::Text(text) => Outcome::Text(printable(&text, SENTENCE)),
         Outcome::Readings(readings) => Outcome::Readings(readings.into_iter().take(READINGS).map(reading).collect()),
-        Outcome::Lent(lent) => Outcome::Lent(Lent {
-            interface: printable(&lent.interface, NAME),
-            notes: sentences(lent.notes),
-            ..lent
-        }),
+        Outcome::Lent(lent) => {
+            Outcome::Lent(Lent { interface: printable(&lent.interface, NAME), notes: sentences(lent.notes), ..lent })
+        }
         Outcome::GaveBack { left } => Outcome::GaveBack { left: sentences(left) },
         Outcome::HostUse(used) => Outcome::HostUse(Box::new(host_use(*used))),
         Outcome::Captured(end) => Outcome::Captured(Box::new(captured(*end))),

@@ -44,13 +44,13 @@ impl Watch {
     /// Begins with `hosts`, or with this host for `None`.
     pub async fn start(hosts: Option<Vec<(NodeId, Client)>>) -> Self {
         let Some(hosts) = hosts else { return Self::Here(Box::new(Snapshot::take())) };
-        join_all(hosts.iter().map(async |(node, client)| {
-            match tokio::time::timeout(LIMIT, client.watch_host()).await {
+        join_all(hosts.iter().map(
+            async |(node, client)| match tokio::time::timeout(LIMIT, client.watch_host()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!("{node}: its counters cannot be read: {error}"),
                 Err(_) => tracing::warn!("{node}: its counters cannot be read within {LIMIT:?}"),
-            }
-        }))
+            },
+        ))
         .await;
         Self::There(hosts)
     }

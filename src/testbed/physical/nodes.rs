@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -147,7 +147,11 @@ impl Nodes {
         };
         let agent = agent.map_err(late)?.map_err(|error| failed(&error))?;
         self.0.reached.store(true, Ordering::Relaxed);
-        Ok(Held { client: agent.client, connection: Mutex::new(connection), agent: std::sync::Mutex::new(Some(agent.process)) })
+        Ok(Held {
+            client: agent.client,
+            connection: Mutex::new(connection),
+            agent: std::sync::Mutex::new(Some(agent.process)),
+        })
     }
 
     /// A login or a machine that is no good ends a run whose first contact it is: it stays so for all iterations. Later it

@@ -146,11 +146,7 @@ impl Up {
         let of = |role: Role| self.members.iter().filter(move |member| member.wish.id.role == role);
         of(Role::Client)
             .zip(of(Role::Server))
-            .map(|(client, server)| Pair {
-                number: client.wish.id.pair,
-                client: node(client),
-                server: node(server),
-            })
+            .map(|(client, server)| Pair { number: client.wish.id.pair, client: node(client), server: node(server) })
             .collect()
     }
 
@@ -287,13 +283,16 @@ impl Member {
             Offload::ALL.map(|offload| (offload.as_str(), wishes.offload.map(switch))).to_vec();
         wanted.push(("mtu", wishes.mtu.map(|mtu| mtu.to_string())));
         wanted.push(("egress_rate", wishes.rate_text.clone()));
-        let named = |name: &str| RENAMED.iter().find(|(from, _)| *from == name).map_or(name.to_owned(), |(_, to)| (*to).to_owned());
+        let named = |name: &str| {
+            RENAMED.iter().find(|(from, _)| *from == name).map_or(name.to_owned(), |(_, to)| (*to).to_owned())
+        };
         let mut settings: Vec<Setting> = wanted
             .iter()
             .map(|(name, wanted)| Setting::compare(node, &named(name), wanted.clone(), value(&readings, name)))
             .collect();
         let others = readings.iter().filter(|reading| !wanted.iter().any(|(name, _)| *name == reading.name));
-        settings.extend(others.map(|reading| Setting::compare(node, &named(&reading.name), None, reading.value.clone())));
+        settings
+            .extend(others.map(|reading| Setting::compare(node, &named(&reading.name), None, reading.value.clone())));
         settings.extend(self.kernel_settings(wishes).await);
         settings
     }

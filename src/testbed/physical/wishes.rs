@@ -100,7 +100,9 @@ fn nodes(spec: &PhysicalSpec, tuple: &Tuple) -> Result<Vec<NodeWish>, String> {
         nodes.push(wish(spec, NodeId::server(number), server));
     }
     if let Some(twice) = twice(&nodes) {
-        return Err(format!("{twice} is named for two nodes: a client and a server on the same host would not use a link"));
+        return Err(format!(
+            "{twice} is named for two nodes: a client and a server on the same host would not use a link"
+        ));
     }
     Ok(nodes)
 }
@@ -128,7 +130,9 @@ fn wish(spec: &PhysicalSpec, id: NodeId, node: &PhysicalNode) -> NodeWish {
 fn hops(spec: &PhysicalSpec, tuple: &Tuple) -> Result<Vec<String>, String> {
     let hops = tuple.hops().to_vec();
     match hops.iter().find(|hop| !spec.routers.iter().any(|(name, _)| name == *hop)) {
-        Some(unknown) => Err(format!("hops: nobody knows the address of `{unknown}`: name it under `[testbed.physical.routers]`")),
+        Some(unknown) => {
+            Err(format!("hops: nobody knows the address of `{unknown}`: name it under `[testbed.physical.routers]`"))
+        }
         None => Ok(hops),
     }
 }

@@ -98,7 +98,10 @@ fn a_node_that_dies_fails_its_iterations_with_the_reason_until_it_is_back() {
     let (status, reasons) = outcome(&campaign, 0);
     assert!(status == "failed" && reasons.contains("workload: server1 (10.99.0.3) is gone"), "{status}: {reasons}");
     let (status, reasons) = outcome(&campaign, 1);
-    assert!(status == "failed" && reasons.contains("launch: server1: 10.99.0.3 cannot be reached over ssh"), "{reasons}");
+    assert!(
+        status == "failed" && reasons.contains("launch: server1: 10.99.0.3 cannot be reached over ssh"),
+        "{reasons}"
+    );
     lab.switch_on(1);
     lab.run(&campaign, 0);
     assert_eq!(campaign.statuses(), ["failed", "complete", "failed", "complete"]);
@@ -147,7 +150,10 @@ fn a_full_disk_has_a_name_before_and_during_the_iteration() {
     let campaign = lab.sweep(SMALL, "");
     lab.run(&campaign, 1);
     let (status, reasons) = outcome(&campaign, 0);
-    assert!(status == "failed" && reasons.contains("launch: server1: 10.99.0.3: cannot copy vptest to it"), "{reasons}");
+    assert!(
+        status == "failed" && reasons.contains("launch: server1: 10.99.0.3: cannot copy vptest to it"),
+        "{reasons}"
+    );
     assert!(reasons.contains("No space left on device"), "{reasons}");
     wait_until("the end of what was copied", || lab.nodes.iter().all(PhysicalNode::is_empty));
 
@@ -212,7 +218,11 @@ fn a_setting_that_one_node_refuses_leaves_all_nodes_as_they_were() {
     let before = states(&lab);
     for (factors, more, why) in [
         (SETTINGS, "[testbed.physical.sysctls]\n\"net.ipv4.no_such\" = 1\n", "cannot read /proc/sys/net/ipv4/no_such"),
-        (SETTINGS, "[testbed.physical.sysctls]\n\"net.ipv4.ip_forward\" = \"x\"\n", "cannot write `x` to /proc/sys/net"),
+        (
+            SETTINGS,
+            "[testbed.physical.sysctls]\n\"net.ipv4.ip_forward\" = \"x\"\n",
+            "cannot write `x` to /proc/sys/net",
+        ),
     ] {
         let campaign = lab.sweep(&format!("{factors}\n{SMALL}"), more);
         lab.run(&campaign, 1);

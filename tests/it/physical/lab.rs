@@ -103,13 +103,12 @@ impl Lab {
     fn make(&self, number: u8, kind: Kind<'_>) -> PhysicalNode {
         let namespace = Arc::new(Namespace::new().unwrap());
         let (control, address) = (Ipv4Addr::new(10, 99, 0, number), Ipv4Addr::new(10, 98, 0, number));
-        let networks = [
-            (&self.coordinator, CONTROL, CONTROL_INDEX, control),
-            (&self._switch, LINK, LINK_INDEX, address),
-        ];
+        let networks =
+            [(&self.coordinator, CONTROL, CONTROL_INDEX, control), (&self._switch, LINK, LINK_INDEX, address)];
         for (to, name, index, address) in networks {
             let port = format!("port{number}");
-            let end = link::End { name: &port, index: PORTS + u32::from(number), namespace: None, bridge: Some(BRIDGE) };
+            let end =
+                link::End { name: &port, index: PORTS + u32::from(number), namespace: None, bridge: Some(BRIDGE) };
             let other = link::End { name, index, namespace: Some(&*namespace), bridge: None };
             within(to).apply(&[link::veth(end, other, None)]).unwrap();
             within(&namespace).apply(&[link::address(name, index, address), link::up(name, index)]).unwrap();

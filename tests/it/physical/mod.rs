@@ -24,10 +24,8 @@ fn an_iteration_runs_with_everything_asked_observed_and_put_back() {
     let lab = Lab::new();
     lab.nodes.iter().for_each(lab::PhysicalNode::mix);
     let before: Vec<_> = lab.nodes.iter().map(lab::PhysicalNode::state).collect();
-    let more = format!(
-        "{}[capture]\nvantage = [\"endpoint\"]\n[instrument.syscalls]\n[instrument.counters]\n",
-        sysctl()
-    );
+    let more =
+        format!("{}[capture]\nvantage = [\"endpoint\"]\n[instrument.syscalls]\n[instrument.counters]\n", sysctl());
     let campaign = lab.sweep(&format!("{SETTINGS}\n{SMALL}"), &more);
     lab.run(&campaign, 0);
     assert_eq!(outcome(&campaign), ("complete".to_owned(), "[]".to_owned()));
@@ -46,7 +44,8 @@ fn an_iteration_runs_with_everything_asked_observed_and_put_back() {
     let captures = "SELECT COUNT(*) FROM capture WHERE vantage = 'endpoint' AND interface = 'exp0' AND packets > 100 \
                     AND dropped_kernel = 0";
     assert_eq!(only::<i64>(db, captures), 2);
-    let followed = "SELECT group_concat(DISTINCT node) FROM (SELECT node FROM syscall_process WHERE calls > 10 ORDER BY node)";
+    let followed =
+        "SELECT group_concat(DISTINCT node) FROM (SELECT node FROM syscall_process WHERE calls > 10 ORDER BY node)";
     assert_eq!(only::<Option<String>>(db, followed).as_deref(), Some("client1,server1"));
     // The nodes are judged, and not the host vptest runs on.
     let judged = "SELECT group_concat(node) FROM (SELECT node FROM metric WHERE name = 'cpu_system' AND value > 0 ORDER BY node)";
