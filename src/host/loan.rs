@@ -19,6 +19,8 @@ use crate::units::Rate;
 
 /// Where debts are written down on a host.
 pub const DIRECTORY: &str = "/run/vptest";
+/// Names the lock on what all interfaces share; no file of an interface has this name.
+const OF_ALL: &str = "=host";
 /// More than any debt takes.
 const LONGEST: u64 = 1 << 20;
 /// What Ethernet carries when nobody says anything.
@@ -116,7 +118,7 @@ struct Debt {
 #[derive(Debug)]
 pub struct Loan {
     /// Held as long as the settings are changed.
-    _lock: File,
+    _locks: Vec<File>,
     book: PathBuf,
     debt: Option<Debt>,
 }
@@ -129,21 +131,17 @@ impl Loan {
     /// [`LoanError`]; nothing is changed then.
     pub fn take(directory: &Path, wanted: &Wanted, by: &str) -> Result<(Self, Vec<String>), LoanError> {
         let name = file_name(&wanted.interface);
-        let lock = lock(directory, &name, &wanted.interface, by)?;
-        let book = directory.join(format!("{name}.json"));
-        let mut notes = Vec::new();
-        if let Some(debt) = read(&book)? {
-            let left = debt.pay();
-            if !left.is_empty() {
-                return Err(LoanError::Debt(left));
-            }
-            remove(&book)?;
-            notes.push(format!("settings of {} that {} had left changed were put back", debt.interface, debt.by));
+        let mut locks = vec![lock(directory, &name, &wanted.interface, by)?];
+        if !wanted.sysctls.is_empty() || wanted.governor.is_some() {
+            locks.push(lock(directory, OF_ALL, "what all interfaces share (kernel parameters, governors)", by)?);
         }
+        let book = directory.join(format!("{name}.json"));
+        let mut notes = pay_others(directory, &book)?;
+        notes.extend(pay_book(&book)?);
         let debt = Debt::of(wanted, by)?;
         write(directory, &book, &debt)?;
         // From here on, dropping it puts back.
-        let loan = Self { _lock: lock, book, debt: Some(debt) };
+        let loan = Self { _locks: locks, book, debt: Some(debt) };
         wanted.apply()?;
         Ok((loan, notes))
     }
@@ -281,6 +279,38 @@ fn find(interface: &str) -> Result<(Netlink, u32), LoanError> {
 
 fn root_of(netlink: &mut Netlink, index: u32) -> Result<Option<RootQdisc>, LoanError> {
     Ok(qdisc::read_roots(netlink)?.into_iter().find(|root| root.index == index))
+}
+
+/// Pays the debt that is written down there; a line about it, if there is one.
+fn pay_book(book: &Path) -> Result<Option<String>, LoanError> {
+    let Some(debt) = read(book)? else { return Ok(None) };
+    let left = debt.pay();
+    if !left.is_empty() {
+        return Err(LoanError::Debt(left));
+    }
+    remove(book)?;
+    Ok(Some(format!("settings of {} that {} had left changed were put back", debt.interface, debt.by)))
+}
+
+/// Pays the debts of dead processes on other interfaces: nobody may come for these again, and what interfaces share must
+/// not be taken for what was there before. One that cannot be paid is told and stays.
+fn pay_others(directory: &Path, own: &Path) -> Result<Vec<String>, LoanError> {
+    let failed = |source| io(format!("list {}", directory.display()), source);
+    let mut notes = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let book = entry.map_err(failed)?.path();
+        if book == own || book.extension().is_none_or(|kind| kind != "json") {
+            continue;
+        }
+        let Ok(lock) = File::open(book.with_extension("lock")) else { continue };
+        if lock.try_lock().is_ok() {
+            match pay_book(&book) {
+                Ok(note) => notes.extend(note),
+                Err(error) => notes.push(format!("{}: {error}", book.display())),
+            }
+        }
+    }
+    Ok(notes)
 }
 
 /// Names of interfaces have no slash, but this one may come from a spec.

@@ -109,6 +109,40 @@ fn the_debt_of_a_process_that_was_killed_is_paid_by_the_next() {
     });
 }
 
+#[test]
+fn debts_on_other_interfaces_are_paid_too_and_what_they_share_is_lent_once() {
+    if !need::root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    inside(|| {
+        let before = state();
+        let (mut loan, _) = Loan::take(directory.path(), &wanted(), "process 7").unwrap();
+        let other = |sysctls: &[(&str, &str)]| Wanted {
+            interface: "v1".to_owned(),
+            sysctls: sysctls.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            ..Wanted::default()
+        };
+        let shared = other(&[("net/ipv4/ip_forward", "1")]);
+        let busy = Loan::take(directory.path(), &shared, "another").unwrap_err().to_string();
+        assert_eq!(busy, "what all interfaces share (kernel parameters, governors) is in use by process 7");
+        // The other interface alone is free, and the debt of a living process is its own affair.
+        let (free, notes) = Loan::take(directory.path(), &other(&[]), "another").unwrap();
+        assert_eq!((notes.len(), state().0), (0, Some(900)));
+        drop(free);
+
+        let debt = std::fs::read(directory.path().join("v0.json")).unwrap();
+        loan.give_back();
+        drop(loan);
+        std::fs::write(directory.path().join("v0.json"), debt).unwrap();
+        std::fs::write(FORWARD, "1").unwrap();
+        let (loan, notes) = Loan::take(directory.path(), &shared, "process 8").unwrap();
+        assert_eq!(notes, ["settings of v0 that process 7 had left changed were put back"]);
+        drop(loan);
+        assert_eq!(state(), before);
+    });
+}
+
 fn bucket(bits: u64) -> TokenBucket {
     TokenBucket::for_link(Rate::from_bits_per_second(bits).unwrap(), 1500).unwrap()
 }

@@ -58,6 +58,8 @@ pub(super) struct Up {
     wishes: Wishes,
     nodes: Nodes,
     members: Vec<Member>,
+    /// Nodes whose settings may be changed.
+    changed: Vec<NodeWish>,
     pairs: Vec<Pair>,
     facts: Vec<Environment>,
     spoilt: bool,
@@ -82,31 +84,34 @@ impl Up {
     pub(super) async fn launch(wishes: Wishes, nodes: &Nodes, request: &Request) -> Result<Self, TestbedError> {
         let reached = reach_all(&wishes, nodes, request).await?;
         let by = format!("vptest on {} (process {}, iteration {})", host_name(), std::process::id(), request.number);
-        let lent = join_all(reached.iter().map(|(wish, held)| lend(&wishes, wish, held, &by))).await;
-        let mut members = Vec::new();
-        let mut refused = None;
-        for member in lent {
-            match member {
-                Ok(member) => members.push(member),
-                Err(error) => refused = refused.or(Some(error)),
-            }
-        }
+        let changed = wishes.nodes.clone();
         let mut up = Self {
             nodes: nodes.clone(),
-            members,
+            members: Vec::new(),
+            changed,
             pairs: Vec::new(),
             facts: Vec::new(),
             spoilt: false,
-            by,
+            by: by.clone(),
             vptest: request.vptest.clone(),
-            wishes,
+            wishes: wishes.clone(),
         };
+        let lent = join_all(reached.iter().map(|(wish, held)| lend(&wishes, wish, held, &by))).await;
+        let mut refused = None;
+        for member in lent {
+            match member {
+                Ok(member) => up.members.push(member),
+                Err(error) => refused = refused.or(Some(error)),
+            }
+        }
         let ready = match refused {
             Some(error) => Err(error),
             None => try_join_all(up.members.iter().map(Member::await_link)).await.map(drop),
         };
         if let Err(error) = ready {
-            up.teardown().await;
+            for left in up.teardown().await.left {
+                tracing::warn!("{left}");
+            }
             return Err(error);
         }
         up.pairs = up.make_pairs();
@@ -347,6 +352,19 @@ impl Member {
     }
 }
 
+/// Given up half-way: the agents put back when their connections end.
+impl Drop for Up {
+    fn drop(&mut self) {
+        let (nodes, changed) = (self.nodes.clone(), std::mem::take(&mut self.changed));
+        if changed.is_empty() {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { join_all(changed.iter().map(|wish| nodes.forget(wish))).await });
+        }
+    }
+}
+
 /// How putting back went.
 enum GivenBack {
     /// What was left, one line each.
@@ -455,6 +473,7 @@ impl Instance for Up {
         }
         let left = join_all(members.iter().zip(back).map(|(member, back)| self.settled(member, back))).await;
         let left = left.into_iter().flatten().collect();
+        self.changed.clear();
         Teardown { left }
     }
 }

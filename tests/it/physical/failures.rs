@@ -231,3 +231,25 @@ fn a_setting_that_one_node_refuses_leaves_all_nodes_as_they_were() {
         assert_eq!(states(&lab), before, "{why}");
     }
 }
+
+#[test]
+fn a_link_that_does_not_come_up_ends_the_launch_at_the_deadline_and_what_was_changed_comes_back() {
+    if !lab::tools() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.nodes.iter().for_each(PhysicalNode::mix);
+    let before = lab.nodes[0].state();
+    lab.cable(1, lab::LINK, false);
+    let spec = lab.spec(&format!("{SETTINGS}\n{SMALL}"), &sysctl()).replace("120 s", "12 s");
+    let campaign = Campaign::planned(&spec);
+    lab.run(&campaign, 1);
+    let (status, reasons) = outcome(&campaign, 0);
+    assert!(status == "timed_out" && reasons.contains("launch"), "{status}: {reasons}");
+    wait_until("the settings' return", || lab.nodes[0].state() == before);
+    lab.cable(1, lab::LINK, true);
+    // A veth that was down has lost nothing but time.
+    lab.run(&campaign, 0);
+    assert_eq!(campaign.statuses(), ["timed_out", "complete"]);
+    assert_eq!(lab.nodes[0].state(), before);
+}
