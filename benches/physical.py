@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""The fixed cost of an iteration on the testbed `physical`, beside ab itself: from the beginning of one iteration to the
-beginning of the next, less what ab took. Nodes are two namespaces with an sshd each, so that nothing is waited for on a
-wire; DELAY (as netem takes it: `1ms`) makes the control network slower. Needs root, OpenSSH, ab, iproute2.
+"""The fixed cost of an iteration on the testbed `physical`, beside the workload: from the beginning of one iteration to the
+beginning of the next, less the 1.2 s that each client sleeps after 100 requests of ab, which count as fixed cost. Nodes are two namespaces with an sshd each, so that nothing is waited for on a
+wire. Needs root, OpenSSH, ab, iproute2, and a release build.
 
-physical.py [ROUNDS [DELAY]]
+physical.py [ROUNDS]
 """
 import os
 import pathlib
+import signal
 import sqlite3
 import statistics
 import subprocess
@@ -14,10 +15,15 @@ import sys
 import tempfile
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-DELAY = sys.argv[2] if len(sys.argv) > 2 else None
 VPTEST = pathlib.Path(__file__).resolve().parent.parent / "target/release/vptest"
-# More than a second of them: a node answers one probe of the path a second, and later ones only when they are repeated.
-REQUESTS = 20_000
+# More than a second: a node answers one probe of the path a second, and others only when they are repeated.
+SLEEP = 1.2
+CLIENT = f"ab -q -n 100 http://{{server}}:{{port}}/ >/dev/null && sleep {SLEEP}"
+WORKLOAD = f"""preset = "command"
+server = ["{{vptest}}", "serve-http", "--listen", "{{server}}:{{port}}"]
+ready = {{ output = "listening on" }}
+client = ["sh", "-c", "{CLIENT}"]
+"""
 TAG = f"vpb{os.getpid()}"
 NODES = ["client", "server"]
 SETTINGS = 'offload = "off"\nmtu = 1400\nrate = "1000 Mbit/s"'
@@ -49,8 +55,6 @@ def network():
             sh("ip", "-n", place, "link", "set", port, "master", "bridge", "up")
             sh("ip", "-n", there, "addr", "add", f"10.{net}.0.{number}/24", "dev", device)
             sh("ip", "-n", there, "link", "set", device, "up")
-            if DELAY and at == "control":
-                sh("tc", "-n", there, "qdisc", "add", "dev", device, "root", "netem", "delay", DELAY)
 
 
 def servers(directory):
@@ -87,13 +91,13 @@ def spec(directory, variant):
         )
     return (
         f'name = "fixed"\nrepetitions = {ROUNDS}\n[factors]\ntestbed = "physical"\n{settings}\n'
-        f'request = {{ url = "/", count = {REQUESTS} }}\n[workload]\npreset = "ab"\n[capture]\nvantage = {vantage}\n'
+        f"[workload]\n{WORKLOAD}[capture]\nvantage = {vantage}\n"
         f'[testbed.physical]\nuser = "root"\nidentity = "{directory}/user"\n{sysctls}{nodes}'
     )
 
 
 def run(directory, variant):
-    """Milliseconds beside ab: of the first iteration, and of the others; and medians of the stages."""
+    """Milliseconds beside the workload: of the first iteration, and of the others; and medians of the stages."""
     place = pathlib.Path(tempfile.mkdtemp(dir=directory))
     (place / "params.toml").write_text(spec(directory, variant))
     inside = ["ip", "netns", "exec", f"{TAG}-control"]
@@ -106,18 +110,19 @@ def run(directory, variant):
         started, status, reasons = db.execute("SELECT started_ns, status, reasons FROM iteration").fetchone()
         if status not in ("complete", "suspect"):
             bad.append(f"{status}: {reasons}")
-        (taken,) = db.execute("SELECT value FROM metric WHERE name = 'time_taken'").fetchone() or (0.0,)
-        begun.append((started, taken))
+        begun.append(started)
         for stage, duration in db.execute("SELECT name, duration_ns FROM stage WHERE duration_ns IS NOT NULL"):
             stages.setdefault(stage, []).append(duration / 1e6)
     if bad:
         sys.exit(f"{variant}: {bad}")
-    for (started, taken), (following, _) in zip(begun, begun[1:]):
-        beside.append((following - started) / 1e6 - taken * 1e3)
+    for started, following in zip(begun, begun[1:]):
+        beside.append((following - started) / 1e6 - SLEEP * 1e3)
     return beside[0], beside[1:], {stage: statistics.median(times[1:]) for stage, times in stages.items()}
 
 
 def main():
+    # So that namespaces and servers are removed then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     started = []
     with tempfile.TemporaryDirectory() as name:
         directory = pathlib.Path(name)
@@ -126,7 +131,7 @@ def main():
             sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / "user"))
             network()
             started = servers(directory)
-            print(f"{'fixed cost of an iteration beside ab, ms':44} {'median':>8} {'p95':>8} {'max':>8} {'first':>8}")
+            print(f"{'fixed cost of an iteration, ms':44} {'median':>8} {'p95':>8} {'max':>8} {'first':>8}")
             for variant in VARIANTS:
                 first, others, stages = run(directory, variant)
                 others.sort()
