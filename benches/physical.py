@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The fixed cost of an iteration on the testbed `physical`, beside the workload: from the beginning of one iteration to the
-beginning of the next, less the 1.2 s that each client sleeps after 100 requests of ab, which count as fixed cost. Nodes are two namespaces with an sshd each, so that nothing is waited for on a
-wire. Needs root, OpenSSH, ab, iproute2, and a release build.
+beginning of the next, less the 1.2 s that each client sleeps after 100 requests of ab, which count as fixed cost.
+Nodes are two namespaces with an sshd each, so that nothing is waited for on a wire. Needs root, OpenSSH, ab, iproute2, and a release build.
 
 physical.py [ROUNDS]
 """
