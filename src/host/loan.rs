@@ -118,9 +118,21 @@ struct Debt {
 #[derive(Debug)]
 pub struct Loan {
     /// Held as long as the settings are changed.
-    _locks: Vec<File>,
+    _locks: Vec<Lock>,
     book: PathBuf,
     debt: Option<Debt>,
+}
+
+/// A lock on a file. Unlocked as such, since a child that has just been started may still have a copy of the descriptor.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!("cannot unlock what was lent: {error}");
+        }
+    }
 }
 
 impl Loan {
@@ -302,8 +314,9 @@ fn pay_others(directory: &Path, own: &Path) -> Result<Vec<String>, LoanError> {
         if book == own || book.extension().is_none_or(|kind| kind != "json") {
             continue;
         }
-        let Ok(lock) = File::open(book.with_extension("lock")) else { continue };
-        if lock.try_lock().is_ok() {
+        let Ok(file) = File::open(book.with_extension("lock")) else { continue };
+        if file.try_lock().is_ok() {
+            let _lock = Lock(file);
             match pay_book(&book) {
                 Ok(note) => notes.extend(note),
                 Err(error) => notes.push(format!("{}: {error}", book.display())),
@@ -318,7 +331,7 @@ fn file_name(interface: &str) -> String {
     interface.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.@:".contains(c) { c } else { '_' }).collect()
 }
 
-fn lock(directory: &Path, name: &str, interface: &str, by: &str) -> Result<File, LoanError> {
+fn lock(directory: &Path, name: &str, interface: &str, by: &str) -> Result<Lock, LoanError> {
     let path = directory.join(format!("{name}.lock"));
     let failed = |source| io(format!("write {}", path.display()), source);
     match std::fs::DirBuilder::new().mode(0o700).create(directory) {
@@ -329,7 +342,7 @@ fn lock(directory: &Path, name: &str, interface: &str, by: &str) -> Result<File,
     }
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let mut file = options.open(&path).map_err(failed)?;
+    let file = options.open(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -342,8 +355,10 @@ fn lock(directory: &Path, name: &str, interface: &str, by: &str) -> Result<File,
         }
         Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
+    let lock = Lock(file);
+    let mut file = &lock.0;
     file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(by.as_bytes())).map_err(failed)?;
-    Ok(file)
+    Ok(lock)
 }
 
 fn read(book: &Path) -> Result<Option<Debt>, LoanError> {
