@@ -128,8 +128,7 @@ mod tests {
             HostUse { foreign: Some(ForeignUse { seconds, top: Some(top) }), ..quiet() }
         };
         check(&foreign(1.99), &[]);
-        let text =
-            "{host}: other processes used 20.0 % of a CPU (threshold 20 %); most by make (process 7) with 10.0 %";
+        let text = "host: other processes used 20.0 % of a CPU (threshold 20 %); most by make (process 7) with 10.0 %";
         check(&foreign(2.0), &[text]);
     }
 
@@ -141,7 +140,7 @@ mod tests {
             ..quiet()
         };
         check(&foreign(0.04), &[]);
-        check(&foreign(0.05), &["{host}: other processes used 250.0 % of a CPU (threshold 20 %)"]);
+        check(&foreign(0.05), &["host: other processes used 250.0 % of a CPU (threshold 20 %)"]);
     }
 
     #[test]
@@ -151,7 +150,7 @@ mod tests {
             HostUse { cpu, ..quiet() }
         };
         check(&stolen(0.39), &[]);
-        check(&stolen(0.4), &["{host}: the hypervisor took 2.0 % of the CPU time (threshold 2 %)"]);
+        check(&stolen(0.4), &["host: the hypervisor took 2.0 % of the CPU time (threshold 2 %)"]);
     }
 
     #[test]
