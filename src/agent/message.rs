@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::loan::Wanted;
 use crate::ids::{NodeId, Vantage};
 use crate::instrument::capture::Holding;
 use crate::instrument::syscalls::Room;
@@ -76,6 +77,13 @@ pub(super) enum Request {
     Settings {
         interface: String,
     },
+    Lend(Box<LoanRequest>),
+    GiveBack,
+    /// From now on.
+    WatchHost,
+    /// Until now.
+    HostUse,
+    Facts,
     Walk {
         target: IpAddr,
         limit: u8,
@@ -128,6 +136,9 @@ pub(super) enum Outcome {
     Is(bool),
     Text(String),
     Readings(Vec<Reading>),
+    Lent(Lent),
+    GaveBack { left: Vec<String> },
+    HostUse(Box<record::HostUse>),
     Walked { passed: Vec<Option<IpAddr>>, reached: bool },
     Archived(ArchiveReceipt),
     Captured(Box<CaptureEnd>),
@@ -182,6 +193,8 @@ pub enum FailureKind {
     TooLarge,
     /// Not what was announced: length or checksum differ.
     Corrupt,
+    /// Somebody else has it.
+    Busy,
     /// The request makes no sense.
     Invalid,
     /// Anything else.
@@ -255,6 +268,29 @@ pub struct RouteSetup {
     pub to: Option<(IpAddr, u8)>,
     /// Next hop.
     pub via: IpAddr,
+}
+
+/// Settings to be changed on a node that is not vptest's own, and put back when the conversation ends or before.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LoanRequest {
+    /// What is to be changed. Where it names no interface, that with `address` is meant.
+    pub wanted: Wanted,
+    /// Address of the interface; `None` for the first IPv4 address of the one that is named.
+    pub address: Option<IpAddr>,
+    /// Who asks, for whoever finds the node in use.
+    pub by: String,
+}
+
+/// What a node has lent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lent {
+    /// The interface.
+    pub interface: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// What is worth knowing: that an earlier process's changes were put back.
+    pub notes: Vec<String>,
 }
 
 /// System calls to be followed on a node.

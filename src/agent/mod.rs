@@ -29,7 +29,7 @@ pub use client::{Client, Limits, RemoteCounters, RemoteTrace};
 pub use error::{AgentError, Lost};
 pub use message::{
     ArchiveReceipt, CaptureEnd, CaptureProgress, CaptureRequest, ClockReading, CounterRequest, Failure, FailureKind,
-    Hello, InterfaceSetup, NetworkSetup, Reading, Receipt, RouteSetup, TraceRequest, TunnelSetup,
+    Hello, InterfaceSetup, Lent, LoanRequest, NetworkSetup, Reading, Receipt, RouteSetup, TraceRequest, TunnelSetup,
 };
 pub(crate) use mux::fresh_number;
 

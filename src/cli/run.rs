@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::exit::{Exit, Failure};
 use super::progress::Display;
 use super::{Verbosity, plan_file};
-use crate::host::userns;
+use crate::host::userns::{self, Privilege};
 use crate::plan::selection;
 use crate::record::Status;
 use crate::runner::{CampaignError, Cancel, Canceller, Options, Report};
@@ -51,11 +51,17 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
     let selection = args.iter.as_deref().map(|text| selection::select(text, last));
     let selection = selection.transpose().map_err(|error| Failure::new(Exit::Usage, error))?;
     // Must come before any thread starts: only a process of one thread can change its user namespace.
-    if plan.tuples.iter().any(|planned| planned.tuple.testbed() == "netns") {
-        userns::enter_if_unprivileged().map_err(|error| {
+    let has = |testbed: &str| plan.tuples.iter().any(|planned| planned.tuple.testbed() == testbed);
+    if has("netns") {
+        let privilege = userns::enter_if_unprivileged().map_err(|error| {
             let hint = error.hint();
             Failure::new(Exit::Unsupported, error).hint(hint)
         })?;
+        if privilege == Privilege::UserNamespace && has("physical") {
+            let text = "without root, netns runs where no physical node can be reached";
+            return Err(Failure::text(Exit::Unsupported, text)
+                .hint("run it as root, or the two testbeds in sweeps of their own"));
+        }
     }
     let vptest = std::env::current_exe().map_err(|error| {
         Failure::new(Exit::Unsupported, anyhow::Error::new(error).context("cannot find the running program"))

@@ -96,6 +96,25 @@ pub fn offloads(netlink: &Netlink, interface: &str) -> io::Result<Offloads> {
     Ok(Offloads(Offload::ALL.map(|offload| features.mask(&[offload]).iter().zip(&active).any(|(a, b)| a & b != 0))))
 }
 
+/// What is asked for of each feature behind the four offloads, whatever the driver makes of it: for each block of 32
+/// features those that can be changed, and those of them that are asked for.
+pub fn asked_features(netlink: &Netlink, interface: &str) -> io::Result<Vec<[u32; 2]>> {
+    let features = Features::of_kernel(netlink, interface)?;
+    let mut argument = vec![0; 2 + 4 * features.blocks()];
+    argument[0] = GET_FEATURES;
+    argument[1] = words(features.blocks())?;
+    call(netlink, interface, &mut argument)?;
+    let blocks = argument[2..].chunks_exact(4).zip(features.mask(&Offload::ALL));
+    Ok(blocks.map(|(block, mask)| [block[0] & mask, block[1] & block[0] & mask]).collect())
+}
+
+/// Asks again for what [`asked_features`] read.
+pub fn ask_features(netlink: &Netlink, interface: &str, asked: &[[u32; 2]]) -> io::Result<()> {
+    let mut argument = vec![SET_FEATURES, words(asked.len())?];
+    argument.extend(asked.iter().flatten());
+    call(netlink, interface, &mut argument)
+}
+
 /// Switches offloads together; the kernel sorts out which depends on which. What it makes of it shows only in
 /// [`offloads`]: it may leave a feature as it is without an error.
 pub fn set_offloads(netlink: &Netlink, interface: &str, which: &[Offload], on: bool) -> io::Result<()> {

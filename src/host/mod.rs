@@ -8,6 +8,7 @@ pub mod ethtool;
 pub mod kept;
 pub mod link;
 pub mod link_statistics;
+pub mod loan;
 pub mod namespace;
 pub mod netlink;
 pub mod perf;

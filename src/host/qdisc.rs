@@ -105,6 +105,29 @@ pub struct RootQdisc {
     pub kind: String,
     /// Bytes per second of a `tbf`; `None` for every other kind.
     pub rate: Option<u64>,
+    /// Is it the one the kernel puts there by itself, and again when another one is removed?
+    pub own: bool,
+}
+
+/// Queueing disciplines that let everything pass at once: the kernel's own choices.
+const UNLIMITED: [&str; 5] = ["noqueue", "pfifo_fast", "fq_codel", "fq", "mq"];
+
+impl RootQdisc {
+    /// Does it let everything pass at once?
+    pub fn is_unlimited(&self) -> bool {
+        UNLIMITED.contains(&self.kind.as_str())
+    }
+}
+
+/// Removes the root queueing discipline of an interface; the kernel puts its own one there.
+pub fn remove_root(index: u32, interface: &str) -> Change {
+    let mut message = TcMessage::with_index(index.cast_signed());
+    message.header.parent = TcHandle::ROOT;
+    Change {
+        what: format!("remove the queueing discipline of {interface}"),
+        message: RouteNetlinkMessage::DelQueueDiscipline(message),
+        flags: 0,
+    }
 }
 
 /// Reads the root queueing disciplines of all interfaces of the namespace.
@@ -121,7 +144,9 @@ pub fn read_roots(netlink: &mut Netlink) -> Result<Vec<RootQdisc>, NetlinkError>
 /// `None` for one that is not at a root.
 fn decode(message: &[u8]) -> std::io::Result<Option<RootQdisc>> {
     let word = |offset: usize| message.get(offset..offset + 4).and_then(|bytes| bytes.first_chunk().copied());
-    let (Some(index), Some(parent)) = (word(4), word(12)) else { return Err(invalid("short header")) };
+    let (Some(index), Some(handle), Some(parent)) = (word(4), word(8), word(12)) else {
+        return Err(invalid("short header"));
+    };
     if u32::from_ne_bytes(parent) != ROOT {
         return Ok(None);
     }
@@ -129,7 +154,7 @@ fn decode(message: &[u8]) -> std::io::Result<Option<RootQdisc>> {
     let kind = attribute(attributes, TCA_KIND).ok_or_else(|| invalid("queueing discipline without a kind"))?;
     let kind = String::from_utf8_lossy(kind).trim_end_matches('\0').to_owned();
     let rate = if kind == KIND { Some(rate_of(attribute(attributes, TCA_OPTIONS).unwrap_or_default())?) } else { None };
-    Ok(Some(RootQdisc { index: u32::from_ne_bytes(index), kind, rate }))
+    Ok(Some(RootQdisc { index: u32::from_ne_bytes(index), kind, rate, own: u32::from_ne_bytes(handle) == 0 }))
 }
 
 fn rate_of(options: &[u8]) -> std::io::Result<u64> {

@@ -5,16 +5,18 @@
 mod cgroup;
 mod parse;
 mod processes;
+mod watch;
 
 use std::fs;
 use std::time::Instant;
 
-use crate::ids::Level;
+use crate::ids::{Level, NodeId};
 use crate::record::{CpuTime, HostUse, Metric};
 pub(super) use cgroup::counters as cgroup_counters;
 pub(super) use parse::ticks_per_second;
 use parse::{counter, cpu_line};
 use processes::Processes;
+pub use watch::{Used, Watch, Watched};
 
 /// The host's counters at one moment.
 #[derive(Debug, Clone)]
@@ -66,8 +68,8 @@ impl Snapshot {
 /// The numbers of [`HostUse`] as metrics of the `os` level.
 ///
 /// `cpu_…` are mean numbers of busy CPUs (CPU seconds per second): 1 is one CPU, on a host with 8 the most is 8.
-/// `swap_in` and `swap_out` are pages. A number that could not be read is a metric without a value.
-pub fn metrics(host: &HostUse) -> Vec<Metric> {
+/// `node` is the node that is the host; `None` for the host vptest runs on. `swap_in` and `swap_out` are pages. A number that could not be read is a metric without a value.
+pub fn metrics(node: Option<NodeId>, host: &HostUse) -> Vec<Metric> {
     let cpu = |pick: fn(&CpuTime) -> f64| host.cpu.as_ref().and_then(|time| host.cpus(pick(time)));
     let count = |value: Option<u64>| value.map(|value| value as f64);
     let foreign = host.foreign.as_ref().and_then(|foreign| host.cpus(foreign.seconds));
@@ -88,7 +90,7 @@ pub fn metrics(host: &HostUse) -> Vec<Metric> {
     .into_iter()
     .map(|(name, value)| Metric {
         pair: None,
-        node: None,
+        node,
         level: Level::Os,
         name: name.to_owned(),
         unit: "1".to_owned(),
@@ -121,7 +123,7 @@ mod tests {
         let cpu = used.cpu.expect("/proc/stat is there on every Linux");
         assert!(cpu.total() >= 0.0);
         assert!(used.foreign.as_ref().expect("/proc is readable").seconds >= 0.0);
-        assert_eq!(metrics(&used).len(), 12);
+        assert_eq!(metrics(None, &used).len(), 12);
     }
 
     #[test]
@@ -131,6 +133,8 @@ mod tests {
         let used = before.until(&after);
         assert_eq!((used.swap_in, used.swap_out, used.cgroup_throttles), (None, None, Some(3)));
         assert_eq!(used.cpus(1.0), None, "no time has passed");
-        assert!(metrics(&used).iter().filter(|metric| metric.name.starts_with("cpu_")).all(|m| m.value.is_none()));
+        assert!(
+            metrics(None, &used).iter().filter(|metric| metric.name.starts_with("cpu_")).all(|m| m.value.is_none())
+        );
     }
 }

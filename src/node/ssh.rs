@@ -190,7 +190,12 @@ impl Connection {
         match (sent, exit.map(|exit| exit.status)) {
             (Ok(()), Ok(ExitStatus::Code(0))) => Ok(()),
             (Err(error), Ok(ExitStatus::Code(0))) => Err(self.failed("copy vptest to it", &error.to_string())),
-            (_, Ok(_)) => Err(self.failed("copy vptest to it", &said(process.as_ref()))),
+            (_, Ok(_)) => {
+                // tar's last line only says that there were others.
+                let output = String::from_utf8_lossy(&process.output(Stream::Err).bytes).into_owned();
+                let why = output.lines().find(|line| line.contains(": Cannot ")).unwrap_or(&output);
+                Err(self.failed("copy vptest to it", &error::last_line(why)))
+            }
             (_, Err(error)) => Err(self.failed("copy vptest to it", &error.to_string())),
         }
     }

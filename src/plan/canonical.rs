@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use crate::ids::{ShortHash, Vantage};
 use crate::spec::{
-    CaptureSpec, CounterSpec, Fault, GuestAccess, GuestKernel, HttpServer, MetricPattern, MetricRule, ProbeSpec,
-    Protocol, Ready, Reuse, Source, Spec, StressPlace, SyscallSpec, TestbedSpec, Value, WorkloadSpec, factors,
-    json_string,
+    CaptureSpec, CounterSpec, Fault, GuestAccess, GuestKernel, HttpServer, MetricPattern, MetricRule, PhysicalSpec,
+    ProbeSpec, Protocol, Ready, Reuse, Source, Spec, StressPlace, SyscallSpec, TestbedSpec, Value, WorkloadSpec,
+    factors, json_string,
 };
 use crate::units::format_duration;
 
@@ -56,6 +56,7 @@ pub(super) fn meaning(spec: &Spec, testbed: &str) -> String {
     let options = match testbed {
         "fake" => Object::default().with("fault", array(spec.testbed.fake.faults.iter().map(fault))),
         "qemu" => qemu(&spec.testbed),
+        "physical" => physical(&spec.testbed.physical),
         _ => Object::default(),
     };
     let mut object = Object::default();
@@ -176,6 +177,20 @@ fn qemu(testbed: &TestbedSpec) -> Object {
     }
     if testbed.reuse == Reuse::Tuple {
         object = object.text("reuse", "tuple");
+    }
+    object
+}
+
+/// What is changed on the nodes. Which nodes they are is no part of it, as which host vptest runs on is none: both stand in
+/// the iteration's environment.
+fn physical(physical: &PhysicalSpec) -> Object {
+    let mut object = Object::default();
+    if !physical.sysctls.is_empty() {
+        let pair = |(name, value): &(String, String)| strings(&[name.clone(), value.clone()]);
+        object = object.with("sysctls", array(physical.sysctls.iter().map(pair)));
+    }
+    if let Some(governor) = &physical.governor {
+        object = object.text("governor", governor);
     }
     object
 }

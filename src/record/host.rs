@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Names of the metrics that every iteration has of [`HostUse`].
 pub const HOST_METRICS: [&str; 12] = [
     "cpu_user",
@@ -31,7 +33,7 @@ pub const PROCESS_METRICS: [&str; 8] = [
 ];
 
 /// Difference of two snapshots of the host's counters. A counter that could not be read at either end is `None`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostUse {
     /// Monotonic time between the snapshots.
     pub wall: Duration,
@@ -52,6 +54,20 @@ pub struct HostUse {
 }
 
 impl HostUse {
+    /// Of a host whose counters could not be read.
+    pub const fn unread() -> Self {
+        Self {
+            wall: Duration::ZERO,
+            cpu: None,
+            swap_in: None,
+            swap_out: None,
+            thermal_throttles: None,
+            cgroup_throttles: None,
+            load: None,
+            foreign: None,
+        }
+    }
+
     /// Seconds of CPU time as a mean number of busy CPUs; `None` when no time has passed.
     pub fn cpus(&self, seconds: f64) -> Option<f64> {
         let wall = self.wall.as_secs_f64();
@@ -60,7 +76,7 @@ impl HostUse {
 }
 
 /// CPU time in seconds, summed over all CPUs. Source: proc(5), `/proc/stat`; resolution one clock tick (10 ms).
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct CpuTime {
     /// In user mode, guests included.
     pub user: f64,
@@ -91,7 +107,7 @@ impl CpuTime {
 ///
 /// A process that was started and has ended between the snapshots counts only if its parent lived through both and
 /// waited for it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ForeignUse {
     /// Seconds, user and system, over all CPUs.
     pub seconds: f64,
@@ -100,7 +116,7 @@ pub struct ForeignUse {
 }
 
 /// A process and what it used.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TopProcess {
     /// Process number in vptest's PID namespace.
     pub pid: u32,

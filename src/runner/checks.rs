@@ -77,6 +77,7 @@ pub async fn all(privilege: &Result<Privilege, UserNamespaceError>) -> Vec<Check
     checks.push(probe());
     checks.push(counters());
     checks.extend(guests().await);
+    checks.push(physical());
     checks.extend(TOOLS.iter().map(|&(program, package, state, what)| tool(program, package, state, what)));
     checks
 }
@@ -253,6 +254,28 @@ async fn guests() -> Vec<Check> {
         });
     }
     checks
+}
+
+/// What the physical testbed needs here: ssh, and a vptest that can be copied. What the nodes lack, they say themselves.
+fn physical() -> Check {
+    let name = "physical nodes";
+    let lacking =
+        |found: String, hint: Option<&str>| Check::lacking(name, State::Optional, found, hint.map(str::to_owned));
+    let Some(ssh) = find_in_path("ssh") else {
+        return lacking("program `ssh` not found".to_owned(), Some("apt-get install openssh-client"));
+    };
+    let packed = std::env::current_exe().map_err(|error| error.to_string());
+    match packed.and_then(|vptest| image::Bundle::of(&vptest).map_err(|error| error.to_string())) {
+        Ok(bundle) => Check::ok(
+            name,
+            format!(
+                "{}, {} MiB to be copied; each node needs a login with a key, as root or with `sudo -n`",
+                ssh.display(),
+                bundle.tar.len().div_ceil(1 << 20)
+            ),
+        ),
+        Err(error) => lacking(format!("vptest cannot be packed for them: {error}"), None),
+    }
 }
 
 const TOOLS: [(&str, &str, State, &str); 4] = [

@@ -5,7 +5,7 @@ use crate::host::clock::now_ns;
 use crate::ids::Stage;
 use crate::instrument::capture::{Analysed, Effort, NodeFacts};
 use crate::instrument::counters::{self, Counted};
-use crate::instrument::host::{Snapshot, metrics};
+use crate::instrument::host::{Used, metrics};
 use crate::instrument::network;
 use crate::instrument::probe::{self, Probed};
 use crate::instrument::syscalls::{self, Traced};
@@ -42,8 +42,8 @@ pub(super) struct Collected {
     pub(super) points: usize,
     /// Read after the workload.
     pub(super) settings: Vec<Setting>,
-    /// The host before and after the clients ran.
-    pub(super) host: [Snapshot; 2],
+    /// What the hosts that carry the nodes did while the clients ran.
+    pub(super) hosts: Vec<Used>,
     /// System calls.
     pub(super) traced: Traced,
     /// Path probes.
@@ -70,8 +70,7 @@ impl Gathered {
 
     /// Everything after the workload.
     pub(super) fn collected(&mut self, spec: &Spec, host_name: &str, collected: Collected) -> Vec<Event> {
-        let Collected { driven, captures, points, settings, host: [before, after], traced, probed, counted } =
-            collected;
+        let Collected { driven, captures, points, settings, hosts, traced, probed, counted } = collected;
         let traffic = traffic(spec, &driven);
         let spec = &spec.verify;
         let mut events = driven.events;
@@ -116,9 +115,10 @@ impl Gathered {
             verdict.add_problems(counted.problems);
             self.counters = counted.places.into_iter().map(|counted| counted.place).collect();
         }
-        let used = before.until(&after);
-        verdict.add(verify::host(&used, spec));
-        self.metrics.extend(metrics(&used));
+        for Used { node, used } in &hosts {
+            verdict.add(verify::host(*node, used, spec));
+            self.metrics.extend(metrics(*node, used));
+        }
         events.extend(self.judge(Stage::Collect, verdict));
         events
     }

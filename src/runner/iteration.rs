@@ -21,7 +21,7 @@ use crate::host::clock::now_ns;
 use crate::ids::{Stage, Vantage};
 use crate::instrument::capture::{Analysed, Captures, FlowOptions, FlowSinks, Flows, available_memory};
 use crate::instrument::counters::{Counted, Counting};
-use crate::instrument::host::Snapshot;
+use crate::instrument::host::{Watch, Watched};
 use crate::instrument::probe::{Probed, Running as Probing};
 use crate::instrument::syscalls::{Running as Tracing, Traced};
 use crate::plan::{Iteration, Plan};
@@ -192,7 +192,8 @@ impl Stages<'_> {
         driven.suspect.extend(kept.problems);
         driven.events.extend(kept.events);
         let spec = &self.setup.plan.spec;
-        let collected = Collected { driven, captures, points, settings, host, traced, probed, counted };
+        let hosts = host.finish().await;
+        let collected = Collected { driven, captures, points, settings, hosts, traced, probed, counted };
         life.add(gathered.collected(spec, self.setup.host, collected));
         Ok(())
     }
@@ -332,7 +333,7 @@ impl Stages<'_> {
         &self,
         life: &mut Life<'_>,
         instance: &mut Up,
-    ) -> Result<(Driven, [Snapshot; 2], Probed, Option<Counting>), Stop> {
+    ) -> Result<(Driven, Watched, Probed, Option<Counting>), Stop> {
         let lost = instance.lost();
         life.stage(
             Stage::Workload,
@@ -340,7 +341,7 @@ impl Stages<'_> {
                 self.setup.testbed.enter(Stage::Workload, self.request).await?;
                 let tuple = &self.request.tuple;
                 let load = load::start(tuple, instance.as_mut()).await?;
-                let counted = instance.counted();
+                let (counted, hosts) = (instance.counted(), instance.hosts());
                 let (own, pairs) = (instance.cpus(), instance.pairs());
                 let shared = || assign_cpus(pairs.len(), &crate::host::cpus::usable()?);
                 let cpus = match tuple.pinning() {
@@ -359,14 +360,14 @@ impl Stages<'_> {
                     None => None,
                 };
                 // After what the instruments need to start, which is no part of the workload.
-                let before = Snapshot::take();
+                let watch = Watch::start(hosts).await;
                 let mut after = None;
                 let clients_ended = || {
                     // The last reading is made at once; it is waited for later.
                     if let Some(counting) = &counting {
                         counting.stop_soon();
                     }
-                    after = Some(Snapshot::take());
+                    after = Some(watch.end());
                     if let Some(probing) = &mut probing {
                         probing.stop_sending();
                     }
@@ -383,7 +384,7 @@ impl Stages<'_> {
                     driven.invalid.extend(load.stop().await?);
                 }
                 let after = after.context("the workload has ended without its clients")?;
-                Ok((driven, [before, after], probed, counting))
+                Ok((driven, after, probed, counting))
             }),
         )
         .await

@@ -28,7 +28,7 @@ pub const TESTBEDS: &[TestbedName] = &[
     TestbedName { name: "qemu", built: true, vantages: VIRTUAL },
     TestbedName { name: "minimega-kvm", built: false, vantages: VIRTUAL },
     TestbedName { name: "minimega-container", built: false, vantages: VIRTUAL },
-    TestbedName { name: "physical", built: false, vantages: &[Vantage::Endpoint, Vantage::Switch] },
+    TestbedName { name: "physical", built: true, vantages: &[Vantage::Endpoint] },
 ];
 
 /// The testbed of tuples that name none.

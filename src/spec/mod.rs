@@ -16,6 +16,7 @@ mod parse_qemu;
 mod parse_sentinel;
 mod parse_stop;
 mod parse_workload;
+mod physical;
 pub mod placeholder;
 mod read;
 mod space;
@@ -32,6 +33,7 @@ pub use linktest::{LinkLevel, LinkTestSpec};
 pub use parse::{DEFAULT_REPETITIONS, DEFAULT_SEED, DEFAULT_SNAPLEN, DEFAULT_TIMEOUT};
 pub use parse_stop::MOST_STOP_METRICS;
 pub use parse_workload::{DEFAULT_IPERF3_DURATION, DEFAULT_READY_TIMEOUT};
+pub use physical::{PhysicalNode, PhysicalSpec};
 pub use placeholder::PLACEHOLDERS;
 pub(crate) use read::nearest;
 pub(crate) use space::Space;
@@ -334,6 +336,8 @@ pub struct TestbedSpec {
     pub reuse: Reuse,
     /// `[testbed.qemu]`
     pub qemu: QemuSpec,
+    /// `[testbed.physical]`
+    pub physical: PhysicalSpec,
     /// `[testbed.fake]`
     pub fake: FakeSpec,
 }

@@ -67,30 +67,36 @@ fn read_access(section: &mut Section<'_>, disk: bool, sink: &mut Sink<'_>) -> Gu
 fn read_ssh(entry: &Entry<'_>, sink: &mut Sink<'_>) -> SshSpec {
     let mut ssh = SshSpec::default();
     let Some(mut section) = entry.section(sink) else { return ssh };
-    if let Some(entry) = section.take("user")
-        && let Some(user) = entry.filled(sink)
-    {
-        if user.starts_with('-') || user.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            entry.refuse(sink, "the name of a user");
-        } else {
-            user.clone_into(&mut ssh.user);
-        }
+    if let Some(user) = section.take("user").and_then(|entry| login_name(&entry, sink)) {
+        ssh.user = user;
     }
     ssh.identity = section.take("identity").and_then(|entry| entry.filled(sink).map(str::to_owned));
-    if let Some(entry) = section.take("host_key")
-        && let Some(key) = entry.filled(sink)
-    {
-        match host_key(key) {
-            Some(key) => ssh.host_key = Some(key),
-            None => entry.refuse(sink, "type and key as in a file `ssh_host_ed25519_key.pub`: `\"ssh-ed25519 AAAA…\"`"),
-        }
-    }
+    ssh.host_key = section.take("host_key").and_then(|entry| host_key(&entry, sink));
     section.finish(sink);
     ssh
 }
 
+/// Who logs in.
+pub(super) fn login_name(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<String> {
+    let user = entry.filled(sink)?;
+    let fits = !user.starts_with('-') && !user.contains(|c: char| c.is_whitespace() || c.is_control());
+    if !fits {
+        entry.refuse(sink, "the name of a user");
+    }
+    fits.then(|| user.to_owned())
+}
+
+/// The key an ssh server must show, without its comment.
+pub(super) fn host_key(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<String> {
+    let key = public_key(entry.filled(sink)?);
+    if key.is_none() {
+        entry.refuse(sink, "type and key as in a file `ssh_host_ed25519_key.pub`: `\"ssh-ed25519 AAAA…\"`");
+    }
+    key
+}
+
 /// Type and key, without the comment; `None` for what is no public key of an ssh server.
-fn host_key(text: &str) -> Option<String> {
+fn public_key(text: &str) -> Option<String> {
     let mut words = text.split_whitespace();
     let (kind, key) = (words.next()?, words.next()?);
     let known = ["ssh-", "ecdsa-", "sk-"].iter().any(|start| kind.starts_with(start));

@@ -539,6 +539,59 @@ fn other_sections() {
     snapshot_of("other_sections", &cases.iter().map(case).collect::<Vec<_>>());
 }
 
+const NODE: &str = "[[testbed.physical.nodes]]\nhost = \"a\"\nrole = \"client\"\naddress = \"10.0.0.1\"\n";
+
+#[test]
+fn physical_nodes_are_read() {
+    let server = "[[testbed.physical.nodes]]\nhost = \"b\"\nrole = \"server\"\ninterface = \"eth1\"\nport = 2222\n\
+                  user = \"x\"\nidentity = \"k\"\nhost_key = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5\"\n";
+    let more = "[testbed.physical]\nuser = \"me\"\nidentity = \"key\"\ngovernor = \"performance\"\n\
+                [testbed.physical.sysctls]\n\"net.ipv4.tcp_sack\" = 0\n\"net/ipv4/conf/eth0.1/rp_filter\" = \"1\"\n\
+                [testbed.physical.routers]\nA = \"10.0.0.9\"\n";
+    let physical = parse(&format!("{LEAST}{more}{NODE}{server}")).testbed.physical;
+    let [client, server] = physical.nodes.as_slice() else { panic!("{physical:?}") };
+    assert_eq!((client.host.as_str(), client.server, client.address), ("a", false, "10.0.0.1".parse().ok()));
+    assert_eq!((client.port, client.user.as_deref(), client.interface.as_deref()), (None, None, None));
+    assert_eq!((server.host.as_str(), server.server, server.address), ("b", true, None));
+    assert_eq!(
+        (server.port, server.user.as_deref(), server.interface.as_deref()),
+        (Some(2222), Some("x"), Some("eth1"))
+    );
+    assert!(server.host_key.is_some() && server.identity.as_deref() == Some("k"));
+    assert_eq!((physical.user.as_deref(), physical.identity.as_deref()), (Some("me"), Some("key")));
+    let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    // A dot in a part of a name needs slashes between the parts.
+    let sysctls = [("net/ipv4/conf/eth0.1/rp_filter", "1"), ("net/ipv4/tcp_sack", "0")].map(own);
+    assert_eq!(physical.sysctls, sysctls);
+    assert_eq!(physical.routers, [("A".to_owned(), "10.0.0.9".parse().unwrap())]);
+    assert_eq!(physical.governor.as_deref(), Some("performance"));
+}
+
+#[test]
+fn physical_nodes_that_make_no_sense_are_refused() {
+    let cases = [
+        "[testbed.physical]\nnodes = 2".to_owned(),
+        "[testbed.physical]\nnode = []".to_owned(),
+        "[testbed.physical]\nuser = \"a b\"".to_owned(),
+        "[testbed.physical]\ngovernor = \"a/b\"".to_owned(),
+        "[testbed.physical.sysctls]\n\"net..x\" = 1".to_owned(),
+        "[testbed.physical.sysctls]\n\"net.ipv4.x\" = []".to_owned(),
+        "[testbed.physical.routers]\nA = \"router\"".to_owned(),
+        NODE.replace("host = \"a\"\n", ""),
+        NODE.replace("role = \"client\"\n", ""),
+        NODE.replace("address = \"10.0.0.1\"\n", ""),
+        NODE.replace("\"client\"", "\"router\""),
+        NODE.replace("\"a\"", "\"-oProxyCommand=x\""),
+        NODE.replace("10.0.0.1", "10.0.0"),
+        NODE.replace("10.0.0.1", "224.0.0.1"),
+        format!("{NODE}port = 0"),
+        format!("{NODE}host_key = \"AAAA\""),
+        format!("{NODE}interface = \"a b\""),
+    ];
+    let case = |case: &String| format!("{LEAST}{case}\n");
+    snapshot_of("physical", &cases.iter().map(case).collect::<Vec<_>>());
+}
+
 #[test]
 fn rules_to_stop_by_are_read() {
     let stop = |lines: &str| {

@@ -5,6 +5,7 @@ pub mod fake;
 mod lan;
 pub mod minimega;
 pub mod netns;
+pub mod physical;
 pub mod qemu;
 
 use std::path::PathBuf;
@@ -68,10 +69,11 @@ pub fn by_name(name: &str, spec: &TestbedSpec) -> Result<Box<dyn Testbed>, Testb
     match name {
         "netns" => Ok(Box::new(netns::Netns::default())),
         "qemu" => Ok(Box::new(qemu::Qemu::new(spec))),
+        "physical" => Ok(Box::new(physical::Physical::new(spec))),
         "fake" => Ok(Box::new(fake::Fake::new(spec.fake.clone()))),
         other => Err(TestbedError::Unsupported {
             what: format!("this version of vptest has no testbed {other}"),
-            hint: Some("testbeds it can drive: netns, qemu, fake".to_owned()),
+            hint: Some("testbeds it can drive: netns, qemu, physical, fake".to_owned()),
         }),
     }
 }
@@ -188,6 +190,12 @@ pub trait Instance: Send {
     /// nodes with a kernel of their own. Nodes that share the host's stack have none of their own.
     fn counted(&self) -> Vec<CountedAt> {
         Vec::new()
+    }
+
+    /// The hosts that carry the nodes, behind their agents, where they are not the one vptest runs on: it is they that have
+    /// to be quiet. `None` where vptest's own host carries them.
+    fn hosts(&self) -> Option<Vec<(NodeId, crate::agent::Client)>> {
+        None
     }
 
     /// CPUs for pinned processes of each pair, where the nodes have CPUs of their own; `None` where they share the
@@ -377,12 +385,12 @@ pub enum TestbedError {
         /// Which value, and what is accepted.
         what: String,
     },
-    /// A guest did not come up, or went away.
+    /// A guest or a physical node did not come up, or went away.
     #[error("{node}: {what}")]
     Guest {
         /// Which.
         node: NodeId,
-        /// Why, with the last lines of its console.
+        /// Why; of a guest with the last lines of its console.
         what: String,
     },
     /// An operation failed.

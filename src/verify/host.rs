@@ -1,6 +1,7 @@
 //! Was the host quiet while the workload ran?
 
 use super::{Verdict, percent, reaches};
+use crate::ids::NodeId;
 use crate::record::HostUse;
 use crate::spec::VerifySpec;
 
@@ -9,10 +10,13 @@ use crate::spec::VerifySpec;
 const RESOLUTION_SECONDS: f64 = 0.05;
 
 /// Load of others, stolen time, swapping and throttling; any of them makes the iteration suspect.
-pub fn host(used: &HostUse, thresholds: &VerifySpec) -> Verdict {
+///
+/// `node` is the node that is the host; `None` for the host vptest runs on.
+pub fn host(node: Option<NodeId>, used: &HostUse, thresholds: &VerifySpec) -> Verdict {
+    let name = &node.map_or_else(|| "host".to_owned(), |node| node.to_string());
     let mut verdict = Verdict::new();
-    foreign(used, thresholds, &mut verdict);
-    steal(used, thresholds, &mut verdict);
+    foreign(name, used, thresholds, &mut verdict);
+    steal(name, used, thresholds, &mut verdict);
     let swap = [
         ("swap-in", used.swap_in, "pages were read from swap"),
         ("swap-out", used.swap_out, "pages were written to swap"),
@@ -22,24 +26,29 @@ pub fn host(used: &HostUse, thresholds: &VerifySpec) -> Verdict {
         ("cgroup throttling", used.cgroup_throttles, "periods in which the CPU quota of vptest's cgroup was used up"),
     ];
     for (enabled, checks) in [(thresholds.swap, swap), (thresholds.throttling, throttling)] {
-        for (name, count, what) in checks {
-            none(enabled, name, count, what, &mut verdict);
+        for (check, count, what) in checks {
+            none(name, (enabled, check), count, what, &mut verdict);
         }
     }
     verdict
 }
 
 /// A counter that should not have moved.
-fn none(enabled: bool, name: &str, count: Option<u64>, what: &str, verdict: &mut Verdict) {
+fn none(host: &str, (enabled, name): (bool, &str), count: Option<u64>, what: &str, verdict: &mut Verdict) {
     match count {
         _ if !enabled => verdict.off(name),
-        None => verdict.unknown(format!("{name}: no counter on this host")),
+        None => verdict.unknown(format!("{name}: no counter on {}", place(host))),
         Some(0) => verdict.passed(format!("{name}: none")),
-        Some(count) => verdict.suspect(format!("host: {count} {what} during the workload")),
+        Some(count) => verdict.suspect(format!("{host}: {count} {what} during the workload")),
     }
 }
 
-fn foreign(used: &HostUse, thresholds: &VerifySpec, verdict: &mut Verdict) {
+/// In a sentence.
+fn place(host: &str) -> &str {
+    if host == "host" { "this host" } else { host }
+}
+
+fn foreign(host: &str, used: &HostUse, thresholds: &VerifySpec, verdict: &mut Verdict) {
     let Some(threshold) = thresholds.foreign_cpu else { return verdict.off("foreign CPU") };
     let share =
         used.foreign.as_ref().and_then(|foreign| Some((foreign.seconds, used.cpus(foreign.seconds)?, &foreign.top)));
@@ -50,7 +59,7 @@ fn foreign(used: &HostUse, thresholds: &VerifySpec, verdict: &mut Verdict) {
         Some(format!("; most by {} (process {}) with {}", top.name, top.pid, percent(used.cpus(top.seconds)?)))
     });
     let text = format!(
-        "host: other processes used {} of a CPU (threshold {threshold}){}",
+        "{host}: other processes used {} of a CPU (threshold {threshold}){}",
         percent(share),
         most.unwrap_or_default()
     );
@@ -61,13 +70,13 @@ fn foreign(used: &HostUse, thresholds: &VerifySpec, verdict: &mut Verdict) {
     }
 }
 
-fn steal(used: &HostUse, thresholds: &VerifySpec, verdict: &mut Verdict) {
+fn steal(host: &str, used: &HostUse, thresholds: &VerifySpec, verdict: &mut Verdict) {
     let Some(threshold) = thresholds.steal else { return verdict.off("steal") };
     let Some(cpu) = used.cpu.filter(|cpu| cpu.total() > 0.0) else {
         return verdict.unknown("steal: CPU time could not be read");
     };
     let share = cpu.steal / cpu.total();
-    let text = format!("host: the hypervisor took {} of the CPU time (threshold {threshold})", percent(share));
+    let text = format!("{host}: the hypervisor took {} of the CPU time (threshold {threshold})", percent(share));
     if cpu.steal >= RESOLUTION_SECONDS && reaches(share, threshold) {
         verdict.suspect(text);
     } else {
@@ -98,10 +107,10 @@ mod tests {
     }
 
     fn check(used: &HostUse, expected: &[&str]) {
-        assert_eq!(host(used, &VerifySpec::default()).suspect, expected);
+        assert_eq!(host(None, used, &VerifySpec::default()).suspect, expected);
         let off =
             VerifySpec { foreign_cpu: None, steal: None, swap: false, throttling: false, ..VerifySpec::default() };
-        let verdict = host(used, &off);
+        let verdict = host(None, used, &off);
         assert!(verdict.suspect.is_empty() && verdict.invalid.is_empty());
         assert_eq!(verdict.events.iter().filter(|note| note.text.ends_with("check switched off")).count(), 6);
     }
@@ -109,7 +118,7 @@ mod tests {
     #[test]
     fn a_quiet_host_passes() {
         check(&quiet(), &[]);
-        assert!(host(&quiet(), &VerifySpec::default()).events.iter().all(|note| note.level == EventLevel::Info));
+        assert!(host(None, &quiet(), &VerifySpec::default()).events.iter().all(|note| note.level == EventLevel::Info));
     }
 
     #[test]
@@ -155,6 +164,14 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_is_a_node_goes_by_its_name() {
+        let used = HostUse { swap_in: Some(1), thermal_throttles: None, ..quiet() };
+        let verdict = host(Some(NodeId::server(2)), &used, &VerifySpec::default());
+        assert_eq!(verdict.suspect, ["server2: 1 pages were read from swap during the workload"]);
+        assert!(verdict.events.iter().any(|note| note.text == "thermal throttling: no counter on server2"));
+    }
+
+    #[test]
     fn missing_counters_warn_and_do_not_pass() {
         let blind = HostUse {
             cpu: None,
@@ -167,7 +184,7 @@ mod tests {
             ..quiet()
         };
         check(&blind, &[]);
-        let verdict = host(&blind, &VerifySpec::default());
+        let verdict = host(None, &blind, &VerifySpec::default());
         assert_eq!(verdict.events.len(), 6);
         assert!(verdict.events.iter().all(|note| note.level == EventLevel::Warn));
     }

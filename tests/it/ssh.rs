@@ -66,8 +66,9 @@ impl Server {
         let namespace = Arc::new(Namespace::new().unwrap());
         namespace.run(Netlink::open).unwrap().apply(&[link::up("lo", link::LOOPBACK)]).unwrap();
         let processes = Arc::new(Processes::new(Cage::open().unwrap()));
-        // sshd wants a directory in /run, and nothing of it is to stay.
-        let run = "mount -t tmpfs none /run && mkdir /run/sshd && exec \"$(command -v sshd)\" -D -e -f \"$0\"";
+        // sshd wants a directory in /run, and nothing of it is to stay; nor has root's `.bashrc` a say.
+        let run = "mount -t tmpfs none /run && mount -t tmpfs none ~root && mkdir /run/sshd && \
+                   exec \"$(command -v sshd)\" -D -e -f \"$0\"";
         let argv = ["unshare", "--mount", "sh", "-c", run, at("config").to_str().unwrap()].map(str::to_owned).to_vec();
         let command = node::Command { argv, ..node::Command::default() };
         let job = Job { command, directory: directory.path().to_owned(), namespace: Some(Arc::clone(&namespace)) };

@@ -16,9 +16,12 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::runtime::Handle;
 
 use super::error::{AgentError, Lost};
-use super::message::{ArchiveReceipt, ClockReading, Failure, Hello, NetworkSetup, Outcome, Reading, Request};
+use super::message::{
+    ArchiveReceipt, ClockReading, Failure, Hello, Lent, LoanRequest, NetworkSetup, Outcome, Reading, Request,
+};
 use super::mux::{self, Inbox, Input, Item, Link, Outbox};
 use super::wire::{Answer, GREETING, Kind, MAX_PAYLOAD, PROTOCOL, Preamble, skip_to_greeting};
+use crate::record::HostUse;
 use crate::text::printable;
 
 pub use capture::{Keep, RemoteCapture};
@@ -141,11 +144,52 @@ impl Client {
     }
 
     /// What is in force on an interface: `mtu`, `sg`, `tso`, `gso`, `gro`, `rx_checksum`, `tx_checksum`, `link_driver`,
-    /// `firmware`, `operstate`, `speed`, `queues`, `ring_rx`, `ring_tx`.
+    /// `firmware`, `operstate`, `speed`, `queues`, `ring_rx`, `ring_tx`,
+    /// `qdisc` (kind of the one at the root), `egress_rate` (its limit, or `none`).
     pub async fn settings(&self, interface: &str) -> Result<Vec<Reading>, AgentError> {
         match self.ask("settings", &Request::Settings { interface: interface.to_owned() }).await? {
             Outcome::Readings(readings) => Ok(readings),
             other => Err(strange("settings", &other)),
+        }
+    }
+
+    /// Changes settings of a node that is not vptest's own. They are put back when the conversation ends, or before.
+    ///
+    /// # Errors
+    /// [`AgentError::Failed`] when anything is refused; nothing is changed then.
+    pub async fn lend(&self, request: &LoanRequest) -> Result<Lent, AgentError> {
+        match self.ask("lend", &Request::Lend(Box::new(request.clone()))).await? {
+            Outcome::Lent(lent) => Ok(lent),
+            other => Err(strange("lend", &other)),
+        }
+    }
+
+    /// Puts settings back. Returns what could not be, with the reasons; the node tries again at the next loan.
+    pub async fn give_back(&self) -> Result<Vec<String>, AgentError> {
+        match self.ask("give_back", &Request::GiveBack).await? {
+            Outcome::GaveBack { left } => Ok(left),
+            other => Err(strange("give_back", &other)),
+        }
+    }
+
+    /// From now on, the node's counters are watched; [`Client::host_use`] says what became of them.
+    pub async fn watch_host(&self) -> Result<(), AgentError> {
+        self.ask_done("watch_host", &Request::WatchHost).await
+    }
+
+    /// What the node's host has done since [`Client::watch_host`].
+    pub async fn host_use(&self) -> Result<HostUse, AgentError> {
+        match self.ask("host_use", &Request::HostUse).await? {
+            Outcome::HostUse(used) => Ok(*used),
+            other => Err(strange("host_use", &other)),
+        }
+    }
+
+    /// Facts about the node: kernel, CPU, memory, distribution and so on, as far as they can be read.
+    pub async fn facts(&self) -> Result<Vec<Reading>, AgentError> {
+        match self.ask("facts", &Request::Facts).await? {
+            Outcome::Readings(readings) => Ok(readings),
+            other => Err(strange("facts", &other)),
         }
     }
 

@@ -2,7 +2,8 @@
 //! same then is refused. Pure.
 
 use super::super::error::AgentError;
-use super::super::message::{CaptureEnd, Hello, Outcome, Reading};
+use super::super::message::{CaptureEnd, Hello, Lent, Outcome, Reading};
+use crate::record::HostUse;
 use crate::text::printable;
 
 /// Settings of one interface.
@@ -41,9 +42,25 @@ pub(super) fn outcome(outcome: Outcome) -> Outcome {
     match outcome {
         Outcome::Text(text) => Outcome::Text(printable(&text, SENTENCE)),
         Outcome::Readings(readings) => Outcome::Readings(readings.into_iter().take(READINGS).map(reading).collect()),
+        Outcome::Lent(lent) => {
+            Outcome::Lent(Lent { interface: printable(&lent.interface, NAME), notes: sentences(lent.notes), ..lent })
+        }
+        Outcome::GaveBack { left } => Outcome::GaveBack { left: sentences(left) },
+        Outcome::HostUse(used) => Outcome::HostUse(Box::new(host_use(*used))),
         Outcome::Captured(end) => Outcome::Captured(Box::new(captured(*end))),
         other => other,
     }
+}
+
+fn host_use(mut used: HostUse) -> HostUse {
+    if let Some(top) = used.foreign.as_mut().and_then(|foreign| foreign.top.as_mut()) {
+        top.name = printable(&top.name, NAME);
+    }
+    used
+}
+
+fn sentences(texts: Vec<String>) -> Vec<String> {
+    texts.iter().take(PROBLEMS).map(|text| printable(text, SENTENCE)).collect()
 }
 
 fn reading(reading: Reading) -> Reading {

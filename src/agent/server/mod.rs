@@ -4,6 +4,8 @@ mod archive;
 mod capture;
 mod counters;
 mod files;
+mod host;
+mod lend;
 mod network;
 mod process;
 mod session;

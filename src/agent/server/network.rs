@@ -9,7 +9,9 @@ use super::super::modules::Modules;
 use crate::host::ethtool::{self, Offload};
 use crate::host::link::{self, LOOPBACK};
 use crate::host::netlink::{Netlink, NetlinkError};
+use crate::host::qdisc::{self, RootQdisc};
 use crate::host::setup;
+use crate::units::Rate;
 
 /// Sets the network of this process's namespace up.
 pub(super) fn configure(setup: &NetworkSetup) -> Result<Outcome, Failure> {
@@ -159,10 +161,23 @@ pub(super) fn settings(name: &str) -> Result<Outcome, Failure> {
     add("tx_checksum", ethtool::tx_checksum(&netlink, name).ok().map(switch));
     add("speed", ethtool::speed(&netlink, name).ok().flatten().map(|speed| format!("{speed} Mbit/s")));
     add("queues", ethtool::queues(&netlink, name).ok().map(|queues| queues.to_string()));
+    let root = qdisc::read_roots(&mut netlink).ok();
+    let root = root.and_then(|roots| roots.into_iter().find(|root| root.index == interface.index));
+    add("qdisc", root.as_ref().map(|root| root.kind.clone()));
+    add("egress_rate", root.as_ref().and_then(egress_rate));
     let rings = ethtool::rings(&netlink, name).ok();
     add("ring_rx", rings.map(|rings| rings.0.to_string()));
     add("ring_tx", rings.map(|rings| rings.1.to_string()));
     Ok(Outcome::Readings(readings))
+}
+
+/// The limit of what leaves; `None` for one that cannot be told.
+fn egress_rate(root: &RootQdisc) -> Option<String> {
+    match root.rate {
+        Some(bytes) => Some(Rate::from_bits_per_second(bytes.checked_mul(8)?)?.to_string()),
+        None if root.is_unlimited() => Some("none".to_owned()),
+        None => None,
+    }
 }
 
 fn switch(on: bool) -> String {

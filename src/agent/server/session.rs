@@ -17,8 +17,10 @@ use super::super::message::{Failure, FailureKind, Outcome, Request};
 use super::super::mux::{self, Inbox, Input, Link, Outbox};
 use super::super::wire::PROTOCOL;
 use super::files::{self, blocking};
-use super::{Options, answer, archive, capture, counters, greeted, network, process, silence, trace};
+use super::{Options, answer, archive, capture, counters, greeted, host, lend, network, process, silence, trace};
 use crate::host::cage::Cage;
+use crate::host::loan::Loan;
+use crate::instrument::host::Snapshot;
 use crate::node::local::any_listener;
 
 /// How long calls may take to notice that the conversation is over.
@@ -43,6 +45,10 @@ pub(super) struct Session {
     pub(super) link: Link,
     /// Everything that was started; opened with the first command.
     pub(super) cage: Mutex<Option<Arc<Cage>>>,
+    /// Settings that are changed as long as the conversation goes on.
+    lent: Arc<std::sync::Mutex<Option<Loan>>>,
+    /// The host's counters when the watch began.
+    watched: Arc<std::sync::Mutex<Option<Snapshot>>>,
     /// The host asked for the end of the system.
     switch_off: Notify,
 }
@@ -77,6 +83,8 @@ where
         options: options.clone(),
         link: link.clone(),
         cage: Mutex::new(None),
+        lent: Arc::default(),
+        watched: Arc::default(),
         switch_off: Notify::new(),
     });
     let mut calls = JoinSet::new();
@@ -100,6 +108,9 @@ where
     tracing::debug!("the conversation is over: {why}");
     link.lose(why);
     session.end_processes().await;
+    if let Err(failure) = session.give_back().await {
+        tracing::warn!("cannot put settings back: {failure:?}");
+    }
     let wound_up = async { while calls.join_next().await.is_some() {} };
     if tokio::time::timeout(WIND_UP, wound_up).await.is_err() {
         calls.abort_all();
@@ -182,6 +193,20 @@ impl Session {
             }
             Request::Configure(setup) => blocking(move || network::configure(&setup)).await,
             Request::Settings { interface } => blocking(move || network::settings(&interface)).await,
+            Request::Lend(request) => {
+                let lent = Arc::clone(&self.lent);
+                blocking(move || lend::lend(&lent, &request)).await
+            }
+            Request::GiveBack => self.give_back().await,
+            Request::WatchHost => {
+                let watched = Arc::clone(&self.watched);
+                blocking(move || host::watch(&watched)).await
+            }
+            Request::HostUse => {
+                let watched = Arc::clone(&self.watched);
+                blocking(move || host::used(&watched)).await
+            }
+            Request::Facts => blocking(host::facts).await,
             Request::Walk { target, limit } => blocking(move || network::walk(target, limit)).await,
             Request::Capture(request) => capture::capture(*request, inbox, outbox).await,
             Request::TraceSyscalls(request) => trace::trace(self, request, inbox, outbox).await,
@@ -207,6 +232,12 @@ impl Session {
     /// Relative paths begin in the scratch directory.
     fn resolve(&self, path: &str) -> PathBuf {
         self.options.scratch.join(path)
+    }
+
+    /// Puts settings back.
+    async fn give_back(&self) -> Result<Outcome, Failure> {
+        let lent = Arc::clone(&self.lent);
+        blocking(move || lend::give_back(&lent)).await
     }
 
     /// Kills everything that was started and waits until it is gone.

@@ -233,7 +233,7 @@ mod tests {
             load: None,
             foreign: None,
         };
-        let names: Vec<String> = host::metrics(&used).into_iter().map(|metric| metric.name).collect();
+        let names: Vec<String> = host::metrics(None, &used).into_iter().map(|metric| metric.name).collect();
         assert_eq!(names, HOST_METRICS);
     }
 }

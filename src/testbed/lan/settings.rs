@@ -13,9 +13,6 @@ use crate::record::Setting;
 use crate::testbed::TestbedError;
 use crate::units::Rate;
 
-/// Queueing disciplines that let everything pass at once: the kernel's own choices.
-const UNLIMITED: [&str; 5] = ["noqueue", "pfifo_fast", "fq_codel", "fq", "mq"];
-
 /// What is asked of every interface alike.
 struct Wanted {
     offload: Option<String>,
@@ -136,7 +133,7 @@ fn of_queue(
 fn rate_of(root: &RootQdisc) -> Option<String> {
     match root.rate {
         Some(bytes) => Some(Rate::from_bits_per_second(bytes.checked_mul(8)?)?.to_string()),
-        None if UNLIMITED.contains(&root.kind.as_str()) => Some("none".to_owned()),
+        None if root.is_unlimited() => Some("none".to_owned()),
         None => Some(root.kind.clone()),
     }
 }

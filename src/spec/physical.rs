@@ -1,0 +1,133 @@
+//! `[testbed.physical]`: which nodes there are, how they are reached, and what is changed on them.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::parse_qemu::{host_key, login_name};
+use super::read::{Entry, Section, Sink};
+
+/// `[testbed.physical]`
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PhysicalSpec {
+    /// The nodes; the first client and the first server are the first pair.
+    pub nodes: Vec<PhysicalNode>,
+    /// Who logs in where a node names nobody; `None` for what `ssh_config` says.
+    pub user: Option<String>,
+    /// Path of a private key, as written, where a node names none; `None` for those that ssh finds by itself.
+    pub identity: Option<String>,
+    /// Routers between the nodes, for `hops`: name and address.
+    pub routers: Vec<(String, IpAddr)>,
+    /// Kernel parameters of the nodes during an iteration, by name below `/proc/sys`, with slashes.
+    pub sysctls: Vec<(String, String)>,
+    /// Frequency governor of the nodes' CPUs during an iteration; `None` leaves it.
+    pub governor: Option<String>,
+}
+
+/// `[[testbed.physical.nodes]]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PhysicalNode {
+    /// As ssh takes it: a name, an address, or a name from `ssh_config`.
+    pub host: String,
+    /// Is it a server?
+    pub server: bool,
+    /// The interface that the workload uses; `None` for that with the address.
+    pub interface: Option<String>,
+    /// Its address; `None` for the first one of the interface.
+    pub address: Option<IpAddr>,
+    /// Port of its ssh server; `None` for what `ssh_config` says.
+    pub port: Option<u16>,
+    /// Who logs in.
+    pub user: Option<String>,
+    /// Path of a private key, as written.
+    pub identity: Option<String>,
+    /// The key it must show: type and key, as in a `.pub` file; `None` for one in `known_hosts`.
+    pub host_key: Option<String>,
+}
+
+const ROLES: &[(&str, bool)] = &[("client", false), ("server", true)];
+
+pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> PhysicalSpec {
+    let mut physical = PhysicalSpec::default();
+    let Some(mut section) = entry.section(sink) else { return physical };
+    if let Some(nodes) = section.take("nodes") {
+        physical.nodes = nodes.sections(sink).into_iter().filter_map(|node| read_node(node, sink)).collect();
+    }
+    physical.user = section.take("user").and_then(|entry| login_name(&entry, sink));
+    physical.identity = section.take("identity").and_then(|entry| entry.filled(sink).map(str::to_owned));
+    if let Some(mut routers) = section.take("routers").and_then(|entry| entry.section(sink)) {
+        let named = routers.rest().into_iter();
+        physical.routers = named.filter_map(|(name, entry)| Some((name.to_owned(), address(&entry, sink)?))).collect();
+    }
+    if let Some(mut sysctls) = section.take("sysctls").and_then(|entry| entry.section(sink)) {
+        physical.sysctls = sysctls.rest().into_iter().filter_map(|(name, entry)| sysctl(name, &entry, sink)).collect();
+        physical.sysctls.sort();
+    }
+    physical.governor = section
+        .take("governor")
+        .and_then(|entry| word(&entry, sink, "the name of a frequency governor: `performance`"));
+    section.finish(sink);
+    physical
+}
+
+fn read_node(mut section: Section<'_>, sink: &mut Sink<'_>) -> Option<PhysicalNode> {
+    let host = section.need("host", sink, "`host = \"node1\"`, as ssh takes it").and_then(|entry| {
+        let host = entry.filled(sink)?;
+        let fits = !host.starts_with('-') && !host.contains(|c: char| c.is_whitespace() || c.is_control());
+        if !fits {
+            entry.refuse(sink, "a name or an address, as ssh takes it");
+        }
+        fits.then(|| host.to_owned())
+    });
+    let server = section.need("role", sink, "`role = \"client\"` or `role = \"server\"`");
+    let server = server.and_then(|entry| entry.choice(sink, ROLES));
+    let interface = section.take("interface");
+    let address = section.take("address");
+    if interface.is_none() && address.is_none() && host.is_some() {
+        section.need("address", sink, "`address`, `interface` or both: what the workload uses");
+    }
+    let node = PhysicalNode {
+        host: host.clone().unwrap_or_default(),
+        server: server.unwrap_or_default(),
+        interface: interface.and_then(|entry| word(&entry, sink, "the name of an interface")),
+        address: address.and_then(|entry| self::address(&entry, sink)),
+        port: section.take("port").and_then(|entry| entry.integer(sink, 1_u16, u16::MAX)),
+        user: section.take("user").and_then(|entry| login_name(&entry, sink)),
+        identity: section.take("identity").and_then(|entry| entry.filled(sink).map(str::to_owned)),
+        host_key: section.take("host_key").and_then(|entry| host_key(&entry, sink)),
+    };
+    section.finish(sink);
+    (host.is_some() && server.is_some()).then_some(node)
+}
+
+fn address(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<IpAddr> {
+    let text = entry.filled(sink)?;
+    match text.parse::<Ipv4Addr>() {
+        Ok(address) if !address.is_unspecified() && !address.is_multicast() => Some(IpAddr::V4(address)),
+        _ => {
+            entry.refuse(sink, "an IPv4 address: `10.0.0.1`");
+            None
+        }
+    }
+}
+
+fn word(entry: &Entry<'_>, sink: &mut Sink<'_>, accepted: &str) -> Option<String> {
+    let text = entry.filled(sink)?;
+    let fits = text.len() < 64 && !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/');
+    if !fits {
+        entry.refuse(sink, accepted);
+    }
+    fits.then(|| text.to_owned())
+}
+
+/// As sysctl(8) takes names: with dots, or with slashes where a part has a dot in it.
+fn sysctl(name: &str, entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<(String, String)> {
+    let path = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
+    if path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+        entry.refuse(sink, "a name such as `\"net.ipv4.tcp_congestion_control\"`");
+        return None;
+    }
+    let value = match entry.value {
+        toml::de::DeValue::Integer(_) => entry.integer(sink, i64::MIN, i64::MAX)?.to_string(),
+        _ => entry.filled(sink)?.to_owned(),
+    };
+    Some((path, value))
+}

@@ -1,0 +1,384 @@
+//! Physical nodes made of namespaces: each with its own network, processes, `/run`, and a real sshd; a control network for
+//! ssh, and another one for the experiment. vptest runs in a namespace that has the control network only.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+use vptest::host::cage::{Cage, Job};
+use vptest::host::ethtool::{self, Offload};
+use vptest::host::link;
+use vptest::host::namespace::Namespace;
+use vptest::host::netlink::Netlink;
+use vptest::host::qdisc::{self, RootQdisc};
+use vptest::node::local::Processes;
+use vptest::node::{self, Process};
+
+use super::super::campaign::{Campaign, Said, said};
+use super::super::need;
+use super::super::qemu::wait_until;
+
+/// The interface of the experiment.
+pub(super) const LINK: &str = "exp0";
+const CONTROL: &str = "ctl0";
+const CONTROL_INDEX: u32 = 20;
+const LINK_INDEX: u32 = 21;
+const BRIDGE: u32 = 10;
+const PORTS: u32 = 100;
+
+/// What a lab needs of this machine.
+pub(super) fn tools() -> bool {
+    need::root() && ["ssh", "sshd", "ssh-keygen", "unshare", "setpriv", "ab"].iter().all(|name| need::program(name))
+}
+
+/// How a node differs from the usual one.
+#[derive(Clone, Copy)]
+pub(super) struct Kind<'a> {
+    /// Bytes that its `/run` takes, where everything goes that is copied to it.
+    pub(super) room: &'a str,
+    /// Stands for the shell of whoever logs in: a line of sh that finds the command in `SSH_ORIGINAL_COMMAND`.
+    pub(super) login: Option<&'a str>,
+}
+
+impl Default for Kind<'_> {
+    fn default() -> Self {
+        Self { room: "512m", login: None }
+    }
+}
+
+/// A host with an sshd.
+pub(super) struct PhysicalNode {
+    pub(super) namespace: Arc<Namespace>,
+    directory: PathBuf,
+    control: Ipv4Addr,
+    address: Ipv4Addr,
+    alive: Option<(Arc<Processes>, Box<dyn Process>)>,
+}
+
+/// See the module.
+pub(super) struct Lab {
+    directory: tempfile::TempDir,
+    coordinator: Namespace,
+    /// The experiment's switch.
+    _switch: Namespace,
+    pub(super) nodes: Vec<PhysicalNode>,
+    runtime: Runtime,
+}
+
+/// MTU, offloads, root queueing discipline and a kernel parameter of a node.
+pub(super) type State = (Option<u32>, [bool; 4], RootQdisc, String);
+
+/// The kernel parameter.
+pub(super) const PARAMETER: &str = "net.ipv4.tcp_congestion_control";
+
+impl Lab {
+    /// With a client and a server.
+    pub(super) fn new() -> Self {
+        Self::with(&[Kind::default(), Kind::default()])
+    }
+
+    /// With these nodes: clients and servers by turns.
+    pub(super) fn with(kinds: &[Kind<'_>]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        keygen(&directory.path().join("user"));
+        let (coordinator, switch) = (Namespace::new().unwrap(), Namespace::new().unwrap());
+        for namespace in [&coordinator, &switch] {
+            within(namespace).apply(&[link::up("lo", link::LOOPBACK), link::bridge("bridge", BRIDGE, None)]).unwrap();
+        }
+        within(&coordinator).apply(&[link::address("bridge", BRIDGE, Ipv4Addr::new(10, 99, 0, 1))]).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let mut lab = Self { directory, coordinator, _switch: switch, nodes: Vec::new(), runtime };
+        for (number, kind) in (2..).zip(kinds) {
+            let node = lab.make(number, *kind);
+            lab.nodes.push(node);
+        }
+        lab
+    }
+
+    fn make(&self, number: u8, kind: Kind<'_>) -> PhysicalNode {
+        let namespace = Arc::new(Namespace::new().unwrap());
+        let (control, address) = (Ipv4Addr::new(10, 99, 0, number), Ipv4Addr::new(10, 98, 0, number));
+        let networks =
+            [(&self.coordinator, CONTROL, CONTROL_INDEX, control), (&self._switch, LINK, LINK_INDEX, address)];
+        for (to, name, index, address) in networks {
+            let port = format!("port{number}");
+            let end =
+                link::End { name: &port, index: PORTS + u32::from(number), namespace: None, bridge: Some(BRIDGE) };
+            let other = link::End { name, index, namespace: Some(&*namespace), bridge: None };
+            within(to).apply(&[link::veth(end, other, None)]).unwrap();
+            within(&namespace).apply(&[link::address(name, index, address), link::up(name, index)]).unwrap();
+        }
+        within(&namespace).apply(&[link::up("lo", link::LOOPBACK)]).unwrap();
+        let directory = self.directory.path().join(format!("node{number}"));
+        std::fs::create_dir(&directory).unwrap();
+        keygen(&directory.join("host"));
+        let force = kind.login.map_or_else(String::new, |login| {
+            let path = directory.join("login");
+            script(&path, login);
+            format!("ForceCommand {}\n", path.display())
+        });
+        let (place, keys) = (directory.display(), self.directory.path().display());
+        let config = format!(
+            "Port 22\nListenAddress {control}\nHostKey {place}/host\nAuthorizedKeysFile {keys}/user.pub\n\
+             StrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\nMaxSessions 10\n\
+             KbdInteractiveAuthentication no\nPidFile none\nUseDNS no\nSetEnv TMPDIR=/run/tmp\n{force}"
+        );
+        std::fs::write(directory.join("config"), config).unwrap();
+        // Own mounts, so that what vptest writes below /run and to its TMPDIR is the node's and goes with it, and nobody's
+        // `.bashrc` on this machine has a say.
+        let run = format!(
+            "mount -t proc none /proc && mount -t tmpfs -o size={} none /run && mount -t tmpfs none ~root && mkdir -p /run/sshd /run/tmp && \
+             chmod 1777 /run/tmp && exec \"$(command -v sshd)\" -D -e -f {place}/config",
+            kind.room
+        );
+        script(&directory.join("boot"), &run);
+        let mut node = PhysicalNode { namespace, directory, control, address, alive: None };
+        self.boot(&mut node);
+        node
+    }
+
+    /// Switches on one of the nodes; it has forgotten its settings, as hosts do.
+    pub(super) fn switch_on(&mut self, at: usize) {
+        let mut node = self.nodes.remove(at);
+        let mut netlink = within(&node.namespace);
+        netlink.apply(&[qdisc::remove_root(LINK_INDEX, LINK), link::mtu(LINK, LINK_INDEX, 1500)]).unwrap();
+        self.boot(&mut node);
+        self.nodes.insert(at, node);
+    }
+
+    fn boot(&self, node: &mut PhysicalNode) {
+        let boot = node.directory.join("boot");
+        let argv = ["unshare", "--mount", boot.to_str().unwrap()].map(str::to_owned).to_vec();
+        let command = node::Command { argv, ..node::Command::default() };
+        let job = Job { command, directory: node.directory.clone(), namespace: Some(Arc::clone(&node.namespace)) };
+        let begun = self.runtime.block_on(async {
+            let processes = Arc::new(Processes::new(Cage::open()?));
+            let sshd = processes.spawn(job).await?;
+            io::Result::Ok((processes, sshd))
+        });
+        node.alive = Some(begun.unwrap());
+        let address = std::net::SocketAddr::from((node.control, 22));
+        wait_until("sshd", || self.coordinator.run(|| std::net::TcpStream::connect(address)).is_ok());
+    }
+
+    /// Kills everything on a node at once: sshd, agents and what they started.
+    pub(super) fn switch_off(&mut self, at: usize) {
+        if let Some((processes, _)) = self.nodes[at].alive.take() {
+            self.runtime.block_on(processes.close()).unwrap();
+        }
+    }
+
+    /// Takes a node's end of the control network, and of the experiment's, down or up.
+    pub(super) fn cable(&self, at: usize, name: &str, plugged: bool) {
+        let index = if name == LINK { LINK_INDEX } else { CONTROL_INDEX };
+        let change = if plugged { link::up(name, index) } else { vptest::host::setup::down(name, index) };
+        within(&self.nodes[at].namespace).apply(&[change]).unwrap();
+    }
+
+    /// Cuts a node off from vptest.
+    pub(super) fn cut(&self, at: usize) {
+        self.cable(at, CONTROL, false);
+    }
+
+    /// Undoes [`Lab::cut`].
+    pub(super) fn plug(&self, at: usize) {
+        self.cable(at, CONTROL, true);
+    }
+
+    /// `[testbed.physical]` with all nodes.
+    pub(super) fn nodes_text(&self) -> String {
+        let key = |node: &PhysicalNode| public(&node.directory.join("host.pub"));
+        self.nodes_with(key)
+    }
+
+    /// The same with other host keys.
+    pub(super) fn nodes_with(&self, key: impl Fn(&PhysicalNode) -> String) -> String {
+        let identity = self.directory.path().join("user");
+        let mut text = format!("[testbed.physical]\nuser = \"root\"\nidentity = \"{}\"\n", identity.display());
+        for (number, node) in self.nodes.iter().enumerate() {
+            let role = if number % 2 == 0 { "client" } else { "server" };
+            text += &format!(
+                "[[testbed.physical.nodes]]\nhost = \"{}\"\nrole = \"{role}\"\naddress = \"{}\"\nhost_key = \"{}\"\n",
+                node.control,
+                node.address,
+                key(node)
+            );
+        }
+        text
+    }
+
+    /// The key that vptest logs in with, which is no host's.
+    pub(super) fn other_key(&self) -> String {
+        public(&self.directory.path().join("user.pub"))
+    }
+
+    /// A planned sweep over these factors.
+    pub(super) fn sweep(&self, factors: &str, more: &str) -> Campaign {
+        Campaign::planned(&self.spec(factors, more))
+    }
+
+    /// Its spec.
+    pub(super) fn spec(&self, factors: &str, more: &str) -> String {
+        // Other tests keep this host, and so all nodes, busy.
+        format!(
+            "name = \"physical\"\nrepetitions = 1\ntimeout = \"120 s\"\norder = \"sequential\"\n\n\
+             [factors]\ntestbed = \"physical\"\n{factors}\n\n[workload]\npreset = \"ab\"\n\n\
+             [verify]\nforeign_cpu = \"off\"\nsteal = \"off\"\nclient_cpu = \"off\"\n\n{}\n{more}",
+            self.nodes_text()
+        )
+    }
+
+    /// Starts `vptest run` and waits until the workload of an iteration runs.
+    pub(super) fn begin(&self, campaign: &Campaign) -> Running {
+        let mut command = campaign.command(&["run"]);
+        command.env("HOME", campaign.path()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut running = Running(Some(self.coordinator.run(move || command.spawn()).unwrap()));
+        let marks = campaign.out().join(".running");
+        wait_until("the workload", || {
+            running.assert_alive(campaign);
+            let marks = std::fs::read_dir(&marks).into_iter().flatten().flatten();
+            let mut texts = marks.map(|mark| std::fs::read_to_string(mark.path()).unwrap_or_default());
+            texts.any(|text| text.contains("workload"))
+        });
+        running
+    }
+
+    /// Runs what is to be run, which must end with this status.
+    pub(super) fn run(&self, campaign: &Campaign, code: i32) -> Said {
+        self.run_with(campaign, code, &["run"])
+    }
+
+    /// The same with these arguments.
+    pub(super) fn run_with(&self, campaign: &Campaign, code: i32, arguments: &[&str]) -> Said {
+        let mut command = campaign.command(arguments);
+        command.env("HOME", campaign.path());
+        let said = said(self.coordinator.run(move || command.output()).unwrap());
+        assert_eq!(said.code, Some(code), "{}{}{:?}", said.out, said.err, campaign.outcomes());
+        said
+    }
+}
+
+/// A vptest that runs; killed when the test ends before it does.
+pub(super) struct Running(Option<Child>);
+
+impl Running {
+    fn assert_alive(&mut self, campaign: &Campaign) {
+        let ended = self.0.as_mut().unwrap().try_wait().unwrap();
+        assert!(ended.is_none(), "vptest ended early: {:?}", campaign.outcomes());
+    }
+
+    /// Waits for its end, which must be with this status.
+    pub(super) fn end(mut self, code: i32) -> Said {
+        let said = said(self.0.take().unwrap().wait_with_output().unwrap());
+        assert_eq!(said.code, Some(code), "{}", said.err);
+        said
+    }
+
+    /// Stops it, so that it notices nothing.
+    pub(super) fn stop(&self) {
+        let pid = self.0.as_ref().map(|child| i32::try_from(child.id()).unwrap()).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGSTOP).unwrap();
+    }
+
+    /// Kills it.
+    pub(super) fn kill(mut self) {
+        kill(self.0.take());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        kill(self.0.take());
+    }
+}
+
+fn kill(child: Option<Child>) {
+    if let Some(mut child) = child {
+        // It may have ended by itself.
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+}
+
+impl PhysicalNode {
+    /// Kills the agent on it, as SIGKILL does; what it had started goes with it.
+    pub(super) fn kill_agent(&self) {
+        let mut killed = 0;
+        for pid in self.processes() {
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if line.contains("\0agent\0--stdio\0") {
+                // A shell or ssh's server with the same words may have ended with another one of them.
+                let sent = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+                killed += usize::from(sent.is_ok());
+            }
+        }
+        assert!(killed > 0, "no agent runs there");
+    }
+
+    /// Is nothing there that vptest copied or wrote?
+    pub(super) fn is_empty(&self) -> bool {
+        let Some(pid) = self.processes().into_iter().next() else { return false };
+        let left = std::fs::read_dir(format!("/proc/{pid}/root/run/tmp"));
+        left.is_ok_and(|mut left| left.next().is_none())
+    }
+
+    /// Process numbers of what runs in its network.
+    fn processes(&self) -> Vec<i32> {
+        let namespace = format!("net:[{}]", self.namespace.inode().unwrap());
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let here = all.filter(|entry| {
+            std::fs::read_link(entry.path().join("ns/net")).is_ok_and(|net| net == Path::new(&namespace))
+        });
+        here.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
+    /// Its settings, as they are now.
+    pub(super) fn state(&self) -> State {
+        let read = || {
+            let mut netlink = Netlink::open()?;
+            let listed = link::read_interfaces(&mut netlink).map_err(io::Error::other)?;
+            let mtu = listed.into_iter().find(|interface| interface.index == LINK_INDEX).and_then(|one| one.mtu);
+            let offloads = ethtool::offloads(&netlink, LINK)?;
+            let roots = qdisc::read_roots(&mut netlink).map_err(io::Error::other)?;
+            let root = roots.into_iter().find(|root| root.index == LINK_INDEX).ok_or(io::ErrorKind::NotFound)?;
+            let parameter = std::fs::read_to_string(format!("/proc/sys/{}", PARAMETER.replace('.', "/")))?;
+            Ok((mtu, Offload::ALL.map(|offload| offloads.is_on(offload)), root, parameter.trim().to_owned()))
+        };
+        self.namespace.run(read).unwrap()
+    }
+
+    /// Not all offloads alike, so that switching all on or all off is not the way back.
+    pub(super) fn mix(&self) {
+        let mix = || {
+            let netlink = Netlink::open()?;
+            ethtool::set_offloads(&netlink, LINK, &[Offload::Gro], true)?;
+            ethtool::set_offloads(&netlink, LINK, &[Offload::Tso], false)
+        };
+        self.namespace.run(mix).unwrap();
+    }
+}
+
+fn within(namespace: &Namespace) -> Netlink {
+    namespace.run(Netlink::open).unwrap()
+}
+
+fn keygen(path: &Path) {
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status();
+    assert!(made.unwrap().success());
+}
+
+/// Type and key.
+fn public(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap().split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// Writes a script of sh.
+pub(super) fn script(path: &Path, text: &str) {
+    std::fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+}
