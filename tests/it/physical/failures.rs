@@ -159,9 +159,9 @@ fn a_full_disk_has_a_name_before_and_during_the_iteration() {
 
     // Room for vptest, and not for the file that nginx is to serve.
     let bundle = vptest::image::Bundle::of(std::path::Path::new(VPTEST)).unwrap();
-    let room = (bundle.tar.len() + (8 << 20)).to_string();
+    let room = (bundle.tar.len() + (4 << 20)).to_string();
     let lab = Lab::with(&[Kind::default(), Kind { room: &room, ..Kind::default() }]);
-    let spec = lab.spec("request = { url = \"/image.png?size=64MB\", count = 2 }", "");
+    let spec = lab.spec("request = { url = \"/image.png?size=8MB\", count = 2 }", "");
     let campaign = Campaign::planned(&spec.replace("\"ab\"\n", "\"ab\"\nserver = \"nginx\"\n"));
     lab.run(&campaign, 1);
     let (status, reasons) = outcome(&campaign, 0);
