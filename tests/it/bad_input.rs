@@ -67,8 +67,9 @@ fn what_cannot_be_run_is_refused_when_the_plan_is_made() {
     refused(spec("pairs = [1, 300]", ""), &["300", "255", "pairs = 300"]);
     refused(spec("rate = \"12345677 bit/s\"", ""), &["12345677 bit/s"]);
     refused(spec("", "[capture]\nfilter = \"tcp porrt\""), &["tcp porrt"]);
+    refused(spec("", "").replace("netns", "physical"), &["no pair of nodes", "[[testbed.physical.nodes]]"]);
     // What only another testbed cannot do is no mistake here.
-    let campaign = Campaign::new(&spec("pairs = 300", "").replace("netns", "physical"));
+    let campaign = Campaign::new(&spec("pairs = 300", "").replace("netns", "fake"));
     campaign.expect(0, &["sweep", "params.toml"]);
 }
 

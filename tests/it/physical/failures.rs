@@ -159,9 +159,9 @@ fn a_full_disk_has_a_name_before_and_during_the_iteration() {
 
     // Room for vptest, and not for the file that nginx is to serve.
     let bundle = vptest::image::Bundle::of(std::path::Path::new(VPTEST)).unwrap();
-    let room = (bundle.tar.len() + (8 << 20)).to_string();
+    let room = (bundle.tar.len() + (4 << 20)).to_string();
     let lab = Lab::with(&[Kind::default(), Kind { room: &room, ..Kind::default() }]);
-    let spec = lab.spec("request = { url = \"/image.png?size=64MB\", count = 2 }", "");
+    let spec = lab.spec("request = { url = \"/image.png?size=8MB\", count = 2 }", "");
     let campaign = Campaign::planned(&spec.replace("\"ab\"\n", "\"ab\"\nserver = \"nginx\"\n"));
     lab.run(&campaign, 1);
     let (status, reasons) = outcome(&campaign, 0);
@@ -241,15 +241,10 @@ fn a_link_that_does_not_come_up_ends_the_launch_at_the_deadline_and_what_was_cha
     lab.nodes.iter().for_each(PhysicalNode::mix);
     let before = lab.nodes[0].state();
     lab.cable(1, lab::LINK, false);
-    let spec = lab.spec(&format!("{SETTINGS}\n{SMALL}"), &sysctl()).replace("120 s", "12 s");
+    let spec = lab.spec(&format!("{SETTINGS}\n{SMALL}"), &sysctl()).replace("120 s", "25 s");
     let campaign = Campaign::planned(&spec);
     lab.run(&campaign, 1);
     let (status, reasons) = outcome(&campaign, 0);
     assert!(status == "timed_out" && reasons.contains("launch"), "{status}: {reasons}");
     wait_until("the settings' return", || lab.nodes[0].state() == before);
-    lab.cable(1, lab::LINK, true);
-    // A veth that was down has lost nothing but time.
-    lab.run(&campaign, 0);
-    assert_eq!(campaign.statuses(), ["timed_out", "complete"]);
-    assert_eq!(lab.nodes[0].state(), before);
 }
