@@ -130,6 +130,7 @@ async fn links(name: &str, factors: &[(&str, Option<Value>)], state: State) -> C
         number: 0,
         attempt: 1,
         scratch: std::env::temp_dir(),
+        campaign: std::env::temp_dir(),
         vptest: std::path::PathBuf::from("vptest"),
         programs: Vec::new(),
         notice: Notice::default(),

@@ -76,6 +76,7 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
         number: setup.iteration.number.0,
         attempt: claim.attempt(),
         scratch: absolute(claim.scratch())?,
+        campaign: absolute(setup.out)?,
         vptest: setup.vptest.to_owned(),
     };
     let header = header(setup.plan, &setup.iteration, claim.attempt(), claim.started_ns(), setup.host);

@@ -8,7 +8,7 @@ use super::diagnostic::{Diagnostic, Diagnostics};
 use super::read::{Entry, Section, Sink};
 use super::{
     AnalysisSpec, CaptureSpec, FakeSpec, Fault, FaultKind, Order, Reuse, Spec, TestbedSpec, VerifySpec, check, factors,
-    linktest, parse_factors, parse_instrument, parse_qemu, parse_sentinel, parse_stop, parse_workload,
+    linktest, parse_factors, parse_instrument, parse_minimega, parse_qemu, parse_sentinel, parse_stop, parse_workload,
 };
 use crate::ids::{Stage, Vantage};
 use crate::units::{ByteSize, DURATION_ACCEPTED, Percent, parse_duration};
@@ -252,9 +252,10 @@ fn read_testbed(entry: &Entry<'_>, sink: &mut Sink<'_>) -> TestbedSpec {
         fake.finish(sink);
     }
     let qemu = section.take("qemu").map(|entry| parse_qemu::read(&entry, sink)).unwrap_or_default();
+    let minimega = section.take("minimega").map(|entry| parse_minimega::read(&entry, sink)).unwrap_or_default();
     let reuse = section.take("reuse").and_then(|entry| entry.choice(sink, REUSES)).unwrap_or_default();
     section.finish(sink);
-    TestbedSpec { reuse, qemu, fake: FakeSpec { faults } }
+    TestbedSpec { reuse, qemu, minimega, fake: FakeSpec { faults } }
 }
 
 const REUSES: &[(&str, Reuse)] = &[("none", Reuse::None), ("tuple", Reuse::Tuple)];

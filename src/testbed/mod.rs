@@ -2,6 +2,7 @@
 //! one it has.
 
 pub mod fake;
+mod guests;
 mod lan;
 pub mod minimega;
 pub mod netns;
@@ -33,6 +34,8 @@ pub struct Request {
     pub attempt: u32,
     /// An existing empty directory on this host for the iteration's files; the caller removes it.
     pub scratch: PathBuf,
+    /// The campaign's directory: a testbed that makes what outlives vptest notes it there (`minimega::journal`).
+    pub campaign: PathBuf,
     /// Path of the running vptest program.
     pub vptest: PathBuf,
     /// Programs that the workload starts on the nodes.
@@ -68,10 +71,11 @@ pub fn by_name(name: &str, spec: &TestbedSpec) -> Result<Box<dyn Testbed>, Testb
     match name {
         "netns" => Ok(Box::new(netns::Netns::default())),
         "qemu" => Ok(Box::new(qemu::Qemu::new(spec))),
+        "minimega-kvm" => Ok(Box::new(minimega::MinimegaKvm::new(spec))),
         "fake" => Ok(Box::new(fake::Fake::new(spec.fake.clone()))),
         other => Err(TestbedError::Unsupported {
             what: format!("this version of vptest has no testbed {other}"),
-            hint: Some("testbeds it can drive: netns, qemu, fake".to_owned()),
+            hint: Some("testbeds it can drive: netns, qemu, minimega-kvm, fake".to_owned()),
         }),
     }
 }
