@@ -77,6 +77,7 @@ pub async fn all(privilege: &Result<Privilege, UserNamespaceError>) -> Vec<Check
     checks.push(probe());
     checks.push(counters());
     checks.extend(guests().await);
+    checks.push(minimega().await);
     checks.extend(TOOLS.iter().map(|&(program, package, state, what)| tool(program, package, state, what)));
     checks
 }
@@ -254,6 +255,19 @@ async fn guests() -> Vec<Check> {
         });
     }
     checks
+}
+
+/// What the testbed minimega-kvm needs: a minimega that answers. What that lacks itself, it says.
+async fn minimega() -> Check {
+    let name = "minimega";
+    match testbed::minimega::look().await {
+        Ok(found) => Check::ok(name, found),
+        Err(error) => {
+            let hint = "only the testbed minimega-kvm needs it: install minimega, Open vSwitch, dnsmasq and QEMU, and start it as \
+                        root with `minimega -nostdin`";
+            Check::lacking(name, State::Optional, error, Some(hint.to_owned()))
+        }
+    }
 }
 
 const TOOLS: [(&str, &str, State, &str); 4] = [

@@ -360,14 +360,15 @@ impl Stages<'_> {
                     None => None,
                 };
                 // After what the instruments need to start, which is no part of the workload.
-                let before = Snapshot::take();
+                let of_testbed = instance.own_processes();
+                let before = Snapshot::take_with(&of_testbed);
                 let mut after = None;
                 let clients_ended = || {
                     // The last reading is made at once; it is waited for later.
                     if let Some(counting) = &counting {
                         counting.stop_soon();
                     }
-                    after = Some(Snapshot::take());
+                    after = Some(Snapshot::take_with(&of_testbed));
                     if let Some(probing) = &mut probing {
                         probing.stop_sending();
                     }

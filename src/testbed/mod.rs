@@ -194,6 +194,12 @@ pub trait Instance: Send {
         Vec::new()
     }
 
+    /// Processes of this host that work for the testbed though vptest has not started them; their load is no
+    /// interference.
+    fn own_processes(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
     /// CPUs for pinned processes of each pair, where the nodes have CPUs of their own; `None` where they share the
     /// host's.
     fn cpus(&self) -> Option<Vec<PairCpus>> {

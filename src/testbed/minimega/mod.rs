@@ -47,6 +47,7 @@ pub use daemon::{DEFAULT_SOCKET, Daemon, Namespace, Owner};
 pub use error::{MinimegaError, PhaseFailure};
 pub use kvm::MinimegaKvm;
 pub use line::{Line, quoted};
+pub use prepare::look;
 pub use socket::{Limits, Peer};
 pub use version::Version;
 pub use wire::{Answer, Dialect, Garbled, Message, Response, Row, Splitter, request};

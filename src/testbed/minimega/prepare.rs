@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use super::daemon::{DEFAULT_SOCKET, Daemon};
 use super::error::MinimegaError;
 use super::hold::chain;
+use super::line::Line;
 use super::socket::Limits;
 use crate::image::{self, Image};
 use crate::instrument::capture::available_memory;
@@ -82,6 +83,20 @@ impl Prepared {
         let image = Arc::new(build(&self.spec.kernel, &programs, cache()?, request).await?);
         known.images.insert(programs, Arc::clone(&image));
         Ok(image)
+    }
+}
+
+/// Which minimega answers at the usual socket, and what it says that it lacks.
+///
+/// # Errors
+/// Why none can be used, in words.
+pub async fn look() -> Result<String, String> {
+    let daemon = Daemon::open(Path::new(DEFAULT_SOCKET), Limits::default()).await.map_err(|error| chain(&error))?;
+    let found = format!("{} at {DEFAULT_SOCKET}", daemon.version.text);
+    match daemon.run(&Line::of(["check"])).await {
+        Ok(_) => Ok(found),
+        Err(MinimegaError::Refused { text, .. }) => Ok(format!("{found}; its own check says: {text}")),
+        Err(error) => Err(chain(&error)),
     }
 }
 

@@ -15,7 +15,9 @@ pub async fn ask(namespace: &Namespace, machine: &str, command: &str, arguments:
     if !arguments.is_null() {
         question["arguments"] = arguments;
     }
-    let answer = namespace.run(&["vm", "qmp", machine, &question.to_string()]).await?;
+    // minimega puts the words together once more and quotes only those with a blank: without one, the quotes of the JSON
+    // would be taken away.
+    let answer = namespace.run(&["vm", "qmp", machine, &format!(" {question}")]).await?;
     returned(answer.text()).map_err(|text| MinimegaError::Answer { command: format!("vm qmp {command}"), text })
 }
 

@@ -1,6 +1,7 @@
 //! The host's side of minimega's machines: their taps, in the network that minimega runs in. Open vSwitch passes packets
 //! from tap to tap, so that what counts on the way is set at the taps; the bridge's own interface carries none of them.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use super::daemon::Daemon;
@@ -14,6 +15,9 @@ use crate::testbed::TestbedError;
 use crate::testbed::lan::build::{Stack, finish};
 use crate::testbed::lan::settings::read_taps;
 use crate::testbed::lan::topology::{Bridge, HostPort, NodePlan, Topology};
+
+/// Name of Open vSwitch's process.
+const SWITCH: &str = "ovs-vswitchd";
 
 /// See the module.
 pub(super) struct Switch {
@@ -53,6 +57,16 @@ impl Switch {
         };
         let plans = guests.iter().map(plan).collect::<Result<Vec<_>, TestbedError>>()?;
         Ok(Self { stack, plans })
+    }
+
+    /// The process of the switch, in the network of the taps; `None` where it is out of sight.
+    pub(super) fn process(&self) -> Option<u32> {
+        let inode = self.stack.namespace.inode().ok()?;
+        let network = |pid: u32| Some(std::fs::metadata(format!("/proc/{pid}/ns/net")).ok()?.ino());
+        let name = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+        let processes = std::fs::read_dir("/proc").ok()?.flatten();
+        let mut numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        numbers.find(|&pid| name(pid).is_some_and(|name| name.trim() == SWITCH) && network(pid) == Some(inode))
     }
 
     /// Where the taps are.

@@ -444,6 +444,12 @@ impl Instance for Up {
         self.guests.iter().map(guest).chain([switch]).collect()
     }
 
+    /// The guests' QEMUs, and the switch: with its datapath in userspace, every packet costs it time.
+    fn own_processes(&self) -> Vec<u32> {
+        let guests = self.guests.iter().filter_map(|guest| guest.machine.pid);
+        guests.chain(self.switch.process()).collect()
+    }
+
     fn load_inside(&self) -> Option<Vec<Arc<dyn Node>>> {
         let inside = self.spec.stress == StressPlace::Guest;
         let nodes = self.pairs.iter().flat_map(|pair| [Arc::clone(&pair.client), Arc::clone(&pair.server)]);

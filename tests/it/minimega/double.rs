@@ -429,6 +429,8 @@ impl Shared {
     }
 
     fn machine_table(&self, namespace: &Namespace) -> Value {
+        let part = |net: &String, at: usize| net.split(',').nth(at).unwrap_or_default().to_owned();
+        let network = |net: &String| format!("{} (101)", part(net, 0));
         let row = |machine: &Machine| {
             BTreeMap::from([
                 ("id", machine.id.to_string()),
@@ -437,14 +439,16 @@ impl Shared {
                 ("uuid", machine.uuid.clone()),
                 ("tags", machine.tags.to_string()),
                 ("tap", format!("[mega_tap{}]", machine.id)),
+                ("bridge", "[mega_bridge]".to_owned()),
+                ("vlan", format!("[{}]", machine.net.iter().map(network).collect::<Vec<_>>().join(", "))),
                 // Up to half a minute late.
                 ("cc_active", "false".to_owned()),
             ])
         };
         let mut table = self.table("vm info", &namespace.machines.iter().map(row).collect::<Vec<_>>());
         let nets = |machine: &Machine| {
-            let driver = |net: &String| net.split(',').nth(2).unwrap_or_default().to_owned();
-            machine.net.iter().map(|net| json!({ "Driver": driver(net), "Raw": net })).collect::<Vec<_>>()
+            let card = |net: &String| json!({ "MAC": part(net, 1), "Driver": part(net, 2), "Raw": net });
+            machine.net.iter().map(card).collect::<Vec<_>>()
         };
         let data = |machine: &Machine| json!({ "Name": machine.name, "ID": machine.id, "Networks": nets(machine) });
         table["Data"] = namespace.machines.iter().map(data).collect();

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vptest::testbed::minimega::{Daemon, Limits, MinimegaError};
+use vptest::testbed::minimega::{Daemon, Limits, MinimegaError, Owner};
 
 use self::double::{Double, Traps};
 
@@ -25,6 +25,11 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
         assert!(begun.elapsed() < Duration::from_secs(60), "{what} did not happen");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Of namespaces that no campaign has.
+fn owner() -> Owner {
+    Owner::of(Path::new("/vptest/tests"))
 }
 
 async fn open(double: &Double) -> Arc<Daemon> {

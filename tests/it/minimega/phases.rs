@@ -30,7 +30,7 @@ struct Lab {
 impl Lab {
     async fn with(traps: Traps, timing: Timing) -> Self {
         let double = Double::start(traps);
-        let namespace = Arc::new(open(&double).await.fresh_namespace().await.unwrap());
+        let namespace = Arc::new(open(&double).await.fresh_namespace(&super::owner()).await.unwrap());
         let members: Vec<Member> = ["client1", "server1"]
             .iter()
             .map(|name| {

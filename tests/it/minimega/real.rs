@@ -40,7 +40,7 @@ fn guest() -> Option<(String, String)> {
 
 async fn namespace(socket: &Path) -> Arc<Namespace> {
     let daemon = Daemon::open(socket, Limits::default()).await.unwrap();
-    Arc::new(daemon.fresh_namespace().await.unwrap())
+    Arc::new(daemon.fresh_namespace(&super::owner()).await.unwrap())
 }
 
 async fn gone(namespace: &Namespace) {
@@ -54,7 +54,7 @@ fn plan(name: &str, number: u32, (kernel, initrd): (String, String)) -> Plan {
     let arguments = format!("console=ttyS0 quiet vmname={name} vmip=10.0.0.{number}/24");
     let arguments = arguments.split(' ').map(str::to_owned).collect();
     let boot = Boot::Kernel { kernel, initrd, arguments };
-    let kind = Kind::Kvm { boot, qemu: None, cpu: None, ports: vec![], snapshot: true };
+    let kind = Kind::Kvm { boot, qemu: None, cpu: None, ports: vec![], snapshot: true, console: None };
     let driver = Some("virtio-net-pci".to_owned());
     let nics = vec![Nic { vlan: "LAN".to_owned(), mac: format!("52:54:00:00:01:{number:02x}"), driver }];
     Plan { name: name.to_owned(), kind, memory_mib: 256, vcpus: 1, nics }
@@ -195,17 +195,20 @@ async fn agents(namespace: Arc<Namespace>) {
         driver: "e1000".to_owned(),
         vcpus: 2,
         memory: ByteSize(384 << 20),
+        modules: vec![],
         arguments: image::tcg_arguments().split_whitespace().map(str::to_owned).collect(),
+        qemu: None,
+        cpu: None,
     };
     let nodes = [NodeId::client(1), NodeId::server(1)];
-    let plans = nodes.map(|node| guest::plan(node, &image, &hardware));
+    let plans = nodes.map(|node| guest::plan(node, &image, &hardware, None));
     machine::launch(&namespace, &plans).await.unwrap();
     let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
     let machines = machine::start(&namespace, &names).await.unwrap();
     let begun = Instant::now();
     let mut clients = Vec::new();
     for machine in &machines {
-        let client = guest::reach(&namespace.daemon().base, machine, Duration::from_secs(180)).await.unwrap();
+        let client = guest::reach(namespace.daemon(), machine, Duration::from_secs(180)).await.unwrap();
         assert_eq!(client.hello().cpus, Some(2));
         clients.push(client);
     }
