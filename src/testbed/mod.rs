@@ -308,6 +308,8 @@ pub enum CaptureSource {
     },
     /// libpcap on the node, run by its agent. `Captures` must then not be started or stopped on a thread of the runtime.
     Agent(crate::agent::Client),
+    /// The testbed captures by itself, into a file. `Captures` must then not be started or stopped on a thread of the runtime.
+    Recorded(Arc<dyn Recorder>),
     /// No packets at all: the `fake` testbed's point, which reports these numbers.
     Synthetic {
         /// Packets seen.
@@ -317,6 +319,15 @@ pub enum CaptureSource {
         /// Packets the kernel dropped.
         dropped: u64,
     },
+}
+
+/// A capture that the testbed takes itself.
+pub trait Recorder: std::fmt::Debug + Send + Sync {
+    /// Starts it; when it returns, packets are captured. Blocks.
+    fn start(&self, snaplen: u32, filter: Option<&str>) -> std::io::Result<()>;
+
+    /// Stops it, without losing what was captured before the call, and returns the pcap file. Blocks.
+    fn stop(&self) -> std::io::Result<PathBuf>;
 }
 
 /// Whose clock the time stamps of a capture point are from.
@@ -332,7 +343,7 @@ impl CaptureSource {
     /// Whose clock is it?
     pub const fn clock(&self) -> Clock {
         match self {
-            Self::Live { .. } | Self::Synthetic { .. } => Clock::Host,
+            Self::Live { .. } | Self::Synthetic { .. } | Self::Recorded(_) => Clock::Host,
             Self::Agent(_) => Clock::Node,
         }
     }

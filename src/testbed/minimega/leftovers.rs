@@ -176,7 +176,8 @@ async fn sweep(entry: &Entry, running: bool) -> Removed {
         }
     }
     let places = entry.machines.iter().filter(|_| !running).map(|noted| entry.base.join(noted.id.to_string()));
-    for place in places.chain([entry.files.clone()]) {
+    let aliases = (!running).then(|| entry.base.join("namespaces").join(&entry.namespace));
+    for place in places.chain(aliases).chain([entry.files.clone()]) {
         match std::fs::remove_dir_all(&place) {
             Ok(()) => done.removed.push(place.display().to_string()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -9,6 +9,7 @@
 //! machine  virtual machines and containers of a namespace
 //! guest    guests of vptest's own image, and their agent
 //! capture  captures that minimega takes
+//! recorder the same as capture points
 //! qmp      what QEMU says of a machine
 //! cc       commands and files for nodes, through miniccc
 //! rond     the same for physical nodes
@@ -36,6 +37,7 @@ mod line;
 pub mod machine;
 mod prepare;
 pub mod qmp;
+mod recorder;
 pub mod rond;
 mod socket;
 mod switch;

@@ -14,12 +14,13 @@ use super::guest::{self, Hardware};
 use super::hold::{Holds, chain};
 use super::machine::{self, Machine};
 use super::prepare::Prepared;
+use super::recorder::Group;
 use super::switch::Switch;
 use super::{MinimegaError, qmp};
 use crate::agent::Client;
 use crate::host::cage::Cage;
 use crate::host::{cpus, host_name};
-use crate::ids::{NodeId, Vantage};
+use crate::ids::{NodeId, Role, Vantage};
 use crate::image::Image;
 use crate::node::agent::AgentNode;
 use crate::node::local::{self, Processes};
@@ -96,9 +97,16 @@ impl Up {
             site.set_up(&guests, &switch, cpus.as_deref()).await?;
             Ok::<_, TestbedError>((guests, switch))
         };
-        let (guests, switch) = match up.await {
+        let up = tokio::select! {
+            biased;
+            up = up => up,
+            why = daemon_lost(Arc::clone(&daemon)) => Err(crashed(why)),
+        };
+        let (guests, switch) = match up {
             Ok(up) => up,
             Err(error) => {
+                // That says more than what followed from it.
+                let error = if daemon.peer().is_gone() { crashed(gone(&daemon)) } else { error };
                 for line in holds.release().await {
                     tracing::warn!("left in minimega: {line}");
                 }
@@ -123,6 +131,17 @@ impl Up {
         };
         up.facts = up.read_facts(&image).await;
         Ok(up)
+    }
+
+    /// minimega's captures of each pair.
+    fn groups(&self) -> Vec<(u32, Arc<Group>)> {
+        let clients = self.guests.iter().filter(|guest| guest.plan.id.role == Role::Client);
+        let group = |guest: &Guest| {
+            let pair = guest.plan.id.pair;
+            let nodes = [NodeId::client(pair), NodeId::server(pair)];
+            (pair, Group::of(&guest.namespace, &nodes, &self.scratch))
+        };
+        clients.map(group).collect()
     }
 
     async fn read_facts(&self, image: &Image) -> Vec<Environment> {
@@ -373,8 +392,16 @@ async fn daemon_lost(daemon: Arc<Daemon>) -> String {
     while !daemon.peer().is_gone() {
         tokio::time::sleep(LOOK).await;
     }
+    gone(&daemon)
+}
+
+fn gone(daemon: &Daemon) -> String {
     let pid = daemon.peer().pid.unwrap_or_default();
     format!("minimega at {} has ended (process {pid} is gone)", daemon.socket().display())
+}
+
+fn crashed(why: String) -> TestbedError {
+    TestbedError::Io { what: "launch the guests".to_owned(), source: std::io::Error::other(why) }
 }
 
 #[async_trait]
@@ -391,11 +418,19 @@ impl Instance for Up {
             interface: self.wishes.interface().to_owned(),
             source: CaptureSource::Agent(guest.client.clone()),
         });
+        let groups = match self.spec.capture {
+            TapCapture::Vptest => Vec::new(),
+            TapCapture::Minimega => self.groups(),
+        };
+        let source = |node: NodeId| match groups.iter().find(|(pair, _)| *pair == node.pair) {
+            Some((_, group)) => CaptureSource::Recorded(group.tap(node, &self.scratch)),
+            None => CaptureSource::Live { namespace: Some(Arc::clone(self.switch.namespace())) },
+        };
         let outside = self.switch.taps().map(|(node, tap)| CapturePoint {
             node,
             vantage: Vantage::Host,
             interface: tap.to_owned(),
-            source: CaptureSource::Live { namespace: Some(Arc::clone(self.switch.namespace())) },
+            source: source(node),
         });
         inside.chain(outside).collect()
     }
@@ -412,7 +447,7 @@ impl Instance for Up {
 
     async fn paths(&mut self) -> Result<Vec<Path>, TestbedError> {
         let topology = &self.wishes.topology;
-        let clients = self.guests.iter().filter(|guest| guest.plan.id.role == crate::ids::Role::Client);
+        let clients = self.guests.iter().filter(|guest| guest.plan.id.role == Role::Client);
         try_join_all(clients.map(|guest| async move {
             let walked = guests::walk(guest.plan.id, &guest.client, topology).await;
             walked.map_err(|why| failed(guest.plan.id, why))
