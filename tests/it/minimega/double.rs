@@ -539,6 +539,10 @@ impl Namespace {
         id
     }
 
+    pub(crate) fn filter(&self) -> Option<&str> {
+        self.filter.as_deref()
+    }
+
     pub(crate) fn set_filter(&mut self, filter: Option<&str>) {
         self.filter = filter.map(str::to_owned);
     }
