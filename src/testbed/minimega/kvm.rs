@@ -4,6 +4,8 @@
 //! port, as in the testbed `qemu`, so that neither the network under test nor minimega's command and control, with its
 //! heartbeat of 5 s, carries a command.
 
+use std::path::PathBuf;
+
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
 
@@ -24,7 +26,12 @@ pub struct MinimegaKvm {
 impl MinimegaKvm {
     /// A testbed with these options.
     pub fn new(spec: &TestbedSpec) -> Self {
-        Self { prepared: Prepared::new(spec.minimega.clone()) }
+        Self { prepared: Prepared::new(spec.minimega.clone(), None) }
+    }
+
+    /// As [`MinimegaKvm::new`], with the images in this directory instead of the usual one.
+    pub fn with_cache(spec: &TestbedSpec, cache: PathBuf) -> Self {
+        Self { prepared: Prepared::new(spec.minimega.clone(), Some(cache)) }
     }
 }
 

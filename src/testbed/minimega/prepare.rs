@@ -21,6 +21,8 @@ use crate::testbed::{Request, TestbedError};
 /// See the module.
 pub(super) struct Prepared {
     pub(super) spec: MinimegaSpec,
+    /// `None` for the usual one.
+    cache: Option<PathBuf>,
     known: Mutex<Known>,
 }
 
@@ -32,8 +34,12 @@ struct Known {
 }
 
 impl Prepared {
-    pub(super) fn new(spec: MinimegaSpec) -> Self {
-        Self { spec, known: Mutex::default() }
+    pub(super) fn new(spec: MinimegaSpec, cache: Option<PathBuf>) -> Self {
+        Self { spec, cache, known: Mutex::default() }
+    }
+
+    fn cache(&self) -> Result<PathBuf, TestbedError> {
+        self.cache.clone().map_or_else(image::default_cache, Ok).map_err(no_image)
     }
 
     fn socket(&self) -> &Path {
@@ -80,7 +86,7 @@ impl Prepared {
         if let Some(image) = known.images.get(&programs) {
             return Ok(Arc::clone(image));
         }
-        let image = Arc::new(build(&self.spec.kernel, &programs, cache()?, request).await?);
+        let image = Arc::new(build(&self.spec.kernel, &programs, self.cache()?, request).await?);
         known.images.insert(programs, Arc::clone(&image));
         Ok(image)
     }
@@ -98,10 +104,6 @@ pub async fn look() -> Result<String, String> {
         Err(MinimegaError::Refused { text, .. }) => Ok(format!("{found}; its own check says: {text}")),
         Err(error) => Err(chain(&error)),
     }
-}
-
-fn cache() -> Result<PathBuf, TestbedError> {
-    image::default_cache().map_err(no_image)
 }
 
 fn no_minimega(error: &MinimegaError) -> TestbedError {

@@ -54,6 +54,8 @@ pub(crate) struct Traps {
     pub(crate) damage_received: bool,
     /// Clients are listed, and do nothing.
     pub(crate) hang: bool,
+    /// Machines whose name ends so cannot be launched.
+    pub(crate) fail: Option<&'static str>,
 }
 
 pub(crate) struct Shared {
@@ -391,7 +393,8 @@ impl Shared {
                 done()
             }
             ["vm", "launch", kind, name] => {
-                let launched = namespace.launch(kind, name, machines);
+                let fails = self.trap().fail.is_some_and(|end| name.ends_with(end));
+                let launched = namespace.launch(kind, name, machines, fails);
                 // It stays when the launch failed, for ever.
                 std::fs::create_dir_all(self.directory.join(machines.to_string())).unwrap();
                 state.machines += 1;
@@ -548,7 +551,7 @@ impl Namespace {
     }
 
     /// Answers success for nearly everything.
-    fn launch(&mut self, kind: &str, name: &str, id: u64) -> Value {
+    fn launch(&mut self, kind: &str, name: &str, id: u64, fails: bool) -> Value {
         if self.machines.iter().any(|machine| machine.name == name) {
             return error(format!("vm already exists with name `{name}`"));
         }
@@ -560,6 +563,7 @@ impl Namespace {
         }
         let (state, tags) = match missing {
             Some(path) => ("ERROR", json!({ "error": format!("unable to snapshot {path}: no such file\n") })),
+            None if fails => ("ERROR", json!({ "error": "qemu did not start\n" })),
             None => ("BUILDING", json!({})),
         };
         let net = self.config.get("net").cloned().unwrap_or_default();

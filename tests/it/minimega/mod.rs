@@ -9,6 +9,7 @@ mod phases;
 mod protocol;
 mod real;
 mod rond;
+mod testbed;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -23,7 +23,8 @@ use vptest::testbed::minimega::{DEFAULT_SOCKET, Daemon, Limits, Namespace};
 use vptest::units::{ByteSize, Rate};
 
 use super::text;
-use crate::need::need;
+use crate::campaign::Campaign;
+use crate::need::{self, need};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -181,6 +182,43 @@ async fn the_agent_of_a_real_machine_is_reached_and_its_link_is_limited() {
     let done = tokio::spawn(agents(Arc::clone(&namespace))).await;
     gone(&namespace).await;
     done.unwrap();
+}
+
+/// A sweep from the plan to the stored record, twice the guests of a pair.
+#[tokio::test]
+async fn a_sweep_runs_on_a_real_minimega() {
+    let Some(socket) = socket() else { return };
+    if !need::root() || !need::program("ab") || !need::program("nginx") {
+        return;
+    }
+    let campaign = Campaign::planned(&format!(
+        "name = \"real\"\nrepetitions = 1\ntimeout = \"400 s\"\n\n[factors]\ntestbed = \"minimega-kvm\"\n\
+         driver = \"e1000\"\npairs = 2\npinning = true\noffload = \"off\"\nrate = \"50 Mbit/s\"\n\
+         request = {{ url = \"/\", count = 50 }}\n\n[workload]\npreset = \"ab\"\nserver = \"nginx\"\n\n\
+         [capture]\nvantage = [\"guest\", \"host\"]\n\n\
+         [verify]\nforeign_cpu = \"off\"\nsteal = \"off\"\nclient_cpu = \"off\"\n\n\
+         [testbed.minimega]\nsocket = \"{}\"\n",
+        socket.display()
+    ));
+    let before = open_real(&socket).await.namespaces().await.unwrap();
+    campaign.expect(0, &["run"]);
+    assert_eq!(campaign.statuses(), ["complete"]);
+    let database = rusqlite::Connection::open(campaign.out().join(&campaign.files()[0])).unwrap();
+    let count = |query: &str| -> i64 { database.query_row(query, [], |row| row.get(0)).unwrap() };
+    assert_eq!(count("SELECT count(*) FROM setting WHERE ok = 0"), 0);
+    for (name, at_least) in [("host.rate", 4), ("host.tso", 4), ("tso", 4), ("memory", 4), ("driver", 4), ("vcpu_cpus", 4)] {
+        let query = format!("SELECT count(*) FROM setting WHERE name = '{name}' AND ok = 1 AND observed IS NOT NULL");
+        assert!(count(&query) >= at_least, "{name}");
+    }
+    assert_eq!(count("SELECT count(*) FROM setting WHERE name = 'accel' AND observed IS NULL"), 0);
+    assert_eq!(count("SELECT count(*) FROM capture WHERE packets > 0 AND dropped_kernel = 0"), 8);
+    assert_eq!(count("SELECT count(*) FROM metric WHERE name = 'rps' AND value > 0"), 2);
+    assert_eq!(open_real(&socket).await.namespaces().await.unwrap(), before);
+    assert!(!campaign.out().join(".minimega").exists());
+}
+
+async fn open_real(socket: &Path) -> Arc<Daemon> {
+    Daemon::open(socket, Limits::default()).await.unwrap()
 }
 
 async fn agents(namespace: Arc<Namespace>) {
