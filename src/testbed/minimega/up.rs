@@ -194,9 +194,12 @@ impl Site<'_> {
         }
         let launched = links.iter().map(|(pair, namespace)| self.launch(*pair, namespace));
         let launched = try_join_all(launched).await?;
+        // Their processes are there. Whatever happens now, they are found.
         for ((_, namespace), machines) in links.iter().zip(&launched) {
             holds.note(namespace, &machines.iter().collect::<Vec<_>>())?;
         }
+        let started = links.iter().map(|(pair, namespace)| self.boot(*pair, namespace));
+        let launched = try_join_all(started).await?;
         let plans = self.wishes.topology.nodes();
         let further = BOOT_TCG.1.saturating_mul(u32::try_from(plans.len()).unwrap_or(u32::MAX));
         let limit = self.spec.boot_timeout.unwrap_or(BOOT_TCG.0 + further);
@@ -213,7 +216,7 @@ impl Site<'_> {
         try_join_all(reached).await
     }
 
-    /// The two machines of a pair, which run when this returns.
+    /// Launches the two machines of a pair.
     async fn launch(&self, pair: u32, namespace: &Arc<Namespace>) -> Result<Vec<Machine>, TestbedError> {
         let hardware = Hardware {
             driver: self.wishes.driver.clone(),
@@ -229,16 +232,13 @@ impl Site<'_> {
             let console = self.console(node).to_string_lossy().into_owned();
             guest::plan(node, self.image, &hardware, Some(console))
         });
-        let named = |error: MinimegaError| match error {
-            MinimegaError::Machine { machine, why } => match nodes.iter().find(|node| node.to_string() == machine) {
-                Some(node) => failed(*node, why),
-                None => MinimegaError::Machine { machine, why }.into_testbed("launch the guests"),
-            },
-            other => other.into_testbed(format!("launch the guests of pair {pair}")),
-        };
-        machine::launch(namespace, &plans).await.map_err(named)?;
-        let names: Vec<String> = plans.into_iter().map(|plan| plan.name).collect();
-        machine::start(namespace, &names).await.map_err(named)
+        machine::launch(namespace, &plans).await.map_err(|error| of_pair(pair, error, "launch"))
+    }
+
+    /// Starts the machines of a pair.
+    async fn boot(&self, pair: u32, namespace: &Arc<Namespace>) -> Result<Vec<Machine>, TestbedError> {
+        let names = [NodeId::client(pair), NodeId::server(pair)].map(|node| node.to_string());
+        machine::start(namespace, &names).await.map_err(|error| of_pair(pair, error, "start"))
     }
 
     fn console(&self, node: NodeId) -> PathBuf {
@@ -283,6 +283,18 @@ impl Site<'_> {
             Some(cpus) => guest.pin(&cpus).await,
             None => Ok(()),
         }
+    }
+}
+
+/// An error of the machines of a pair, by the node where it is known.
+fn of_pair(pair: u32, error: MinimegaError, what: &str) -> TestbedError {
+    let nodes = [NodeId::client(pair), NodeId::server(pair)];
+    match error {
+        MinimegaError::Machine { machine, why } => match nodes.iter().find(|node| node.to_string() == machine) {
+            Some(node) => failed(*node, why),
+            None => MinimegaError::Machine { machine, why }.into_testbed(format!("{what} the guests")),
+        },
+        other => other.into_testbed(format!("{what} the guests of pair {pair}")),
     }
 }
 

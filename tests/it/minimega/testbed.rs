@@ -121,7 +121,8 @@ async fn a_minimega_that_crashes_during_the_launch_is_told_as_such() {
     let error = failure(&double.place.path().join("minimega"), &campaign, LONG).await;
     let text = format!("{:#}", anyhow::Error::from(error));
     assert!(text.contains("minimega at ") && text.contains(" has ended (process "), "{text}");
-    assert!(campaign.is_clean());
+    let stale = journal::stale(campaign.path()).unwrap();
+    assert!(campaign.is_clean(), "{stale:?}");
 }
 
 #[tokio::test]
