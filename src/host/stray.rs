@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::AsRawFd as _;
 
-
 use super::child::pidfd_open;
 
 /// Kills a process if it still is what it was. `is_it` looks at it once its number cannot become another process's.

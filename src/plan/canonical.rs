@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use crate::ids::{ShortHash, Vantage};
 use crate::spec::{
-    CaptureSpec, CounterSpec, Fault, GuestAccess, GuestKernel, HttpServer, MetricPattern, MetricRule, MinimegaSpec, ProbeSpec,
-    Protocol, Ready, Reuse, Source, Spec, StressPlace, SyscallSpec, TapCapture, TestbedSpec, Value, WorkloadSpec, factors,
-    json_string,
+    CaptureSpec, CounterSpec, Fault, GuestAccess, GuestKernel, HttpServer, MetricPattern, MetricRule, MinimegaSpec,
+    ProbeSpec, Protocol, Ready, Reuse, Source, Spec, StressPlace, SyscallSpec, TapCapture, TestbedSpec, Value,
+    WorkloadSpec, factors, json_string,
 };
 use crate::units::format_duration;
 

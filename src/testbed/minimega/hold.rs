@@ -28,10 +28,8 @@ impl Holds {
     pub(super) async fn take(&mut self, daemon: &Arc<Daemon>, campaign: &Path) -> Result<Arc<Namespace>, TestbedError> {
         let fresh = daemon.fresh_namespace(&Owner::of(campaign)).await;
         let namespace = Arc::new(fresh.map_err(|error| error.into_testbed("make a namespace of minimega's"))?);
-        let journal = Journal::begin(campaign, &namespace).map_err(|source| TestbedError::Io {
-            what: format!("note the namespace {}", namespace.name()),
-            source,
-        })?;
+        let journal = Journal::begin(campaign, &namespace)
+            .map_err(|source| TestbedError::Io { what: format!("note the namespace {}", namespace.name()), source })?;
         self.held.push(Held { namespace: Arc::clone(&namespace), journal });
         Ok(namespace)
     }
@@ -56,7 +54,7 @@ impl Holds {
         while let Some(held) = self.held.last() {
             let failures = held.namespace.remove().await;
             let Some(Held { namespace, journal }) = self.held.pop() else { break };
-            if failures.iter().any(MinimegaError::is_lost) {
+            if leftovers::is_over(namespace.daemon(), &failures).await {
                 // The daemon is gone; what it has left is known from the journal.
                 left.extend(leftovers::bury(journal).await.left);
                 continue;

@@ -67,17 +67,6 @@ pub async fn clean(campaign: &Path, kept: Kept) -> io::Result<Removed> {
     Ok(all)
 }
 
-/// Namespaces that a running minimega has of this owner and that no journal tells of. They are only told, since nobody knows
-/// whether somebody uses them.
-///
-/// # Errors
-/// As [`Daemon::run`].
-pub async fn unknown(daemon: &Arc<Daemon>, campaign: &Path) -> Result<Vec<String>, MinimegaError> {
-    let known = |name: &String| campaign.join(".minimega").join(format!("{name}.json")).exists();
-    let all = daemon.namespaces_of(&Owner::of(campaign)).await?;
-    Ok(all.into_iter().filter(|name| !known(name)).collect())
-}
-
 /// Removes a namespace, and what is left of its machines when its daemon is gone.
 pub(super) async fn bury(journal: Journal) -> Removed {
     let mut done = Removed::default();
@@ -87,12 +76,19 @@ pub(super) async fn bury(journal: Journal) -> Removed {
         Ok(daemon) => {
             let peer = daemon.peer();
             let same = entry.daemon.is_none() || peer.pid.zip(peer.started) == entry.daemon;
-            match remove(&daemon, name).await {
-                Ok(true) => done.removed.push(format!("namespace {name} of minimega")),
-                Ok(false) => {}
-                Err(why) => done.left.push(format!("namespace {name}: {why}")),
+            let failures = match remove(&daemon, name).await {
+                Ok(true) => {
+                    done.removed.push(format!("namespace {name} of minimega"));
+                    Vec::new()
+                }
+                Ok(false) => Vec::new(),
+                Err(failures) => failures,
+            };
+            let over = is_over(&daemon, &failures).await;
+            if !over {
+                done.left.extend(failures.iter().map(|error| format!("namespace {name}: {}", chain(error))));
             }
-            Some(same)
+            Some(same).filter(|_| !over)
         }
         Err(MinimegaError::Connect { .. }) => None,
         Err(error) => {
@@ -113,15 +109,31 @@ pub(super) async fn bury(journal: Journal) -> Removed {
     done
 }
 
+/// Is the daemon gone, or about to be? One that crashes may take connections for a while after its last answer.
+pub(super) async fn is_over(daemon: &Daemon, failures: &[MinimegaError]) -> bool {
+    if failures.iter().any(MinimegaError::is_lost) {
+        return true;
+    }
+    let cut = |error: &MinimegaError| matches!(error, MinimegaError::Closed { .. } | MinimegaError::Io { .. });
+    let deadline = Instant::now() + END;
+    while failures.iter().any(cut) && Instant::now() < deadline {
+        if daemon.peer().is_gone() {
+            return true;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    false
+}
+
 /// Was it there?
-async fn remove(daemon: &Arc<Daemon>, name: &str) -> Result<bool, String> {
-    let there = daemon.namespaces().await.map_err(|error| chain(&error))?.iter().any(|one| one == name);
-    let namespace = daemon.namespace(name).map_err(|error| chain(&error))?;
+async fn remove(daemon: &Arc<Daemon>, name: &str) -> Result<bool, Vec<MinimegaError>> {
+    let there = daemon.namespaces().await.map_err(|error| vec![error])?.iter().any(|one| one == name);
+    let namespace = daemon.namespace(name).map_err(|error| vec![error])?;
     if !there && !namespace.files().exists() {
         return Ok(false);
     }
     let failures = namespace.remove().await;
-    if failures.is_empty() { Ok(true) } else { Err(failures.iter().map(chain).collect::<Vec<_>>().join("; ")) }
+    if failures.is_empty() { Ok(true) } else { Err(failures) }
 }
 
 /// Waits until the machines' processes have ended, and tells which have not.
@@ -200,9 +212,9 @@ fn end(noted: &Noted, pid: i32, base: &Path) -> io::Result<()> {
 fn in_use(tap: &str) -> bool {
     let wanted = format!("ifname={tap}");
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok()).any(|command| {
-        command.split(|&byte| byte == 0 || byte == b',').any(|word| word == wanted.as_bytes())
-    })
+    processes
+        .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+        .any(|command| command.split(|&byte| byte == 0 || byte == b',').any(|word| word == wanted.as_bytes()))
 }
 
 /// Takes a tap from its bridge and removes it, in the network where its machine was. Was there one?

@@ -526,9 +526,8 @@ mod tests {
             ("e1000", mac, "foo-net (102)"),
         ] {
             let error = check_cards(&wanted, &machine(driver, its_mac, network)).unwrap_err().to_string();
-            let expected = format!(
-                "machine client1: its cards are {network},{its_mac},{driver} and not LAN,{mac},e1000"
-            );
+            let expected =
+                format!("machine client1: its cards are {network},{its_mac},{driver} and not LAN,{mac},e1000");
             assert_eq!(error, expected);
         }
     }

@@ -66,7 +66,8 @@ impl Prepared {
         let daemon = self.daemon().await?;
         if daemon.peer().pid.is_none() {
             return Err(TestbedError::Unsupported {
-                what: "minimega runs in another PID namespace, where vptest sees neither its guests nor their taps".to_owned(),
+                what: "minimega runs in another PID namespace, where vptest sees neither its guests nor their taps"
+                    .to_owned(),
                 hint: Some("run vptest on the same host as minimega, outside of containers".to_owned()),
             });
         }
@@ -109,5 +110,8 @@ pub async fn look() -> Result<String, String> {
 fn no_minimega(error: &MinimegaError) -> TestbedError {
     let hint = "start it as root: `minimega -nostdin &`; `socket` in `[testbed.minimega]` says where its socket is when \
                 that is not /tmp/minimega/minimega";
-    TestbedError::Unsupported { what: format!("no minimega can be used: {}", chain(error)), hint: Some(hint.to_owned()) }
+    TestbedError::Unsupported {
+        what: format!("no minimega can be used: {}", chain(error)),
+        hint: Some(hint.to_owned()),
+    }
 }

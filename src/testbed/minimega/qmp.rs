@@ -10,7 +10,12 @@ use crate::text::printable;
 ///
 /// # Errors
 /// [`MinimegaError::Answer`] when QEMU says that it cannot, and as [`Namespace::run`].
-pub async fn ask(namespace: &Namespace, machine: &str, command: &str, arguments: Value) -> Result<Value, MinimegaError> {
+pub async fn ask(
+    namespace: &Namespace,
+    machine: &str,
+    command: &str,
+    arguments: Value,
+) -> Result<Value, MinimegaError> {
     let mut question = json!({ "execute": command });
     if !arguments.is_null() {
         question["arguments"] = arguments;

@@ -37,7 +37,8 @@ impl Switch {
     /// # Errors
     /// When minimega's network cannot be entered, or a tap is not there.
     pub(super) async fn open(daemon: &Daemon, guests: &[Guest]) -> Result<Self, TestbedError> {
-        let pid = daemon.peer().pid.ok_or_else(|| io("find minimega's network")(std::io::ErrorKind::NotFound.into()))?;
+        let pid =
+            daemon.peer().pid.ok_or_else(|| io("find minimega's network")(std::io::ErrorKind::NotFound.into()))?;
         let open = move || Stack::of(Arc::new(Namespace::of_process(pid)?));
         let stack = Arc::new(blocking(open).await.map_err(io("enter minimega's network"))?);
         let listed = link::read_interfaces(&mut stack.netlink())?;

@@ -12,6 +12,7 @@ use futures_util::future::{BoxFuture, join_all, select_all, try_join_all};
 use super::daemon::{Daemon, Namespace};
 use super::guest::{self, Hardware};
 use super::hold::{Holds, chain};
+use super::line::Line;
 use super::machine::{self, Machine};
 use super::prepare::Prepared;
 use super::recorder::Group;
@@ -106,7 +107,7 @@ impl Up {
             Ok(up) => up,
             Err(error) => {
                 // That says more than what followed from it.
-                let error = if daemon.peer().is_gone() { crashed(gone(&daemon)) } else { error };
+                let error = if ended(&daemon).await { crashed(gone(&daemon)) } else { error };
                 for line in holds.release().await {
                     tracing::warn!("left in minimega: {line}");
                 }
@@ -163,7 +164,8 @@ impl Up {
         ];
         if let Some(first) = self.guests.first() {
             facts.push(fact("testbed.minimega.bridge", first.machine.bridge.clone()));
-            let version = qmp::ask(&first.namespace, &first.machine.name, "query-version", serde_json::Value::Null).await;
+            let version =
+                qmp::ask(&first.namespace, &first.machine.name, "query-version", serde_json::Value::Null).await;
             match version {
                 Ok(version) => {
                     let text = |part: &str| version["qemu"][part].to_string();
@@ -330,8 +332,7 @@ async fn state_of(namespace: &Namespace, name: &str) -> String {
 impl Guest {
     /// Binds the virtual CPUs to CPUs of this host, one after the other.
     async fn pin(&self, to: &[usize]) -> Result<(), TestbedError> {
-        let failed =
-            |source| TestbedError::Io { what: format!("pin the virtual CPUs of {}", self.plan.id), source };
+        let failed = |source| TestbedError::Io { what: format!("pin the virtual CPUs of {}", self.plan.id), source };
         for (thread, cpu) in self.threads().await.map_err(failed)?.into_iter().zip(to.iter().cycle()) {
             cpus::pin(thread, &[*cpu]).map_err(failed)?;
         }
@@ -405,6 +406,20 @@ async fn daemon_lost(daemon: Arc<Daemon>) -> String {
         tokio::time::sleep(LOOK).await;
     }
     gone(&daemon)
+}
+
+/// Has the daemon ended, or does it within a moment?
+async fn ended(daemon: &Daemon) -> bool {
+    for _ in 0..20 {
+        if daemon.peer().is_gone() {
+            return true;
+        }
+        if daemon.run(&Line::of(["version"])).await.is_ok() {
+            return false;
+        }
+        tokio::time::sleep(LOOK / 10).await;
+    }
+    false
 }
 
 fn gone(daemon: &Daemon) -> String {

@@ -85,13 +85,16 @@ impl Wishes {
         if needed <= available {
             return Ok(());
         }
-        refuse(self.topology.testbed, format!(
-            "{} guests with memory = `{}` need {} with QEMU's own, and {} are available on this host",
-            2 * u32::from(self.topology.pairs),
-            self.memory,
-            mebibytes(needed),
-            mebibytes(available),
-        ))
+        refuse(
+            self.topology.testbed,
+            format!(
+                "{} guests with memory = `{}` need {} with QEMU's own, and {} are available on this host",
+                2 * u32::from(self.topology.pairs),
+                self.memory,
+                mebibytes(needed),
+                mebibytes(available),
+            ),
+        )
     }
 
     /// Interface that the workload uses.

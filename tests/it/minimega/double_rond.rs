@@ -28,7 +28,8 @@ pub(crate) fn run(shared: &Arc<Shared>, words: &[&str]) -> Option<Value> {
             let nothing = "(*ron.Filter)(nil)".to_owned();
             let shown = |filter: &str| {
                 let (name, value) = filter.split_once('=').unwrap();
-                let field = |field: &str| format!("{field}:\"{}\"", if field.to_lowercase() == name { value } else { "" });
+                let field =
+                    |field: &str| format!("{field}:\"{}\"", if field.to_lowercase() == name { value } else { "" });
                 let fields = ["UUID", "Hostname", "Arch", "OS", "MAC", "IP"].map(field).join(", ");
                 format!("&ron.Filter{{{fields}, Tags:map[string]string(nil)}}")
             };

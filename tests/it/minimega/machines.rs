@@ -93,7 +93,10 @@ async fn configurations_of_two_launches_are_not_mixed() {
     other.nics[0].driver = Some("virtio-net-pci".to_owned());
     let (first, second) = ([plan("a", disk())], [other]);
     let (a, b) = tokio::join!(machine::launch(&namespace, &first), machine::launch(&namespace, &second));
-    assert_eq!((a.unwrap()[0].cards[0].driver.as_str(), b.unwrap()[0].cards[0].driver.as_str()), ("e1000", "virtio-net-pci"));
+    assert_eq!(
+        (a.unwrap()[0].cards[0].driver.as_str(), b.unwrap()[0].cards[0].driver.as_str()),
+        ("e1000", "virtio-net-pci")
+    );
 }
 
 #[tokio::test]

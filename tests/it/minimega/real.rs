@@ -206,7 +206,9 @@ async fn a_sweep_runs_on_a_real_minimega() {
     let database = rusqlite::Connection::open(campaign.out().join(&campaign.files()[0])).unwrap();
     let count = |query: &str| -> i64 { database.query_row(query, [], |row| row.get(0)).unwrap() };
     assert_eq!(count("SELECT count(*) FROM setting WHERE ok = 0"), 0);
-    for (name, at_least) in [("host.rate", 4), ("host.tso", 4), ("tso", 4), ("memory", 4), ("driver", 4), ("vcpu_cpus", 4)] {
+    for (name, at_least) in
+        [("host.rate", 4), ("host.tso", 4), ("tso", 4), ("memory", 4), ("driver", 4), ("vcpu_cpus", 4)]
+    {
         let query = format!("SELECT count(*) FROM setting WHERE name = '{name}' AND ok = 1 AND observed IS NOT NULL");
         assert!(count(&query) >= at_least, "{name}");
     }

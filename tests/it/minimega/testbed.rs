@@ -167,9 +167,13 @@ async fn clean_removes_what_dead_runs_of_the_campaign_have_left_and_nothing_else
     assert_eq!(leftovers::clean(ours.path(), Kept::Stays).await.unwrap(), Removed::default());
     assert_eq!(leftovers::clean(ours.path(), Kept::Goes).await.unwrap(), removed("kept"));
     let left = daemon.namespaces().await.unwrap();
-    for (name, stays) in
-        [("exp1", true), (&names["alive"], true), (&names["other"], true), (&names["dead"], false), (&names["kept"], false)]
-    {
+    for (name, stays) in [
+        ("exp1", true),
+        (&names["alive"], true),
+        (&names["other"], true),
+        (&names["dead"], false),
+        (&names["kept"], false),
+    ] {
         assert_eq!(left.iter().any(|one| one == name), stays, "{name} of {names:?}");
     }
     assert_eq!(journal::stale(theirs.path()).unwrap().entries.len(), 1);
