@@ -72,7 +72,7 @@ pub(super) async fn bury(journal: Journal) -> Removed {
     let mut done = Removed::default();
     let entry = journal.entry.clone();
     let name = &entry.namespace;
-    let same = match Daemon::open(&entry.socket, Limits::default()).await {
+    let same = match open(&entry.socket).await {
         Ok(daemon) => {
             let peer = daemon.peer();
             let same = entry.daemon.is_none() || peer.pid.zip(peer.started) == entry.daemon;
@@ -90,7 +90,7 @@ pub(super) async fn bury(journal: Journal) -> Removed {
             }
             Some(same).filter(|_| !over)
         }
-        Err(MinimegaError::Connect { .. }) => None,
+        Err(error) if error.is_lost() => None,
         Err(error) => {
             done.left.push(format!("namespace {name}: {}", chain(&error)));
             None
@@ -109,14 +109,29 @@ pub(super) async fn bury(journal: Journal) -> Removed {
     done
 }
 
+/// The daemon at a socket, where one is; one that is about to end is waited for.
+async fn open(socket: &Path) -> Result<Arc<Daemon>, MinimegaError> {
+    let deadline = Instant::now() + END;
+    loop {
+        match Daemon::open(socket, Limits::default()).await {
+            Err(error) if is_cut(&error) && Instant::now() < deadline => tokio::time::sleep(POLL).await,
+            other => return other,
+        }
+    }
+}
+
+/// Was the conversation cut off, as by a daemon that is ending?
+fn is_cut(error: &MinimegaError) -> bool {
+    matches!(error, MinimegaError::Closed { .. } | MinimegaError::Io { .. })
+}
+
 /// Is the daemon gone, or about to be? One that crashes may take connections for a while after its last answer.
 pub(super) async fn is_over(daemon: &Daemon, failures: &[MinimegaError]) -> bool {
     if failures.iter().any(MinimegaError::is_lost) {
         return true;
     }
-    let cut = |error: &MinimegaError| matches!(error, MinimegaError::Closed { .. } | MinimegaError::Io { .. });
     let deadline = Instant::now() + END;
-    while failures.iter().any(cut) && Instant::now() < deadline {
+    while failures.iter().any(is_cut) && Instant::now() < deadline {
         if daemon.peer().is_gone() {
             return true;
         }

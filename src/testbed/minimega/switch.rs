@@ -87,8 +87,8 @@ impl Switch {
     pub(super) async fn set_up(&self, topology: &Topology) -> Result<(), TestbedError> {
         let (stack, plans, topology) = (Arc::clone(&self.stack), self.plans.clone(), topology.clone());
         let work = move || {
-            let ports = plans.iter().filter_map(|plan| plan.ports.first()?.host.as_ref());
-            Ok(ports.map(|port| set_tap(&stack, port, &topology)).collect::<Result<(), TestbedError>>())
+            let mut ports = plans.iter().filter_map(|plan| plan.ports.first()?.host.as_ref());
+            Ok(ports.try_for_each(|port| set_tap(&stack, port, &topology)))
         };
         blocking(work).await.map_err(io("set up the taps"))?
     }
