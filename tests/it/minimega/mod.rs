@@ -49,7 +49,8 @@ impl Process {
         let place = tempfile::tempdir().unwrap();
         let child = Self::spawn(place.path(), at);
         let socket = place.path().join("minimega");
-        until("its socket", || socket.exists()).await;
+        // It is there before anybody listens.
+        until("that it listens", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
         Self { place, child }
     }
 
