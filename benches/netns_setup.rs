@@ -115,6 +115,7 @@ async fn ours(pairs: i64) -> Taken {
         number: 1,
         attempt: 1,
         scratch: scratch.path().to_owned(),
+        campaign: scratch.path().to_owned(),
         vptest: "/bin/true".into(),
         programs: Vec::new(),
         notice: Default::default(),

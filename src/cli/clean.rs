@@ -1,18 +1,22 @@
 //! `vptest clean`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
 
 use super::exit::{Exit, Failure};
 use super::plan_file;
 use crate::host::kept;
 use crate::runner::{Recovered, recover};
+use crate::testbed::minimega::leftovers;
 
 /// Remove what dead runs left behind, and testbeds that --keep-failed left up; nothing else
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Processes, namespaces and links of a run go with it, however it ends. What can stay behind are scratch files and \
-half-written files in the campaign's directory, and testbeds that were kept on purpose. An attempt that died is stored \
-as interrupted on the way.
+half-written files in the campaign's directory, testbeds that were kept on purpose, and what was made in a minimega: its \
+namespaces, and without the minimega its machines, taps and files. Of these only what this campaign has noted in its \
+directory is removed. An attempt that died is stored as interrupted on the way.
 
 Examples:
   vptest clean            in out/
@@ -35,7 +39,10 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
             }
         }
     }
-    let kept = kept::remove_all();
+    let in_minimega = if args.out.exists() { minimega(&args.out)? } else { leftovers::Removed::default() };
+    let mut kept = kept::remove_all();
+    kept.removed.extend(in_minimega.removed);
+    kept.left.extend(in_minimega.left);
     for line in &kept.removed {
         eprintln!("removed {line}");
     }
@@ -46,4 +53,11 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         eprintln!("nothing to remove");
     }
     Ok(if kept.left.is_empty() { Exit::Done } else { Exit::SomeFailed })
+}
+
+/// What this campaign has left in minimega, what was kept on purpose included.
+fn minimega(out: &Path) -> anyhow::Result<leftovers::Removed> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let cleaned = runtime.block_on(leftovers::clean(out, leftovers::Kept::Goes));
+    cleaned.with_context(|| format!("cannot read what was made in minimega, in {}", out.display()))
 }

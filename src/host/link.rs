@@ -89,6 +89,13 @@ pub fn mtu(name: &str, index: u32, mtu: u32) -> Change {
     Change { what: format!("set the MTU of {name}"), message: RouteNetlinkMessage::SetLink(message), flags: 0 }
 }
 
+/// Removes an interface.
+pub fn remove(name: &str, index: u32) -> Change {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    Change { what: format!("remove {name}"), message: RouteNetlinkMessage::DelLink(message), flags: 0 }
+}
+
 /// Makes an interface a port of the bridge with the number `bridge`.
 pub fn join(name: &str, index: u32, bridge: u32) -> Change {
     let mut message = LinkMessage::default();

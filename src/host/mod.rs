@@ -16,6 +16,7 @@ pub mod priority;
 pub mod qdisc;
 pub mod setup;
 pub mod sockets;
+pub mod stray;
 pub mod tap;
 pub mod userns;
 

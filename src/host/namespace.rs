@@ -19,6 +19,14 @@ impl Namespace {
         in_thread(Self::unshare)
     }
 
+    /// The one that a process of this host is in.
+    ///
+    /// # Errors
+    /// When the process has ended, or is not to be looked at.
+    pub fn of_process(pid: i32) -> io::Result<Self> {
+        Ok(Self { fd: File::open(format!("/proc/{pid}/ns/net"))?.into() })
+    }
+
     /// Makes one new namespace for each of `items` and runs `within` inside it, as [`Namespace::run`] would. One thread
     /// does it all, since starting one costs as much as half of what is usually done in there.
     pub fn create_each<I: Sync, T: Send>(

@@ -34,6 +34,11 @@ pub struct Snapshot {
 impl Snapshot {
     /// Reads all counters; takes some 10 µs for each process of the host.
     pub fn take() -> Self {
+        Self::take_with(&[])
+    }
+
+    /// As [`Snapshot::take`], where these processes and all below them are the testbed's as well as vptest's own.
+    pub fn take_with(testbed: &[u32]) -> Self {
         let tick = ticks_per_second();
         let vmstat = fs::read_to_string("/proc/vmstat").ok();
         let vmstat = |name| counter(vmstat.as_deref()?, name);
@@ -45,7 +50,7 @@ impl Snapshot {
             thermal_throttles: thermal_throttles(),
             cgroup_throttles: cgroup::throttled_periods(),
             load: fs::read_to_string("/proc/loadavg").ok().and_then(|text| text.split(' ').next()?.parse().ok()),
-            processes: tick.and_then(Processes::read),
+            processes: tick.and_then(|tick| Processes::read(tick, testbed)),
         }
     }
 

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use crate::ids::{ShortHash, Vantage};
 use crate::spec::{
-    CaptureSpec, CounterSpec, Fault, GuestAccess, GuestKernel, HttpServer, MetricPattern, MetricRule, PhysicalSpec,
-    ProbeSpec, Protocol, Ready, Reuse, Source, Spec, StressPlace, SyscallSpec, TestbedSpec, Value, WorkloadSpec,
-    factors, json_string,
+    CaptureSpec, CounterSpec, Fault, GuestAccess, GuestKernel, HttpServer, MetricPattern, MetricRule, MinimegaSpec,
+    PhysicalSpec, ProbeSpec, Protocol, Ready, Reuse, Source, Spec, StressPlace, SyscallSpec, TapCapture, TestbedSpec,
+    Value, WorkloadSpec, factors, json_string,
 };
 use crate::units::format_duration;
 
@@ -57,6 +57,7 @@ pub(super) fn meaning(spec: &Spec, testbed: &str) -> String {
         "fake" => Object::default().with("fault", array(spec.testbed.fake.faults.iter().map(fault))),
         "qemu" => qemu(&spec.testbed),
         "physical" => physical(&spec.testbed.physical),
+        "minimega-kvm" => minimega(&spec.testbed.minimega),
         _ => Object::default(),
     };
     let mut object = Object::default();
@@ -152,14 +153,7 @@ fn counters(counters: &CounterSpec) -> String {
 /// Only what differs from the defaults. Programs that are only there, and how long booting may take, change nothing. The
 /// image itself is not known yet: which one it was stands in the iteration's environment (`image.id`).
 fn qemu(testbed: &TestbedSpec) -> Object {
-    let (qemu, mut object) = (&testbed.qemu, Object::default());
-    match &qemu.kernel {
-        GuestKernel::Full => {}
-        GuestKernel::Cloud => object = object.text("kernel", "cloud"),
-        GuestKernel::Path { kernel, modules } => {
-            object = object.text("kernel", kernel).with("modules", or_null(modules.as_deref().map(json_string)));
-        }
-    }
+    let (qemu, mut object) = (&testbed.qemu, kernel(&testbed.qemu.kernel));
     if let Some(disk) = &qemu.disk {
         object = object.text("disk", disk);
     }
@@ -191,6 +185,38 @@ fn physical(physical: &PhysicalSpec) -> Object {
     }
     if let Some(governor) = &physical.governor {
         object = object.text("governor", governor);
+    }
+    object
+}
+
+fn kernel(kernel: &GuestKernel) -> Object {
+    let object = Object::default();
+    match kernel {
+        GuestKernel::Full => object,
+        GuestKernel::Cloud => object.text("kernel", "cloud"),
+        GuestKernel::Path { kernel, modules } => {
+            object.text("kernel", kernel).with("modules", or_null(modules.as_deref().map(json_string)))
+        }
+    }
+}
+
+/// As [`qemu`]. Where minimega's socket is changes nothing.
+fn minimega(minimega: &MinimegaSpec) -> Object {
+    let mut object = kernel(&minimega.kernel);
+    if !minimega.append.is_empty() {
+        object = object.with("append", strings(&minimega.append));
+    }
+    if let Some(qemu) = &minimega.qemu {
+        object = object.text("qemu", qemu);
+    }
+    if let Some(cpu) = &minimega.cpu {
+        object = object.text("cpu", cpu);
+    }
+    if minimega.capture == TapCapture::Minimega {
+        object = object.text("capture", "minimega");
+    }
+    if minimega.stress == StressPlace::Guest {
+        object = object.text("stress", "guest");
     }
     object
 }

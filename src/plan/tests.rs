@@ -355,6 +355,29 @@ proptest! {
     }
 }
 
+/// Where minimega is, and how long it is waited for, is no part of what an iteration does.
+#[test]
+fn what_minimega_is_told_changes_what_iterations_mean_and_where_it_is_does_not() {
+    let spec = "name = \"t\"\nworkload = \"ab\"\n[factors]\ntestbed = \"minimega-kvm\"\n[testbed.minimega]\n";
+    let with = |line: &str| identities(&plan(&format!("{spec}{line}\n")));
+    for same in ["socket = \"/run/m\"", "boot_timeout = \"90 s\"", "programs = [\"tc\"]", "capture = \"vptest\""] {
+        assert_eq!(with(same), with(""), "{same}");
+    }
+    let others = [
+        "capture = \"minimega\"",
+        "kernel = \"cloud\"",
+        "append = [\"a\"]",
+        "cpu = \"max\"",
+        "qemu = \"/q\"",
+        "stress = \"guest\"",
+    ];
+    for other in others {
+        assert!(with(other).is_disjoint(&with("")), "{other}");
+    }
+    let elsewhere = |line: &str| identities(&plan(&format!("{SMALL}[testbed.minimega]\n{line}\n")));
+    assert_eq!(elsewhere(others[0]), elsewhere(""), "it means nothing on other testbeds");
+}
+
 #[test]
 fn a_probe_changes_what_iterations_mean_and_its_threshold_does_not() {
     let with = |more: &str| identities(&plan(&format!("{SMALL}{more}\n")));

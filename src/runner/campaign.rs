@@ -20,6 +20,7 @@ use crate::instrument::facts::facts;
 use crate::plan::{Iteration, Plan};
 use crate::record::{Environment, Header, IterationRecord, Outcome, SENTINEL, SPEC, Status};
 use crate::store::{self, Attempts, StoreError};
+use crate::testbed::minimega::leftovers;
 use crate::testbed::{self, Testbed, TestbedError};
 use crate::workload::{self, Workload};
 
@@ -107,6 +108,19 @@ pub enum CampaignError {
     Other(#[from] anyhow::Error),
 }
 
+/// Removes what dead runs have left in testbeds that outlive vptest. What was kept on purpose stays.
+async fn recover_testbeds(out: &Path) -> anyhow::Result<()> {
+    let done = leftovers::clean(out, leftovers::Kept::Stays).await;
+    let done = done.with_context(|| format!("cannot read what dead runs have left, in {}", out.display()))?;
+    for line in done.removed {
+        tracing::info!("removed {line}");
+    }
+    for line in done.left {
+        tracing::warn!("left over: {line}");
+    }
+    Ok(())
+}
+
 /// Runs what is to be run.
 ///
 /// # Errors
@@ -119,6 +133,7 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
             options.observer.notice(&Progress::Recovered { number: *number, text });
         }
     }
+    recover_testbeds(options.out).await?;
     let attempts = store::scan(options.out)?;
     // Iterations that are named are run whatever the rule says.
     let mut stopping = Stopping::new(options.plan, options.out).filter(|_| options.selection.is_none());

@@ -78,6 +78,7 @@ pub async fn all(privilege: &Result<Privilege, UserNamespaceError>) -> Vec<Check
     checks.push(counters());
     checks.extend(guests().await);
     checks.push(physical());
+    checks.push(minimega().await);
     checks.extend(TOOLS.iter().map(|&(program, package, state, what)| tool(program, package, state, what)));
     checks
 }
@@ -131,6 +132,7 @@ async fn links(name: &str, factors: &[(&str, Option<Value>)], state: State) -> C
         number: 0,
         attempt: 1,
         scratch: std::env::temp_dir(),
+        campaign: std::env::temp_dir(),
         vptest: std::path::PathBuf::from("vptest"),
         programs: Vec::new(),
         notice: Notice::default(),
@@ -275,6 +277,19 @@ fn physical() -> Check {
             ),
         ),
         Err(error) => lacking(format!("vptest cannot be packed for them: {error}"), None),
+    }
+}
+
+/// What the testbed minimega-kvm needs: a minimega that answers. What that lacks itself, it says.
+async fn minimega() -> Check {
+    let name = "minimega";
+    match testbed::minimega::look().await {
+        Ok(found) => Check::ok(name, found),
+        Err(error) => {
+            let hint = "only the testbed minimega-kvm needs it: install minimega, Open vSwitch, dnsmasq and QEMU, and start it as \
+                        root with `minimega -nostdin`";
+            Check::lacking(name, State::Optional, error, Some(hint.to_owned()))
+        }
     }
 }
 

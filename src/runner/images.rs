@@ -62,6 +62,7 @@ fn request(options: &Options<'_>, iteration: &Iteration<'_>, workload: &dyn Work
         number: iteration.number.0,
         attempt: 1,
         scratch: options.out.to_owned(),
+        campaign: options.out.to_owned(),
         vptest: options.vptest.clone(),
         programs: workload.tools().into_iter().map(|tool| tool.program).collect(),
         notice: Notice::default(),

@@ -76,6 +76,7 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
         number: setup.iteration.number.0,
         attempt: claim.attempt(),
         scratch: absolute(claim.scratch())?,
+        campaign: absolute(setup.out)?,
         vptest: setup.vptest.to_owned(),
     };
     let header = header(setup.plan, &setup.iteration, claim.attempt(), claim.started_ns(), setup.host);
@@ -360,7 +361,7 @@ impl Stages<'_> {
                     None => None,
                 };
                 // After what the instruments need to start, which is no part of the workload.
-                let watch = Watch::start(hosts).await;
+                let watch = Watch::start(hosts, instance.own_processes()).await;
                 let mut after = None;
                 let clients_ended = || {
                     // The last reading is made at once; it is waited for later.

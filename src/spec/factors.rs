@@ -26,7 +26,7 @@ pub const TESTBEDS: &[TestbedName] = &[
     TestbedName { name: "netns", built: true, vantages: VIRTUAL },
     TestbedName { name: "fake", built: true, vantages: VIRTUAL },
     TestbedName { name: "qemu", built: true, vantages: VIRTUAL },
-    TestbedName { name: "minimega-kvm", built: false, vantages: VIRTUAL },
+    TestbedName { name: "minimega-kvm", built: true, vantages: VIRTUAL },
     TestbedName { name: "minimega-container", built: false, vantages: VIRTUAL },
     TestbedName { name: "physical", built: true, vantages: &[Vantage::Endpoint] },
 ];

@@ -11,6 +11,7 @@ mod parse;
 mod parse_factors;
 mod parse_instrument;
 mod parse_limits;
+mod parse_minimega;
 mod parse_probe;
 mod parse_qemu;
 mod parse_sentinel;
@@ -338,6 +339,8 @@ pub struct TestbedSpec {
     pub qemu: QemuSpec,
     /// `[testbed.physical]`
     pub physical: PhysicalSpec,
+    /// `[testbed.minimega]`
+    pub minimega: MinimegaSpec,
     /// `[testbed.fake]`
     pub fake: FakeSpec,
 }
@@ -371,6 +374,39 @@ pub struct QemuSpec {
     pub boot_timeout: Option<Duration>,
     /// Where the load of `stress_cpu`, `stress_io` and `stress_mem` runs. Default on the host.
     pub stress: StressPlace,
+}
+
+/// `[testbed.minimega]`
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MinimegaSpec {
+    /// Path of minimega's command socket; `None` for the one it makes when it is not told otherwise.
+    pub socket: Option<String>,
+    /// Kernel of the guests. Default [`GuestKernel::Full`].
+    pub kernel: GuestKernel,
+    /// Programs in the guests beside those of the workload, by name or path.
+    pub programs: Vec<String>,
+    /// Further kernel arguments.
+    pub append: Vec<String>,
+    /// Path of the QEMU that minimega starts; `None` for the `kvm` that it finds.
+    pub qemu: Option<String>,
+    /// Model of the virtual CPU; `None` for minimega's own choice (`host`).
+    pub cpu: Option<String>,
+    /// Who captures at the guests' taps, for the vantage `host`.
+    pub capture: TapCapture,
+    /// How long the guests may take until their agents answer; `None` for what suits their number.
+    pub boot_timeout: Option<Duration>,
+    /// Where the load of `stress_cpu`, `stress_io` and `stress_mem` runs. Default on the host.
+    pub stress: StressPlace,
+}
+
+/// Who captures at the taps of minimega's guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TapCapture {
+    /// vptest, as on its other testbeds: every drop is counted.
+    #[default]
+    Vptest,
+    /// minimega (`capture pcap vm`), which counts no drops.
+    Minimega,
 }
 
 /// How a guest with a disk of the user's is reached.

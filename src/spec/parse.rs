@@ -8,8 +8,8 @@ use super::diagnostic::{Diagnostic, Diagnostics};
 use super::read::{Entry, Section, Sink};
 use super::{
     AnalysisSpec, CaptureSpec, FakeSpec, Fault, FaultKind, Order, Reuse, Spec, TestbedSpec, VerifySpec, check, factors,
-    linktest, parse_factors, parse_instrument, parse_limits, parse_qemu, parse_sentinel, parse_stop, parse_workload,
-    physical,
+    linktest, parse_factors, parse_instrument, parse_limits, parse_minimega, parse_qemu, parse_sentinel, parse_stop,
+    parse_workload, physical,
 };
 use crate::ids::{Stage, Vantage};
 use crate::units::{ByteSize, DURATION_ACCEPTED, Percent, parse_duration};
@@ -256,9 +256,10 @@ fn read_testbed(entry: &Entry<'_>, sink: &mut Sink<'_>) -> TestbedSpec {
     }
     let qemu = section.take("qemu").map(|entry| parse_qemu::read(&entry, sink)).unwrap_or_default();
     let physical = section.take("physical").map(|entry| physical::read(&entry, sink)).unwrap_or_default();
+    let minimega = section.take("minimega").map(|entry| parse_minimega::read(&entry, sink)).unwrap_or_default();
     let reuse = section.take("reuse").and_then(|entry| entry.choice(sink, REUSES)).unwrap_or_default();
     section.finish(sink);
-    TestbedSpec { reuse, qemu, physical, fake: FakeSpec { faults } }
+    TestbedSpec { reuse, qemu, physical, minimega, fake: FakeSpec { faults } }
 }
 
 const REUSES: &[(&str, Reuse)] = &[("none", Reuse::None), ("tuple", Reuse::Tuple)];

@@ -14,24 +14,12 @@ const PLACES: &[(&str, StressPlace)] = &[("host", StressPlace::Host), ("guest", 
 pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> QemuSpec {
     let mut qemu = QemuSpec::default();
     let Some(mut section) = entry.section(sink) else { return qemu };
-    let modules = section.take("modules");
-    let kernel = section.take("kernel");
-    if let Some(entry) = &kernel {
-        qemu.kernel = read_kernel(entry, modules.as_ref(), sink).unwrap_or_default();
-    }
-    if let Some(modules) = &modules
-        && !matches!(qemu.kernel, GuestKernel::Path { .. })
-    {
-        let help = "the kernels of packages come with theirs: name a kernel by its path, or leave `modules` out";
-        modules.refuse_with_help(sink, "the modules of a kernel of your own", Some(help.to_owned()));
-    }
+    let kernel = read_guest_kernel(&mut section, &mut qemu.kernel, sink);
     qemu.programs = section.take("programs").and_then(|entry| words(&entry, sink)).unwrap_or_default();
     qemu.arguments = section.take("arguments").and_then(|entry| entry.strings(sink)).unwrap_or_default();
     qemu.cpu = section.take("cpu").and_then(|entry| entry.filled(sink).map(str::to_owned));
-    qemu.boot_timeout = section.take("boot_timeout").and_then(|entry| positive_duration(&entry, LONGEST_BOOT, sink));
-    if let Some(entry) = section.take("stress") {
-        qemu.stress = entry.choice(sink, PLACES).unwrap_or_default();
-    }
+    qemu.boot_timeout = read_boot_timeout(&mut section, sink);
+    qemu.stress = read_stress(&mut section, sink);
     if let Some(entry) = section.take("disk") {
         qemu.disk = entry.filled(sink).map(str::to_owned);
         if let Some(kernel) = kernel {
@@ -42,6 +30,34 @@ pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> QemuSpec {
     qemu.access = read_access(&mut section, qemu.disk.is_some(), sink);
     section.finish(sink);
     qemu
+}
+
+/// `kernel` and `modules`, which every testbed with guests of vptest's image has. Returns the entry of the first.
+pub(super) fn read_guest_kernel<'s>(
+    section: &mut Section<'s>,
+    into: &mut GuestKernel,
+    sink: &mut Sink<'_>,
+) -> Option<Entry<'s>> {
+    let modules = section.take("modules");
+    let kernel = section.take("kernel");
+    if let Some(entry) = &kernel {
+        *into = read_kernel(entry, modules.as_ref(), sink).unwrap_or_default();
+    }
+    if let Some(modules) = &modules
+        && !matches!(into, GuestKernel::Path { .. })
+    {
+        let help = "the kernels of packages come with theirs: name a kernel by its path, or leave `modules` out";
+        modules.refuse_with_help(sink, "the modules of a kernel of your own", Some(help.to_owned()));
+    }
+    kernel
+}
+
+pub(super) fn read_boot_timeout(section: &mut Section<'_>, sink: &mut Sink<'_>) -> Option<Duration> {
+    section.take("boot_timeout").and_then(|entry| positive_duration(&entry, LONGEST_BOOT, sink))
+}
+
+pub(super) fn read_stress(section: &mut Section<'_>, sink: &mut Sink<'_>) -> StressPlace {
+    section.take("stress").and_then(|entry| entry.choice(sink, PLACES)).unwrap_or_default()
 }
 
 fn read_access(section: &mut Section<'_>, disk: bool, sink: &mut Sink<'_>) -> GuestAccess {
@@ -123,7 +139,7 @@ fn read_kernel(entry: &Entry<'_>, modules: Option<&Entry<'_>>, sink: &mut Sink<'
 }
 
 /// Texts that are not empty.
-fn words(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<Vec<String>> {
+pub(super) fn words(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<Vec<String>> {
     let Some(items) = entry.elements() else {
         entry.refuse(sink, "a list of programs, by name or path");
         return None;

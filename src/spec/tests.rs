@@ -593,6 +593,37 @@ fn physical_nodes_that_make_no_sense_are_refused() {
 }
 
 #[test]
+fn options_of_minimega_are_read() {
+    let minimega = |text: &str| parse(&format!("{LEAST}[testbed.minimega]\n{text}")).testbed.minimega;
+    assert_eq!(minimega(""), MinimegaSpec::default());
+    let all = minimega(
+        "socket = \"/run/m/minimega\"\nkernel = \"cloud\"\nprograms = [\"tc\"]\nappend = [\"quiet\"]\n\
+         qemu = \"/opt/kvm\"\ncpu = \"max\"\ncapture = \"minimega\"\nboot_timeout = \"90 s\"\nstress = \"guest\"",
+    );
+    assert_eq!((all.socket.as_deref(), all.qemu.as_deref()), (Some("/run/m/minimega"), Some("/opt/kvm")));
+    assert_eq!((all.kernel, all.cpu.as_deref(), all.capture), (GuestKernel::Cloud, Some("max"), TapCapture::Minimega));
+    assert_eq!((all.programs, all.append), (vec!["tc".to_owned()], vec!["quiet".to_owned()]));
+    assert_eq!((all.boot_timeout, all.stress), (Some(Duration::from_secs(90)), StressPlace::Guest));
+}
+
+#[test]
+fn wrong_options_of_minimega_are_refused_by_name() {
+    let long = format!("socket = \"/{}\"", "x".repeat(107));
+    for (line, expected) in [
+        ("socket = \"minimega\"", "the path of minimega's command socket, beginning with `/`"),
+        (&long, "a path of at most 107 bytes"),
+        ("qemu = \"kvm\"", "the path of a QEMU, beginning with `/`"),
+        ("capture = \"tcpdump\"", "minimega"),
+        ("boot_timeout = \"0 s\"", "boot_timeout"),
+        ("modules = \"/m\"", "a kernel of your own"),
+        ("scoket = \"/s\"", "socket"),
+    ] {
+        let told = said(&format!("{LEAST}[testbed.minimega]\n{line}\n"));
+        assert!(told.contains("error") && told.contains(expected), "{line}:\n{told}");
+    }
+}
+
+#[test]
 fn rules_to_stop_by_are_read() {
     let stop = |lines: &str| {
         let spec = parse(&format!("{LEAST}{lines}\n"));

@@ -2,6 +2,7 @@
 //! one it has.
 
 pub mod fake;
+mod guests;
 mod lan;
 pub mod minimega;
 pub mod netns;
@@ -34,6 +35,8 @@ pub struct Request {
     pub attempt: u32,
     /// An existing empty directory on this host for the iteration's files; the caller removes it.
     pub scratch: PathBuf,
+    /// The campaign's directory: a testbed that makes what outlives vptest notes it there (`minimega::journal`).
+    pub campaign: PathBuf,
     /// Path of the running vptest program.
     pub vptest: PathBuf,
     /// Programs that the workload starts on the nodes.
@@ -70,10 +73,11 @@ pub fn by_name(name: &str, spec: &TestbedSpec) -> Result<Box<dyn Testbed>, Testb
         "netns" => Ok(Box::new(netns::Netns::default())),
         "qemu" => Ok(Box::new(qemu::Qemu::new(spec))),
         "physical" => Ok(Box::new(physical::Physical::new(spec))),
+        "minimega-kvm" => Ok(Box::new(minimega::MinimegaKvm::new(spec))),
         "fake" => Ok(Box::new(fake::Fake::new(spec.fake.clone()))),
         other => Err(TestbedError::Unsupported {
             what: format!("this version of vptest has no testbed {other}"),
-            hint: Some("testbeds it can drive: netns, qemu, physical, fake".to_owned()),
+            hint: Some("testbeds it can drive: netns, qemu, physical, minimega-kvm, fake".to_owned()),
         }),
     }
 }
@@ -198,6 +202,12 @@ pub trait Instance: Send {
         None
     }
 
+    /// Processes of this host that work for the testbed though vptest has not started them; their load is no
+    /// interference.
+    fn own_processes(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
     /// CPUs for pinned processes of each pair, where the nodes have CPUs of their own; `None` where they share the
     /// host's.
     fn cpus(&self) -> Option<Vec<PairCpus>> {
@@ -306,6 +316,8 @@ pub enum CaptureSource {
     },
     /// libpcap on the node, run by its agent. `Captures` must then not be started or stopped on a thread of the runtime.
     Agent(crate::agent::Client),
+    /// The testbed captures by itself, into a file. `Captures` must then not be started or stopped on a thread of the runtime.
+    Recorded(Arc<dyn Recorder>),
     /// No packets at all: the `fake` testbed's point, which reports these numbers.
     Synthetic {
         /// Packets seen.
@@ -315,6 +327,15 @@ pub enum CaptureSource {
         /// Packets the kernel dropped.
         dropped: u64,
     },
+}
+
+/// A capture that the testbed takes itself.
+pub trait Recorder: std::fmt::Debug + Send + Sync {
+    /// Starts it; when it returns, packets are captured. Blocks.
+    fn start(&self, snaplen: u32, filter: Option<&str>) -> std::io::Result<()>;
+
+    /// Stops it, without losing what was captured before the call, and returns the pcap file. Blocks.
+    fn stop(&self) -> std::io::Result<PathBuf>;
 }
 
 /// Whose clock the time stamps of a capture point are from.
@@ -330,7 +351,7 @@ impl CaptureSource {
     /// Whose clock is it?
     pub const fn clock(&self) -> Clock {
         match self {
-            Self::Live { .. } | Self::Synthetic { .. } => Clock::Host,
+            Self::Live { .. } | Self::Synthetic { .. } | Self::Recorded(_) => Clock::Host,
             Self::Agent(_) => Clock::Node,
         }
     }

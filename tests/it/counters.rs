@@ -32,6 +32,7 @@ async fn launch(scratch: &std::path::Path, bits: u64) -> Box<dyn Instance> {
         number: 8,
         attempt: 1,
         scratch: scratch.to_owned(),
+        campaign: scratch.to_owned(),
         vptest: "/bin/true".into(),
         programs: Vec::new(),
         notice: Notice::default(),

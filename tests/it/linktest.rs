@@ -38,6 +38,7 @@ async fn launch() -> (Box<dyn Instance>, tempfile::TempDir) {
         number: 1,
         attempt: 1,
         scratch: scratch.path().to_owned(),
+        campaign: scratch.path().to_owned(),
         vptest: VPTEST.into(),
         programs: Vec::new(),
         notice: Notice::default(),

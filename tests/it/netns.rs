@@ -40,6 +40,7 @@ fn request(values: &[(&str, Value)], scratch: &Path) -> Request {
         number: 7,
         attempt: 1,
         scratch: scratch.to_owned(),
+        campaign: scratch.to_owned(),
         vptest: "/bin/true".into(),
         programs: Vec::new(),
         notice: Notice::default(),

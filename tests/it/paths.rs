@@ -121,6 +121,7 @@ pub(crate) async fn slow(offload: bool) -> (Box<dyn Instance>, tempfile::TempDir
         number: 8,
         attempt: 1,
         scratch: scratch.path().to_owned(),
+        campaign: scratch.path().to_owned(),
         vptest: "/bin/true".into(),
         programs: Vec::new(),
         notice: vptest::testbed::Notice::default(),

@@ -255,6 +255,7 @@ async fn files_travel_through_the_channel_and_over_the_disk() {
         number: 1,
         attempt: 1,
         scratch: scratch.path().to_owned(),
+        campaign: scratch.path().to_owned(),
         vptest: VPTEST.into(),
         programs: vec!["ab".to_owned()],
         notice: Notice::default(),

@@ -103,6 +103,7 @@ fn request(scratch: &Path, number: u32, factor: Option<(&str, Value)>) -> Reques
         number,
         attempt: 1,
         scratch: scratch.to_owned(),
+        campaign: scratch.to_owned(),
         vptest: VPTEST.into(),
         programs: vec!["ab".to_owned()],
         notice: Notice::default(),

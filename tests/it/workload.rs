@@ -31,6 +31,7 @@ async fn bed(values: &[(&str, Value)]) -> Bed {
         number: 1,
         attempt: 1,
         scratch: scratch.path().to_owned(),
+        campaign: scratch.path().to_owned(),
         vptest: PathBuf::from(env!("CARGO_BIN_EXE_vptest")),
         programs: Vec::new(),
         notice: Notice::default(),

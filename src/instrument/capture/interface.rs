@@ -9,7 +9,10 @@ use crate::testbed::{CapturePoint, CaptureSource};
 pub(super) fn inside<T: Send>(point: &CapturePoint, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     match &point.source {
         CaptureSource::Live { namespace: Some(namespace) } => namespace.run(work),
-        CaptureSource::Live { namespace: None } | CaptureSource::Synthetic { .. } | CaptureSource::Agent(_) => work(),
+        CaptureSource::Live { namespace: None }
+        | CaptureSource::Synthetic { .. }
+        | CaptureSource::Agent(_)
+        | CaptureSource::Recorded(_) => work(),
     }
 }
 

@@ -13,6 +13,7 @@ mod kept;
 mod open;
 mod pcapng;
 mod reader;
+mod recorded;
 mod remote;
 mod ring;
 mod tally;
@@ -37,9 +38,10 @@ pub use tally::{SIZE_EDGES, Tally};
 
 use crate::record::{self, Problem, Weight};
 use crate::spec::CaptureSpec;
-use crate::testbed::{CapturePoint, CaptureSource};
+use crate::testbed::{CapturePoint, CaptureSource, Recorder};
 use open::{BLOCK_TIMEOUT_MS, Settings};
 use reader::{Window, now_ns};
+use recorded::Recorded;
 use remote::Remote;
 use thread::{Finished, Thread};
 
@@ -141,6 +143,7 @@ enum Running<S> {
     Live { place: String, thread: Thread<S> },
     Synthetic { capture: Box<record::Capture>, sink: S },
     Remote { remote: Box<Remote>, sink: S },
+    Recorded { place: String, recorded: Recorded<S> },
 }
 
 /// What captures brought home.
@@ -226,8 +229,10 @@ impl<S: PacketSink> Captures<S> {
         let linger = i64::try_from(LINGER.as_nanos()).expect("a few milliseconds");
         self.window.until_ns.store(now_ns() + linger, Ordering::Relaxed);
         for point in &mut self.points {
-            if let Running::Remote { remote, .. } = point {
-                remote.stop();
+            match point {
+                Running::Remote { remote, .. } => remote.stop(),
+                Running::Recorded { recorded, .. } => recorded.stop(),
+                Running::Live { .. } | Running::Synthetic { .. } => {}
             }
         }
         drop(self.stop.take());
@@ -273,18 +278,25 @@ impl<S: PacketSink> Stopped<S> {
                     }
                 }
             }
-            Running::Live { place, thread } => match thread.join() {
-                Ok(Finished { capture, problems, whole, sink }) => {
-                    self.captures.push(capture);
-                    self.whole.push(whole);
-                    self.problems.extend(problems);
-                    self.sinks.push(sink);
-                }
-                Err(panic) => {
-                    let text = format!("capture of {place} died: {panic}");
-                    self.problems.push(Problem { weight: Weight::Invalid, text });
-                }
-            },
+            Running::Live { place, thread } => self.add(thread.join(), &format!("capture of {place} died")),
+            Running::Recorded { place, recorded } => {
+                self.add(recorded.join(), &format!("capture of {place} is lost"));
+            }
+        }
+    }
+
+    fn add(&mut self, finished: Result<Finished<S>, String>, otherwise: &str) {
+        match finished {
+            Ok(Finished { capture, problems, whole, sink }) => {
+                self.captures.push(capture);
+                self.whole.push(whole);
+                self.problems.extend(problems);
+                self.sinks.push(sink);
+            }
+            Err(why) => {
+                let text = format!("{otherwise}: {why}");
+                self.problems.push(Problem { weight: Weight::Invalid, text });
+            }
         }
     }
 }
@@ -303,6 +315,7 @@ enum Waiting<'a, S> {
     Live { point: &'a CapturePoint, thread: Thread<S> },
     Synthetic { point: &'a CapturePoint },
     Remote { point: &'a CapturePoint, remote: Box<Remote> },
+    Recorded { point: &'a CapturePoint, recorder: &'a Arc<dyn Recorder>, settings: Settings, window: Arc<Window> },
 }
 
 impl<'a, S: PacketSink> Waiting<'a, S> {
@@ -317,6 +330,9 @@ impl<'a, S: PacketSink> Waiting<'a, S> {
                 Self::Remote { point, remote: Box::new(Remote::new(point, client, settings.keep.clone())) }
             }
             CaptureSource::Synthetic { .. } => Self::Synthetic { point },
+            CaptureSource::Recorded(recorder) => {
+                Self::Recorded { point, recorder, settings: settings.clone(), window: Arc::clone(window) }
+            }
             CaptureSource::Live { .. } => {
                 let thread = Thread::spawn(point, settings, Arc::clone(stop), Arc::clone(window));
                 Self::Live { point, thread: thread.map_err(CaptureError::Thread)? }
@@ -326,13 +342,19 @@ impl<'a, S: PacketSink> Waiting<'a, S> {
 
     fn point(&self) -> &'a CapturePoint {
         match self {
-            Self::Live { point, .. } | Self::Synthetic { point } | Self::Remote { point, .. } => point,
+            Self::Live { point, .. }
+            | Self::Synthetic { point }
+            | Self::Remote { point, .. }
+            | Self::Recorded { point, .. } => point,
         }
     }
 
     fn ready(&self) -> Result<LinkType, CaptureError> {
         match self {
             Self::Live { thread, .. } => thread.ready(),
+            Self::Recorded { point, recorder, settings, .. } => {
+                recorded::begin(point, recorder.as_ref(), settings).map(|()| LinkType(1))
+            }
             // A remote one's is told to the inlet of its sink.
             Self::Synthetic { .. } | Self::Remote { .. } => Ok(LinkType(1)),
         }
@@ -343,6 +365,10 @@ impl<'a, S: PacketSink> Waiting<'a, S> {
             Self::Live { point, mut thread } => {
                 thread.go(sink);
                 Running::Live { place: place(point), thread }
+            }
+            Self::Recorded { point, recorder, settings, window } => {
+                let recorded = Recorded::new(point, recorder, settings, &window, sink);
+                Running::Recorded { place: place(point), recorded }
             }
             Self::Synthetic { point } => Running::Synthetic { capture: Box::new(synthetic(point, spec)), sink },
             Self::Remote { mut remote, .. } => {

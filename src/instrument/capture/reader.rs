@@ -34,7 +34,7 @@ pub(super) struct Window {
 }
 
 impl Window {
-    fn contains(&self, at_ns: i64) -> bool {
+    pub(super) fn contains(&self, at_ns: i64) -> bool {
         self.from_ns.load(Ordering::Relaxed) <= at_ns && at_ns <= self.until_ns.load(Ordering::Relaxed)
     }
 }

@@ -11,8 +11,8 @@ const PF_KTHREAD: u64 = 0x0020_0000;
 /// User processes of the host, as far as they can be seen.
 #[derive(Debug, Clone)]
 pub(super) struct Processes {
-    /// vptest itself.
-    own: u32,
+    /// vptest itself, and processes of the testbed that are not below it.
+    own: Vec<u32>,
     ticks: f64,
     /// By process number and start time: numbers are used again.
     all: HashMap<(u32, u64), Process>,
@@ -34,7 +34,7 @@ struct Process {
 
 impl Processes {
     /// `None` when other users' processes are hidden or `/proc` cannot be read: nothing can be said then.
-    pub(super) fn read(ticks: f64) -> Option<Self> {
+    pub(super) fn read(ticks: f64, testbed: &[u32]) -> Option<Self> {
         if hidden(&fs::read_to_string("/proc/self/mountinfo").ok()?, nix::unistd::geteuid().is_root()) {
             return None;
         }
@@ -49,7 +49,8 @@ impl Processes {
                 all.insert((process.pid, process.started), process);
             }
         }
-        Some(Self { own: std::process::id(), ticks, all })
+        let own = std::iter::once(std::process::id()).chain(testbed.iter().copied()).collect();
+        Some(Self { own, ticks, all })
     }
 
     /// CPU time that other processes used until `later`.
@@ -103,14 +104,14 @@ impl Processes {
         all
     }
 
-    /// vptest and everything below it.
+    /// vptest, the testbed's processes, and everything below them.
     fn ours(&self) -> HashSet<(u32, u64)> {
         let parents: HashMap<u32, u32> = self.all.values().map(|process| (process.pid, process.parent)).collect();
         let is_ours = |mut pid: u32| {
             // The chain is shorter than the table, unless the table was read while processes moved.
             for _ in 0..parents.len() {
                 match parents.get(&pid) {
-                    _ if pid == self.own => return true,
+                    _ if self.own.contains(&pid) => return true,
                     Some(&parent) => pid = parent,
                     None => return false,
                 }
@@ -160,7 +161,7 @@ mod tests {
 
     fn table(all: &[Process]) -> Processes {
         let all = all.iter().map(|process| ((process.pid, process.started), process.clone())).collect();
-        Processes { own: 100, ticks: 100.0, all }
+        Processes { own: vec![100], ticks: 100.0, all }
     }
 
     fn check(before: &[Process], after: &[Process], ticks: u64, top: Option<u32>) {
@@ -181,6 +182,15 @@ mod tests {
         ];
         check(&before, &after, 31, Some(50));
         check(&before, &before, 0, None);
+    }
+
+    #[test]
+    fn processes_of_the_testbed_are_ours_though_others_started_them() {
+        let all = |used| table(&[process(1, 0, 0, 0), process(7, 1, used, 0), process(8, 7, used, 0)]);
+        let with = |used| Processes { own: vec![100, 8], ..all(used) };
+        assert_eq!(all(0).foreign_until(&all(50)).seconds, 1.0);
+        let foreign = with(0).foreign_until(&with(50));
+        assert_eq!((foreign.seconds, foreign.top.unwrap().pid), (0.5, 7));
     }
 
     #[test]

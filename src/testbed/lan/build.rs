@@ -27,6 +27,15 @@ pub(in crate::testbed) struct Stack {
 }
 
 impl Stack {
+    /// That of a namespace that is there.
+    ///
+    /// # Errors
+    /// When it cannot be entered.
+    pub(in crate::testbed) fn of(namespace: Arc<Namespace>) -> io::Result<Self> {
+        let netlink = Mutex::new(namespace.run(Netlink::open)?);
+        Ok(Self { namespace, netlink })
+    }
+
     pub(in crate::testbed) fn netlink(&self) -> MutexGuard<'_, Netlink> {
         // A conversation that was cut off by a panic is still in step: answers carry the number of their question.
         self.netlink.lock().unwrap_or_else(PoisonError::into_inner)
@@ -196,7 +205,7 @@ fn configure(plan: &NodePlan, stack: &Stack) -> Result<(), TestbedError> {
 }
 
 /// Offloads, and the carrier: see [`ethtool::link`].
-fn finish(topology: &Topology, stack: &Stack, interface: &str) -> Result<(), TestbedError> {
+pub(in crate::testbed) fn finish(topology: &Topology, stack: &Stack, interface: &str) -> Result<(), TestbedError> {
     let failed = |what: &str| {
         let what = format!("{what} {interface}");
         move |source| TestbedError::Io { what, source }

@@ -20,26 +20,29 @@ struct Wanted {
     rate: Option<String>,
 }
 
+impl Wanted {
+    fn of(topology: &Topology) -> Self {
+        Self {
+            offload: topology.offload.map(|on| switch(on).to_owned()),
+            mtu: topology.mtu.map(|mtu| mtu.to_string()),
+            rate: match topology.rate {
+                LinkRate::Unnamed => None,
+                LinkRate::Unlimited => Some("none".to_owned()),
+                LinkRate::Limit(rate) => Some(rate.to_string()),
+            },
+        }
+    }
+}
+
 /// Reads every setting of every interface.
 pub(in crate::testbed) fn read(network: &Network, topology: &Topology) -> Result<Vec<Setting>, TestbedError> {
-    let wanted = Wanted {
-        offload: topology.offload.map(|on| switch(on).to_owned()),
-        mtu: topology.mtu.map(|mtu| mtu.to_string()),
-        rate: match topology.rate {
-            LinkRate::Unnamed => None,
-            LinkRate::Unlimited => Some("none".to_owned()),
-            LinkRate::Limit(rate) => Some(rate.to_string()),
-        },
-    };
+    let wanted = Wanted::of(topology);
     let host = Listed::of(&network.host)?;
-    let roots: BTreeMap<u32, RootQdisc> =
-        qdisc::read_roots(&mut network.host.netlink())?.into_iter().map(|root| (root.index, root)).collect();
+    let roots = roots(&network.host)?;
     let mut settings = Vec::new();
     let of_host_port = |plan: &NodePlan, port: &NodePort, wanted: &Wanted| {
         let Some(its_host) = &port.host else { return Vec::new() };
-        let prefix = prefix(port, "host.");
-        let mut settings = of_interface(wanted, &host, plan, its_host.index, &its_host.name, &prefix);
-        settings.extend(of_queue(wanted, plan, its_host, &roots, &prefix));
+        let mut settings = of_host_port(wanted, &host, &roots, plan, port);
         settings.extend(of_bridge(wanted, plan, its_host, &host));
         settings
     };
@@ -56,6 +59,36 @@ pub(in crate::testbed) fn read(network: &Network, topology: &Topology) -> Result
         }
     }
     Ok(settings)
+}
+
+/// Reads every setting of the host's ends of guests whose switch is not vptest's.
+pub(in crate::testbed) fn read_taps(
+    host: &Stack,
+    guests: &[NodePlan],
+    topology: &Topology,
+) -> Result<Vec<Setting>, TestbedError> {
+    let (wanted, listed, roots) = (Wanted::of(topology), Listed::of(host)?, roots(host)?);
+    let ports = guests.iter().flat_map(|plan| plan.ports.iter().map(move |port| (plan, port)));
+    let settings = ports.flat_map(|(plan, port)| of_host_port(&wanted, &listed, &roots, plan, port));
+    Ok(settings.map(|setting| of_tap(topology, setting)).collect())
+}
+
+fn roots(stack: &Stack) -> Result<BTreeMap<u32, RootQdisc>, TestbedError> {
+    Ok(qdisc::read_roots(&mut stack.netlink())?.into_iter().map(|root| (root.index, root)).collect())
+}
+
+fn of_host_port(
+    wanted: &Wanted,
+    host: &Listed<'_>,
+    roots: &BTreeMap<u32, RootQdisc>,
+    plan: &NodePlan,
+    port: &NodePort,
+) -> Vec<Setting> {
+    let Some(its_host) = &port.host else { return Vec::new() };
+    let prefix = prefix(port, "host.");
+    let mut settings = of_interface(wanted, host, plan, its_host.index, &its_host.name, &prefix);
+    settings.extend(of_queue(wanted, plan, its_host, roots, &prefix));
+    settings
 }
 
 /// Larger packets cannot be switched on towards a network card that takes none: what is in force is only noted.

@@ -46,6 +46,12 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Running<'a> {
     namespace: &'a Namespace,
+    begun: Begun,
+}
+
+/// As [`Running`], for those who keep the namespace themselves.
+#[derive(Debug)]
+pub(super) struct Begun {
     snaplen: u32,
     points: Vec<Point>,
 }
@@ -98,7 +104,7 @@ pub async fn start<'a>(
             return Err(error);
         }
     }
-    Ok(Running { namespace, snaplen: options.snaplen, points })
+    Ok(Running { namespace, begun: Begun { snaplen: options.snaplen, points } })
 }
 
 /// Names of the interfaces that are captured, as minimega has them.
@@ -113,15 +119,30 @@ impl Running<'_> {
     /// # Errors
     /// [`MinimegaError::Capture`] when one goes on or its file is no good, and as [`Namespace::run`].
     pub async fn stop(self, last_packet: Instant) -> Result<Vec<Captured>, MinimegaError> {
+        self.begun.stop(self.namespace, last_packet).await
+    }
+
+    pub(super) fn begun(self) -> Begun {
+        self.begun
+    }
+}
+
+impl Begun {
+    /// As [`Running::stop`].
+    pub(super) async fn stop(
+        self,
+        namespace: &Namespace,
+        last_packet: Instant,
+    ) -> Result<Vec<Captured>, MinimegaError> {
         tokio::time::sleep_until(last_packet + TAIL).await;
-        let stopped = self.namespace.run_within(&["clear", "capture"], STOP).await;
+        let stopped = namespace.run_within(&["clear", "capture"], STOP).await;
         match stopped {
             Err(MinimegaError::Refused { text, .. }) => {
                 return Err(failed("all", format!("they cannot be stopped until minimega ends: {text}")));
             }
             other => other?,
         };
-        let left = running(self.namespace).await?;
+        let left = running(namespace).await?;
         if !left.is_empty() {
             return Err(failed("all", format!("{} go on after they were stopped", left.join(", "))));
         }

@@ -7,12 +7,17 @@ use std::time::Duration;
 use super::error::{MinimegaError, shown};
 use super::line::{Line, is_name, is_preprocessed};
 use super::machine::{State, machines};
-use super::socket::{Limits, Peer, Socket, running_since};
+use super::socket::{Limits, Peer, Socket};
 use super::version::Version;
 use super::wire::{Answer, Dialect, Row};
+use crate::ids::ShortHash;
 
 /// Where minimega puts its socket when it is not told otherwise.
 pub const DEFAULT_SOCKET: &str = "/tmp/minimega/minimega";
+/// How long a launch may be under way that a removal waits for: one whose QEMU does not come up takes 5 s to fail.
+const SETTLE: Duration = Duration::from_secs(20);
+/// How long clearing a namespace may take.
+const CLEAR: Duration = Duration::from_secs(60);
 /// Beginning of the names of vptest's namespaces.
 const PREFIX: &str = "vptest";
 /// Connections that are kept for further commands.
@@ -27,6 +32,8 @@ pub struct Daemon {
     peer: Peer,
     /// Its release.
     pub version: Version,
+    /// Name of its host, as the daemons of a mesh know it.
+    pub host: String,
     /// Directory that files are sent from and received into (`-filepath`).
     pub files: PathBuf,
     /// Its own directory (`-base`), with a directory for each machine.
@@ -58,6 +65,7 @@ impl Daemon {
             idle: Mutex::new(vec![first]),
             turn: (!version.namespaces_are_apart()).then(tokio::sync::Mutex::default),
             version,
+            host: answer.responses.first().map(|response| response.host.clone()).unwrap_or_default(),
             files: base.join("files"),
             base,
             preprocess: false,
@@ -175,49 +183,70 @@ impl Daemon {
         Ok(Namespace { daemon: Arc::clone(self), name: name.to_owned(), configuring: tokio::sync::Mutex::default() })
     }
 
-    /// A namespace that nobody has and nobody will have again: its name says which process made it.
+    /// A namespace that nobody has and nobody will have again: its name says whose it is.
     ///
     /// # Errors
     /// As [`Daemon::run`].
-    pub async fn fresh_namespace(self: &Arc<Self>) -> Result<Namespace, MinimegaError> {
+    pub async fn fresh_namespace(self: &Arc<Self>, owner: &Owner) -> Result<Namespace, MinimegaError> {
         let taken = self.namespaces().await?;
         loop {
-            let name = own_name();
+            let name = owner.fresh_name();
             if !taken.contains(&name) && !self.files.join(&name).exists() {
                 return self.namespace(&name);
             }
         }
     }
 
-    /// Namespaces of vptest processes that have ended.
+    /// Names of its namespaces that this owner has made.
     ///
     /// # Errors
     /// As [`Daemon::run`].
-    pub async fn orphans(self: &Arc<Self>) -> Result<Vec<Namespace>, MinimegaError> {
+    pub async fn namespaces_of(&self, owner: &Owner) -> Result<Vec<String>, MinimegaError> {
         let all = self.namespaces().await?;
-        all.iter().filter(|name| is_orphan(name)).map(|name| self.namespace(name)).collect()
+        Ok(all.into_iter().filter(|name| owner.owns(name)).collect())
     }
 }
 
-/// `vptest-PID-STARTED-RANDOM` of this process.
-fn own_name() -> String {
-    let pid = i32::try_from(std::process::id()).unwrap_or_default();
-    let started = running_since(pid).unwrap_or_default();
-    format!("{PREFIX}-{pid}-{started}-{:08x}", crate::agent::fresh_number() >> 32)
+/// Whose a namespace is: a user's, for a campaign. Both are in its name, `vptest-UID-CAMPAIGN-RANDOM`, so that neither
+/// another user's namespace nor one of another campaign's can be taken for this one's, also after a reboot and from
+/// another PID namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    uid: u32,
+    campaign: ShortHash,
 }
 
-/// Process number and start of the vptest that made a namespace; `None` for a name that is not vptest's.
-fn owner(name: &str) -> Option<(i32, u64)> {
+impl Owner {
+    /// This user, for the campaign in this directory.
+    pub fn of(campaign: &Path) -> Self {
+        let path = campaign.canonicalize().or_else(|_| std::path::absolute(campaign));
+        let path = path.unwrap_or_else(|_| campaign.to_owned());
+        let campaign = ShortHash::of(path.as_os_str().as_encoded_bytes());
+        Self { uid: nix::unistd::geteuid().as_raw(), campaign }
+    }
+
+    fn fresh_name(&self) -> String {
+        let Self { uid, campaign } = self;
+        format!("{PREFIX}-{uid}-{campaign}-{:08x}", crate::agent::fresh_number() >> 32)
+    }
+
+    /// Has a namespace of this name been made by this owner?
+    pub fn owns(&self, name: &str) -> bool {
+        let begin = format!("{PREFIX}-{}-{}-", self.uid, self.campaign);
+        name.strip_prefix(&begin).is_some_and(is_random)
+    }
+}
+
+fn is_random(text: &str) -> bool {
+    text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Is it the name of a namespace that this user has made with vptest, for any campaign?
+pub(super) fn is_own(name: &str) -> bool {
     let parts: Vec<&str> = name.split('-').collect();
-    let [PREFIX, pid, started, random] = parts.as_slice() else { return None };
-    let random = random.len() == 8 && random.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let pid = pid.parse().ok().filter(|pid| *pid > 0)?;
-    random.then_some((pid, started.parse().ok()?))
-}
-
-/// Is it the name of a namespace of a vptest that has ended? False for all other names.
-fn is_orphan(name: &str) -> bool {
-    owner(name).is_some_and(|(pid, started)| running_since(pid) != Some(started))
+    let [PREFIX, uid, campaign, random] = parts.as_slice() else { return false };
+    let hexadecimal = campaign.len() == 12 && campaign.bytes().all(|byte| byte.is_ascii_hexdigit());
+    *uid == nix::unistd::geteuid().as_raw().to_string() && hexadecimal && is_random(random)
 }
 
 /// A namespace of a minimega's: machines, networks and clients of their own.
@@ -300,17 +329,20 @@ impl Namespace {
     }
 
     /// Removes the namespace with its machines, networks and captures, and its files. Goes on past failures and returns
-    /// them; what was never there is no failure. One that vptest has not made is left alone.
+    /// them; what was never there is no failure. One that this user has not made with vptest is left alone.
     pub async fn remove(&self) -> Vec<MinimegaError> {
-        if owner(&self.name).is_none() {
-            let why = "it is no namespace of vptest's and is not removed".to_owned();
+        if !is_own(&self.name) {
+            let why = "it is no namespace that this user has made with vptest, and is not removed".to_owned();
             return vec![MinimegaError::Unsendable { word: self.name.clone(), why }];
         }
         let mut failures = Vec::new();
         let failed_launches = match machines(self).await {
-            Ok(all) => {
-                all.into_iter().filter(|machine| machine.state == State::Error).map(|machine| machine.id).collect()
-            }
+            // Numbers of machines on other hosts of a mesh say nothing about directories of this one.
+            Ok(all) => all
+                .into_iter()
+                .filter(|machine| machine.state == State::Error && machine.host == self.daemon.host)
+                .map(|machine| machine.id)
+                .collect(),
             Err(error) => {
                 failures.push(error);
                 Vec::new()
@@ -319,7 +351,7 @@ impl Namespace {
         for words in [["clear", "cc"], ["clear", "capture"]] {
             failures.extend(self.run(&words).await.err());
         }
-        failures.extend(self.daemon.run(&Line::of(["clear", "namespace", &self.name])).await.err());
+        failures.extend(self.clear().await.err());
         if failures.iter().any(MinimegaError::is_lost) {
             // A daemon that comes after it gives the same numbers to machines of others.
             return failures;
@@ -336,6 +368,21 @@ impl Namespace {
         }
         failures
     }
+
+    /// `clear namespace`, again and again while a launch is under way: until that has succeeded or failed, minimega refuses.
+    async fn clear(&self) -> Result<(), MinimegaError> {
+        let deadline = tokio::time::Instant::now() + SETTLE;
+        loop {
+            match self.daemon.run_within(&Line::of(["clear", "namespace", &self.name]), CLEAR).await {
+                Err(MinimegaError::Refused { text, .. })
+                    if text.contains("scheduler still running") && tokio::time::Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                other => return other.map(drop),
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -344,14 +391,15 @@ mod tests {
 
     #[test]
     fn names_tell_whose_a_namespace_is() {
-        let own = own_name();
-        assert!(is_name(&own) && !is_orphan(&own), "{own}");
-        let pid = std::process::id();
-        assert!(is_orphan(&format!("vptest-{pid}-1-00000000")), "an earlier process had the number");
-        for foreign in
-            ["vptest", "minimega", "exp1", "vptest-1", "vptest-x-1-00000000", "vptest-1-1-zz", "vptest-1-2-3-4-5"]
-        {
-            assert!(owner(foreign).is_none() && !is_orphan(foreign), "{foreign}");
+        let (here, there) = (Owner::of(Path::new("/here")), Owner::of(Path::new("/there")));
+        let name = here.fresh_name();
+        assert!(is_name(&name) && is_own(&name) && here.owns(&name), "{name}");
+        assert!(!there.owns(&name), "another campaign");
+        let theirs = Owner { uid: here.uid + 1, ..here };
+        assert!(!theirs.owns(&name) && !is_own(&theirs.fresh_name()), "another user");
+        for foreign in ["vptest", "minimega", "exp1", "vptest-1", "vptest-0-1-00000000", "vptest-0-000000000000-zz"] {
+            assert!(!is_own(foreign) && !here.owns(foreign), "{foreign}");
         }
+        assert!(!here.owns(&format!("{name}-x")));
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
-use super::daemon::Namespace;
+use super::daemon::{Daemon, Namespace};
 use super::error::MinimegaError;
 use super::machine::{Boot, Kind, Machine, Nic, Plan};
 use crate::agent::{AgentError, Client, Limits, PORT};
@@ -30,26 +30,34 @@ pub struct Hardware {
     pub vcpus: u32,
     /// Memory.
     pub memory: ByteSize,
+    /// Modules that are loaded at boot, besides that of the card.
+    pub modules: Vec<String>,
     /// Further kernel arguments.
     pub arguments: Vec<String>,
+    /// QEMU, with its path; `None` for minimega's own choice.
+    pub qemu: Option<String>,
+    /// Model of the processor; `None` for minimega's own choice.
+    pub cpu: Option<String>,
 }
 
-/// The machine of a client or server. Pure.
-pub fn plan(node: NodeId, image: &Image, hardware: &Hardware) -> Plan {
+/// The machine of a client or server; its console goes into a file. Pure.
+pub fn plan(node: NodeId, image: &Image, hardware: &Hardware, console: Option<String>) -> Plan {
     let name = node.to_string();
     let mut arguments: Vec<String> = KERNEL_ARGUMENTS.split_whitespace().map(str::to_owned).collect();
     arguments.push("ipv6.disable_ipv6=1".to_owned());
-    let module = crate::image::module_of(&hardware.driver).unwrap_or_default();
-    arguments.push(format!("vptest.modules={module}"));
+    let card = crate::image::module_of(&hardware.driver);
+    let modules: Vec<&str> = card.into_iter().chain(hardware.modules.iter().map(String::as_str)).collect();
+    arguments.push(format!("vptest.modules={}", modules.join(",")));
     arguments.extend(hardware.arguments.iter().cloned());
     arguments.extend([format!("vptest.node={name}"), "--".to_owned(), "agent".to_owned(), "--init".to_owned()]);
     let shown = |path: &Path| path.to_string_lossy().into_owned();
     let kind = Kind::Kvm {
         boot: Boot::Kernel { kernel: shown(&image.kernel), initrd: shown(&image.initramfs), arguments },
-        qemu: None,
-        cpu: None,
+        qemu: hardware.qemu.clone(),
+        cpu: hardware.cpu.clone(),
         ports: vec![PORT.to_owned()],
         snapshot: true,
+        console,
     };
     let nic = Nic { vlan: LINK.to_owned(), mac: mac(node), driver: Some(hardware.driver.clone()) };
     let memory_mib = hardware.memory.0.div_ceil(1 << 20);
@@ -72,8 +80,13 @@ fn port(base: &Path, machine: &Machine) -> PathBuf {
 ///
 /// # Errors
 /// [`AgentError::Here`] when there is no port, and what a conversation can have.
-pub async fn reach(base: &Path, machine: &Machine, limit: Duration) -> Result<Client, AgentError> {
-    let (path, deadline) = (port(base, machine), Instant::now() + limit);
+pub async fn reach(daemon: &Daemon, machine: &Machine, limit: Duration) -> Result<Client, AgentError> {
+    let (path, deadline) = (port(&daemon.base, machine), Instant::now() + limit);
+    if machine.host != daemon.host {
+        // A machine of the same number may be here, and another's.
+        let source = std::io::Error::other(format!("it is on the host {} of the mesh, and not here", machine.host));
+        return Err(AgentError::Here { what: format!("reach {}", machine.name), source });
+    }
     let stream = loop {
         match UnixStream::connect(&path).await {
             Ok(stream) => break stream,

@@ -29,6 +29,8 @@ pub enum Kind {
         ports: Vec<String>,
         /// Are writes to disks thrown away?
         snapshot: bool,
+        /// A file that its first serial port is written to; `None` for none.
+        console: Option<String>,
     },
     /// A container.
     Container {
@@ -97,7 +99,7 @@ impl Plan {
         set("memory", &[self.memory_mib.to_string()]);
         set("vcpus", &[self.vcpus.to_string()]);
         match &self.kind {
-            Kind::Kvm { boot, qemu, cpu, ports, snapshot } => {
+            Kind::Kvm { boot, qemu, cpu, ports, snapshot, console } => {
                 match boot {
                     Boot::Kernel { kernel, initrd, arguments } => {
                         set("kernel", &[absolute(kernel)?]);
@@ -116,6 +118,11 @@ impl Plan {
                     set("virtio-ports", &[ports.join(",")]);
                 }
                 set("snapshot", &[snapshot.to_string()]);
+                if let Some(console) = console {
+                    // Commas are doubled in values (qemu(1)).
+                    let file = format!("file:{}", absolute(console)?.replace(',', ",,"));
+                    set("qemu-append", &["-serial".to_owned(), file]);
+                }
             }
             Kind::Container { filesystem, init } => {
                 set("filesystem", &[absolute(filesystem)?]);
@@ -207,6 +214,12 @@ impl State {
     }
 }
 
+impl std::fmt::Display for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// What minimega says of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
@@ -214,6 +227,8 @@ pub struct Machine {
     pub id: u64,
     /// Its name.
     pub name: String,
+    /// Name of the host of the mesh that it is on.
+    pub host: String,
     /// What it is at.
     pub state: State,
     /// What its miniccc reports as.
@@ -222,10 +237,23 @@ pub struct Machine {
     pub error: Option<String>,
     /// Names of its taps on the host, by card.
     pub taps: Vec<String>,
-    /// Its cards' drivers; empty where minimega does not say.
-    pub drivers: Vec<String>,
+    /// Its cards; empty where minimega does not say.
+    pub cards: Vec<Card>,
+    /// Name of the bridge of its first card; empty where minimega does not say.
+    pub bridge: String,
     /// Process number of its QEMU or of its container's first process; `None` where minimega does not say.
     pub pid: Option<u32>,
+}
+
+/// A network card, as minimega has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Card {
+    /// QEMU's name of it; empty for a container's.
+    pub driver: String,
+    /// Its MAC address.
+    pub mac: String,
+    /// Name of its network, with the number of the VLAN: `link (101)`.
+    pub network: String,
 }
 
 /// The part of `vm info`'s data that its table lacks.
@@ -240,6 +268,8 @@ struct Details {
 #[serde(rename_all = "PascalCase", default)]
 struct NetworkDetails {
     driver: String,
+    #[serde(rename = "MAC")]
+    mac: String,
 }
 
 const COLUMNS: [&str; 5] = ["id", "name", "state", "uuid", "tags"];
@@ -261,14 +291,23 @@ impl Machine {
         })?;
         let tags: Option<serde_json::Value> = serde_json::from_str(row.field("tags")).ok();
         let error = tags.and_then(|tags| Some(printable(tags.get("error")?.as_str()?.trim(), 500)));
-        let cards = details.iter().find(|details| details.name == name);
+        let known = details.iter().find(|details| details.name == name);
+        let networks = row.get("vlan").map(networks).unwrap_or_default();
+        let card = |(number, card): (usize, &NetworkDetails)| Card {
+            driver: card.driver.clone(),
+            mac: card.mac.clone(),
+            network: networks.get(number).cloned().unwrap_or_default(),
+        };
+        let cards = known.map(|known| known.networks.iter().enumerate().map(card).collect());
         Ok(Self {
             id,
             state: State::of(row.field("state")),
             uuid: row.field("uuid").to_owned(),
             error,
             taps: row.get("tap").map(listed).unwrap_or_default(),
-            drivers: cards.map(|d| d.networks.iter().map(|n| n.driver.clone()).collect()).unwrap_or_default(),
+            cards: cards.unwrap_or_default(),
+            bridge: row.get("bridge").map(listed).unwrap_or_default().into_iter().next().unwrap_or_default(),
+            host: row.host().to_owned(),
             pid: row.get("pid").and_then(|pid| pid.parse().ok()),
             name,
         })
@@ -286,6 +325,12 @@ impl Machine {
 pub(super) fn listed(text: &str) -> Vec<String> {
     let inner = text.trim().trim_start_matches('[').trim_end_matches(']');
     inner.split([',', ' ']).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}
+
+/// `[LAN (101), DMZ (102)]`
+fn networks(text: &str) -> Vec<String> {
+    let inner = text.trim().trim_start_matches('[').trim_end_matches(']');
+    inner.split(", ").filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
 /// All machines of a namespace, in no order.
@@ -341,13 +386,25 @@ pub async fn launch(namespace: &Namespace, plans: &[Plan]) -> Result<Vec<Machine
     Ok(machines)
 }
 
-/// A driver that minimega does not know becomes the name of a network.
+/// A driver that minimega does not know becomes the name of a network, and the network that of a bridge.
 fn check_cards(plan: &Plan, machine: &Machine) -> Result<(), MinimegaError> {
-    let wanted: Vec<&str> = plan.nics.iter().filter_map(|nic| nic.driver.as_deref()).collect();
-    if wanted.is_empty() || machine.drivers.is_empty() || machine.drivers == wanted {
+    if machine.cards.is_empty() && !plan.nics.is_empty() {
+        // A version that does not say is believed.
         return Ok(());
     }
-    let why = format!("its cards are {} and not {}", machine.drivers.join(", "), wanted.join(", "));
+    let same = |(nic, card): (&Nic, &Card)| {
+        let network = card.network.split(" (").next().unwrap_or_default();
+        nic.driver.as_ref().is_none_or(|driver| *driver == card.driver)
+            && nic.mac.eq_ignore_ascii_case(&card.mac)
+            && (card.network.is_empty() || network == nic.vlan)
+    };
+    if machine.cards.len() == plan.nics.len() && plan.nics.iter().zip(&machine.cards).all(same) {
+        return Ok(());
+    }
+    let found = machine.cards.iter().map(|card| format!("{},{},{}", card.network, card.mac, card.driver));
+    let found = printable(&found.collect::<Vec<_>>().join("; "), 200);
+    let wanted = plan.nics.iter().map(Nic::word).collect::<Result<Vec<_>, _>>()?.join("; ");
+    let why = format!("its cards are {found} and not {wanted}");
     Err(MinimegaError::Machine { machine: machine.name.clone(), why })
 }
 
@@ -378,7 +435,7 @@ mod tests {
 
     fn kvm(boot: Boot) -> Plan {
         let ports = vec!["org.vptest.agent.0".to_owned()];
-        plan(Kind::Kvm { boot, qemu: None, cpu: None, ports, snapshot: true })
+        plan(Kind::Kvm { boot, qemu: None, cpu: None, ports, snapshot: true, console: None })
     }
 
     fn lines(plan: &Plan) -> Vec<String> {
@@ -439,7 +496,7 @@ mod tests {
         let machine = Machine::all(&answer).unwrap().remove(0);
         assert_eq!((machine.id, &machine.state, machine.taps.len()), (3, &State::Error, 2));
         assert_eq!(
-            (machine.error.as_deref(), machine.drivers[0].as_str(), machine.pid),
+            (machine.error.as_deref(), machine.cards[0].driver.as_str(), machine.pid),
             (Some("no disk"), "e1000", None)
         );
         assert_eq!(machine.is_not(&State::Building).to_string(), "machine a: it is ERROR and not BUILDING: no disk");
@@ -448,18 +505,36 @@ mod tests {
     #[test]
     fn a_card_that_became_another_is_found() {
         let wanted = kvm(Boot::Disk("/d".into()));
-        let machine = |driver: &str| Machine {
+        let machine = |driver: &str, mac: &str, network: &str| Machine {
             id: 0,
             name: "client1".into(),
+            host: "h".into(),
             state: State::Building,
             uuid: String::new(),
             error: None,
             taps: vec![],
-            drivers: vec![driver.to_owned()],
+            cards: vec![Card { driver: driver.into(), mac: mac.into(), network: network.into() }],
+            bridge: String::new(),
             pid: None,
         };
-        check_cards(&wanted, &machine("e1000")).unwrap();
-        let error = check_cards(&wanted, &machine("virtio-net-pci")).unwrap_err().to_string();
-        assert_eq!(error, "machine client1: its cards are virtio-net-pci and not e1000");
+        let mac = "52:54:00:00:01:01";
+        check_cards(&wanted, &machine("e1000", mac, "LAN (101)")).unwrap();
+        check_cards(&wanted, &machine("e1000", mac, "")).unwrap();
+        for (driver, its_mac, network) in [
+            ("virtio-net-pci", mac, "LAN (101)"),
+            ("e1000", "52:54:00:00:01:02", "LAN (101)"),
+            ("e1000", mac, "foo-net (102)"),
+        ] {
+            let error = check_cards(&wanted, &machine(driver, its_mac, network)).unwrap_err().to_string();
+            let expected =
+                format!("machine client1: its cards are {network},{its_mac},{driver} and not LAN,{mac},e1000");
+            assert_eq!(error, expected);
+        }
+    }
+
+    #[test]
+    fn a_machine_says_its_host_and_its_networks() {
+        assert_eq!(networks("[LAN (101), DMZ (102)]"), ["LAN (101)", "DMZ (102)"]);
+        assert!(networks("[]").is_empty());
     }
 }

@@ -9,8 +9,17 @@
 //! machine  virtual machines and containers of a namespace
 //! guest    guests of vptest's own image, and their agent
 //! capture  captures that minimega takes
+//! recorder the same as capture points
+//! qmp      what QEMU says of a machine
 //! cc       commands and files for nodes, through miniccc
 //! rond     the same for physical nodes
+//!
+//! journal  what was made, on disk
+//! hold     namespaces in use, which go whatever happens
+//! leftovers  what dead runs and dead daemons have left
+//! switch   the taps of the machines
+//! prepare  the daemon and the image that iterations share
+//! up, kvm  the testbed `minimega-kvm`
 //! ```
 //!
 //! Nothing a daemon answers is believed where it is known to be wrong: `docs/minimega.md` has the list.
@@ -20,16 +29,27 @@ pub mod cc;
 mod daemon;
 mod error;
 pub mod guest;
+mod hold;
+pub mod journal;
+mod kvm;
+pub mod leftovers;
 mod line;
 pub mod machine;
+mod prepare;
+pub mod qmp;
+mod recorder;
 pub mod rond;
 mod socket;
+mod switch;
+mod up;
 mod version;
 mod wire;
 
-pub use daemon::{DEFAULT_SOCKET, Daemon, Namespace};
+pub use daemon::{DEFAULT_SOCKET, Daemon, Namespace, Owner};
 pub use error::{MinimegaError, PhaseFailure};
+pub use kvm::MinimegaKvm;
 pub use line::{Line, quoted};
+pub use prepare::look;
 pub use socket::{Limits, Peer};
 pub use version::Version;
 pub use wire::{Answer, Dialect, Garbled, Message, Response, Row, Splitter, request};

@@ -162,12 +162,32 @@ impl Head for Rond {
     /// The numbers are those that are new after each order; somebody else's between them would not be told apart.
     async fn post(&self, uuid: &str, orders: &[Order]) -> Result<Vec<u64>, MinimegaError> {
         let mut slot = self.socket.lock().await;
-        let mut last = self.numbers(&mut slot).await?.into_iter().max().unwrap_or(0);
-        self.ask(&mut slot, &["filter", &format!("uuid={uuid}")]).await?;
+        let before = self.filter(&mut slot).await?;
+        let posted = self.post_filtered(&mut slot, uuid, orders).await;
+        // Also after an error: the filter is rond's, and decides about commands of others.
+        let back = match &before {
+            Some(filter) => self.ask(&mut slot, &["filter", filter]).await,
+            None => self.ask(&mut slot, &["clear", "filter"]).await,
+        };
+        let ids = posted?;
+        back?;
+        Ok(ids)
+    }
+}
+
+impl Rond {
+    async fn post_filtered(
+        &self,
+        slot: &mut Option<Socket>,
+        uuid: &str,
+        orders: &[Order],
+    ) -> Result<Vec<u64>, MinimegaError> {
+        let mut last = self.numbers(slot).await?.into_iter().max().unwrap_or(0);
+        self.ask(slot, &["filter", &format!("uuid={uuid}")]).await?;
         let mut ids = Vec::new();
         for order in orders {
-            self.order(&mut slot, order).await?;
-            let new: Vec<u64> = self.numbers(&mut slot).await?.into_iter().filter(|id| *id > last).collect();
+            self.order(slot, order).await?;
+            let new: Vec<u64> = self.numbers(slot).await?.into_iter().filter(|id| *id > last).collect();
             let [id] = new.as_slice() else {
                 let text = format!("{} commands are new and not one: somebody else uses this rond", new.len());
                 return Err(MinimegaError::Answer { command: "commands".to_owned(), text });
@@ -175,7 +195,56 @@ impl Head for Rond {
             last = *id;
             ids.push(last);
         }
-        self.ask(&mut slot, &["clear", "filter"]).await?;
         Ok(ids)
+    }
+
+    /// The filter that somebody has set, as it is set; `None` for none.
+    async fn filter(&self, slot: &mut Option<Socket>) -> Result<Option<String>, MinimegaError> {
+        let answer = self.ask(slot, &["filter"]).await?;
+        filter_of(answer.text()).map_err(|text| MinimegaError::Answer { command: "filter".to_owned(), text })
+    }
+}
+
+/// Reads `(*ron.Filter)(nil)` and `&ron.Filter{UUID:"", Hostname:"p1", …}`.
+fn filter_of(text: &str) -> Result<Option<String>, String> {
+    if text == "(*ron.Filter)(nil)" {
+        return Ok(None);
+    }
+    let unknown = || format!("it is `{}`, which could not be put back", crate::text::printable(text, 200));
+    let inner = text.strip_prefix("&ron.Filter{").ok_or_else(unknown)?;
+    let mut set = Vec::new();
+    for name in ["UUID", "Hostname", "Arch", "OS", "MAC", "IP"] {
+        let (_, rest) = inner.split_once(&format!("{name}:\"")).ok_or_else(unknown)?;
+        let (value, _) = rest.split_once('"').ok_or_else(unknown)?;
+        if value.contains('\\') {
+            return Err(unknown());
+        }
+        if !value.is_empty() {
+            set.push(format!("{}={value}", name.to_lowercase()));
+        }
+    }
+    match set.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        _ => Err(unknown()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_read_as_they_are_set() {
+        let with = |part: &str| {
+            let all = "&ron.Filter{UUID:\"\", Hostname:\"\", Arch:\"\", OS:\"\", MAC:\"\", IP:\"\", Tags:map[string]string(nil)}";
+            let (name, _) = part.split_once(':').unwrap();
+            filter_of(&all.replace(&format!("{name}:\"\""), part))
+        };
+        assert_eq!(filter_of("(*ron.Filter)(nil)"), Ok(None));
+        assert_eq!(with("Hostname:\"p1\""), Ok(Some("hostname=p1".to_owned())));
+        assert_eq!(with("IP:\"10.9.0.0/24\""), Ok(Some("ip=10.9.0.0/24".to_owned())));
+        assert_eq!(with("OS:\"\""), Ok(None));
+        assert!(with("OS:\"a\\\"b\"").is_err() && filter_of("something new").is_err());
     }
 }

@@ -40,7 +40,7 @@ pub struct Peer {
     /// `None` where it is out of sight (another PID namespace).
     pub pid: Option<i32>,
     /// When it started, in clock ticks since boot.
-    started: Option<u64>,
+    pub started: Option<u64>,
 }
 
 impl Peer {

@@ -131,7 +131,8 @@ impl Answer {
                     let (fields, header) = (fields.len(), response.header.len());
                     return Err(Garbled(format!("a row has {fields} fields under {header} columns")));
                 }
-                rows.push(Row(response.header.iter().cloned().zip(fields.iter().cloned()).collect()));
+                let fields = response.header.iter().cloned().zip(fields.iter().cloned()).collect();
+                rows.push(Row { host: response.host.clone(), fields });
             }
         }
         Ok(rows)
@@ -140,12 +141,20 @@ impl Answer {
 
 /// A row of a table: fields by the names of their columns, never by position.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row(Vec<(String, String)>);
+pub struct Row {
+    host: String,
+    fields: Vec<(String, String)>,
+}
 
 impl Row {
+    /// Name of the host that has said it.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// The field of a column; `None` for a column there is not.
     pub fn get(&self, column: &str) -> Option<&str> {
-        self.0.iter().find(|(name, _)| name == column).map(|(_, field)| field.as_str())
+        self.fields.iter().find(|(name, _)| name == column).map(|(_, field)| field.as_str())
     }
 
     /// The field of a column that [`Answer::table`] was asked for; empty otherwise.

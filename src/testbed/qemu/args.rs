@@ -17,7 +17,7 @@ pub(super) const DEFAULT_MEMORY: ByteSize = ByteSize(384 << 20);
 
 /// Type of the virtual machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Machine {
+pub(in crate::testbed) enum Machine {
     /// The PC of 1996, with PCI.
     Pc,
     /// The PC of 2009, with PCI Express.
@@ -215,7 +215,7 @@ impl Management {
 }
 
 /// MAC address of a guest's network card: `52:54:00:PP:PP:RR` with pair and role, 1 for the client and 2 for the server.
-pub(super) fn mac(node: NodeId) -> String {
+pub(in crate::testbed) fn mac(node: NodeId) -> String {
     let (pair, role) = pair_and_role(node);
     let [high, low] = pair.to_be_bytes();
     format!("52:54:00:{high:02x}:{low:02x}:{role:02x}")

@@ -34,8 +34,6 @@ const POLL: Duration = Duration::from_millis(10);
 const END_LIMIT: Duration = Duration::from_secs(2);
 /// How long after a failure QEMU may take to be found gone.
 const BRIEFLY: Duration = Duration::from_millis(300);
-/// How long a guest's network card may take to find its link.
-const LINK_LIMIT: Duration = Duration::from_secs(20);
 /// Room on the results disk. The file has holes: only what is written takes room.
 const RESULTS_BYTES: u64 = 64 << 30;
 
@@ -199,23 +197,6 @@ impl Guest {
         let ended = self.running.ended.borrow().is_some();
         let status = self.qmp.execute("query-status", Value::Null).await;
         !ended && status.is_ok_and(|status| status["running"] == true)
-    }
-
-    /// Waits until an interface in the guest is up: some drivers find out about the link some time after they are
-    /// switched on. One that does not say counts as up.
-    pub(super) async fn await_link(&self, interface: &str) -> Result<(), TestbedError> {
-        let deadline = Instant::now() + LINK_LIMIT;
-        loop {
-            let readings = self.client.settings(interface).await.map_err(|error| self.failed(&error))?;
-            let state = readings.iter().find(|r| r.name == "operstate").and_then(|r| r.value.as_deref());
-            match state {
-                Some("up" | "unknown") | None => return Ok(()),
-                Some(state) if Instant::now() >= deadline => {
-                    return Err(self.failed(format_args!("{interface} is {state} after {LINK_LIMIT:?}")));
-                }
-                Some(_) => tokio::time::sleep(POLL).await,
-            }
-        }
     }
 
     /// Brings files of the guest into an empty directory of this host, over the results disk: of any size, without a

@@ -7,16 +7,16 @@
 
 mod accel;
 mod access;
-mod args;
+pub(in crate::testbed) mod args;
 mod console;
 mod guest;
 mod offers;
 mod pool;
-mod prepare;
+pub(in crate::testbed) mod prepare;
 mod qmp;
-mod settings;
-mod up;
-mod wishes;
+pub(in crate::testbed) mod settings;
+pub(in crate::testbed) mod up;
+pub(in crate::testbed) mod wishes;
 
 use std::path::{Path, PathBuf};
 
@@ -94,17 +94,17 @@ impl Testbed for Qemu {
     }
 
     fn accepts(&self, tuple: &Tuple) -> Result<(), TestbedError> {
-        Wishes::of(tuple).map(drop)
+        Wishes::of(NAME, tuple).map(drop)
     }
 
     async fn preflight(&self, request: &Request) -> Result<(), TestbedError> {
-        let wishes = Wishes::of(&request.tuple)?;
+        let wishes = Wishes::of(NAME, &request.tuple)?;
         self.prepared.check(&wishes, request).await?;
         self.pool.make_room(&wishes, &request.tuple).await
     }
 
     async fn launch(&self, request: &Request) -> Result<Box<dyn Instance>, TestbedError> {
-        let wishes = Wishes::of(&request.tuple)?;
+        let wishes = Wishes::of(NAME, &request.tuple)?;
         let resolved = self.prepared.resolve(wishes, request).await?;
         let kept = self.pool.take(&request.tuple).await;
         // Boxed: it holds the state of all the guests that are being started.

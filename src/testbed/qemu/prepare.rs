@@ -142,29 +142,11 @@ impl Prepared {
     }
 
     async fn image(&self, known: &mut Known, request: &Request) -> Result<Arc<Image>, TestbedError> {
-        let mut programs: BTreeSet<String> = self.spec.programs.iter().chain(&request.programs).cloned().collect();
-        if self.spec.stress == StressPlace::Guest && stressed(&request.tuple) {
-            programs.insert("stress-ng".to_owned());
-        }
+        let programs = programs(&self.spec.programs, self.spec.stress, request);
         if let Some(image) = known.images.get(&programs) {
             return Ok(Arc::clone(image));
         }
-        let wanted = image::Request {
-            kernel: kernel_choice(&self.spec.kernel),
-            programs: programs.iter().cloned().collect(),
-            vptest: request.vptest.clone(),
-            cache: self.cache()?,
-        };
-        let notice = request.notice.clone();
-        let stop = image::Stop::default();
-        // Nobody waits for the thread when this is given up; it has to be told.
-        let _given_up = image::StopOnDrop(stop.clone());
-        let build = move || image::build_until(&wanted, &stop, &mut |step| notice.say(&told(step)));
-        let image = tokio::task::spawn_blocking(build).await.map_err(|error| TestbedError::Io {
-            what: "build the guests' image".to_owned(),
-            source: std::io::Error::other(error),
-        })?;
-        let image = Arc::new(image.map_err(no_image)?);
+        let image = Arc::new(build(&self.spec.kernel, &programs, self.cache()?, request).await?);
         known.images.insert(programs, Arc::clone(&image));
         Ok(image)
     }
@@ -191,6 +173,43 @@ impl Prepared {
     }
 }
 
+/// Programs that the guests' image has to have.
+pub(in crate::testbed) fn programs(named: &[String], stress: StressPlace, request: &Request) -> BTreeSet<String> {
+    let mut programs: BTreeSet<String> = named.iter().chain(&request.programs).cloned().collect();
+    if stress == StressPlace::Guest && stressed(&request.tuple) {
+        programs.insert("stress-ng".to_owned());
+    }
+    programs
+}
+
+/// Makes the guests' image, or finds it in the cache.
+///
+/// # Errors
+/// [`TestbedError::Unsupported`] when it cannot be made.
+pub(in crate::testbed) async fn build(
+    kernel: &GuestKernel,
+    programs: &BTreeSet<String>,
+    cache: PathBuf,
+    request: &Request,
+) -> Result<Image, TestbedError> {
+    let wanted = image::Request {
+        kernel: kernel_choice(kernel),
+        programs: programs.iter().cloned().collect(),
+        vptest: request.vptest.clone(),
+        cache,
+    };
+    let notice = request.notice.clone();
+    let stop = image::Stop::default();
+    // Nobody waits for the thread when this is given up; it has to be told.
+    let _given_up = image::StopOnDrop(stop.clone());
+    let build = move || image::build_until(&wanted, &stop, &mut |step| notice.say(&told(step)));
+    let image = tokio::task::spawn_blocking(build).await.map_err(|error| TestbedError::Io {
+        what: "build the guests' image".to_owned(),
+        source: std::io::Error::other(error),
+    })?;
+    image.map_err(no_image)
+}
+
 fn stressed(tuple: &Tuple) -> bool {
     ["stress_cpu", "stress_io", "stress_mem"].iter().any(|name| tuple.integer(name).is_some_and(|count| count > 0))
 }
@@ -209,7 +228,7 @@ fn refused(what: String) -> TestbedError {
     TestbedError::Request { testbed: NAME, what }
 }
 
-fn no_image(error: image::ImageError) -> TestbedError {
+pub(in crate::testbed) fn no_image(error: image::ImageError) -> TestbedError {
     let hint = error.hint().or_else(|| Some("`vptest image build` makes it".to_owned()));
     TestbedError::Unsupported { what: format!("no image for the guests: {:#}", anyhow::Error::from(error)), hint }
 }
@@ -225,7 +244,7 @@ fn kernel_choice(kernel: &GuestKernel) -> KernelChoice {
 }
 
 /// Does the image fit into the guests, and has its kernel what the tuple needs?
-fn check_image(image: &Image, wishes: &Wishes, driver: &str) -> Result<(), String> {
+pub(in crate::testbed) fn check_image(image: &Image, wishes: &Wishes, driver: &str) -> Result<(), String> {
     // The kernel, the archive, and what is unpacked of it into half of the rest.
     let least = image.kernel_bytes.saturating_add(image.initramfs_bytes.saturating_mul(3));
     if wishes.memory.0 < least {

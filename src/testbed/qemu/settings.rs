@@ -2,19 +2,19 @@
 
 use super::guest::Guest;
 use super::prepare::Resolved;
+use super::wishes::Wishes;
+use crate::agent::Client;
 use crate::host::ethtool::Offload;
+use crate::ids::NodeId;
 use crate::record::Setting;
+use crate::testbed::lan::topology::Topology;
 
 /// Names of readings that are stored under another name, since the factor of that name is something else.
 const RENAMED: [(&str, &str); 1] = [("driver", "link_driver")];
 
 /// Every setting of a guest. `cpus` is what its virtual CPUs were bound to, if they were.
 pub(super) async fn of_guest(guest: &Guest, resolved: &Resolved, cpus: Option<&[usize]>) -> Vec<Setting> {
-    let mut settings = of_interface(guest, resolved, "eth0", "").await;
-    if resolved.wishes.tunnel {
-        let name = resolved.wishes.interface();
-        settings.extend(of_interface(guest, resolved, name, &format!("{name}.")).await);
-    }
+    let mut settings = of_interfaces(guest.node, &guest.client, &resolved.wishes).await;
     settings.extend(of_machine(guest, resolved).await);
     if let Some(cpus) = cpus {
         let wanted = cpus.iter().cycle().take(resolved.hardware.vcpus as usize);
@@ -24,15 +24,30 @@ pub(super) async fn of_guest(guest: &Guest, resolved: &Resolved, cpus: Option<&[
     settings
 }
 
-async fn of_interface(guest: &Guest, resolved: &Resolved, interface: &str, prefix: &str) -> Vec<Setting> {
-    let readings = match guest.client.settings(interface).await {
+/// Settings of the interfaces that the workload uses, as the agent in the guest reads them.
+pub(in crate::testbed) async fn of_interfaces(node: NodeId, client: &Client, wishes: &Wishes) -> Vec<Setting> {
+    let mut settings = of_interface(node, client, &wishes.topology, "eth0", "").await;
+    if wishes.tunnel {
+        let name = wishes.interface();
+        settings.extend(of_interface(node, client, &wishes.topology, name, &format!("{name}.")).await);
+    }
+    settings
+}
+
+async fn of_interface(
+    node: NodeId,
+    client: &Client,
+    topology: &Topology,
+    interface: &str,
+    prefix: &str,
+) -> Vec<Setting> {
+    let readings = match client.settings(interface).await {
         Ok(readings) => readings,
         Err(error) => {
-            tracing::warn!("{}: cannot read the settings of {interface}: {error}", guest.node);
+            tracing::warn!("{node}: cannot read the settings of {interface}: {error}");
             Vec::new()
         }
     };
-    let topology = &resolved.wishes.topology;
     let mut wanted: Vec<(&str, Option<String>)> = Offload::ALL
         .iter()
         .map(|offload| (offload.as_str(), topology.offload.map(|on| if on { "on" } else { "off" }.to_owned())))
@@ -43,13 +58,13 @@ async fn of_interface(guest: &Guest, resolved: &Resolved, interface: &str, prefi
         .iter()
         .map(|(name, wanted)| {
             let observed = readings.iter().find(|reading| reading.name == *name).and_then(|r| r.value.clone());
-            Setting::compare(Some(guest.node), &format!("{prefix}{name}"), wanted.clone(), observed)
+            Setting::compare(Some(node), &format!("{prefix}{name}"), wanted.clone(), observed)
         })
         .collect();
     let others = readings.iter().filter(|reading| !wanted.iter().any(|(name, _)| *name == reading.name));
     settings.extend(others.map(|reading| {
         let name = RENAMED.iter().find(|(name, _)| *name == reading.name).map_or(reading.name.as_str(), |(_, to)| to);
-        Setting::compare(Some(guest.node), &format!("{prefix}{name}"), None, reading.value.clone())
+        Setting::compare(Some(node), &format!("{prefix}{name}"), None, reading.value.clone())
     }));
     settings
 }

@@ -23,20 +23,17 @@ use crate::node::local::{self, Processes, blocking};
 use crate::node::{Command, Node, NodeError, Process};
 use crate::record::{Environment, Setting};
 use crate::spec::StressPlace;
+use crate::testbed::guests;
 use crate::testbed::lan::build::Network;
 use crate::testbed::lan::settings as lan_settings;
-use crate::testbed::lan::topology::{NodePlan, Topology};
+use crate::testbed::lan::topology::NodePlan;
 use crate::testbed::{
     CapturePoint, CaptureSource, CountedAt, Instance, KernelAt, Pair, Path, Request, Teardown, TestbedError,
 };
 use crate::workload::{PairCpus, assign_cpus};
 
-/// Hops looked at beyond the expected ones.
-const EXCESS_HOPS: usize = 4;
-/// Round trips by which clocks are compared.
-const CLOCK_ROUNDS: u32 = 16;
 /// How long one guest may take to boot, and how much longer each further one makes it.
-const BOOT_TCG: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
+pub(in crate::testbed) const BOOT_TCG: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
 pub(super) const BOOT_KVM: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(2));
 
 /// See the module.
@@ -120,7 +117,7 @@ impl Up {
         facts.push(fact("testbed.qemu.version", self.resolved.qemu.clone()));
         facts.push(fact("testbed.reused", machines.uses.to_string()));
         for guest in &machines.guests {
-            facts.extend(of_guest(guest).await);
+            facts.extend(guests::facts(guest.node, &guest.client).await);
         }
         facts
     }
@@ -189,7 +186,10 @@ impl Instance for Up {
     async fn paths(&mut self) -> Result<Vec<Path>, TestbedError> {
         let topology = &self.resolved.wishes.topology;
         let clients = self.machines()?.guests.iter().filter(|guest| guest.node.role == Role::Client);
-        try_join_all(clients.map(|guest| walk(guest, topology))).await
+        try_join_all(clients.map(|guest| async move {
+            guests::walk(guest.node, &guest.client, topology).await.map_err(|why| guest.failed(why))
+        }))
+        .await
     }
 
     fn environment(&self) -> Vec<Environment> {
@@ -310,7 +310,7 @@ async fn start(resolved: &Resolved, cpus: Option<&[PairCpus]>, request: &Request
         }
         guest.client.configure(&setup).await.map_err(|error| guest.failed(&error))?;
         for interface in &setup.interfaces {
-            guest.await_link(&interface.name).await?;
+            guests::await_link(&guest.client, &interface.name).await.map_err(|why| guest.failed(why))?;
         }
         match host_cpu(cpus, guest.node) {
             Some(cpus) => guest.pin(&cpus).await,
@@ -371,7 +371,7 @@ fn machine_pairs(resolved: &Resolved, machines: &Machines) -> Vec<Pair> {
 }
 
 /// CPUs of this host for the guests of each pair.
-fn host_cpus(pairs: usize) -> Result<Vec<PairCpus>, TestbedError> {
+pub(in crate::testbed) fn host_cpus(pairs: usize) -> Result<Vec<PairCpus>, TestbedError> {
     let assigned = cpus::usable().and_then(|usable| assign_cpus(pairs, &usable));
     assigned.ok_or_else(|| TestbedError::Io {
         what: "bind the guests to CPUs (`pinning`)".to_owned(),
@@ -379,42 +379,7 @@ fn host_cpus(pairs: usize) -> Result<Vec<PairCpus>, TestbedError> {
     })
 }
 
-fn host_cpu(cpus: Option<&[PairCpus]>, node: NodeId) -> Option<[usize; 1]> {
+pub(in crate::testbed) fn host_cpu(cpus: Option<&[PairCpus]>, node: NodeId) -> Option<[usize; 1]> {
     let pair = cpus?.get(usize::try_from(node.pair).ok()?.checked_sub(1)?)?;
     Some([if node.role == Role::Client { pair.client } else { pair.server }])
-}
-
-/// The client's way to its server; inside a tunnel nothing of it would be seen, so it goes outside.
-async fn walk(guest: &Guest, topology: &Topology) -> Result<Path, TestbedError> {
-    let pair = u8::try_from(guest.node.pair).map_err(|_| guest.failed("no such pair"))?;
-    let limit = u8::try_from(topology.hops.len() + 1 + EXCESS_HOPS).unwrap_or(u8::MAX);
-    let walked = guest.client.walk(IpAddr::V4(topology.server(pair)), limit).await;
-    let (passed, reached) = walked.map_err(|error| guest.failed(&error))?;
-    let name = |address: Option<IpAddr>| match address? {
-        IpAddr::V4(address) => topology.router_at(pair, address).map(str::to_owned),
-        IpAddr::V6(_) => None,
-    };
-    Ok(Path {
-        pair: guest.node.pair,
-        expected: topology.hops.clone(),
-        observed: passed.into_iter().map(name).collect(),
-        reached,
-    })
-}
-
-/// What the guest says of itself, and how its clock stands to this host's.
-async fn of_guest(guest: &Guest) -> Vec<Environment> {
-    let hello = guest.client.hello();
-    let fact = |name: &str, value: String| Environment { host: guest.node.to_string(), name: name.to_owned(), value };
-    let mut facts = vec![fact("vptest", hello.version.clone())];
-    facts.extend(hello.kernel.iter().map(|kernel| fact("kernel", kernel.clone())));
-    facts.extend(hello.memory.iter().map(|memory| fact("memory", memory.to_string())));
-    match guest.client.clock(CLOCK_ROUNDS).await {
-        Ok(clock) => {
-            let text = format!("{} to {} ns ahead of the host", clock.at_least_ns, clock.at_most_ns);
-            facts.push(fact("clock.offset", text));
-        }
-        Err(error) => tracing::warn!("{}: cannot read its clock: {error}", guest.node),
-    }
-    facts
 }

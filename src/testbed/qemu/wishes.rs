@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::NAME;
 use super::args::{DEFAULT_MEMORY, Machine, mac};
 use crate::agent::{InterfaceSetup, NetworkSetup, RouteSetup, TunnelSetup};
 use crate::ids::{NodeId, Role};
@@ -22,21 +21,21 @@ const PREFIX: u8 = 24;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Wishes {
-    pub(super) topology: Topology,
-    pub(super) machine: Machine,
+pub(in crate::testbed) struct Wishes {
+    pub(in crate::testbed) topology: Topology,
+    pub(in crate::testbed) machine: Machine,
     /// As the tuple says it, or the machine's default.
-    pub(super) driver: String,
-    pub(super) accel: AccelWish,
-    pub(super) vcpus: u32,
-    pub(super) memory: ByteSize,
-    pub(super) pinning: bool,
-    pub(super) tunnel: bool,
+    pub(in crate::testbed) driver: String,
+    pub(in crate::testbed) accel: AccelWish,
+    pub(in crate::testbed) vcpus: u32,
+    pub(in crate::testbed) memory: ByteSize,
+    pub(in crate::testbed) pinning: bool,
+    pub(in crate::testbed) tunnel: bool,
 }
 
 /// The factor `accel`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum AccelWish {
+pub(in crate::testbed) enum AccelWish {
     Auto,
     Kvm,
     Tcg,
@@ -45,7 +44,7 @@ pub(super) enum AccelWish {
 impl Wishes {
     /// # Errors
     /// [`TestbedError::Request`] for what no host could provide.
-    pub(super) fn of(tuple: &Tuple) -> Result<Self, TestbedError> {
+    pub(in crate::testbed) fn of(testbed: &'static str, tuple: &Tuple) -> Result<Self, TestbedError> {
         let machine = Machine::of(tuple);
         let driver = tuple.get("driver").map_or_else(|| machine.default_driver().to_owned(), ToString::to_string);
         let access = Access::Tap { tso: driver.starts_with("virtio-net") };
@@ -54,11 +53,11 @@ impl Wishes {
             _ => DEFAULT_MEMORY,
         };
         if memory.0 < LEAST_MEMORY {
-            return refuse(format!("memory = `{memory}` (at least {})", ByteSize(LEAST_MEMORY)));
+            return refuse(testbed, format!("memory = `{memory}` (at least {})", ByteSize(LEAST_MEMORY)));
         }
         let vcpus = tuple.integer("vcpus").unwrap_or(1);
         Ok(Self {
-            topology: Topology::of(NAME, access, tuple)?,
+            topology: Topology::of(testbed, access, tuple)?,
             machine,
             driver,
             accel: match tuple.get("accel").map(ToString::to_string).as_deref() {
@@ -66,7 +65,7 @@ impl Wishes {
                 Some("tcg") => AccelWish::Tcg,
                 _ => AccelWish::Auto,
             },
-            vcpus: u32::try_from(vcpus).map_or_else(|_| refuse(format!("vcpus = {vcpus}")), Ok)?,
+            vcpus: u32::try_from(vcpus).map_or_else(|_| refuse(testbed, format!("vcpus = {vcpus}")), Ok)?,
             memory,
             pinning: tuple.pinning(),
             tunnel: tuple.get("tunnel").is_some_and(|tunnel| *tunnel != Value::None),
@@ -74,40 +73,43 @@ impl Wishes {
     }
 
     /// Bytes of memory that all guests together take from this host.
-    pub(super) fn all_memory(&self) -> u64 {
+    pub(in crate::testbed) fn all_memory(&self) -> u64 {
         let guests = 2 * u64::from(self.topology.pairs);
         guests.saturating_mul(self.memory.0.saturating_add(OVERHEAD))
     }
 
     /// # Errors
     /// When the guests would not fit.
-    pub(super) fn check_memory(&self, available: u64) -> Result<(), TestbedError> {
+    pub(in crate::testbed) fn check_memory(&self, available: u64) -> Result<(), TestbedError> {
         let needed = self.all_memory();
         if needed <= available {
             return Ok(());
         }
-        refuse(format!(
-            "{} guests with memory = `{}` need {} with QEMU's own, and {} are available on this host",
-            2 * u32::from(self.topology.pairs),
-            self.memory,
-            mebibytes(needed),
-            mebibytes(available),
-        ))
+        refuse(
+            self.topology.testbed,
+            format!(
+                "{} guests with memory = `{}` need {} with QEMU's own, and {} are available on this host",
+                2 * u32::from(self.topology.pairs),
+                self.memory,
+                mebibytes(needed),
+                mebibytes(available),
+            ),
+        )
     }
 
     /// Interface that the workload uses.
-    pub(super) fn interface(&self) -> &'static str {
+    pub(in crate::testbed) fn interface(&self) -> &'static str {
         if self.tunnel { TUNNEL } else { "eth0" }
     }
 
     /// Address that the workload uses on this node.
-    pub(super) fn address(&self, plan: &NodePlan) -> Ipv4Addr {
+    pub(in crate::testbed) fn address(&self, plan: &NodePlan) -> Ipv4Addr {
         let outer = plan.ports.first().map_or(Ipv4Addr::UNSPECIFIED, |port| port.address);
         if self.tunnel { inner(outer) } else { outer }
     }
 
     /// How the network of a guest is to be set up.
-    pub(super) fn network(&self, plan: &NodePlan) -> NetworkSetup {
+    pub(in crate::testbed) fn network(&self, plan: &NodePlan) -> NetworkSetup {
         let topology = &self.topology;
         let interfaces = plan.ports.iter().map(|port| InterfaceSetup {
             mac: Some(mac(plan.id)),
@@ -166,16 +168,17 @@ fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
-fn refuse<T>(what: String) -> Result<T, TestbedError> {
-    Err(TestbedError::Request { testbed: NAME, what })
+fn refuse<T>(testbed: &'static str, what: String) -> Result<T, TestbedError> {
+    Err(TestbedError::Request { testbed, what })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::NAME;
     use super::*;
 
     fn wishes(values: &[(&str, Value)]) -> Result<Wishes, TestbedError> {
-        Wishes::of(&Tuple::new(values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()))
+        Wishes::of(NAME, &Tuple::new(values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()))
     }
 
     fn word(text: &str) -> Value {

@@ -54,6 +54,8 @@ pub(crate) struct Traps {
     pub(crate) damage_received: bool,
     /// Clients are listed, and do nothing.
     pub(crate) hang: bool,
+    /// Machines whose name ends so cannot be launched.
+    pub(crate) fail: Option<&'static str>,
 }
 
 pub(crate) struct Shared {
@@ -391,7 +393,8 @@ impl Shared {
                 done()
             }
             ["vm", "launch", kind, name] => {
-                let launched = namespace.launch(kind, name, machines);
+                let fails = self.trap().fail.is_some_and(|end| name.ends_with(end));
+                let launched = namespace.launch(kind, name, machines, fails);
                 // It stays when the launch failed, for ever.
                 std::fs::create_dir_all(self.directory.join(machines.to_string())).unwrap();
                 state.machines += 1;
@@ -429,6 +432,8 @@ impl Shared {
     }
 
     fn machine_table(&self, namespace: &Namespace) -> Value {
+        let part = |net: &String, at: usize| net.split(',').nth(at).unwrap_or_default().to_owned();
+        let network = |net: &String| format!("{} (101)", part(net, 0));
         let row = |machine: &Machine| {
             BTreeMap::from([
                 ("id", machine.id.to_string()),
@@ -437,14 +442,16 @@ impl Shared {
                 ("uuid", machine.uuid.clone()),
                 ("tags", machine.tags.to_string()),
                 ("tap", format!("[mega_tap{}]", machine.id)),
+                ("bridge", "[mega_bridge]".to_owned()),
+                ("vlan", format!("[{}]", machine.net.iter().map(network).collect::<Vec<_>>().join(", "))),
                 // Up to half a minute late.
                 ("cc_active", "false".to_owned()),
             ])
         };
         let mut table = self.table("vm info", &namespace.machines.iter().map(row).collect::<Vec<_>>());
         let nets = |machine: &Machine| {
-            let driver = |net: &String| net.split(',').nth(2).unwrap_or_default().to_owned();
-            machine.net.iter().map(|net| json!({ "Driver": driver(net), "Raw": net })).collect::<Vec<_>>()
+            let card = |net: &String| json!({ "MAC": part(net, 1), "Driver": part(net, 2), "Raw": net });
+            machine.net.iter().map(card).collect::<Vec<_>>()
         };
         let data = |machine: &Machine| json!({ "Name": machine.name, "ID": machine.id, "Networks": nets(machine) });
         table["Data"] = namespace.machines.iter().map(data).collect();
@@ -535,12 +542,16 @@ impl Namespace {
         id
     }
 
+    pub(crate) fn filter(&self) -> Option<&str> {
+        self.filter.as_deref()
+    }
+
     pub(crate) fn set_filter(&mut self, filter: Option<&str>) {
         self.filter = filter.map(str::to_owned);
     }
 
     /// Answers success for nearly everything.
-    fn launch(&mut self, kind: &str, name: &str, id: u64) -> Value {
+    fn launch(&mut self, kind: &str, name: &str, id: u64, fails: bool) -> Value {
         if self.machines.iter().any(|machine| machine.name == name) {
             return error(format!("vm already exists with name `{name}`"));
         }
@@ -552,6 +563,7 @@ impl Namespace {
         }
         let (state, tags) = match missing {
             Some(path) => ("ERROR", json!({ "error": format!("unable to snapshot {path}: no such file\n") })),
+            None if fails => ("ERROR", json!({ "error": "qemu did not start\n" })),
             None => ("BUILDING", json!({})),
         };
         let net = self.config.get("net").cloned().unwrap_or_default();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::double::{Shared, What, done, error, owned, table};
+use super::double::{Shared, What, done, error, owned, table, text};
 
 /// `None` closes the connection: so does every command that it cannot parse.
 pub(crate) fn run(shared: &Arc<Shared>, words: &[&str]) -> Option<Value> {
@@ -23,6 +23,17 @@ pub(crate) fn run(shared: &Arc<Shared>, words: &[&str]) -> Option<Value> {
         ["commands"] => {
             let rows: Vec<_> = all.commands.iter().map(|c| BTreeMap::from([("id", c.id.to_string())])).collect();
             Some(table(shared, "commands", &rows))
+        }
+        ["filter"] => {
+            let nothing = "(*ron.Filter)(nil)".to_owned();
+            let shown = |filter: &str| {
+                let (name, value) = filter.split_once('=').unwrap();
+                let field =
+                    |field: &str| format!("{field}:\"{}\"", if field.to_lowercase() == name { value } else { "" });
+                let fields = ["UUID", "Hostname", "Arch", "OS", "MAC", "IP"].map(field).join(", ");
+                format!("&ron.Filter{{{fields}, Tags:map[string]string(nil)}}")
+            };
+            Some(text(&all.filter().map_or(nothing, shown)))
         }
         // One condition alone.
         ["filter", filter] => {

@@ -1,17 +1,17 @@
 //! Machines, namespaces and captures.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::time::Instant;
 use vptest::testbed::minimega::capture::{self, Options, Point};
 use vptest::testbed::minimega::machine::{self, Boot, Kind, Nic, Plan, State};
-use vptest::testbed::minimega::{MinimegaError, Namespace};
+use vptest::testbed::minimega::{MinimegaError, Namespace, Owner};
 
 use super::double::{Double, Traps};
-use super::{open, text};
+use super::{open, owner, text};
 
 fn plan(name: &str, boot: Boot) -> Plan {
-    let kind = Kind::Kvm { boot, qemu: None, cpu: None, ports: vec![], snapshot: true };
+    let kind = Kind::Kvm { boot, qemu: None, cpu: None, ports: vec![], snapshot: true, console: None };
     let mac = "52:54:00:00:01:01".to_owned();
     let nics = vec![Nic { vlan: "LAN".to_owned(), mac, driver: Some("e1000".to_owned()) }];
     Plan { name: name.to_owned(), kind, memory_mib: 256, vcpus: 1, nics }
@@ -27,7 +27,7 @@ fn names(names: &[&str]) -> Vec<String> {
 }
 
 async fn namespace(double: &Double) -> Namespace {
-    open(double).await.fresh_namespace().await.unwrap()
+    open(double).await.fresh_namespace(&owner()).await.unwrap()
 }
 
 /// Machines `a` and `b`, running.
@@ -49,7 +49,7 @@ async fn machines_are_found_whatever_the_order_of_columns_and_rows() {
             (launched[1].taps.as_slice(), &launched[1].state),
             (&["mega_tap1".to_owned()][..], &State::Building)
         );
-        assert_eq!(launched[0].drivers, ["e1000"]);
+        assert_eq!(launched[0].cards[0].driver, "e1000");
         let started = machine::start(&namespace, &names(&["b", "a"])).await.unwrap();
         assert!(started.iter().all(|machine| machine.state == State::Running));
     }
@@ -93,30 +93,41 @@ async fn configurations_of_two_launches_are_not_mixed() {
     other.nics[0].driver = Some("virtio-net-pci".to_owned());
     let (first, second) = ([plan("a", disk())], [other]);
     let (a, b) = tokio::join!(machine::launch(&namespace, &first), machine::launch(&namespace, &second));
-    assert_eq!((a.unwrap()[0].drivers[0].as_str(), b.unwrap()[0].drivers[0].as_str()), ("e1000", "virtio-net-pci"));
+    assert_eq!(
+        (a.unwrap()[0].cards[0].driver.as_str(), b.unwrap()[0].cards[0].driver.as_str()),
+        ("e1000", "virtio-net-pci")
+    );
 }
 
 #[tokio::test]
-async fn only_namespaces_of_vptest_are_removed_and_of_these_the_dead_ones_found() {
+async fn only_namespaces_of_this_user_are_removed_and_of_these_only_the_campaigns_found() {
     let double = Double::start(Traps::default());
     let daemon = open(&double).await;
     let own = running(&double).await;
     std::fs::create_dir_all(own.files().join("miniccc_responses")).unwrap();
-    let pid = std::process::id();
-    let dead = format!("vptest-{pid}-1-00c0ffee");
-    for name in ["exp1", dead.as_str()] {
+    let other = Owner::of(Path::new("/another/campaign"));
+    let theirs = daemon.fresh_namespace(&other).await.unwrap();
+    let uid = nix::unistd::geteuid().as_raw();
+    let foreign = theirs.name().replacen(&format!("-{uid}-"), &format!("-{}-", uid + 1), 1);
+    for name in ["exp1", theirs.name(), &foreign] {
         daemon.namespace(name).unwrap().run(&["echo", "a"]).await.unwrap();
     }
-    let orphans = daemon.orphans().await.unwrap();
-    assert_eq!(orphans.iter().map(|namespace| namespace.name()).collect::<Vec<_>>(), [dead.as_str()]);
-    let refused = daemon.namespace("exp1").unwrap().remove().await;
-    assert!(matches!(refused.as_slice(), [MinimegaError::Unsendable { .. }]), "{refused:?}");
-    for namespace in [&orphans[0], &own] {
+    assert_eq!(daemon.namespaces_of(&owner()).await.unwrap(), [own.name()]);
+    assert_eq!(daemon.namespaces_of(&other).await.unwrap(), [theirs.name()]);
+    for name in ["exp1", &foreign] {
+        let refused = daemon.namespace(name).unwrap().remove().await;
+        assert!(matches!(refused.as_slice(), [MinimegaError::Unsendable { .. }]), "{refused:?}");
+    }
+    for namespace in [&theirs, &own] {
         let failures = namespace.remove().await;
         assert!(failures.is_empty(), "{failures:?}");
     }
     assert!(!own.files().exists(), "minimega leaves the files");
-    assert_eq!(daemon.namespaces().await.unwrap(), ["minimega", "exp1"]);
+    let mut left = daemon.namespaces().await.unwrap();
+    left.sort();
+    let mut expected = vec!["minimega".to_owned(), "exp1".to_owned(), foreign];
+    expected.sort();
+    assert_eq!(left, expected);
 }
 
 fn points(double: &Double) -> Vec<Point> {

@@ -9,12 +9,13 @@ mod phases;
 mod protocol;
 mod real;
 mod rond;
+mod testbed;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vptest::testbed::minimega::{Daemon, Limits, MinimegaError};
+use vptest::testbed::minimega::{Daemon, Limits, MinimegaError, Owner};
 
 use self::double::{Double, Traps};
 
@@ -25,6 +26,11 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
         assert!(begun.elapsed() < Duration::from_secs(60), "{what} did not happen");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Of namespaces that no campaign has.
+fn owner() -> Owner {
+    Owner::of(Path::new("/vptest/tests"))
 }
 
 async fn open(double: &Double) -> Arc<Daemon> {
@@ -43,7 +49,8 @@ impl Process {
         let place = tempfile::tempdir().unwrap();
         let child = Self::spawn(place.path(), at);
         let socket = place.path().join("minimega");
-        until("its socket", || socket.exists()).await;
+        // It is there before anybody listens.
+        until("that it listens", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
         Self { place, child }
     }
 

@@ -30,7 +30,7 @@ struct Lab {
 impl Lab {
     async fn with(traps: Traps, timing: Timing) -> Self {
         let double = Double::start(traps);
-        let namespace = Arc::new(open(&double).await.fresh_namespace().await.unwrap());
+        let namespace = Arc::new(open(&double).await.fresh_namespace(&super::owner()).await.unwrap());
         let members: Vec<Member> = ["client1", "server1"]
             .iter()
             .map(|name| {
@@ -314,10 +314,18 @@ async fn a_hostile_node_reaches_nothing_of_the_host() {
     let phase = Phase { fetch: vec![link], ..steps(&[&["true"]]) };
     let PhaseFailure::NotFetched(why) = lab.failure(phase).await else { panic!() };
     assert!(why.contains("is neither a file nor a directory"), "{why}");
-    // The report of another phase, printed in this one.
-    let fake = "echo 'vptest 0000000000000000 report'; echo 'vptest 0000000000000000 end'";
-    let step = lab.run(sh(fake)).await.unwrap().report.steps.remove(0);
-    assert_eq!(step.status, Some(StepStatus::Exit(0)));
+    // A report of its own, with the right nonce: the script says it, in its arguments and in the name of its directory.
+    let forge = |lines: &str| {
+        let find = "n=$(tr '\\0' '\\n' </proc/$PPID/../$(ps -o ppid= -p $PPID | tr -d ' ')/cmdline | sed -n 's|.*/\\([0-9a-f]\\{16\\}\\)[.]sh$|\\1|p')";
+        sh(&format!("{find}; {lines}"))
+    };
+    // Inside of a step's output it is output.
+    let fake = "echo \"vptest $n report\"; echo 'step 0 0 0 0 0 0 0'; echo; echo; echo \"vptest $n end\"; exit 7";
+    let step = lab.run(forge(fake)).await.unwrap().report.steps.remove(0);
+    assert_eq!(step.status, Some(StepStatus::Exit(7)));
+    let forged = String::from_utf8(step.stdout).unwrap();
+    let nonce = forged.lines().next().and_then(|line| line.split(' ').nth(1)).unwrap().to_owned();
+    assert!(nonce.len() == 16 && forged.ends_with(&format!("vptest {nonce} end\n")), "the nonce was found: {forged}");
 }
 
 #[tokio::test]

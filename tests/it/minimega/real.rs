@@ -18,12 +18,13 @@ use vptest::testbed::minimega::cc::{
 };
 use vptest::testbed::minimega::guest::{self, Hardware};
 use vptest::testbed::minimega::machine::{self, Boot, Kind, Machine, Nic, Plan};
-use vptest::testbed::minimega::{DEFAULT_SOCKET, Daemon, Limits, Namespace};
+use vptest::testbed::minimega::{DEFAULT_SOCKET, Daemon, Limits, Namespace, Owner};
 
 use vptest::units::{ByteSize, Rate};
 
 use super::text;
-use crate::need::need;
+use crate::campaign::Campaign;
+use crate::need::{self, need};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -40,7 +41,7 @@ fn guest() -> Option<(String, String)> {
 
 async fn namespace(socket: &Path) -> Arc<Namespace> {
     let daemon = Daemon::open(socket, Limits::default()).await.unwrap();
-    Arc::new(daemon.fresh_namespace().await.unwrap())
+    Arc::new(daemon.fresh_namespace(&super::owner()).await.unwrap())
 }
 
 async fn gone(namespace: &Namespace) {
@@ -54,7 +55,7 @@ fn plan(name: &str, number: u32, (kernel, initrd): (String, String)) -> Plan {
     let arguments = format!("console=ttyS0 quiet vmname={name} vmip=10.0.0.{number}/24");
     let arguments = arguments.split(' ').map(str::to_owned).collect();
     let boot = Boot::Kernel { kernel, initrd, arguments };
-    let kind = Kind::Kvm { boot, qemu: None, cpu: None, ports: vec![], snapshot: true };
+    let kind = Kind::Kvm { boot, qemu: None, cpu: None, ports: vec![], snapshot: true, console: None };
     let driver = Some("virtio-net-pci".to_owned());
     let nics = vec![Nic { vlan: "LAN".to_owned(), mac: format!("52:54:00:00:01:{number:02x}"), driver }];
     Plan { name: name.to_owned(), kind, memory_mib: 256, vcpus: 1, nics }
@@ -183,6 +184,46 @@ async fn the_agent_of_a_real_machine_is_reached_and_its_link_is_limited() {
     done.unwrap();
 }
 
+/// A sweep from the plan to the stored record, twice the guests of a pair.
+#[tokio::test]
+async fn a_sweep_runs_on_a_real_minimega() {
+    let Some(socket) = socket() else { return };
+    if !need::root() || !need::program("ab") || !need::program("nginx") {
+        return;
+    }
+    let campaign = Campaign::planned(&format!(
+        "name = \"real\"\nrepetitions = 1\ntimeout = \"400 s\"\n\n[factors]\ntestbed = \"minimega-kvm\"\n\
+         driver = \"e1000\"\npairs = 2\npinning = true\noffload = \"off\"\nrate = \"50 Mbit/s\"\n\
+         request = {{ url = \"/\", count = 50 }}\n\n[workload]\npreset = \"ab\"\nserver = \"nginx\"\n\n\
+         [capture]\nvantage = [\"guest\", \"host\"]\n\n\
+         [verify]\nforeign_cpu = \"off\"\nsteal = \"off\"\nclient_cpu = \"off\"\n\n\
+         [testbed.minimega]\nsocket = \"{}\"\n",
+        socket.display()
+    ));
+    campaign.expect(0, &["run"]);
+    assert_eq!(campaign.statuses(), ["complete"]);
+    let database = rusqlite::Connection::open(campaign.out().join(&campaign.files()[0])).unwrap();
+    let count = |query: &str| -> i64 { database.query_row(query, [], |row| row.get(0)).unwrap() };
+    assert_eq!(count("SELECT count(*) FROM setting WHERE ok = 0"), 0);
+    for (name, at_least) in
+        [("host.rate", 4), ("host.tso", 4), ("tso", 4), ("memory", 4), ("driver", 4), ("vcpu_cpus", 4)]
+    {
+        let query = format!("SELECT count(*) FROM setting WHERE name = '{name}' AND ok = 1 AND observed IS NOT NULL");
+        assert!(count(&query) >= at_least, "{name}");
+    }
+    assert_eq!(count("SELECT count(*) FROM setting WHERE name = 'accel' AND observed IS NULL"), 0);
+    assert_eq!(count("SELECT count(*) FROM capture WHERE packets > 0 AND dropped_kernel = 0"), 8);
+    assert_eq!(count("SELECT count(*) FROM metric WHERE name = 'rps' AND value > 0"), 2);
+    // Other tests have theirs meanwhile.
+    let owner = Owner::of(&campaign.out());
+    assert!(open_real(&socket).await.namespaces_of(&owner).await.unwrap().is_empty());
+    assert!(!campaign.out().join(".minimega").exists());
+}
+
+async fn open_real(socket: &Path) -> Arc<Daemon> {
+    Daemon::open(socket, Limits::default()).await.unwrap()
+}
+
 async fn agents(namespace: Arc<Namespace>) {
     let request = image::Request {
         kernel: image::KernelChoice::Full,
@@ -195,17 +236,20 @@ async fn agents(namespace: Arc<Namespace>) {
         driver: "e1000".to_owned(),
         vcpus: 2,
         memory: ByteSize(384 << 20),
+        modules: vec![],
         arguments: image::tcg_arguments().split_whitespace().map(str::to_owned).collect(),
+        qemu: None,
+        cpu: None,
     };
     let nodes = [NodeId::client(1), NodeId::server(1)];
-    let plans = nodes.map(|node| guest::plan(node, &image, &hardware));
+    let plans = nodes.map(|node| guest::plan(node, &image, &hardware, None));
     machine::launch(&namespace, &plans).await.unwrap();
     let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
     let machines = machine::start(&namespace, &names).await.unwrap();
     let begun = Instant::now();
     let mut clients = Vec::new();
     for machine in &machines {
-        let client = guest::reach(&namespace.daemon().base, machine, Duration::from_secs(180)).await.unwrap();
+        let client = guest::reach(namespace.daemon(), machine, Duration::from_secs(180)).await.unwrap();
         assert_eq!(client.hello().cpus, Some(2));
         clients.push(client);
     }

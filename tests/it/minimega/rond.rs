@@ -59,6 +59,45 @@ async fn commands_are_told_apart_by_their_numbers() {
     assert_eq!(double.heard().last().unwrap(), "clear filter");
     let missing = rond.post("uuid-1", &[Order::Send("b".to_owned())]).await.unwrap_err();
     assert!(text(&missing).contains("non-existent files"), "{missing}");
+    assert_eq!(double.heard().last().unwrap(), "clear filter", "also after an error");
+}
+
+#[tokio::test]
+async fn a_filter_that_somebody_has_set_is_set_again() {
+    let double = Double::rond(Traps::default());
+    double.node("p1", "uuid-1");
+    let rond = open(&double).await;
+    double.state().namespaces.entry(String::new()).or_default().set_filter(Some("hostname=p9"));
+    assert_eq!(rond.post("uuid-1", &[Order::Run(vec!["true".to_owned()])]).await.unwrap(), [1]);
+    rond.post("uuid-1", &[Order::Send("b".to_owned())]).await.unwrap_err();
+    let heard = double.heard();
+    let set: Vec<&String> = heard.iter().filter(|line| line.starts_with("filter ")).collect();
+    assert_eq!(set, ["filter uuid=uuid-1", "filter hostname=p9", "filter uuid=uuid-1", "filter hostname=p9"]);
+}
+
+/// Its numbers begin anew when it does, and the files of the numbers before stay.
+#[tokio::test]
+async fn results_of_an_earlier_rond_are_not_taken_for_new_ones() {
+    let double = Double::rond(Traps::default());
+    let files = double.node("p1", "uuid-1");
+    let rond = open(&double).await;
+    let old = rond.responses().join("2").join("uuid-1");
+    std::fs::create_dir_all(&old).unwrap();
+    for (name, content) in [("stdout", "vptest 00 report\nvptest 00 end\n"), ("exitcode", "0"), ("kept", "theirs")] {
+        let file = std::fs::File::create(old.join(name)).unwrap();
+        std::io::Write::write_all(&mut &file, content.as_bytes()).unwrap();
+        file.set_modified(std::time::SystemTime::now() - Duration::from_secs(3600)).unwrap();
+    }
+    let mut members = rond.members(&["p1".to_owned()]).await.unwrap();
+    members[0].files = files.to_string_lossy().into_owned();
+    let timing = Timing { poll: Duration::from_millis(5), settle: Duration::from_millis(200), ..Timing::default() };
+    let channel = Channel::new(Arc::new(rond), timing);
+    let phase = Phase { steps: vec![Step::of(["echo", "new"], LONG)], ..Phase::default() };
+    let into = tempfile::tempdir().unwrap();
+    let outcome = channel.run(&[(members[0].clone(), phase)], into.path()).await.unwrap().remove(0);
+    assert_eq!(outcome.report.steps[0].stdout, b"new\n");
+    assert_eq!(std::fs::read(old.join("kept")).unwrap(), b"theirs");
+    assert!(!old.join("stdout").exists(), "what was written for this phase goes");
 }
 
 /// `version`, `help` and every mistake close the connection.

@@ -16,7 +16,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::try_join_all;
 use sha2::{Digest as _, Sha256};
@@ -35,6 +35,8 @@ use crate::text::printable_bytes;
 pub const GUEST_FILES: &str = "/tmp/miniccc/files";
 /// Bytes per second that files move with at least.
 const SLOWEST: u64 = 1 << 20;
+/// Time stamps of files are those of the last tick of the kernel's clock.
+const CLOCK_GRAIN: Duration = Duration::from_millis(20);
 /// Bytes of files that are brought from a node in one phase.
 const FETCHED: u64 = 64 << 30;
 
@@ -100,6 +102,8 @@ struct Posted<'a> {
     checksums: Vec<String>,
     command: u64,
     fetch: Option<u64>,
+    /// What was written before belongs to another command of the same number.
+    since: SystemTime,
 }
 
 impl Channel {
@@ -184,13 +188,14 @@ impl Channel {
             // Never empty, which would break the client's transfers for good: an archive has at least its end.
             orders.push(Order::Receive(place.archive()));
         }
+        let since = SystemTime::now().checked_sub(CLOCK_GRAIN).unwrap_or(SystemTime::UNIX_EPOCH);
         let ids = self.head.post(&member.uuid, &orders).await?;
         if ids.len() != orders.len() {
             let text = format!("{} numbers came for {} orders", ids.len(), orders.len());
             return Err(MinimegaError::Answer { command: "cc".to_owned(), text });
         }
         let fetch = ids.get(command + 1).copied();
-        Ok(Posted { member, phase, place, checksums, command: ids[command], fetch })
+        Ok(Posted { member, phase, place, checksums, command: ids[command], fetch, since })
     }
 
     async fn outcome(&self, posted: &Posted<'_>, into: &Path) -> Result<Outcome, MinimegaError> {
@@ -232,7 +237,7 @@ impl Channel {
         let (mut seen, mut exit) = (None, None);
         let (mut changed, mut looked) = (begun, begun);
         loop {
-            let length = length(&directory.join("stdout"));
+            let length = length(&directory.join("stdout")).filter(|_| is_new(&directory.join("stdout"), posted.since));
             if length != seen {
                 (seen, changed) = (length, Instant::now());
                 let output = content(&directory.join("stdout"), largest)
@@ -245,7 +250,8 @@ impl Channel {
             }
             if exit.is_none() {
                 // The time to settle begins with the end.
-                (exit, changed) = (exit_code(&directory), Instant::now());
+                let code = exit_code(&directory).filter(|_| is_new(&directory.join("exitcode"), posted.since));
+                (exit, changed) = (code, Instant::now());
             }
             if let Some(exit) = exit
                 && changed.elapsed() >= self.timing.settle
@@ -283,8 +289,34 @@ impl Channel {
         for name in sent.chain([posted.place.script()]) {
             let _ = std::fs::remove_file(directory.join(name));
         }
-        for command in [Some(posted.command), posted.fetch].into_iter().flatten() {
-            let _ = std::fs::remove_dir_all(self.response(command, posted.member));
+        let output = self.response(posted.command, posted.member);
+        for name in ["exitcode", "stdout", "stderr"] {
+            let path = output.join(name);
+            if is_new(&path, posted.since) {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        let responses = self.head.responses();
+        remove_empty(&output, &responses);
+        if let Some(fetch) = posted.fetch {
+            let archive = self.response(fetch, posted.member).join(posted.place.archive().trim_start_matches('/'));
+            let _ = std::fs::remove_file(&archive);
+            archive.parent().inspect(|parent| remove_empty(parent, &responses));
+        }
+    }
+}
+
+/// Was it written since then?
+fn is_new(path: &Path, since: SystemTime) -> bool {
+    std::fs::symlink_metadata(path).and_then(|meta| meta.modified()).is_ok_and(|modified| modified >= since)
+}
+
+/// Removes a directory and those it is in, up to `top`, as far as nothing is in them.
+fn remove_empty(directory: &Path, top: &Path) {
+    let inside = directory.ancestors().take_while(|directory| *directory != top && directory.starts_with(top));
+    for directory in inside {
+        if std::fs::remove_dir(directory).is_err() {
+            return;
         }
     }
 }

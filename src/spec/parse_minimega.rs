@@ -1,0 +1,40 @@
+//! `[testbed.minimega]`.
+
+use super::parse_qemu::{read_boot_timeout, read_guest_kernel, read_stress, words};
+use super::read::{Entry, Sink};
+use super::{MinimegaSpec, TapCapture};
+
+const CAPTURES: &[(&str, TapCapture)] = &[("vptest", TapCapture::Vptest), ("minimega", TapCapture::Minimega)];
+/// Bytes that the path of a unix socket may have (unix(7)).
+const SOCKET_PATH: usize = 107;
+
+pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> MinimegaSpec {
+    let mut minimega = MinimegaSpec::default();
+    let Some(mut section) = entry.section(sink) else { return minimega };
+    if let Some(entry) = section.take("socket") {
+        minimega.socket = absolute(&entry, "minimega's command socket", sink);
+        if minimega.socket.as_ref().is_some_and(|path| path.len() > SOCKET_PATH) {
+            entry.refuse(sink, format!("a path of at most {SOCKET_PATH} bytes"));
+        }
+    }
+    read_guest_kernel(&mut section, &mut minimega.kernel, sink);
+    minimega.programs = section.take("programs").and_then(|entry| words(&entry, sink)).unwrap_or_default();
+    minimega.append = section.take("append").and_then(|entry| entry.strings(sink)).unwrap_or_default();
+    minimega.qemu = section.take("qemu").and_then(|entry| absolute(&entry, "a QEMU", sink));
+    minimega.cpu = section.take("cpu").and_then(|entry| entry.filled(sink).map(str::to_owned));
+    minimega.capture = section.take("capture").and_then(|entry| entry.choice(sink, CAPTURES)).unwrap_or_default();
+    minimega.boot_timeout = read_boot_timeout(&mut section, sink);
+    minimega.stress = read_stress(&mut section, sink);
+    section.finish(sink);
+    minimega
+}
+
+/// minimega looks for relative paths among its own files.
+fn absolute(entry: &Entry<'_>, what: &str, sink: &mut Sink<'_>) -> Option<String> {
+    let path = entry.filled(sink)?;
+    if path.starts_with('/') {
+        return Some(path.to_owned());
+    }
+    entry.refuse(sink, format!("the path of {what}, beginning with `/`"));
+    None
+}

@@ -1,0 +1,107 @@
+//! Namespaces that are in use. Whatever happens, they go: dropping them removes them as well.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::daemon::{Daemon, Namespace, Owner};
+use super::error::MinimegaError;
+use super::journal::Journal;
+use super::leftovers;
+use super::machine::Machine;
+use crate::testbed::TestbedError;
+
+/// A namespace with its entry in the journal.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) namespace: Arc<Namespace>,
+    journal: Journal,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Holds {
+    held: Vec<Held>,
+}
+
+impl Holds {
+    /// A fresh namespace, noted before it comes to be.
+    pub(super) async fn take(&mut self, daemon: &Arc<Daemon>, campaign: &Path) -> Result<Arc<Namespace>, TestbedError> {
+        let fresh = daemon.fresh_namespace(&Owner::of(campaign)).await;
+        let namespace = Arc::new(fresh.map_err(|error| error.into_testbed("make a namespace of minimega's"))?);
+        let journal = Journal::begin(campaign, &namespace)
+            .map_err(|source| TestbedError::Io { what: format!("note the namespace {}", namespace.name()), source })?;
+        self.held.push(Held { namespace: Arc::clone(&namespace), journal });
+        Ok(namespace)
+    }
+
+    /// Notes the machines of a namespace.
+    pub(super) fn note(&mut self, namespace: &Namespace, machines: &[&Machine]) -> Result<(), TestbedError> {
+        let held = self.held.iter_mut().find(|held| held.namespace.name() == namespace.name());
+        let noted = held.map_or(Ok(()), |held| held.journal.note(machines.iter().copied()));
+        noted.map_err(|source| TestbedError::Io { what: format!("note the machines of {}", namespace.name()), source })
+    }
+
+    /// Leaves all of them up, and returns their names.
+    pub(super) fn keep(&mut self) -> std::io::Result<Vec<String>> {
+        self.held.iter_mut().try_for_each(|held| held.journal.keep())?;
+        Ok(self.held.drain(..).map(|held| held.namespace.name().to_owned()).collect())
+    }
+
+    /// Removes all of them, and tells what is left.
+    pub(super) async fn release(&mut self) -> Vec<String> {
+        let mut left = Vec::new();
+        // One is only forgotten when it has been dealt with: this may be given up half-way.
+        while let Some(held) = self.held.last() {
+            let failures = held.namespace.remove().await;
+            let Some(Held { namespace, journal }) = self.held.pop() else { break };
+            if leftovers::is_over(namespace.daemon(), &failures).await {
+                // The daemon is gone; what it has left is known from the journal.
+                left.extend(leftovers::bury(journal).await.left);
+                continue;
+            }
+            let gone = leftovers::await_end(&journal.entry).await;
+            left.extend(failures.iter().map(|error| format!("namespace {}: {}", namespace.name(), chain(error))));
+            left.extend(gone);
+            if failures.is_empty() {
+                left.extend(journal.erase().err().map(|error| format!("journal of {}: {error}", namespace.name())));
+            }
+        }
+        left
+    }
+}
+
+impl Drop for Holds {
+    /// The connections of the runtime that is left here may not answer any more, so that a thread makes its own.
+    fn drop(&mut self) {
+        let held: Vec<Journal> = self.held.drain(..).map(|held| held.journal).collect();
+        if held.is_empty() {
+            return;
+        }
+        let bury = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                for journal in held {
+                    for line in leftovers::bury(journal).await.left {
+                        tracing::warn!("left in minimega: {line}");
+                    }
+                }
+            });
+            Ok::<_, std::io::Error>(())
+        };
+        let done = std::thread::Builder::new().name("vptest-minimega".to_owned()).spawn(bury).map(|t| t.join());
+        if !matches!(done, Ok(Ok(Ok(())))) {
+            tracing::warn!("namespaces of minimega's are left; `vptest clean` removes them");
+        }
+    }
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &MinimegaError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

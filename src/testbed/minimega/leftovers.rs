@@ -1,0 +1,266 @@
+//! What dead runs, or a dead minimega, have left: namespaces, and what of their machines outlives the daemon.
+//!
+//! Only what a journal names is touched, and of that only what still is what it was: a process that started when it did
+//! and runs on the directory of its machine, taps that such a process had.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::daemon::{Daemon, Owner};
+use super::error::MinimegaError;
+use super::hold::chain;
+use super::journal::{self, Entry, Journal, Noted};
+use super::socket::{Limits, running_since};
+use crate::host::link;
+use crate::host::namespace::Namespace as Network;
+use crate::host::netlink::Netlink;
+use crate::host::stray::kill_if;
+use crate::node::local::blocking;
+
+/// How long a process may take to end.
+const END: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(20);
+
+/// How removing went.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Removed {
+    /// What is gone, one line each.
+    pub removed: Vec<String>,
+    /// What could not be removed, one line each, with the reason.
+    pub left: Vec<String>,
+}
+
+/// What is to be removed of what was left up on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// Nothing.
+    Stays,
+    /// That as well.
+    Goes,
+}
+
+/// Removes what dead runs of this campaign have left in minimega.
+///
+/// # Errors
+/// When the campaign's journal cannot be read.
+pub async fn clean(campaign: &Path, kept: Kept) -> io::Result<Removed> {
+    let stale = journal::stale(campaign)?;
+    let mut all = Removed { removed: Vec::new(), left: stale.unreadable };
+    let owner = Owner::of(campaign);
+    for journal in stale.entries {
+        if journal.entry.kept && kept == Kept::Stays {
+            continue;
+        }
+        if !owner.owns(&journal.entry.namespace) {
+            let name = &journal.entry.namespace;
+            all.left.push(format!("namespace {name}: another user, or the campaign in another directory, has made it"));
+            continue;
+        }
+        let Removed { removed, left } = bury(journal).await;
+        all.removed.extend(removed);
+        all.left.extend(left);
+    }
+    Ok(all)
+}
+
+/// Removes a namespace, and what is left of its machines when its daemon is gone.
+pub(super) async fn bury(journal: Journal) -> Removed {
+    let mut done = Removed::default();
+    let entry = journal.entry.clone();
+    let name = &entry.namespace;
+    let same = match open(&entry.socket).await {
+        Ok(daemon) => {
+            let peer = daemon.peer();
+            let same = entry.daemon.is_none() || peer.pid.zip(peer.started) == entry.daemon;
+            let failures = match remove(&daemon, name).await {
+                Ok(true) => {
+                    done.removed.push(format!("namespace {name} of minimega"));
+                    Vec::new()
+                }
+                Ok(false) => Vec::new(),
+                Err(failures) => failures,
+            };
+            let over = is_over(&daemon, &failures).await;
+            if !over {
+                done.left.extend(failures.iter().map(|error| format!("namespace {name}: {}", chain(error))));
+            }
+            Some(same).filter(|_| !over)
+        }
+        Err(error) if error.is_lost() => None,
+        Err(error) => {
+            done.left.push(format!("namespace {name}: {}", chain(&error)));
+            None
+        }
+    };
+    if same == Some(true) {
+        done.left.extend(await_end(&entry).await);
+    } else {
+        let swept = sweep(&entry, same.is_some()).await;
+        done.removed.extend(swept.removed);
+        done.left.extend(swept.left);
+    }
+    if done.left.is_empty() {
+        done.left.extend(journal.erase().err().map(|error| format!("journal of {name}: {error}")));
+    }
+    done
+}
+
+/// The daemon at a socket, where one is; one that is about to end is waited for.
+async fn open(socket: &Path) -> Result<Arc<Daemon>, MinimegaError> {
+    let deadline = Instant::now() + END;
+    loop {
+        match Daemon::open(socket, Limits::default()).await {
+            Err(error) if is_cut(&error) && Instant::now() < deadline => tokio::time::sleep(POLL).await,
+            other => return other,
+        }
+    }
+}
+
+/// Was the conversation cut off, as by a daemon that is ending?
+fn is_cut(error: &MinimegaError) -> bool {
+    matches!(error, MinimegaError::Closed { .. } | MinimegaError::Io { .. })
+}
+
+/// Is the daemon gone, or about to be? One that crashes may take connections for a while after its last answer.
+pub(super) async fn is_over(daemon: &Daemon, failures: &[MinimegaError]) -> bool {
+    if failures.iter().any(MinimegaError::is_lost) {
+        return true;
+    }
+    let deadline = Instant::now() + END;
+    while failures.iter().any(is_cut) && Instant::now() < deadline {
+        if daemon.peer().is_gone() {
+            return true;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    false
+}
+
+/// Was it there?
+async fn remove(daemon: &Arc<Daemon>, name: &str) -> Result<bool, Vec<MinimegaError>> {
+    let there = daemon.namespaces().await.map_err(|error| vec![error])?.iter().any(|one| one == name);
+    let namespace = daemon.namespace(name).map_err(|error| vec![error])?;
+    if !there && !namespace.files().exists() {
+        return Ok(false);
+    }
+    let failures = namespace.remove().await;
+    if failures.is_empty() { Ok(true) } else { Err(failures) }
+}
+
+/// Waits until the machines' processes have ended, and tells which have not.
+pub(super) async fn await_end(entry: &Entry) -> Vec<String> {
+    let deadline = Instant::now() + END;
+    loop {
+        let alive: Vec<&Noted> = entry.machines.iter().filter(|noted| process(noted).is_some()).collect();
+        if alive.is_empty() {
+            return Vec::new();
+        }
+        if Instant::now() >= deadline {
+            let line = |noted: &Noted| format!("machine {} of {} still runs", noted.id, entry.namespace);
+            return alive.into_iter().map(line).collect();
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Its process, if that is still the same.
+fn process(noted: &Noted) -> Option<i32> {
+    let (pid, started) = noted.process?;
+    (running_since(pid) == Some(started)).then_some(pid)
+}
+
+/// Removes what the daemon would have: processes, taps, directories. `running` says whether another daemon has come since,
+/// which may have given the same numbers to machines of its own.
+async fn sweep(entry: &Entry, running: bool) -> Removed {
+    let mut done = Removed::default();
+    let mut networks = Vec::new();
+    for noted in &entry.machines {
+        let Some(pid) = process(noted) else { continue };
+        networks.extend(Network::of_process(pid).ok());
+        match end(noted, pid, &entry.base) {
+            Ok(()) => done.removed.push(format!("machine {} of {} (process {pid})", noted.id, entry.namespace)),
+            Err(error) => done.left.push(format!("process {pid} of machine {}: {error}", noted.id)),
+        }
+    }
+    done.left.extend(await_end(entry).await);
+    if !done.left.is_empty() {
+        return done;
+    }
+    for tap in entry.machines.iter().flat_map(|noted| &noted.taps) {
+        let used = running && in_use(tap);
+        if used {
+            // Names of taps begin anew with each daemon.
+            continue;
+        }
+        match take_tap(tap, networks.first()).await {
+            Ok(true) => done.removed.push(format!("tap {tap}")),
+            Ok(false) => {}
+            Err(error) => done.left.push(format!("tap {tap}: {error}")),
+        }
+    }
+    let places = entry.machines.iter().filter(|_| !running).map(|noted| entry.base.join(noted.id.to_string()));
+    let aliases = (!running).then(|| entry.base.join("namespaces").join(&entry.namespace));
+    for place in places.chain(aliases).chain([entry.files.clone()]) {
+        match std::fs::remove_dir_all(&place) {
+            Ok(()) => done.removed.push(place.display().to_string()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => done.left.push(format!("{}: {error}", place.display())),
+        }
+    }
+    done
+}
+
+/// Kills a process that runs on the directory of its machine, and no other.
+fn end(noted: &Noted, pid: i32, base: &Path) -> io::Result<()> {
+    let place = format!("{}/{}/", base.display(), noted.id);
+    kill_if(pid, || {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        process(noted).is_some() && command.windows(place.len()).any(|part| part == place.as_bytes())
+    })
+}
+
+/// Does a QEMU of this host have a tap of this name?
+fn in_use(tap: &str) -> bool {
+    let wanted = format!("ifname={tap}");
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+        .any(|command| command.split(|&byte| byte == 0 || byte == b',').any(|word| word == wanted.as_bytes()))
+}
+
+/// Takes a tap from its bridge and removes it, in the network where its machine was. Was there one?
+async fn take_tap(tap: &str, network: Option<&Network>) -> io::Result<bool> {
+    let known = ovs(&["port-to-br"], tap).await.is_ok_and(|bridge| !bridge.trim().is_empty());
+    if known {
+        ovs(&["--if-exists", "del-port"], tap).await?;
+    }
+    let path = format!("/sys/class/net/{tap}");
+    let remove = || {
+        let mut netlink = Netlink::open()?;
+        let all = link::read_interfaces(&mut netlink).map_err(|error| error.source)?;
+        let Some(link) = all.into_iter().find(|link| link.name == tap) else { return Ok(false) };
+        netlink.apply(&[link::remove(tap, link.index)]).map_err(|error| error.source)?;
+        Ok(true)
+    };
+    let removed = match network {
+        Some(network) => network.run(remove)?,
+        // Without a machine that was there, only this network is known; a tap elsewhere went with its machine.
+        None if Path::new(&path).exists() => remove()?,
+        None => false,
+    };
+    Ok(removed || known)
+}
+
+async fn ovs(arguments: &'static [&'static str], last: &str) -> io::Result<String> {
+    let last = last.to_owned();
+    let run = move || std::process::Command::new("ovs-vsctl").arg("--timeout=10").args(arguments).arg(last).output();
+    let output = blocking(run).await?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(io::Error::other(format!("ovs-vsctl: {}", String::from_utf8_lossy(&output.stderr).trim())))
+}

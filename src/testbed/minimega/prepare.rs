@@ -1,0 +1,117 @@
+//! What is found out once and then used by all iterations: the minimega, the guests' image.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use super::daemon::{DEFAULT_SOCKET, Daemon};
+use super::error::MinimegaError;
+use super::hold::chain;
+use super::line::Line;
+use super::socket::Limits;
+use crate::image::{self, Image};
+use crate::instrument::capture::available_memory;
+use crate::spec::MinimegaSpec;
+use crate::testbed::qemu::prepare::{build, check_image, no_image, programs};
+use crate::testbed::qemu::wishes::Wishes;
+use crate::testbed::{Request, TestbedError};
+
+/// See the module.
+pub(super) struct Prepared {
+    pub(super) spec: MinimegaSpec,
+    /// `None` for the usual one.
+    cache: Option<PathBuf>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    daemon: Option<Arc<Daemon>>,
+    /// By the programs in them.
+    images: BTreeMap<BTreeSet<String>, Arc<Image>>,
+}
+
+impl Prepared {
+    pub(super) fn new(spec: MinimegaSpec, cache: Option<PathBuf>) -> Self {
+        Self { spec, cache, known: Mutex::default() }
+    }
+
+    fn cache(&self) -> Result<PathBuf, TestbedError> {
+        self.cache.clone().map_or_else(image::default_cache, Ok).map_err(no_image)
+    }
+
+    fn socket(&self) -> &Path {
+        Path::new(self.spec.socket.as_deref().unwrap_or(DEFAULT_SOCKET))
+    }
+
+    /// The minimega that runs now.
+    ///
+    /// # Errors
+    /// [`TestbedError::Unsupported`] when none answers, or one that vptest cannot use.
+    pub(super) async fn daemon(&self) -> Result<Arc<Daemon>, TestbedError> {
+        let mut known = self.known.lock().await;
+        if let Some(daemon) = known.daemon.as_ref().filter(|daemon| !daemon.peer().is_gone()) {
+            return Ok(Arc::clone(daemon));
+        }
+        let daemon = Daemon::open(self.socket(), Limits::default()).await.map_err(|error| no_minimega(&error))?;
+        known.daemon = Some(Arc::clone(&daemon));
+        Ok(daemon)
+    }
+
+    /// # Errors
+    /// [`TestbedError::Unsupported`] without an image or a minimega, [`TestbedError::Request`] for what does not fit.
+    pub(super) async fn check(&self, wishes: &Wishes, request: &Request) -> Result<(), TestbedError> {
+        let daemon = self.daemon().await?;
+        if daemon.peer().pid.is_none() {
+            return Err(TestbedError::Unsupported {
+                what: "minimega runs in another PID namespace, where vptest sees neither its guests nor their taps"
+                    .to_owned(),
+                hint: Some("run vptest on the same host as minimega, outside of containers".to_owned()),
+            });
+        }
+        let image = self.image(request).await?;
+        let refused = |what| TestbedError::Request { testbed: wishes.topology.testbed, what };
+        check_image(&image, wishes, &wishes.driver).map_err(refused)?;
+        match available_memory() {
+            Some(available) => wishes.check_memory(available),
+            // A kernel that does not say how much there is will say when there is not enough.
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn image(&self, request: &Request) -> Result<Arc<Image>, TestbedError> {
+        let mut known = self.known.lock().await;
+        let programs = programs(&self.spec.programs, self.spec.stress, request);
+        if let Some(image) = known.images.get(&programs) {
+            return Ok(Arc::clone(image));
+        }
+        let image = Arc::new(build(&self.spec.kernel, &programs, self.cache()?, request).await?);
+        known.images.insert(programs, Arc::clone(&image));
+        Ok(image)
+    }
+}
+
+/// Which minimega answers at the usual socket, and what it says that it lacks.
+///
+/// # Errors
+/// Why none can be used, in words.
+pub async fn look() -> Result<String, String> {
+    let daemon = Daemon::open(Path::new(DEFAULT_SOCKET), Limits::default()).await.map_err(|error| chain(&error))?;
+    let found = format!("{} at {DEFAULT_SOCKET}", daemon.version.text);
+    match daemon.run(&Line::of(["check"])).await {
+        Ok(_) => Ok(found),
+        Err(MinimegaError::Refused { text, .. }) => Ok(format!("{found}; its own check says: {text}")),
+        Err(error) => Err(chain(&error)),
+    }
+}
+
+fn no_minimega(error: &MinimegaError) -> TestbedError {
+    let hint = "start it as root: `minimega -nostdin &`; `socket` in `[testbed.minimega]` says where its socket is when \
+                that is not /tmp/minimega/minimega";
+    TestbedError::Unsupported {
+        what: format!("no minimega can be used: {}", chain(error)),
+        hint: Some(hint.to_owned()),
+    }
+}

@@ -1,0 +1,553 @@
+//! Guests of a minimega that are up.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, join_all, select_all, try_join_all};
+
+use super::daemon::{Daemon, Namespace};
+use super::guest::{self, Hardware};
+use super::hold::{Holds, chain};
+use super::line::Line;
+use super::machine::{self, Machine};
+use super::prepare::Prepared;
+use super::recorder::Group;
+use super::switch::Switch;
+use super::{MinimegaError, qmp};
+use crate::agent::Client;
+use crate::host::cage::Cage;
+use crate::host::{cpus, host_name};
+use crate::ids::{NodeId, Role, Vantage};
+use crate::image::Image;
+use crate::node::agent::AgentNode;
+use crate::node::local::{self, Processes};
+use crate::node::{Command, Node, NodeError, Process};
+use crate::record::{Environment, Setting};
+use crate::spec::{MinimegaSpec, StressPlace, TapCapture};
+use crate::testbed::lan::topology::{LinkRate, NodePlan};
+use crate::testbed::qemu::settings::of_interfaces;
+use crate::testbed::qemu::up::{BOOT_TCG, host_cpu, host_cpus};
+use crate::testbed::qemu::wishes::Wishes;
+use crate::testbed::{
+    CapturePoint, CaptureSource, CountedAt, Instance, KernelAt, Pair, Path, Request, Teardown, TestbedError, guests,
+};
+use crate::text::printable_bytes;
+use crate::workload::PairCpus;
+
+/// Between two looks whether minimega is still there.
+const LOOK: Duration = Duration::from_millis(500);
+/// Bytes of a guest's console that an error has.
+const CONSOLE: usize = 600;
+
+/// A guest whose agent answers.
+pub(super) struct Guest {
+    pub(super) plan: NodePlan,
+    pub(super) machine: Machine,
+    pub(super) client: Client,
+    namespace: Arc<Namespace>,
+}
+
+/// See the module.
+pub(super) struct Up {
+    wishes: Wishes,
+    spec: MinimegaSpec,
+    daemon: Arc<Daemon>,
+    number: u32,
+    scratch: PathBuf,
+    guests: Vec<Guest>,
+    switch: Switch,
+    processes: Arc<Processes>,
+    pairs: Vec<Pair>,
+    facts: Vec<Environment>,
+    cpus: Option<Vec<PairCpus>>,
+    /// Last: whatever uses the namespaces goes before them.
+    holds: Holds,
+}
+
+/// What a launch makes guests of.
+struct Site<'a> {
+    wishes: &'a Wishes,
+    spec: &'a MinimegaSpec,
+    image: &'a Image,
+    scratch: &'a std::path::Path,
+}
+
+fn failed(node: NodeId, what: impl std::fmt::Display) -> TestbedError {
+    TestbedError::Guest { node, what: what.to_string() }
+}
+
+impl Up {
+    /// When it fails, or is given up half-way, the namespaces are removed.
+    pub(super) async fn launch(prepared: &Prepared, wishes: Wishes, request: &Request) -> Result<Self, TestbedError> {
+        let (daemon, image) = (prepared.daemon().await?, prepared.image(request).await?);
+        let pairs = usize::from(wishes.topology.pairs);
+        let cpus = if wishes.pinning { Some(host_cpus(pairs)?) } else { None };
+        let site = Site { wishes: &wishes, spec: &prepared.spec, image: &image, scratch: &request.scratch };
+        let mut holds = Holds::default();
+        let started = async {
+            let guests = site.start(&daemon, &mut holds, request).await?;
+            let switch = Switch::open(&daemon, &guests).await?;
+            Ok::<_, TestbedError>((guests, switch))
+        };
+        let up = async {
+            let (guests, switch) = started.await?;
+            site.set_up(&guests, &switch, cpus.as_deref()).await?;
+            Ok::<_, TestbedError>((guests, switch))
+        };
+        let up = tokio::select! {
+            biased;
+            up = up => up,
+            why = daemon_lost(Arc::clone(&daemon)) => Err(crashed(why)),
+        };
+        let (guests, switch) = match up {
+            Ok(up) => up,
+            Err(error) => {
+                // That says more than what followed from it.
+                let error = if ended(&daemon).await { crashed(gone(&daemon)) } else { error };
+                for line in holds.release().await {
+                    tracing::warn!("left in minimega: {line}");
+                }
+                return Err(error);
+            }
+        };
+        let cage =
+            Cage::open().map_err(|source| TestbedError::Io { what: "make a process namespace".to_owned(), source })?;
+        let mut up = Self {
+            pairs: pairs_of(&wishes, &guests),
+            spec: prepared.spec.clone(),
+            number: request.number,
+            scratch: request.scratch.clone(),
+            processes: Arc::new(Processes::new(cage)),
+            facts: Vec::new(),
+            wishes,
+            daemon,
+            guests,
+            switch,
+            cpus,
+            holds,
+        };
+        up.facts = up.read_facts(&image).await;
+        Ok(up)
+    }
+
+    /// minimega's captures of each pair.
+    fn groups(&self) -> Vec<(u32, Arc<Group>)> {
+        let clients = self.guests.iter().filter(|guest| guest.plan.id.role == Role::Client);
+        let group = |guest: &Guest| {
+            let pair = guest.plan.id.pair;
+            let nodes = [NodeId::client(pair), NodeId::server(pair)];
+            (pair, Group::of(&guest.namespace, &nodes, &self.scratch))
+        };
+        clients.map(group).collect()
+    }
+
+    async fn read_facts(&self, image: &Image) -> Vec<Environment> {
+        let host = host_name();
+        let fact = |name: &str, value: String| Environment { host: host.clone(), name: name.to_owned(), value };
+        let capture = match self.spec.capture {
+            TapCapture::Vptest => "vptest, at the taps",
+            TapCapture::Minimega => "minimega, at the taps",
+        };
+        let tunnel = if self.wishes.tunnel { ", gre tunnel between the guests" } else { "" };
+        let pairs = self.wishes.topology.pairs;
+        let mut facts = vec![
+            fact("testbed.minimega.version", self.daemon.version.text.clone()),
+            fact("testbed.minimega.topology", format!("{pairs} x (guest - tap - vlan - tap - guest){tunnel}")),
+            fact("testbed.minimega.capture", capture.to_owned()),
+            fact("image.id", image.id.clone()),
+            fact("image.base_id", image.base_id.clone()),
+            fact("image.kernel", image.kernel_source.clone()),
+        ];
+        if let Some(first) = self.guests.first() {
+            facts.push(fact("testbed.minimega.bridge", first.machine.bridge.clone()));
+            let version =
+                qmp::ask(&first.namespace, &first.machine.name, "query-version", serde_json::Value::Null).await;
+            match version {
+                Ok(version) => {
+                    let text = |part: &str| version["qemu"][part].to_string();
+                    let number = format!("{}.{}.{}", text("major"), text("minor"), text("micro"));
+                    facts.push(fact("testbed.minimega.qemu", number));
+                }
+                Err(error) => tracing::warn!("QEMU does not say its version: {}", chain(&error)),
+            }
+        }
+        for guest in &self.guests {
+            facts.extend(guests::facts(guest.plan.id, &guest.client).await);
+        }
+        facts
+    }
+}
+
+impl Site<'_> {
+    /// Launches and starts all machines and waits for their agents.
+    async fn start(
+        &self,
+        daemon: &Arc<Daemon>,
+        holds: &mut Holds,
+        request: &Request,
+    ) -> Result<Vec<Guest>, TestbedError> {
+        let mut links = Vec::new();
+        for pair in 1..=u32::from(self.wishes.topology.pairs) {
+            links.push((pair, holds.take(daemon, &request.campaign).await?));
+        }
+        let launched = links.iter().map(|(pair, namespace)| self.launch(*pair, namespace));
+        let launched = try_join_all(launched).await?;
+        // Their processes are there. Whatever happens now, they are found.
+        for ((_, namespace), machines) in links.iter().zip(&launched) {
+            holds.note(namespace, &machines.iter().collect::<Vec<_>>())?;
+        }
+        let started = links.iter().map(|(pair, namespace)| self.boot(*pair, namespace));
+        let launched = try_join_all(started).await?;
+        let plans = self.wishes.topology.nodes();
+        let further = BOOT_TCG.1.saturating_mul(u32::try_from(plans.len()).unwrap_or(u32::MAX));
+        let limit = self.spec.boot_timeout.unwrap_or(BOOT_TCG.0 + further);
+        let machines = links.iter().zip(launched).flat_map(|((_, namespace), machines)| {
+            machines.into_iter().map(move |machine| (Arc::clone(namespace), machine))
+        });
+        let reached = plans.into_iter().zip(machines).map(|(plan, (namespace, machine))| async move {
+            let client = guest::reach(namespace.daemon(), &machine, limit).await;
+            match client {
+                Ok(client) => Ok(Guest { plan, machine, client, namespace }),
+                Err(error) => Err(self.not_reached(plan.id, &machine, &namespace, &error).await),
+            }
+        });
+        try_join_all(reached).await
+    }
+
+    /// Launches the two machines of a pair.
+    async fn launch(&self, pair: u32, namespace: &Arc<Namespace>) -> Result<Vec<Machine>, TestbedError> {
+        let hardware = Hardware {
+            driver: self.wishes.driver.clone(),
+            vcpus: self.wishes.vcpus,
+            memory: self.wishes.memory,
+            modules: if self.wishes.tunnel { vec!["ip_gre".to_owned()] } else { Vec::new() },
+            arguments: self.spec.append.clone(),
+            qemu: self.spec.qemu.clone(),
+            cpu: self.spec.cpu.clone(),
+        };
+        let nodes = [NodeId::client(pair), NodeId::server(pair)];
+        let plans = nodes.map(|node| {
+            let console = self.console(node).to_string_lossy().into_owned();
+            guest::plan(node, self.image, &hardware, Some(console))
+        });
+        machine::launch(namespace, &plans).await.map_err(|error| of_pair(pair, error, "launch"))
+    }
+
+    /// Starts the machines of a pair.
+    async fn boot(&self, pair: u32, namespace: &Arc<Namespace>) -> Result<Vec<Machine>, TestbedError> {
+        let names = [NodeId::client(pair), NodeId::server(pair)].map(|node| node.to_string());
+        machine::start(namespace, &names).await.map_err(|error| of_pair(pair, error, "start"))
+    }
+
+    fn console(&self, node: NodeId) -> PathBuf {
+        self.scratch.join(format!("{node}.console"))
+    }
+
+    /// Why an agent does not answer, with what minimega and the guest's console say.
+    async fn not_reached(
+        &self,
+        node: NodeId,
+        machine: &Machine,
+        namespace: &Namespace,
+        error: &crate::agent::AgentError,
+    ) -> TestbedError {
+        let state = state_of(namespace, &machine.name).await;
+        let console = std::fs::read(self.console(node)).unwrap_or_default();
+        let tail = printable_bytes(&console[console.len().saturating_sub(CONSOLE)..], CONSOLE);
+        failed(node, format_args!("{:#}; {state}; its console ends with: {tail}", Causes(error)))
+    }
+
+    /// Network, rate, offloads, CPUs.
+    async fn set_up(&self, guests: &[Guest], switch: &Switch, cpus: Option<&[PairCpus]>) -> Result<(), TestbedError> {
+        try_join_all(guests.iter().map(|guest| self.set_up_guest(guest, cpus))).await?;
+        // Only now have the guests' drivers said what their taps may hand them.
+        switch.set_up(&self.wishes.topology).await
+    }
+
+    async fn set_up_guest(&self, guest: &Guest, cpus: Option<&[PairCpus]>) -> Result<(), TestbedError> {
+        let node = guest.plan.id;
+        let mut setup = self.wishes.network(&guest.plan);
+        // Loaded at boot.
+        setup.modules.clear();
+        guest.client.configure(&setup).await.map_err(|error| failed(node, Causes(&error)))?;
+        for interface in &setup.interfaces {
+            guests::await_link(&guest.client, &interface.name).await.map_err(|why| failed(node, why))?;
+        }
+        if let LinkRate::Limit(rate) = self.wishes.topology.rate {
+            let limited = guest::limit_rate(&guest.namespace, &guest.machine.name, 0, rate).await;
+            limited.map_err(|error| error.into_testbed(format!("limit the rate of {node}")))?;
+        }
+        match host_cpu(cpus, node) {
+            Some(cpus) => guest.pin(&cpus).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// An error of the machines of a pair, by the node where it is known.
+fn of_pair(pair: u32, error: MinimegaError, what: &str) -> TestbedError {
+    let nodes = [NodeId::client(pair), NodeId::server(pair)];
+    match error {
+        MinimegaError::Machine { machine, why } => match nodes.iter().find(|node| node.to_string() == machine) {
+            Some(node) => failed(*node, why),
+            None => MinimegaError::Machine { machine, why }.into_testbed(format!("{what} the guests")),
+        },
+        other => other.into_testbed(format!("{what} the guests of pair {pair}")),
+    }
+}
+
+/// An error with its causes.
+struct Causes<'a>(&'a (dyn std::error::Error + Send + Sync));
+
+impl std::fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
+/// What minimega says of a machine, in words.
+async fn state_of(namespace: &Namespace, name: &str) -> String {
+    match machine::machines(namespace).await {
+        Ok(all) => match all.iter().find(|machine| machine.name == name) {
+            Some(machine) => {
+                let why = machine.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
+                format!("minimega says that it is {}{why}", machine.state)
+            }
+            None => "minimega has no such machine any more".to_owned(),
+        },
+        Err(error) => chain(&error),
+    }
+}
+
+impl Guest {
+    /// Binds the virtual CPUs to CPUs of this host, one after the other.
+    async fn pin(&self, to: &[usize]) -> Result<(), TestbedError> {
+        let failed = |source| TestbedError::Io { what: format!("pin the virtual CPUs of {}", self.plan.id), source };
+        for (thread, cpu) in self.threads().await.map_err(failed)?.into_iter().zip(to.iter().cycle()) {
+            cpus::pin(thread, &[*cpu]).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// CPUs of this host that each virtual CPU may run on, as `0;1`; `None` when that cannot be read.
+    async fn pinned(&self) -> Option<String> {
+        let threads = self.threads().await.ok()?;
+        let text = |thread| Some(cpus::of(thread)?.iter().map(usize::to_string).collect::<Vec<_>>().join(","));
+        Some(threads.into_iter().map(text).collect::<Option<Vec<String>>>()?.join(";"))
+    }
+
+    /// Threads of the virtual CPUs, as this host numbers them.
+    async fn threads(&self) -> std::io::Result<Vec<i32>> {
+        let inner = qmp::cpu_threads(&self.namespace, &self.machine.name).await.map_err(std::io::Error::other)?;
+        let unknown = || std::io::Error::other("minimega does not say the process of its QEMU");
+        let pid = self.machine.pid.ok_or_else(unknown)?;
+        inner.into_iter().map(|thread| cpus::thread_of(pid, thread)).collect()
+    }
+
+    async fn settings(&self, wishes: &Wishes, cpus: Option<[usize; 1]>) -> Vec<Setting> {
+        let node = Some(self.plan.id);
+        let mut settings = of_interfaces(self.plan.id, &self.client, wishes).await;
+        let wanted = |name: &str| match name {
+            "memory" => Some((wishes.memory.0.div_ceil(1 << 20) << 20).to_string()),
+            "driver" => Some(wishes.driver.clone()),
+            // minimega asks for KVM; whether it is on is only to be seen.
+            _ => None,
+        };
+        let read = qmp::hardware(&self.namespace, &self.machine.name).await.into_iter();
+        settings.extend(read.map(|(name, observed)| Setting::compare(node, name, wanted(name), observed)));
+        let vcpus = self.client.hello().cpus.map(|cpus| cpus.to_string());
+        settings.push(Setting::compare(node, "vcpus", Some(wishes.vcpus.to_string()), vcpus));
+        if let Some(cpus) = cpus {
+            let wanted = cpus.iter().cycle().take(wishes.vcpus as usize).map(usize::to_string);
+            let wanted = wanted.collect::<Vec<_>>().join(";");
+            settings.push(Setting::compare(node, "vcpu_cpus", Some(wanted), self.pinned().await));
+        }
+        settings
+    }
+
+    /// Resolves when the agent does not answer any more, and says what minimega knows of it.
+    fn lost(&self) -> impl Future<Output = String> + Send + 'static {
+        let (client, namespace) = (self.client.clone(), Arc::clone(&self.namespace));
+        let (node, name) = (self.plan.id, self.machine.name.clone());
+        async move {
+            let silence = client.lost().await;
+            let state = state_of(&namespace, &name).await;
+            format!("{node}: {}; {state}", Causes(&silence))
+        }
+    }
+}
+
+fn pairs_of(wishes: &Wishes, guests: &[Guest]) -> Vec<Pair> {
+    let node = |id: NodeId| -> Option<Arc<dyn Node>> {
+        let guest = guests.iter().find(|guest| guest.plan.id == id)?;
+        let address = IpAddr::V4(wishes.address(&guest.plan));
+        Some(Arc::new(AgentNode { id, address, client: guest.client.clone() }))
+    };
+    let pair = |number| {
+        let (client, server) = (node(NodeId::client(number))?, node(NodeId::server(number))?);
+        Some(Pair { number, client, server })
+    };
+    (1..=u32::from(wishes.topology.pairs)).filter_map(pair).collect()
+}
+
+/// Resolves when the daemon has ended: its machines go on, and nobody could take them down.
+async fn daemon_lost(daemon: Arc<Daemon>) -> String {
+    while !daemon.peer().is_gone() {
+        tokio::time::sleep(LOOK).await;
+    }
+    gone(&daemon)
+}
+
+/// Has the daemon ended, or does it within a moment?
+async fn ended(daemon: &Daemon) -> bool {
+    for _ in 0..20 {
+        if daemon.peer().is_gone() {
+            return true;
+        }
+        if daemon.run(&Line::of(["version"])).await.is_ok() {
+            return false;
+        }
+        tokio::time::sleep(LOOK / 10).await;
+    }
+    false
+}
+
+fn gone(daemon: &Daemon) -> String {
+    let pid = daemon.peer().pid.unwrap_or_default();
+    format!("minimega at {} has ended (process {pid} is gone)", daemon.socket().display())
+}
+
+fn crashed(why: String) -> TestbedError {
+    TestbedError::Io { what: "launch the guests".to_owned(), source: std::io::Error::other(why) }
+}
+
+#[async_trait]
+impl Instance for Up {
+    fn pairs(&self) -> &[Pair] {
+        &self.pairs
+    }
+
+    /// `guest` is the interface that the workload uses, inside the guest; `host` is the guest's tap.
+    fn capture_points(&self) -> Vec<CapturePoint> {
+        let inside = self.guests.iter().map(|guest| CapturePoint {
+            node: guest.plan.id,
+            vantage: Vantage::Guest,
+            interface: self.wishes.interface().to_owned(),
+            source: CaptureSource::Agent(guest.client.clone()),
+        });
+        let groups = match self.spec.capture {
+            TapCapture::Vptest => Vec::new(),
+            TapCapture::Minimega => self.groups(),
+        };
+        let source = |node: NodeId| match groups.iter().find(|(pair, _)| *pair == node.pair) {
+            Some((_, group)) => CaptureSource::Recorded(group.tap(node, &self.scratch)),
+            None => CaptureSource::Live { namespace: Some(Arc::clone(self.switch.namespace())) },
+        };
+        let outside = self.switch.taps().map(|(node, tap)| CapturePoint {
+            node,
+            vantage: Vantage::Host,
+            interface: tap.to_owned(),
+            source: source(node),
+        });
+        inside.chain(outside).collect()
+    }
+
+    async fn settings(&mut self) -> Result<Vec<Setting>, TestbedError> {
+        let mut all = self.switch.settings(&self.wishes.topology).await?;
+        let read = self.guests.iter().map(|guest| {
+            let cpus = host_cpu(self.cpus.as_deref(), guest.plan.id);
+            guest.settings(&self.wishes, cpus)
+        });
+        all.extend(join_all(read).await.into_iter().flatten());
+        Ok(all)
+    }
+
+    async fn paths(&mut self) -> Result<Vec<Path>, TestbedError> {
+        let topology = &self.wishes.topology;
+        let clients = self.guests.iter().filter(|guest| guest.plan.id.role == Role::Client);
+        try_join_all(clients.map(|guest| async move {
+            let walked = guests::walk(guest.plan.id, &guest.client, topology).await;
+            walked.map_err(|why| failed(guest.plan.id, why))
+        }))
+        .await
+    }
+
+    fn environment(&self) -> Vec<Environment> {
+        self.facts.clone()
+    }
+
+    async fn spawn_on_host(&mut self, command: &Command) -> Result<Box<dyn Process>, NodeError> {
+        local::start(&self.processes, NodeId::client(1), None, &self.scratch, command).await
+    }
+
+    async fn kernels(&mut self) -> Vec<KernelAt> {
+        let at = |guest: &Guest| KernelAt::Agent { node: guest.plan.id, client: guest.client.clone() };
+        self.guests.iter().map(at).collect()
+    }
+
+    fn counted(&self) -> Vec<CountedAt> {
+        let guest = |guest: &Guest| CountedAt::Agent {
+            node: guest.plan.id,
+            client: guest.client.clone(),
+            interface: self.wishes.interface().to_owned(),
+        };
+        let ends = self.switch.taps().map(|(node, tap)| (node, tap.to_owned())).collect();
+        let switch = CountedAt::Switch { namespace: Arc::clone(self.switch.namespace()), ends };
+        self.guests.iter().map(guest).chain([switch]).collect()
+    }
+
+    /// The guests' QEMUs, and the switch: with its datapath in userspace, every packet costs it time.
+    fn own_processes(&self) -> Vec<u32> {
+        let guests = self.guests.iter().filter_map(|guest| guest.machine.pid);
+        guests.chain(self.switch.process()).collect()
+    }
+
+    fn load_inside(&self) -> Option<Vec<Arc<dyn Node>>> {
+        let inside = self.spec.stress == StressPlace::Guest;
+        let nodes = self.pairs.iter().flat_map(|pair| [Arc::clone(&pair.client), Arc::clone(&pair.server)]);
+        inside.then(|| nodes.collect())
+    }
+
+    /// The first virtual CPU of each guest; that one is bound to a CPU of this host.
+    fn cpus(&self) -> Option<Vec<PairCpus>> {
+        Some(vec![PairCpus { client: 0, server: 0 }; self.pairs.len()])
+    }
+
+    fn lost(&self) -> Option<BoxFuture<'static, String>> {
+        let daemon = daemon_lost(Arc::clone(&self.daemon)).boxed();
+        let lost: Vec<_> = self.guests.iter().map(|guest| guest.lost().boxed()).chain([daemon]).collect();
+        Some(async move { select_all(lost).await.0 }.boxed())
+    }
+
+    async fn keep(&mut self) -> Result<String, TestbedError> {
+        let kept = self.holds.keep();
+        let names = kept.map_err(|source| TestbedError::Io { what: "keep the testbed".to_owned(), source })?;
+        Ok(format!(
+            "kept {} namespaces in minimega; look into them with `minimega -e namespace {} vm info`; remove them with \
+             `vptest clean`",
+            names.len(),
+            names.first().map_or("", String::as_str),
+        ))
+    }
+
+    async fn teardown(&mut self) -> Teardown {
+        let mut left = Vec::new();
+        if let Err(error) = self.processes.close().await {
+            left.push(format!("processes of iteration {}: {error}", self.number));
+        }
+        self.pairs.clear();
+        self.guests.clear();
+        left.extend(self.holds.release().await);
+        Teardown { left }
+    }
+}

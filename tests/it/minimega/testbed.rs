@@ -1,0 +1,243 @@
+//! The testbed `minimega-kvm` where something goes wrong: its failures are typed, and nothing of it stays.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use vptest::spec::{MinimegaSpec, TestbedSpec, Tuple};
+use vptest::testbed::minimega::journal::{self, Journal};
+use vptest::testbed::minimega::leftovers::{self, Kept, Removed};
+use vptest::testbed::minimega::{Daemon, Limits, MinimegaKvm, Owner};
+use vptest::testbed::{Notice, Request, Testbed as _, TestbedError};
+
+use super::double::{Double, Traps};
+use super::{Process, open, until};
+use crate::campaign::VPTEST;
+use crate::qemu;
+
+/// A campaign's directory, with one for an iteration's files.
+struct Campaign(tempfile::TempDir);
+
+impl Campaign {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("scratch")).unwrap();
+        Self(directory)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn request(&self) -> Request {
+        Request {
+            tuple: Tuple::default(),
+            number: 1,
+            attempt: 1,
+            scratch: self.path().join("scratch"),
+            campaign: self.path().to_owned(),
+            vptest: VPTEST.into(),
+            programs: vec!["ab".to_owned()],
+            notice: Notice::default(),
+        }
+    }
+
+    fn is_clean(&self) -> bool {
+        !self.path().join(".minimega").exists()
+    }
+}
+
+fn testbed(socket: &Path, boot: Duration) -> MinimegaKvm {
+    let socket = Some(socket.to_string_lossy().into_owned());
+    let minimega = MinimegaSpec { socket, boot_timeout: Some(boot), ..MinimegaSpec::default() };
+    MinimegaKvm::with_cache(&TestbedSpec { minimega, ..TestbedSpec::default() }, qemu::cache())
+}
+
+async fn failure(socket: &Path, campaign: &Campaign, boot: Duration) -> TestbedError {
+    testbed(socket, boot).launch(&campaign.request()).await.err().expect("it cannot come up")
+}
+
+/// Has nothing but what was there before?
+fn is_empty(double: &Double) -> bool {
+    double.state().namespaces.keys().all(|name| name == "minimega")
+}
+
+const LONG: Duration = Duration::from_secs(600);
+
+#[tokio::test]
+async fn a_guest_that_cannot_be_launched_fails_with_minimegas_reason() {
+    if !qemu::guests() {
+        return;
+    }
+    let (double, campaign) = (Double::start(Traps { fail: Some("server1"), ..Traps::default() }), Campaign::new());
+    let error = failure(&double.socket(), &campaign, LONG).await;
+    assert!(matches!(error, TestbedError::Guest { .. }), "{error:?}");
+    assert_eq!(error.to_string(), "server1: it is ERROR and not BUILDING: qemu did not start");
+    assert!(is_empty(&double) && campaign.is_clean());
+    let left: Vec<_> = std::fs::read_dir(double.shared.files()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_guest_whose_agent_does_not_answer_fails_in_time_with_its_state() {
+    if !qemu::guests() {
+        return;
+    }
+    let (double, campaign) = (Double::start(Traps::default()), Campaign::new());
+    let error = failure(&double.socket(), &campaign, Duration::from_millis(200)).await;
+    assert!(matches!(error, TestbedError::Guest { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("virtio-serial0") && text.contains("minimega says that it is RUNNING"), "{text}");
+    assert!(is_empty(&double) && campaign.is_clean());
+}
+
+/// Ctrl-C, and a limit that is up, drop what is being done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launch_that_is_given_up_is_taken_down() {
+    if !qemu::guests() {
+        return;
+    }
+    let (double, campaign) = (Double::start(Traps::default()), Campaign::new());
+    let (testbed, request) = (testbed(&double.socket(), LONG), campaign.request());
+    let running = || {
+        let state = double.state();
+        let mut machines = state.namespaces.values().flat_map(|namespace| &namespace.machines);
+        machines.clone().count() == 2 && machines.all(|machine| machine.state == "RUNNING")
+    };
+    tokio::select! {
+        up = testbed.launch(&request) => panic!("it came up without agents: {}", up.is_ok()),
+        () = until("that the machines run", running) => {}
+    }
+    assert!(is_empty(&double) && campaign.is_clean());
+}
+
+#[tokio::test]
+async fn a_minimega_that_crashes_during_the_launch_is_told_as_such() {
+    if !qemu::guests() {
+        return;
+    }
+    let campaign = Campaign::new();
+    let double = Process::start("vm start server1").await;
+    let error = failure(&double.place.path().join("minimega"), &campaign, LONG).await;
+    let text = format!("{:#}", anyhow::Error::from(error));
+    assert!(text.contains("minimega at ") && text.contains(" has ended (process "), "{text}");
+    let stale = journal::stale(campaign.path()).unwrap();
+    assert!(campaign.is_clean(), "{stale:?}");
+}
+
+#[tokio::test]
+async fn without_a_minimega_the_host_cannot_run_it() {
+    let campaign = Campaign::new();
+    let testbed = testbed(&campaign.path().join("none"), LONG);
+    let error = testbed.preflight(&campaign.request()).await.unwrap_err();
+    assert!(matches!(error, TestbedError::Unsupported { .. }), "{error:?}");
+    assert!(error.to_string().starts_with("no minimega can be used: cannot connect to the command socket "), "{error}");
+    assert!(error.hint().unwrap().contains("minimega -nostdin"));
+}
+
+/// A namespace that is there, noted in the journal of a campaign.
+async fn noted(daemon: &std::sync::Arc<Daemon>, campaign: &Campaign) -> Journal {
+    let namespace = daemon.fresh_namespace(&Owner::of(campaign.path())).await.unwrap();
+    let journal = Journal::begin(campaign.path(), &namespace).unwrap();
+    namespace.run(&["echo", "a"]).await.unwrap();
+    journal
+}
+
+#[tokio::test]
+async fn clean_removes_what_dead_runs_of_the_campaign_have_left_and_nothing_else() {
+    let double = Double::start(Traps::default());
+    let daemon = open(&double).await;
+    let (ours, theirs) = (Campaign::new(), Campaign::new());
+    let mut names = std::collections::BTreeMap::new();
+    for (what, campaign) in [("dead", &ours), ("kept", &ours), ("alive", &ours), ("other", &theirs)] {
+        let mut journal = noted(&daemon, campaign).await;
+        names.insert(what, journal.entry.namespace.clone());
+        match what {
+            "kept" => journal.keep().unwrap(),
+            // Held by a run that goes on.
+            "alive" => std::mem::forget(journal),
+            _ => {}
+        }
+    }
+    // Somebody uses minimega by hand.
+    daemon.namespace("exp1").unwrap().run(&["echo", "a"]).await.unwrap();
+    let line = |what: &str| format!("namespace {} of minimega", names[what]);
+    let removed = |what: &str| Removed { removed: vec![line(what)], left: vec![] };
+    assert_eq!(leftovers::clean(ours.path(), Kept::Stays).await.unwrap(), removed("dead"));
+    assert_eq!(leftovers::clean(ours.path(), Kept::Stays).await.unwrap(), Removed::default());
+    assert_eq!(leftovers::clean(ours.path(), Kept::Goes).await.unwrap(), removed("kept"));
+    let left = daemon.namespaces().await.unwrap();
+    for (name, stays) in [
+        ("exp1", true),
+        (&names["alive"], true),
+        (&names["other"], true),
+        (&names["dead"], false),
+        (&names["kept"], false),
+    ] {
+        assert_eq!(left.iter().any(|one| one == name), stays, "{name} of {names:?}");
+    }
+    assert_eq!(journal::stale(theirs.path()).unwrap().entries.len(), 1);
+}
+
+/// A campaign's directory that was copied, or a journal that another user can write.
+#[tokio::test]
+async fn a_journal_of_elsewhere_removes_nothing() {
+    let double = Double::start(Traps::default());
+    let daemon = open(&double).await;
+    let (ours, copy) = (Campaign::new(), Campaign::new());
+    let journal = noted(&daemon, &ours).await;
+    let name = journal.entry.namespace.clone();
+    drop(journal);
+    std::fs::rename(ours.path().join(".minimega"), copy.path().join(".minimega")).unwrap();
+    let done = leftovers::clean(copy.path(), Kept::Goes).await.unwrap();
+    assert!(done.removed.is_empty() && done.left.len() == 1 && done.left[0].contains(&name), "{done:?}");
+    assert!(daemon.namespaces().await.unwrap().contains(&name));
+}
+
+/// The machine of a minimega that is gone: its process is killed, and no other that has its number.
+#[tokio::test]
+async fn what_a_dead_minimega_has_left_is_removed_by_the_journal() {
+    let double = Process::start("").await;
+    let socket = double.place.path().join("minimega");
+    let daemon = Daemon::open(&socket, Limits::default()).await.unwrap();
+    let campaign = Campaign::new();
+    let place = daemon.base.join("7");
+    std::fs::create_dir(&place).unwrap();
+    let start = |argument: String| {
+        let shell = ["-c", "sleep 1000; :", "qemu", &argument];
+        std::process::Command::new("sh").args(shell).process_group(0).spawn().unwrap()
+    };
+    let mut machine = Killed(start(format!("{}/qmp", place.display())));
+    let mut bystander = Killed(start("elsewhere".to_owned()));
+    for (child, id) in [(&machine.0, 7), (&bystander.0, 8)] {
+        let mut journal = noted(&daemon, &campaign).await;
+        let pid = i32::try_from(child.id()).unwrap();
+        let started = started(pid);
+        journal.entry.machines = vec![journal::Noted { id, process: Some((pid, started)), taps: vec![] }];
+        journal.keep().unwrap();
+    }
+    drop(daemon);
+    let mut double = double;
+    double.end();
+    let done = leftovers::clean(campaign.path(), Kept::Goes).await.unwrap();
+    assert!(done.removed.iter().any(|line| line.starts_with("machine 7 of ")), "{done:?}");
+    assert!(done.left.iter().any(|line| line.contains("another process")), "{done:?}");
+    assert!(!place.exists() && machine.0.wait().unwrap().code().is_none());
+    assert!(bystander.0.try_wait().unwrap().is_none(), "it was not minimega's");
+}
+
+/// A process that ends with the test, and what it has started.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let group = nix::unistd::Pid::from_raw(-i32::try_from(self.0.id()).unwrap());
+        let _ = nix::sys::signal::kill(group, nix::sys::signal::Signal::SIGKILL);
+        let _ = self.0.wait();
+    }
+}
+
+fn started(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    text.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap().parse().unwrap()
+}
