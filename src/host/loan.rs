@@ -6,7 +6,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,8 @@ use crate::units::Rate;
 pub const DIRECTORY: &str = "/run/vptest";
 /// Names the lock on what all interfaces share; no file of an interface has this name.
 const OF_ALL: &str = "=host";
+/// The same for people.
+const SHARED: &str = "what all interfaces share (kernel parameters, governors)";
 /// More than any debt takes.
 const LONGEST: u64 = 1 << 20;
 /// What Ethernet carries when nobody says anything.
@@ -85,6 +87,24 @@ pub enum LoanError {
         /// Of which kind.
         kind: String,
     },
+    /// A smaller MTU than IPv6 needs takes its addresses from an interface, and nobody would put them back.
+    #[error(
+        "an MTU of {mtu} takes the IPv6 address {address} from {interface}: at least 1280, or remove the address first"
+    )]
+    Ipv6 {
+        /// Which interface.
+        interface: String,
+        /// What was asked for.
+        mtu: u32,
+        /// One that would be lost.
+        address: std::net::Ipv6Addr,
+    },
+    /// The directory of debts is not this user's alone.
+    #[error("{directory} can be written by others, who could say what is to be put back: remove it")]
+    Shared {
+        /// Its path.
+        directory: String,
+    },
     /// An earlier owner's debt cannot be paid.
     #[error("what an earlier process changed cannot be put back: {}", .0.join("; "))]
     Debt(Vec<String>),
@@ -104,11 +124,15 @@ pub enum LoanError {
 struct Debt {
     /// Who owes it, for messages.
     by: String,
+    /// The boot of the host in which it was made: settings do not outlive it.
+    boot: String,
     interface: String,
+    /// The interface's number, which no other one gets in the same boot; its name may change.
+    index: u32,
     mtu: Option<u32>,
     features: Option<Vec<[u32; 2]>>,
-    /// Is there a limit to be removed?
-    limited: bool,
+    /// The limit to be removed, bytes per second, and the kind of queueing discipline that was there.
+    limit: Option<(u64, String)>,
     sysctls: Vec<(String, String)>,
     /// Path and content.
     governors: Vec<(PathBuf, String)>,
@@ -145,11 +169,12 @@ impl Loan {
         let name = file_name(&wanted.interface);
         let mut locks = vec![lock(directory, &name, &wanted.interface, by)?];
         if !wanted.sysctls.is_empty() || wanted.governor.is_some() {
-            locks.push(lock(directory, OF_ALL, "what all interfaces share (kernel parameters, governors)", by)?);
+            locks.push(lock(directory, OF_ALL, SHARED, by)?);
         }
         let book = directory.join(format!("{name}.json"));
-        let mut notes = pay_others(directory, &book)?;
-        notes.extend(pay_book(&book)?);
+        let has_shared = locks.len() > 1;
+        let mut notes = pay_others(directory, &book, has_shared, by)?;
+        notes.extend(pay_book(directory, &book, has_shared, by)?);
         let debt = Debt::of(wanted, by)?;
         write(directory, &book, &debt)?;
         // From here on, dropping it puts back.
@@ -181,7 +206,7 @@ impl Drop for Loan {
 
 impl Wanted {
     fn apply(&self) -> Result<(), LoanError> {
-        let (mut netlink, index) = find(&self.interface)?;
+        let (mut netlink, Found { index, mtu: current }) = find(&self.interface)?;
         let name = self.interface.as_str();
         if let Some(on) = self.offload {
             ethtool::set_offloads(&netlink, name, &Offload::ALL, on)
@@ -192,7 +217,7 @@ impl Wanted {
         }
         if let LoanRate::Limit(bits) = self.rate {
             let bucket = Rate::from_bits_per_second(bits)
-                .and_then(|rate| TokenBucket::for_link(rate, self.mtu.unwrap_or(USUAL_MTU)));
+                .and_then(|rate| TokenBucket::for_link(rate, self.mtu.or(current).unwrap_or(USUAL_MTU)));
             let bad = || io::Error::new(io::ErrorKind::InvalidInput, "no whole number of bytes per second");
             let bucket = bucket.ok_or_else(|| io(format!("limit {name} to {bits} bit/s"), bad()))?;
             netlink.apply(&[bucket.set(index, name)])?;
@@ -215,22 +240,26 @@ impl Wanted {
 impl Debt {
     /// What there is of what is wanted.
     fn of(wanted: &Wanted, by: &str) -> Result<Self, LoanError> {
-        let (mut netlink, index) = find(&wanted.interface)?;
+        let (mut netlink, Found { index, mtu }) = find(&wanted.interface)?;
         let name = wanted.interface.as_str();
-        let mut debt = Self { by: by.to_owned(), interface: name.to_owned(), ..Self::default() };
+        let (by, interface) = (by.to_owned(), name.to_owned());
+        let mut debt = Self { by, boot: boot()?, interface, index, ..Self::default() };
         if wanted.offload.is_some() {
             let asked = ethtool::asked_features(&netlink, name);
             debt.features = Some(asked.map_err(|source| io(format!("read the offloads of {name}"), source))?);
         }
-        if wanted.mtu.is_some() {
-            let listed = link::read_interfaces(&mut netlink)?;
-            debt.mtu = listed.iter().find(|interface| interface.index == index).and_then(|interface| interface.mtu);
+        if let Some(asked) = wanted.mtu {
+            keeps_ipv6(name, asked)?;
+            debt.mtu = mtu;
         }
         if wanted.rate != LoanRate::Leave {
-            if let Some(root) = root_of(&mut netlink, index)?.filter(|root| !root.own) {
-                return Err(LoanError::Queue { interface: name.to_owned(), kind: root.kind });
+            let root = root_of(&mut netlink, index)?;
+            if let Some(root) = root.as_ref().filter(|root| !root.own) {
+                return Err(LoanError::Queue { interface: name.to_owned(), kind: root.kind.clone() });
             }
-            debt.limited = matches!(wanted.rate, LoanRate::Limit(_));
+            if let LoanRate::Limit(bits) = wanted.rate {
+                debt.limit = Some((bits / 8, root.map(|root| root.kind).unwrap_or_default()));
+            }
         }
         for (parameter, _) in &wanted.sysctls {
             debt.sysctls.push((parameter.clone(), get(&sysctl(parameter)?)?));
@@ -244,44 +273,109 @@ impl Debt {
         Ok(debt)
     }
 
-    /// Puts everything back, going on past failures, which are returned.
+    /// Does it hold what all interfaces share?
+    fn is_shared(&self) -> bool {
+        !self.sysctls.is_empty() || !self.governors.is_empty()
+    }
+
+    /// Puts everything back in the reverse of the order in which it was changed, going on past failures, which are returned: a
+    /// queueing discipline that is removed gets the successor that the kernel parameters say.
     fn pay(&self) -> Vec<String> {
         let mut left: Vec<String> = Vec::new();
         let mut tell = |result: Result<(), LoanError>| left.extend(result.err().map(|error| error.to_string()));
-        if self.mtu.is_some() || self.features.is_some() || self.limited {
-            tell(self.pay_interface());
+        for (path, governor) in self.governors.iter().rev() {
+            tell(put_back(path, governor));
         }
-        for (parameter, value) in &self.sysctls {
-            tell(sysctl(parameter).and_then(|path| put(&path, value)));
+        for (parameter, value) in self.sysctls.iter().rev() {
+            tell(sysctl(parameter).and_then(|path| put_back(&path, value)));
         }
-        for (path, governor) in &self.governors {
-            tell(put(path, governor));
+        match self.found() {
+            Ok(Some((mut netlink, name))) => {
+                tell(self.pay_limit(&mut netlink, &name));
+                tell(self.pay_mtu(&mut netlink, &name));
+                tell(self.pay_offloads(&netlink, &name));
+            }
+            // Its settings went with it.
+            Ok(None) => {}
+            Err(error) => tell(Err(error)),
         }
         left
     }
 
-    fn pay_interface(&self) -> Result<(), LoanError> {
-        let (mut netlink, index) = find(&self.interface)?;
-        let name = self.interface.as_str();
-        if self.limited && root_of(&mut netlink, index)?.is_some_and(|root| !root.own && root.rate.is_some()) {
-            netlink.apply(&[qdisc::remove_root(index, name)])?;
-        }
-        if let Some(mtu) = self.mtu {
-            netlink.apply(&[link::mtu(name, index, mtu)])?;
-        }
-        if let Some(features) = &self.features {
-            ethtool::ask_features(&netlink, name, features)
-                .map_err(|source| io(format!("put the offloads of {name} back"), source))?;
+    /// The interface by the name that it has now; `None` when it is there no more.
+    fn found(&self) -> Result<Option<(Netlink, String)>, LoanError> {
+        let mut netlink = open()?;
+        let listed = link::read_interfaces(&mut netlink)?;
+        let it = listed.into_iter().find(|interface| interface.index == self.index);
+        Ok(it.map(|interface| (netlink, interface.name)))
+    }
+
+    /// Removes the limit, unless somebody has put another one there since.
+    fn pay_limit(&self, netlink: &mut Netlink, name: &str) -> Result<(), LoanError> {
+        let Some((rate, kind)) = &self.limit else { return Ok(()) };
+        if root_of(netlink, self.index)?.is_some_and(|root| !root.own && root.rate == Some(*rate)) {
+            netlink.apply(&[qdisc::remove_root(self.index, name)])?;
+            let now = root_of(netlink, self.index)?.map(|root| root.kind).unwrap_or_default();
+            if now != *kind {
+                let other = io::Error::other(format!("the kernel has put {now} there"));
+                return Err(io(format!("put the queueing discipline {kind} of {name} back"), other));
+            }
         }
         Ok(())
     }
+
+    fn pay_mtu(&self, netlink: &mut Netlink, name: &str) -> Result<(), LoanError> {
+        if let Some(mtu) = self.mtu {
+            netlink.apply(&[link::mtu(name, self.index, mtu)])?;
+        }
+        Ok(())
+    }
+
+    fn pay_offloads(&self, netlink: &Netlink, name: &str) -> Result<(), LoanError> {
+        let Some(features) = &self.features else { return Ok(()) };
+        ethtool::ask_features(netlink, name, features)
+            .map_err(|source| io(format!("put the offloads of {name} back"), source))
+    }
 }
 
-fn find(interface: &str) -> Result<(Netlink, u32), LoanError> {
-    let mut netlink = Netlink::open().map_err(|source| io("talk to the kernel".to_owned(), source))?;
+/// Refuses an MTU below what IPv6 needs (RFC 8200, section 5) where the kernel would take addresses away for it; link-local ones
+/// it makes anew.
+fn keeps_ipv6(interface: &str, mtu: u32) -> Result<(), LoanError> {
+    if mtu >= 1280 {
+        return Ok(());
+    }
+    let failed = |errno: nix::Error| io(format!("list the addresses of {interface}"), errno.into());
+    let lost = nix::ifaddrs::getifaddrs().map_err(failed)?.find_map(|found| {
+        let address = found.address.filter(|_| found.interface_name == interface)?.as_sockaddr_in6()?.ip();
+        (!address.is_unicast_link_local()).then_some(address)
+    });
+    match lost {
+        Some(address) => Err(LoanError::Ipv6 { interface: interface.to_owned(), mtu, address }),
+        None => Ok(()),
+    }
+}
+
+/// Tells one boot of this host from others.
+fn boot() -> Result<String, LoanError> {
+    get(Path::new("/proc/sys/kernel/random/boot_id"))
+}
+
+fn open() -> Result<Netlink, LoanError> {
+    Netlink::open().map_err(|source| io("talk to the kernel".to_owned(), source))
+}
+
+/// An interface as it is.
+#[derive(Clone, Copy)]
+struct Found {
+    index: u32,
+    mtu: Option<u32>,
+}
+
+fn find(interface: &str) -> Result<(Netlink, Found), LoanError> {
+    let mut netlink = open()?;
     let listed = link::read_interfaces(&mut netlink)?;
     match listed.iter().find(|found| found.name == interface) {
-        Some(found) => Ok((netlink, found.index)),
+        Some(found) => Ok((netlink, Found { index: found.index, mtu: found.mtu })),
         None => Err(LoanError::NoInterface {
             interface: interface.to_owned(),
             known: listed.iter().map(|found| found.name.as_str()).collect::<Vec<_>>().join(", "),
@@ -293,9 +387,15 @@ fn root_of(netlink: &mut Netlink, index: u32) -> Result<Option<RootQdisc>, LoanE
     Ok(qdisc::read_roots(netlink)?.into_iter().find(|root| root.index == index))
 }
 
-/// Pays the debt that is written down there; a line about it, if there is one.
-fn pay_book(book: &Path) -> Result<Option<String>, LoanError> {
+/// Pays the debt that is written down there; a line about it, if there is one. `has_shared` says that the caller has the lock on
+/// what all interfaces share: a debt with such things must not be paid while somebody else has them.
+fn pay_book(directory: &Path, book: &Path, has_shared: bool, by: &str) -> Result<Option<String>, LoanError> {
     let Some(debt) = read(book)? else { return Ok(None) };
+    if debt.boot != boot()? {
+        remove(book)?;
+        return Ok(Some(format!("the host was restarted since {} changed settings of {}", debt.by, debt.interface)));
+    }
+    let _shared = if debt.is_shared() && !has_shared { Some(lock(directory, OF_ALL, SHARED, by)?) } else { None };
     let left = debt.pay();
     if !left.is_empty() {
         return Err(LoanError::Debt(left));
@@ -306,7 +406,7 @@ fn pay_book(book: &Path) -> Result<Option<String>, LoanError> {
 
 /// Pays the debts of dead processes on other interfaces: nobody may come for these again, and what interfaces share must
 /// not be taken for what was there before. One that cannot be paid is told and stays.
-fn pay_others(directory: &Path, own: &Path) -> Result<Vec<String>, LoanError> {
+fn pay_others(directory: &Path, own: &Path, has_shared: bool, by: &str) -> Result<Vec<String>, LoanError> {
     let failed = |source| io(format!("list {}", directory.display()), source);
     let mut notes = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(failed)? {
@@ -317,8 +417,10 @@ fn pay_others(directory: &Path, own: &Path) -> Result<Vec<String>, LoanError> {
         let Ok(file) = File::open(book.with_extension("lock")) else { continue };
         if file.try_lock().is_ok() {
             let _lock = Lock(file);
-            match pay_book(&book) {
+            match pay_book(directory, &book, has_shared, by) {
                 Ok(note) => notes.extend(note),
+                // Whoever has what is shared pays it.
+                Err(LoanError::Busy { .. }) => {}
                 Err(error) => notes.push(format!("{}: {error}", book.display())),
             }
         }
@@ -339,6 +441,10 @@ fn lock(directory: &Path, name: &str, interface: &str, by: &str) -> Result<Lock,
             return Err(io(format!("make {}", directory.display()), error));
         }
         _ => {}
+    }
+    let found = std::fs::symlink_metadata(directory).map_err(failed)?;
+    if !found.is_dir() || found.uid() != nix::unistd::geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        return Err(LoanError::Shared { directory: directory.display().to_string() });
     }
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -418,8 +524,15 @@ fn get(path: &Path) -> Result<String, LoanError> {
     Ok(text.trim().to_owned())
 }
 
+/// Writes an old value, where it is not there already: some can be read and not written.
+fn put_back(path: &Path, value: &str) -> Result<(), LoanError> {
+    if get(path)? == value { Ok(()) } else { put(path, value) }
+}
+
 fn put(path: &Path, value: &str) -> Result<(), LoanError> {
-    std::fs::write(path, value).map_err(|source| io(format!("write `{value}` to {}", path.display()), source))
+    // The line end makes an empty value something that is written.
+    std::fs::write(path, format!("{value}\n"))
+        .map_err(|source| io(format!("write `{value}` to {}", path.display()), source))
 }
 
 fn io(what: String, source: io::Error) -> LoanError {

@@ -8,7 +8,7 @@ use crate::units::ByteSize;
 /// Most iterations in a row that may go wrong.
 const MOST_FAILURES: u32 = 1_000_000;
 /// Longest time that a run may take: ten years.
-const LONGEST: std::time::Duration = std::time::Duration::from_hours(10 * 365 * 24);
+const LONGEST: std::time::Duration = std::time::Duration::from_secs(10 * 365 * 24 * 3600);
 
 const TIME_ACCEPTED: &str =
     "a time with its offset from UTC, \"2026-12-24T06:00:00Z\" or \"2026-12-24T07:00:00+01:00\"";

@@ -25,7 +25,7 @@ pub(super) fn server(pair: &PairContext<'_>, page: Page, workers: u64) -> Result
             let why = format!("nginx serves images up to {IMAGE_LIMIT} bytes; use server = \"builtin\"");
             return Err(WorkloadError::Unusable { value: size.to_string(), why });
         }
-        files.push((format!("{scratch}/nginx-image.png"), Chunks::of(size).flatten().collect()));
+        files.push((format!("{scratch}/nginx-image.png"), Chunks::of(size).collect::<Vec<_>>().concat()));
     }
     let argv = ["nginx", "-p", scratch, "-c", &format!("{scratch}/nginx.conf")].map(str::to_owned).to_vec();
     Ok(Server {

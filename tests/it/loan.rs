@@ -143,13 +143,87 @@ fn debts_on_other_interfaces_are_paid_too_and_what_they_share_is_lent_once() {
     });
 }
 
+#[test]
+fn what_cannot_be_written_or_is_empty_is_put_back_all_the_same() {
+    if !need::root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let with = |name: &str, value: &str| Wanted {
+        interface: "v0".to_owned(),
+        sysctls: vec![(name.to_owned(), value.to_owned())],
+        ..Wanted::default()
+    };
+    inside(|| {
+        const PORTS: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+        let ports = || std::fs::read_to_string(PORTS).unwrap().trim().to_owned();
+        assert_eq!(ports(), "");
+        let (mut loan, _) =
+            Loan::take(directory.path(), &with("net/ipv4/ip_local_reserved_ports", "7000"), "a").unwrap();
+        assert_eq!((ports().as_str(), loan.give_back().len()), ("7000", 0));
+        assert_eq!(ports(), "", "a parameter that was empty is so again");
+        drop(loan);
+        // One that is only read is refused, and stands in nobody's way.
+        let refused =
+            Loan::take(directory.path(), &with("net/ipv4/tcp_available_congestion_control", "reno"), "a").unwrap_err();
+        assert!(refused.to_string().contains("tcp_available_congestion_control"), "{refused}");
+        drop(Loan::take(directory.path(), &with("net/ipv4/ip_forward", "1"), "b").unwrap());
+    });
+}
+
+#[test]
+fn a_debt_of_another_boot_or_of_an_interface_that_is_gone_is_none() {
+    if !need::root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let book = directory.path().join("v0.json");
+    inside(|| {
+        let (mut loan, _) = Loan::take(directory.path(), &wanted(), "process 7").unwrap();
+        let debt = std::fs::read_to_string(&book).unwrap();
+        loan.give_back();
+        drop(loan);
+        let before = state();
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let only = Wanted { interface: "v1".to_owned(), ..Wanted::default() };
+        let take = |debt: String| {
+            std::fs::write(&book, debt).unwrap();
+            std::fs::write(FORWARD, "1").unwrap();
+            let (_loan, notes) = Loan::take(directory.path(), &only, "process 8").unwrap();
+            assert!(!book.exists());
+            notes
+        };
+        let notes = take(debt.replace(boot.trim(), "another"));
+        assert_eq!(notes, ["the host was restarted since process 7 changed settings of v0"]);
+        assert_eq!(state().3.trim(), "1", "what is there now is the new boot's own");
+        let gone = debt.replace(&format!("\"index\":{INDEX},"), "\"index\":4711,");
+        assert_ne!(gone, debt);
+        assert_eq!(take(gone), ["settings of v0 that process 7 had left changed were put back"]);
+        assert_eq!(state(), before);
+    });
+}
+
+#[test]
+fn a_directory_that_others_can_write_is_not_believed() {
+    if !need::root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(directory.path(), open).unwrap();
+    inside(|| {
+        let refused = Loan::take(directory.path(), &wanted(), "a").unwrap_err().to_string();
+        assert!(refused.contains("can be written by others"), "{refused}");
+    });
+}
+
 fn bucket(bits: u64) -> TokenBucket {
     TokenBucket::for_link(Rate::from_bits_per_second(bits).unwrap(), 1500).unwrap()
 }
 
 #[test]
 fn nothing_is_changed_when_anything_is_refused() {
-    if !need::root() {
+    if !need::root() || !need::program("ip") {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -171,6 +245,10 @@ fn nothing_is_changed_when_anything_is_refused() {
             assert!(said.contains(text), "{said}");
             assert_eq!(state(), before, "{said}");
         }
+        let ipv6 = Command::new("ip").args(["addr", "add", "2001:db8::1/64", "dev", "v0"]).status().unwrap();
+        assert!(ipv6.success());
+        assert!(refused(&wanted()).contains("takes the IPv6 address 2001:db8::1 from v0"));
+        assert!(Command::new("ip").args(["addr", "flush", "dev", "v0"]).status().unwrap().success());
         Netlink::open().unwrap().apply(&[bucket(16_000_000).set(INDEX, "v0")]).unwrap();
         assert!(refused(&wanted()).contains("a queueing discipline of its own (tbf)"));
         assert_eq!(state().2.rate, Some(2_000_000));

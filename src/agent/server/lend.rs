@@ -14,10 +14,12 @@ type Place = Mutex<Option<Loan>>;
 /// Changes settings; those that are lent already are put back first.
 pub(super) fn lend(place: &Place, request: &LoanRequest) -> Result<Outcome, Failure> {
     give_back(place)?;
+    // Held to the end: whoever gives back meanwhile waits for what is being changed.
+    let mut place = locked(place);
     let (interface, address) = interface(request)?;
     let wanted = Wanted { interface: interface.clone(), ..request.wanted.clone() };
     let (loan, notes) = Loan::take(Path::new(DIRECTORY), &wanted, &request.by).map_err(refused)?;
-    *locked(place) = Some(loan);
+    *place = Some(loan);
     Ok(Outcome::Lent(Lent { interface, address, notes }))
 }
 

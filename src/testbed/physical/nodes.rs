@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -183,8 +184,10 @@ impl Nodes {
         let cage = Cage::open_or_groups().map_err(io("make a process namespace"))?;
         let directory =
             tempfile::Builder::new().prefix(PREFIX).tempdir().map_err(io("make a directory for ssh's sockets"))?;
-        let lock = File::create(directory.path().join(LOCK)).map_err(io("lock the directory of ssh's sockets"))?;
-        lock.lock().map_err(io("lock the directory of ssh's sockets"))?;
+        // It gets its name when it is locked: others remove directories whose lock nobody holds.
+        let (new, named) = (directory.path().join("lock.new"), directory.path().join(LOCK));
+        let lock = File::create(&new).map_err(io("lock the directory of ssh's sockets"))?;
+        lock.lock().and_then(|()| std::fs::rename(new, named)).map_err(io("lock the directory of ssh's sockets"))?;
         let made = Arc::new(Place { processes: Arc::new(Processes::new(cage)), directory, _lock: lock });
         *place = Some(Arc::clone(&made));
         Ok(made)
@@ -226,11 +229,22 @@ fn remove_leftovers() {
     for entry in entries.flatten() {
         let named = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
         // One without a lock file is just being made.
-        let free = named && File::open(entry.path().join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok());
+        let free = named && is_own(&entry.path()) && open_lock(&entry.path()).is_ok_and(|lock| lock.try_lock().is_ok());
         if free && let Err(error) = std::fs::remove_dir_all(entry.path()) {
             tracing::warn!("cannot remove {}: {error}", entry.path().display());
         }
     }
+}
+
+/// A directory of this user's own, and no link to one.
+fn is_own(path: &Path) -> bool {
+    let own = |found: std::fs::Metadata| found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw();
+    std::fs::symlink_metadata(path).is_ok_and(own)
+}
+
+/// Waits for nobody, whatever stands there.
+fn open_lock(directory: &Path) -> std::io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(directory.join(LOCK))
 }
 
 fn key(target: &Target) -> String {

@@ -120,11 +120,17 @@ fn wish(spec: &PhysicalSpec, id: NodeId, node: &PhysicalNode) -> NodeWish {
         host: node.host.clone(),
         port: node.port,
         user: node.user.clone().or_else(|| spec.user.clone()),
-        identity: identity.map(std::path::PathBuf::from),
+        identity: identity.map(|path| key_file(path)),
         host_keys: node.host_key.clone().map_or(HostKeys::Known, HostKeys::This),
         config: true,
     };
     NodeWish { id, target, interface: node.interface.clone(), address: node.address }
+}
+
+/// ssh runs in another directory; what begins with `~` it resolves itself.
+fn key_file(path: &str) -> std::path::PathBuf {
+    let absolute = || std::path::absolute(path).ok();
+    if path.starts_with('~') { path.into() } else { absolute().unwrap_or_else(|| path.into()) }
 }
 
 fn hops(spec: &PhysicalSpec, tuple: &Tuple) -> Result<Vec<String>, String> {
