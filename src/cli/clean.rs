@@ -39,7 +39,12 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
             }
         }
     }
-    let in_minimega = if args.out.exists() { minimega(&args.out)? } else { leftovers::Removed::default() };
+    let in_minimega = if args.out.exists() { minimega(&args.out) } else { Ok(leftovers::Removed::default()) };
+    // What cannot be read keeps nothing else from being removed.
+    let in_minimega = in_minimega.unwrap_or_else(|error| leftovers::Removed {
+        removed: Vec::new(),
+        left: vec![format!("journals of minimega's namespaces: {error:#}")],
+    });
     let mut kept = kept::remove_all();
     kept.removed.extend(in_minimega.removed);
     kept.left.extend(in_minimega.left);

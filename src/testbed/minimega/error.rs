@@ -220,8 +220,15 @@ impl MinimegaError {
     }
 
     /// Is the daemon gone, with all that it knew?
-    pub const fn is_lost(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::Crashed { .. } | Self::Restarted { .. })
+    ///
+    /// One that is only slow to answer, or does not let this user in, is not.
+    pub fn is_lost(&self) -> bool {
+        use io::ErrorKind::{ConnectionRefused, NotFound};
+        match self {
+            Self::Connect { source, .. } => matches!(source.kind(), ConnectionRefused | NotFound),
+            Self::Crashed { .. } | Self::Restarted { .. } => true,
+            _ => false,
+        }
     }
 
     /// As an error of a testbed that wanted to do `what` (verb and object).

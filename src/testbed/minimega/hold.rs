@@ -24,11 +24,16 @@ pub(super) struct Holds {
 }
 
 impl Holds {
-    /// A fresh namespace, noted before it comes to be.
-    pub(super) async fn take(&mut self, daemon: &Arc<Daemon>, campaign: &Path) -> Result<Arc<Namespace>, TestbedError> {
+    /// A fresh namespace, noted before it comes to be; its machines write their consoles to `consoles`.
+    pub(super) async fn take(
+        &mut self,
+        daemon: &Arc<Daemon>,
+        campaign: &Path,
+        consoles: &Path,
+    ) -> Result<Arc<Namespace>, TestbedError> {
         let fresh = daemon.fresh_namespace(&Owner::of(campaign)).await;
         let namespace = Arc::new(fresh.map_err(|error| error.into_testbed("make a namespace of minimega's"))?);
-        let journal = Journal::begin(campaign, &namespace)
+        let journal = Journal::begin(campaign, &namespace, consoles)
             .map_err(|source| TestbedError::Io { what: format!("note the namespace {}", namespace.name()), source })?;
         self.held.push(Held { namespace: Arc::clone(&namespace), journal });
         Ok(namespace)
@@ -37,7 +42,9 @@ impl Holds {
     /// Notes the machines of a namespace.
     pub(super) fn note(&mut self, namespace: &Namespace, machines: &[&Machine]) -> Result<(), TestbedError> {
         let held = self.held.iter_mut().find(|held| held.namespace.name() == namespace.name());
-        let noted = held.map_or(Ok(()), |held| held.journal.note(machines.iter().copied()));
+        // Of a machine on another host of a mesh, numbers and taps mean other things here.
+        let here = machines.iter().copied().filter(|machine| machine.host == namespace.daemon().host);
+        let noted = held.map_or(Ok(()), |held| held.journal.note(here));
         noted.map_err(|source| TestbedError::Io { what: format!("note the machines of {}", namespace.name()), source })
     }
 
@@ -61,8 +68,9 @@ impl Holds {
             }
             let gone = leftovers::await_end(&journal.entry).await;
             left.extend(failures.iter().map(|error| format!("namespace {}: {}", namespace.name(), chain(error))));
+            let all_gone = failures.is_empty() && gone.is_empty();
             left.extend(gone);
-            if failures.is_empty() {
+            if all_gone {
                 left.extend(journal.erase().err().map(|error| format!("journal of {}: {error}", namespace.name())));
             }
         }

@@ -6,6 +6,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -32,8 +33,30 @@ pub struct Entry {
     pub daemon: Option<(i32, u64)>,
     /// Its machines, as far as they have been launched.
     pub machines: Vec<Noted>,
+    /// Where its machines write their consoles, and no others do; `None` where that is not known.
+    #[serde(default)]
+    pub consoles: Option<PathBuf>,
     /// Was it left up on purpose (`--keep-failed`)?
     pub kept: bool,
+}
+
+impl Entry {
+    /// Is it of the form that this program writes? Whoever removes as root must not be led elsewhere.
+    fn is_sound(&self, path: &Path) -> bool {
+        let named = |path: &Path| path.file_stem().is_some_and(|stem| stem == self.namespace.as_str());
+        let place = self.files.file_name().is_some_and(|name| name == self.namespace.as_str());
+        let plain =
+            |path: &Path| path.is_absolute() && !path.components().any(|part| part == std::path::Component::ParentDir);
+        named(path)
+            && place
+            && [&self.socket, &self.base, &self.files].into_iter().all(|path| plain(path))
+            && self.machines.iter().flat_map(|machine| &machine.taps).all(|tap| is_tap(tap))
+    }
+}
+
+/// Is it a name that minimega gives to taps?
+pub(super) fn is_tap(name: &str) -> bool {
+    name.strip_prefix("mega_tap").is_some_and(|rest| rest.parse::<u32>().is_ok())
 }
 
 /// A machine of this host.
@@ -70,7 +93,7 @@ impl Journal {
     ///
     /// # Errors
     /// When the campaign's directory cannot be written.
-    pub fn begin(campaign: &Path, namespace: &Namespace) -> io::Result<Self> {
+    pub fn begin(campaign: &Path, namespace: &Namespace, consoles: &Path) -> io::Result<Self> {
         let daemon = namespace.daemon();
         let peer = daemon.peer();
         let entry = Entry {
@@ -80,13 +103,20 @@ impl Journal {
             files: namespace.files(),
             daemon: peer.pid.zip(peer.started),
             machines: Vec::new(),
+            consoles: Some(consoles.to_owned()),
             kept: false,
         };
         let directory = campaign.join(DIRECTORY);
-        std::fs::create_dir_all(&directory)?;
+        match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
         let path = directory.join(format!("{}.json", entry.namespace));
-        let lock = File::options().write(true).create_new(true).open(path.with_extension("lock"))?;
+        // It gets its name when it is locked: a lock that nobody holds is of a dead run.
+        let making = path.with_extension("locking");
+        let lock = File::options().write(true).create_new(true).mode(0o600).open(&making)?;
         lock.lock()?;
+        std::fs::rename(making, path.with_extension("lock"))?;
         let journal = Self { entry, path, _lock: lock };
         journal.write()?;
         Ok(journal)
@@ -128,7 +158,8 @@ impl Journal {
     /// Written beside and renamed: an entry is whole or not there.
     fn write(&self) -> io::Result<()> {
         let beside = self.path.with_extension("new");
-        let mut file = File::create(&beside)?;
+        let mut options = File::options();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         file.write_all(&serde_json::to_vec_pretty(&self.entry)?)?;
         file.sync_all()?;
         std::fs::rename(&beside, &self.path)
@@ -154,6 +185,7 @@ pub fn stale(campaign: &Path) -> io::Result<Stale> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(stale),
         other => other?,
     };
+    check_owner(&campaign.join(DIRECTORY))?;
     for path in entries.flatten().map(|entry| entry.path()) {
         if path.extension().is_none_or(|extension| extension != "lock") {
             continue;
@@ -167,9 +199,23 @@ pub fn stale(campaign: &Path) -> io::Result<Stale> {
     Ok(stale)
 }
 
-/// `None` for one that is in use.
+/// Refuses what is not this user's own, or what others can write.
+fn check_owner(path: &Path) -> io::Result<()> {
+    let found = std::fs::symlink_metadata(path)?;
+    let own = found.uid() == nix::unistd::geteuid().as_raw() && found.mode() & 0o022 == 0 && !found.is_symlink();
+    if own {
+        Ok(())
+    } else {
+        Err(io::Error::other("another user owns it or can write it, so what it says is not believed"))
+    }
+}
+
+/// `None` for one that is in use, or that was erased just now.
 fn take(lock: &Path) -> io::Result<Option<Journal>> {
-    let file = File::options().write(true).open(lock)?;
+    let file = match File::options().write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(lock) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => return Ok(None),
         Err(TryLockError::Error(error)) => return Err(error),
@@ -179,12 +225,18 @@ fn take(lock: &Path) -> io::Result<Option<Journal>> {
     let text = match std::fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // It died before it had made anything, or while it erased this.
-            std::fs::remove_file(lock)?;
-            return Ok(None);
+            return match std::fs::remove_file(lock) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(None),
+            };
         }
         other => other?,
     };
-    let entry = serde_json::from_slice(&text).map_err(io::Error::other)?;
+    check_owner(&path)?;
+    let entry: Entry = serde_json::from_slice(&text).map_err(io::Error::other)?;
+    if !entry.is_sound(&path) {
+        return Err(io::Error::other("it says things that vptest does not write, so it is not believed"));
+    }
     Ok(Some(Journal { entry, path, _lock: file }))
 }
 
@@ -202,9 +254,10 @@ mod tests {
             namespace: name.to_owned(),
             socket: "/s".into(),
             base: "/b".into(),
-            files: "/f".into(),
+            files: format!("/b/{name}").into(),
             daemon: Some((1, 2)),
-            machines: vec![Noted { id: 3, process: None, taps: vec!["t".to_owned()] }],
+            machines: vec![Noted { id: 3, process: None, taps: vec!["mega_tap3".to_owned()] }],
+            consoles: None,
             kept: false,
         };
         let journal = Journal { entry, path, _lock: lock };
@@ -227,6 +280,32 @@ mod tests {
         }
         held.erase().unwrap();
         assert!(!campaign.path().join(DIRECTORY).exists());
+    }
+
+    #[test]
+    fn an_entry_that_leads_elsewhere_is_not_believed() {
+        let forged = |change: &dyn Fn(&mut Entry)| {
+            let campaign = tempfile::tempdir().unwrap();
+            let mut journal = entry(campaign.path(), "mine");
+            change(&mut journal.entry);
+            journal.write().unwrap();
+            drop(journal);
+            let found = stale(campaign.path()).unwrap();
+            (found.entries.len(), found.unreadable.len())
+        };
+        assert_eq!(forged(&|_| ()), (1, 0));
+        assert_eq!(forged(&|entry| entry.files = "/home/other".into()), (0, 1));
+        assert_eq!(forged(&|entry| entry.base = "/b/../etc".into()), (0, 1));
+        assert_eq!(forged(&|entry| entry.namespace = "yours".to_owned()), (0, 1));
+        assert_eq!(forged(&|entry| entry.machines[0].taps = vec!["eth0".to_owned()]), (0, 1));
+        let campaign = tempfile::tempdir().unwrap();
+        drop(entry(campaign.path(), "mine"));
+        let open = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+        let directory = campaign.path().join(DIRECTORY);
+        std::fs::set_permissions(directory.join("mine.json"), open(0o666)).unwrap();
+        assert_eq!(stale(campaign.path()).unwrap().unreadable.len(), 1);
+        std::fs::set_permissions(&directory, open(0o777)).unwrap();
+        stale(campaign.path()).unwrap_err();
     }
 
     #[test]

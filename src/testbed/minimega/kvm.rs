@@ -12,6 +12,7 @@ use futures_util::FutureExt as _;
 use super::prepare::Prepared;
 use super::up::Up;
 use crate::spec::{TestbedSpec, Tuple};
+use crate::testbed::lan::topology::LinkRate;
 use crate::testbed::qemu::wishes::Wishes;
 use crate::testbed::{Instance, Request, Testbed, TestbedError};
 
@@ -60,6 +61,11 @@ impl Testbed for MinimegaKvm {
     }
 }
 
+/// What Ethernet carries when nobody says anything.
+const USUAL_MTU: u32 = 1500;
+/// Header, VLAN tag.
+const FRAME_OVERHEAD: u64 = 18;
+
 /// # Errors
 /// [`TestbedError::Request`] for what minimega cannot provide.
 fn wishes(tuple: &Tuple) -> Result<Wishes, TestbedError> {
@@ -71,6 +77,16 @@ fn wishes(tuple: &Tuple) -> Result<Wishes, TestbedError> {
     if tuple.get("colocated").is_some_and(|value| value.to_string() == "off") {
         return refuse("colocated = off: guests on other hosts of a mesh cannot be reached (colocated = on)");
     }
+    if let LinkRate::Limit(rate) = wishes.topology.rate {
+        let frame = u64::from(wishes.topology.mtu.unwrap_or(USUAL_MTU)) + FRAME_OVERHEAD;
+        // What its bucket holds; larger frames never pass, though the rate reads as asked for.
+        if rate.bits_per_second().saturating_mul(128) / 100_000 < frame {
+            let least = frame.div_ceil(128) * 100;
+            return refuse(&format!(
+                "rate = `{rate}`: minimega's limit drops every frame of {frame} bytes below {least} kbit/s"
+            ));
+        }
+    }
     Ok(wishes)
 }
 
@@ -81,6 +97,20 @@ mod tests {
 
     fn refused(name: &str, value: Value) -> String {
         wishes(&Tuple::new([(name.to_owned(), value)].into())).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_rate_whose_bucket_holds_no_frame_is_refused() {
+        let rate = |mtu: i64, bits: u64| {
+            let rate = crate::units::Rate::from_bits_per_second(bits).unwrap();
+            let factors = [("rate".to_owned(), Value::Rate(rate)), ("mtu".to_owned(), Value::Integer(mtu))];
+            wishes(&Tuple::new(factors.into())).map(drop).map_err(|error| error.to_string())
+        };
+        rate(1500, 1_200_000).unwrap();
+        rate(500, 600_000).unwrap();
+        let why = rate(1500, 1_000_000).unwrap_err();
+        assert!(why.ends_with("drops every frame of 1518 bytes below 1200 kbit/s"), "{why}");
+        rate(9000, 5_000_000).unwrap_err();
     }
 
     #[test]

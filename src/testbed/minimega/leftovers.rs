@@ -4,6 +4,7 @@
 //! and runs on the directory of its machine, taps that such a process had.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use super::daemon::{Daemon, Owner};
 use super::error::MinimegaError;
 use super::hold::chain;
-use super::journal::{self, Entry, Journal, Noted};
+use super::journal::{self, Entry, Journal, Noted, is_tap};
 use super::socket::{Limits, running_since};
 use crate::host::link;
 use crate::host::namespace::Namespace as Network;
@@ -85,15 +86,17 @@ pub(super) async fn bury(journal: Journal) -> Removed {
                 Err(failures) => failures,
             };
             let over = is_over(&daemon, &failures).await;
-            if !over {
+            if !over && !failures.is_empty() {
                 done.left.extend(failures.iter().map(|error| format!("namespace {name}: {}", chain(error))));
+                return done;
             }
             Some(same).filter(|_| !over)
         }
         Err(error) if error.is_lost() => None,
         Err(error) => {
+            // Whatever it is, it may be alive and have all that is noted.
             done.left.push(format!("namespace {name}: {}", chain(&error)));
-            None
+            return done;
         }
     };
     if same == Some(true) {
@@ -178,6 +181,8 @@ fn process(noted: &Noted) -> Option<i32> {
 async fn sweep(entry: &Entry, running: bool) -> Removed {
     let mut done = Removed::default();
     let mut networks = Vec::new();
+    let machines = with_unnoted(entry);
+    let entry = &Entry { machines, ..entry.clone() };
     for noted in &entry.machines {
         let Some(pid) = process(noted) else { continue };
         networks.extend(Network::of_process(pid).ok());
@@ -191,9 +196,8 @@ async fn sweep(entry: &Entry, running: bool) -> Removed {
         return done;
     }
     for tap in entry.machines.iter().flat_map(|noted| &noted.taps) {
-        let used = running && in_use(tap);
-        if used {
-            // Names of taps begin anew with each daemon.
+        if in_use(tap) {
+            // Names of taps begin anew with each daemon, and there may be others than the one that is noted.
             continue;
         }
         match take_tap(tap, networks.first()).await {
@@ -212,6 +216,35 @@ async fn sweep(entry: &Entry, running: bool) -> Removed {
         }
     }
     done
+}
+
+/// The machines that are noted, and those whose launch nobody lived to note: QEMUs that write their console where only machines
+/// of this namespace's iteration do.
+fn with_unnoted(entry: &Entry) -> Vec<Noted> {
+    let mut machines = entry.machines.clone();
+    let Some(consoles) = &entry.consoles else { return machines };
+    let (mark, base) = (format!("{}/", consoles.display()), format!("{}/", entry.base.display()));
+    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        // Others can say of their processes what they like.
+        if !process.metadata().is_ok_and(|found| found.uid() == nix::unistd::geteuid().as_raw()) {
+            continue;
+        }
+        let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command);
+        let words = || command.split(['\0', ',', '=', ':']);
+        let id = words().find_map(|word| word.strip_prefix(&base)?.split('/').next()?.parse::<u64>().ok());
+        let (Some(id), Some(started), true) = (id, running_since(pid), words().any(|word| word.starts_with(&mark)))
+        else {
+            continue;
+        };
+        if machines.iter().all(|noted| noted.process != Some((pid, started))) {
+            let taps = command.split(['\0', ',']).filter_map(|word| word.strip_prefix("ifname="));
+            let taps = taps.filter(|tap| is_tap(tap)).map(str::to_owned).collect();
+            machines.push(Noted { id, process: Some((pid, started)), taps });
+        }
+    }
+    machines
 }
 
 /// Kills a process that runs on the directory of its machine, and no other.

@@ -65,9 +65,12 @@ impl Switch {
         let inode = self.stack.namespace.inode().ok()?;
         let network = |pid: u32| Some(std::fs::metadata(format!("/proc/{pid}/ns/net")).ok()?.ino());
         let name = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+        // Anybody can take a name.
+        let is_root = |pid: u32| std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|process| process.uid() == 0);
         let processes = std::fs::read_dir("/proc").ok()?.flatten();
         let mut numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        numbers.find(|&pid| name(pid).is_some_and(|name| name.trim() == SWITCH) && network(pid) == Some(inode))
+        let is_it = |pid: u32| name(pid).is_some_and(|name| name.trim() == SWITCH);
+        numbers.find(|&pid| is_it(pid) && is_root(pid) && network(pid) == Some(inode))
     }
 
     /// Where the taps are.

@@ -192,7 +192,7 @@ impl Site<'_> {
     ) -> Result<Vec<Guest>, TestbedError> {
         let mut links = Vec::new();
         for pair in 1..=u32::from(self.wishes.topology.pairs) {
-            links.push((pair, holds.take(daemon, &request.campaign).await?));
+            links.push((pair, holds.take(daemon, &request.campaign, self.scratch).await?));
         }
         let launched = links.iter().map(|(pair, namespace)| self.launch(*pair, namespace));
         let launched = try_join_all(launched).await?;

@@ -138,7 +138,7 @@ async fn without_a_minimega_the_host_cannot_run_it() {
 /// A namespace that is there, noted in the journal of a campaign.
 async fn noted(daemon: &std::sync::Arc<Daemon>, campaign: &Campaign) -> Journal {
     let namespace = daemon.fresh_namespace(&Owner::of(campaign.path())).await.unwrap();
-    let journal = Journal::begin(campaign.path(), &namespace).unwrap();
+    let journal = Journal::begin(campaign.path(), &namespace, &campaign.path().join("consoles")).unwrap();
     namespace.run(&["echo", "a"]).await.unwrap();
     journal
 }
@@ -209,6 +209,10 @@ async fn what_a_dead_minimega_has_left_is_removed_by_the_journal() {
     };
     let mut machine = Killed(start(format!("{}/qmp", place.display())));
     let mut bystander = Killed(start("elsewhere".to_owned()));
+    // Its launch was never answered, so that nobody has noted it.
+    let console = format!("file:{}/consoles/client1.console", campaign.path().display());
+    let shell = ["-c", "sleep 1000; :", "qemu", &format!("unix:{}/9/qmp,server", daemon.base.display()), &console];
+    let mut unnoted = Killed(std::process::Command::new("sh").args(shell).process_group(0).spawn().unwrap());
     for (child, id) in [(&machine.0, 7), (&bystander.0, 8)] {
         let mut journal = noted(&daemon, &campaign).await;
         let pid = i32::try_from(child.id()).unwrap();
@@ -223,6 +227,8 @@ async fn what_a_dead_minimega_has_left_is_removed_by_the_journal() {
     assert!(done.removed.iter().any(|line| line.starts_with("machine 7 of ")), "{done:?}");
     assert!(done.left.iter().any(|line| line.contains("another process")), "{done:?}");
     assert!(!place.exists() && machine.0.wait().unwrap().code().is_none());
+    assert!(done.removed.iter().any(|line| line.starts_with("machine 9 of ")), "{done:?}");
+    assert!(unnoted.0.wait().unwrap().code().is_none());
     assert!(bystander.0.try_wait().unwrap().is_none(), "it was not minimega's");
 }
 
