@@ -197,6 +197,8 @@ impl Campaign<'_> {
                     let is_spared = rule.as_ref().map_or(Ok(false), |rule| rule.spares(self, *number))?;
                     report.left += usize::from(!is_spared);
                 }
+                // Nothing is left that the limit kept from being run.
+                report.limited = report.limited.filter(|_| report.left > 0);
                 break;
             }
             // Another process may have settled the tuple since this one looked.

@@ -15,6 +15,11 @@ const RESOLUTION_SECONDS: f64 = 0.05;
 pub fn host(node: Option<NodeId>, used: &HostUse, thresholds: &VerifySpec) -> Verdict {
     let name = &node.map_or_else(|| "host".to_owned(), |node| node.to_string());
     let mut verdict = Verdict::new();
+    // This host always answers; a node that did not may have been anything but quiet.
+    let is_asked = thresholds.foreign_cpu.is_some() || thresholds.steal.is_some();
+    if node.is_some() && is_asked && used.cpu.is_none() && used.foreign.is_none() {
+        verdict.suspect(format!("{name}: nobody knows whether it was quiet: its load could not be read"));
+    }
     foreign(name, used, thresholds, &mut verdict);
     steal(name, used, thresholds, &mut verdict);
     let swap = [
@@ -104,6 +109,17 @@ mod tests {
             load: Some(1.0),
             foreign: Some(ForeignUse { seconds: 0.0, top: None }),
         }
+    }
+
+    #[test]
+    fn a_node_whose_load_is_not_known_is_not_taken_for_quiet() {
+        let node = Some(NodeId::client(1));
+        let thresholds = VerifySpec::default();
+        let said = host(node, &HostUse::unread(), &thresholds).suspect;
+        assert_eq!(said, ["client1: nobody knows whether it was quiet: its load could not be read"]);
+        assert!(host(node, &quiet(), &thresholds).suspect.is_empty());
+        let off = VerifySpec { foreign_cpu: None, steal: None, ..thresholds };
+        assert!(host(node, &HostUse::unread(), &off).suspect.is_empty(), "nobody asked");
     }
 
     fn check(used: &HostUse, expected: &[&str]) {

@@ -223,16 +223,7 @@ mod tests {
 
     #[test]
     fn names_of_the_hosts_metrics_are_those_that_a_spec_may_not_ask_for() {
-        let used = HostUse {
-            wall: Duration::from_secs(1),
-            cpu: None,
-            swap_in: None,
-            swap_out: None,
-            thermal_throttles: None,
-            cgroup_throttles: None,
-            load: None,
-            foreign: None,
-        };
+        let used = HostUse { wall: Duration::from_secs(1), ..HostUse::unread() };
         let names: Vec<String> = host::metrics(None, &used).into_iter().map(|metric| metric.name).collect();
         assert_eq!(names, HOST_METRICS);
     }
