@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! cli        clap structs, one file per subcommand, progress and tables; the only part that prints
-//! dispatch   where iterations run: igor's reservations
+//! dispatch   where iterations run: here, on hosts over ssh with GNU parallel; igor's reservations
 //! runner     life of one iteration; campaign: resume, order, interruption, journal
 //! testbed    what provides nodes and links: netns, qemu, fake; drivers of minimega and rond
 //! workload   ab, iperf3, custom command; output text → metrics

@@ -6,8 +6,12 @@ use std::path::PathBuf;
 use regex::Regex;
 
 use super::exit::{Exit, Failure};
+use crate::dispatch::Host;
+use crate::dispatch::from_list;
 use crate::dispatch::igor::{Igor, IgorError, Order, Reservation, Size, matching, read};
 
+/// Name of igor's program.
+const PROGRAM: &str = "igor";
 /// Longest list of reservations that is read from a file.
 const LONGEST: u64 = 16 << 20;
 
@@ -32,7 +36,7 @@ pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
     /// Name or path of the program
-    #[arg(long, value_name = "PROGRAM", default_value = "igor", global = true)]
+    #[arg(long, value_name = "PROGRAM", default_value = PROGRAM, global = true)]
     igor: String,
 }
 
@@ -130,6 +134,20 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         Command::Release { name } => runtime.block_on(igor.release(name)).map_err(failure)?,
     }
     Ok(Exit::Done)
+}
+
+/// The heads of the reservations that are in force and called so.
+pub(super) fn heads(expression: &str) -> Result<Vec<Host>, Failure> {
+    let wrong = |error| Failure::new(Exit::Usage, error);
+    let expression = Regex::new(expression).map_err(|error| {
+        wrong(anyhow::Error::new(error).context(format!("`{expression}` is no regular expression")))
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let all = reservations(&runtime, &Igor::new(PROGRAM), None)?;
+    let which = Which { expression, owner: None, from: None };
+    let found = chosen(&all, &which, jiff::Timestamp::now().as_second())?;
+    let heads: Vec<&str> = found.iter().filter_map(|one| one.head()).collect();
+    from_list(&heads.join(",")).map_err(|error| wrong(anyhow::Error::new(error).context("igor names its hosts oddly")))
 }
 
 fn reservations(

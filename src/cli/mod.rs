@@ -24,6 +24,7 @@ mod status;
 mod sweep;
 mod syscalls;
 mod trace;
+mod worker;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -86,6 +87,8 @@ enum Command {
     #[command(hide = true)]
     Trace(trace::Args),
     #[command(hide = true)]
+    Worker(worker::Args),
+    #[command(hide = true)]
     ServeHttp(serve_http::Args),
     #[command(hide = true)]
     ProbeSend(probe::SendArgs),
@@ -126,6 +129,7 @@ pub fn main() -> ExitCode {
         Command::Syscalls(args) => syscalls::run(&args),
         Command::Linktest(args) => linktest::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Worker(args) => worker::run(&args),
         Command::ServeHttp(args) => serve_http::run(&args),
         Command::ProbeSend(args) => probe::run_send(&args),
         Command::ProbeReflect(args) => probe::run_reflect(&args),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::Verbosity;
+use crate::host::host_name;
 use crate::ids::IterationNumber;
 use crate::plan::{Plan, Slot};
 use crate::record::{IterationRecord, Status};
@@ -21,6 +22,8 @@ const ESTIMATE_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct Display {
     verbosity: Verbosity,
     labels: Labels,
+    /// Name of this host.
+    here: String,
     state: Mutex<State>,
 }
 
@@ -38,7 +41,7 @@ impl Display {
     pub(super) fn new(verbosity: Verbosity, plan: &Plan) -> Self {
         let now = Instant::now();
         let state = State { bar: None, begun: now, to_do: 0, ended: 0, outcomes: BTreeMap::new(), estimated: now };
-        Self { verbosity, labels: Labels::new(plan), state: Mutex::new(state) }
+        Self { verbosity, labels: Labels::new(plan), here: host_name(), state: Mutex::new(state) }
     }
 
     /// Takes the bar away.
@@ -72,7 +75,7 @@ impl Observer for Display {
                 self.line(&mut state, text.trim_start_matches(": "));
             }
             Progress::Needless => state.spare(1),
-            Progress::NotJudged { text } => self.line(&mut state, text),
+            Progress::NotJudged { text } | Progress::Note { text } => self.line(&mut state, text),
             Progress::Begin { number, attempt } => {
                 state.message(&self.labels.of(*number));
                 if self.verbosity.verbose > 0 {
@@ -115,6 +118,9 @@ impl Display {
             self.labels.of(number),
             width = state.to_do.to_string().len(),
         );
+        if record.header.host != self.here {
+            line.push_str(&format!("  on {}", record.header.host));
+        }
         if again {
             line.push_str("  (will be tried again)");
         }

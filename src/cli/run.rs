@@ -1,14 +1,15 @@
 //! `vptest run`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, Failure};
 use super::progress::Display;
 use super::{Verbosity, plan_file};
+use crate::dispatch::{self, DispatchError, Host};
 use crate::host::userns::{self, Privilege};
-use crate::plan::selection;
+use crate::plan::{Plan, selection};
 use crate::record::Status;
-use crate::runner::{CampaignError, Cancel, Canceller, Options, Report};
+use crate::runner::{CampaignError, Cancel, Canceller, Errand, Options, Report};
 
 /// Run iterations of a plan: every one that is not complete yet, or those that --iter names
 #[derive(Debug, clap::Args)]
@@ -18,7 +19,12 @@ Examples:
   vptest run --iter 7             iteration 7 alone
   vptest run --iter 1-100,205     these
   vptest run --retries 2          two more tries at each iteration that fails
+  vptest run --on parallel:kn1,root@kn2:2222     on hosts that ssh reaches, one iteration at a time on each
+  vptest run --on igor:'que[0-9]+'    on the heads of igor's reservations
   vptest sweep params.toml --format commands | parallel -j1 --eta
+
+Hosts need ssh without a password, a shell, tar, sha256sum, perl and what the workload needs, but no vptest: it is copied to \
+~/.cache/vptest there. docs/scale.md says how iterations are handed out and what happens when a host dies.
 
 With `[stop]` in the spec a tuple is not repeated any more once the means of its metrics are known well enough, by what is stored; iterations that --iter names are run whatever the rule says.
 
@@ -31,6 +37,13 @@ pub(super) struct Args {
     /// Directory of the campaign, as given to `vptest sweep`
     #[arg(short, long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
+    /// Where iterations run: `local`, `parallel:HOST,HOST,…` (over ssh, with GNU parallel), `igor:REGEX` (the first host of each
+    /// reservation of that name)
+    #[arg(long, value_name = "WHERE")]
+    on: Option<String>,
+    /// Run on the hosts of this file, one `[user@]host[:port]` in a line
+    #[arg(long, value_name = "FILE", conflicts_with = "on")]
+    hosts: Option<PathBuf>,
     /// Run the iterations of --iter also when they are complete
     #[arg(long, requires = "iter")]
     again: bool,
@@ -38,11 +51,27 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 0)]
     retries: u32,
     /// Leave the testbed of a failed iteration up and say how to look into it
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["on", "hosts"])]
     keep_failed: bool,
     /// Go on although the guests' kernel or programs are others than in the iterations that are complete
     #[arg(long)]
     allow_changed_image: bool,
+}
+
+impl Args {
+    /// Run these iterations of a campaign, on this host.
+    pub(super) fn of(out: &Path, iter: Option<String>) -> Self {
+        Self {
+            iter,
+            out: out.to_owned(),
+            on: None,
+            hosts: None,
+            again: false,
+            retries: 0,
+            keep_failed: false,
+            allow_changed_image: false,
+        }
+    }
 }
 
 pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
@@ -50,22 +79,11 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
     let last = u32::try_from(plan.iterations.len()).unwrap_or(u32::MAX);
     let selection = args.iter.as_deref().map(|text| selection::select(text, last));
     let selection = selection.transpose().map_err(|error| Failure::new(Exit::Usage, error))?;
-    // Must come before any thread starts: only a process of one thread can change its user namespace.
-    let has = |testbed: &str| plan.tuples.iter().any(|planned| planned.tuple.testbed() == testbed);
-    if has("netns") {
-        let privilege = userns::enter_if_unprivileged().map_err(|error| {
-            let hint = error.hint();
-            Failure::new(Exit::Unsupported, error).hint(hint)
-        })?;
-        if privilege == Privilege::UserNamespace && has("physical") {
-            let text = "without root, netns runs where no physical node can be reached";
-            return Err(Failure::text(Exit::Unsupported, text)
-                .hint("run it as root, or the two testbeds in sweeps of their own"));
-        }
+    let hosts = hosts(args)?;
+    if hosts.is_none() {
+        enter(&plan)?;
     }
-    let vptest = std::env::current_exe().map_err(|error| {
-        Failure::new(Exit::Unsupported, anyhow::Error::new(error).context("cannot find the running program"))
-    })?;
+    let vptest = program()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let display = Display::new(verbosity, &plan);
     let (canceller, cancel) = Canceller::new();
@@ -80,15 +98,75 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
         vptest,
         observer: &display,
         cancel: cancel.clone(),
+        errand: Errand::default(),
     };
     let result = runtime.block_on(async {
         let signals = tokio::spawn(watch_signals(canceller, cancel));
-        let result = crate::runner::run(&options).await;
+        let result = match &hosts {
+            None => crate::runner::run(&options).await.map_err(failure),
+            Some(hosts) => dispatch::run(&options, hosts).await.map_err(dispatch_failure),
+        };
         signals.abort();
         result
     });
     display.finish();
-    finish(&result.map_err(failure)?, verbosity)
+    finish(&result?, verbosity)
+}
+
+/// Where iterations run, when it is not here.
+fn hosts(args: &Args) -> Result<Option<Vec<Host>>, Failure> {
+    let wrong = |error| Failure::new(Exit::Usage, anyhow::Error::new(error));
+    let listed = match args.on.as_deref() {
+        None | Some("local") => None,
+        Some(text) => match text.split_once(':') {
+            Some(("parallel", list)) => Some(dispatch::from_list(list).map_err(wrong)?),
+            Some(("igor", expression)) => Some(super::igor::heads(expression)?),
+            _ => {
+                let what =
+                    format!("`--on {}`: iterations can run on `local`, `parallel:HOST,…` and `igor:REGEX`", text);
+                return Err(Failure::text(Exit::Usage, what));
+            }
+        },
+    };
+    let Some(path) = &args.hosts else { return Ok(listed) };
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::new(Exit::Usage, anyhow::Error::new(error).context(format!("cannot read {}", path.display())))
+    })?;
+    Ok(Some(dispatch::from_file(path, &text).map_err(wrong)?))
+}
+
+/// Gets what the testbeds of a plan need of this process. Must come before any thread starts: only a process of one thread can
+/// change its user namespace.
+pub(super) fn enter(plan: &Plan) -> Result<(), Failure> {
+    let has = |testbed: &str| plan.tuples.iter().any(|planned| planned.tuple.testbed() == testbed);
+    if has("netns") {
+        let privilege = userns::enter_if_unprivileged().map_err(|error| {
+            let hint = error.hint();
+            Failure::new(Exit::Unsupported, error).hint(hint)
+        })?;
+        if privilege == Privilege::UserNamespace && has("physical") {
+            let text = "without root, netns runs where no physical node can be reached";
+            return Err(Failure::text(Exit::Unsupported, text)
+                .hint("run it as root, or the two testbeds in sweeps of their own"));
+        }
+    }
+    Ok(())
+}
+
+/// Path of the running program.
+pub(super) fn program() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(|error| {
+        Failure::new(Exit::Unsupported, anyhow::Error::new(error).context("cannot find the running program"))
+    })
+}
+
+fn dispatch_failure(error: DispatchError) -> Failure {
+    match error {
+        DispatchError::Campaign(error) => failure(error),
+        DispatchError::NoHost(_) => Failure::new(Exit::Unsupported, error)
+            .hint("what came back is stored; `vptest run` with the same words goes on with what is left"),
+        DispatchError::Other(_) => Failure::new(Exit::Unsupported, error),
+    }
 }
 
 const DOCTOR: &str = "`vptest doctor` shows what this host can run and what is missing";

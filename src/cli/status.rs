@@ -1,16 +1,19 @@
 //! `vptest status`
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::exit::{Exit, Failure};
 use super::progress::coarse;
 use super::{Format, plan_file};
-use crate::runner::{Overview, Running, StopOverview, overview};
+use crate::dispatch::{State, read_state};
+use crate::runner::{Overview, Running, StopOverview, ValueProgress, overview};
 
 /// Reasons that are shown; the rest is counted.
 const SHOWN_REASONS: usize = 10;
+/// Values of a factor that are shown.
+const SHOWN_VALUES: usize = 12;
 
 /// What is done, failed and left of a campaign, and how long that will take
 #[derive(Debug, clap::Args)]
@@ -21,6 +24,7 @@ Exit status: 0, or 4 when iteration files cannot be read (they are named).
 
 Examples:
   vptest status
+  vptest status --watch                       again every two seconds
   vptest status -o study --format json")]
 pub(super) struct Args {
     /// Directory of the campaign
@@ -29,20 +33,112 @@ pub(super) struct Args {
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+    /// Show it again every few seconds, until nothing is left to do and nobody runs anything
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..))]
+    watch: Option<u64>,
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
-    let plan = plan_file::read(&args.out)?;
-    let overview = overview(&plan, &args.out)?;
     let mut out = std::io::stdout().lock();
+    loop {
+        let plan = plan_file::read(&args.out)?;
+        let overview = overview(&plan, &args.out)?;
+        let mut page = Vec::new();
+        show(&mut page, args, &overview)?;
+        if args.watch.is_some() && out.is_terminal() {
+            // To the upper left corner, and nothing below.
+            out.write_all(b"\x1b[H\x1b[2J")?;
+        }
+        out.write_all(&page)?;
+        out.flush()?;
+        let is_over = overview.left == 0 && overview.running.is_empty() && !overview.on_hosts;
+        match args.watch.filter(|_| !is_over) {
+            Some(seconds) => std::thread::sleep(Duration::from_secs(seconds)),
+            None => return Ok(if overview.unreadable.is_empty() { Exit::Done } else { Exit::Unreadable }),
+        }
+    }
+}
+
+fn show(out: &mut Vec<u8>, args: &Args, overview: &Overview) -> Result<(), Failure> {
+    let dispatch = overview.on_hosts.then(|| read_state(&args.out)).flatten();
     match args.format {
         Format::Json => {
-            writeln!(out, "{}", serde_json::to_string_pretty(&overview).map_err(anyhow::Error::from)?)?;
+            let whole = Whole { overview, dispatch: dispatch.as_ref() };
+            let text = match args.watch {
+                // One document in a line, for who reads them as they come.
+                Some(_) => serde_json::to_string(&whole),
+                None => serde_json::to_string_pretty(&whole),
+            };
+            writeln!(out, "{}", text.map_err(anyhow::Error::from)?)?;
         }
-        Format::Csv => print_csv(&mut out, &overview)?,
-        Format::Table => print(&mut out, &overview)?,
+        Format::Csv => print_csv(out, overview)?,
+        Format::Table => {
+            print(out, overview)?;
+            print_progress(out, overview)?;
+            if let Some(state) = &dispatch {
+                print_hosts(out, state)?;
+            }
+        }
     }
-    Ok(if overview.unreadable.is_empty() { Exit::Done } else { Exit::Unreadable })
+    Ok(())
+}
+
+/// How far factors and hosts are.
+fn print_progress(out: &mut impl std::io::Write, overview: &Overview) -> std::io::Result<()> {
+    if overview.attempts > 0 && !overview.factors.is_empty() {
+        writeln!(out, "complete, by factor:")?;
+        let width = overview.factors.iter().map(|factor| factor.name.len()).max().unwrap_or_default();
+        for factor in &overview.factors {
+            let value = |value: &ValueProgress| {
+                let bad = if value.not_complete > 0 { format!(" ({} not)", value.not_complete) } else { String::new() };
+                format!("{} {}/{}{bad}", value.value, value.complete, value.planned)
+            };
+            let mut values: Vec<String> = factor.values.iter().take(SHOWN_VALUES).map(value).collect();
+            if factor.values.len() > SHOWN_VALUES {
+                values.push(format!("and {} more", factor.values.len() - SHOWN_VALUES));
+            }
+            writeln!(out, "  {:<width$}  {}", factor.name, values.join("   "))?;
+        }
+    }
+    if overview.hosts.len() > 1 {
+        writeln!(out, "by host:")?;
+        for host in &overview.hosts {
+            let median = host.median_seconds.map_or_else(String::new, |seconds| format!(", {seconds:.2} s each"));
+            writeln!(out, "  {:<20} {:>6} complete of {} attempts{median}", host.host, host.complete, host.attempts)?;
+        }
+    }
+    Ok(())
+}
+
+/// What `--format json` prints.
+#[derive(serde::Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    overview: &'a Overview,
+    /// Who runs it on which hosts; `null` when nobody does.
+    dispatch: Option<&'a State>,
+}
+
+/// What each host does.
+fn print_hosts(out: &mut impl std::io::Write, state: &State) -> std::io::Result<()> {
+    writeln!(out, "on hosts, by process {} on {}:", state.pid, state.coordinator)?;
+    for host in &state.hosts {
+        let name = host.name.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
+        let doing = match (&host.doing, &host.why) {
+            (Some(doing), _) => format!("iteration {} in {}", doing.number, doing.stage),
+            (None, Some(why)) => why.clone(),
+            (None, None) => String::new(),
+        };
+        let named = format!("{}{name}", host.host);
+        writeln!(
+            out,
+            "  {named:<32} {:<8} {:>6} complete of {:<6} {doing}",
+            host.phase.as_str(),
+            host.complete,
+            host.ended
+        )?;
+    }
+    Ok(())
 }
 
 fn print_csv(out: &mut impl std::io::Write, overview: &Overview) -> std::io::Result<()> {

@@ -11,7 +11,7 @@ use super::iteration::{self, Ended, Setup};
 use super::limits::Limits;
 use super::observer::{Observer, Progress};
 use super::recover::{Recovered, recover};
-use super::running::{CampaignLock, Claim, Claimed};
+use super::running::{CampaignLock, Claim, Claimed, Whereabouts};
 use super::stopping::Stopping;
 use super::{feasible, images, space, tools};
 use crate::host::host_name;
@@ -23,6 +23,9 @@ use crate::store::{self, Attempts, StoreError};
 use crate::testbed::minimega::leftovers;
 use crate::testbed::{self, Testbed, TestbedError};
 use crate::workload::{self, Workload};
+
+/// Iterations whose files are opened one by one.
+const FEW: usize = 100;
 
 /// What to run, and how.
 pub struct Options<'a> {
@@ -46,6 +49,19 @@ pub struct Options<'a> {
     pub observer: &'a dyn Observer,
     /// Sees the wish to stop.
     pub cancel: Cancel,
+    /// What whoever sent this run wishes besides.
+    pub errand: Errand,
+}
+
+/// Wishes of a coordinator for the part of a campaign that one of its hosts runs; usually none.
+#[derive(Debug, Clone, Default)]
+pub struct Errand {
+    /// Numbers that the next attempts must have at least, as those below may be in use elsewhere.
+    pub attempts: BTreeMap<IterationNumber, u32>,
+    /// When such a file comes to be, no further iteration is begun.
+    pub halt: Option<PathBuf>,
+    /// When no further iteration may begin, besides what `[limits]` says.
+    pub until: Option<jiff::Timestamp>,
 }
 
 /// What came of it.
@@ -127,20 +143,11 @@ async fn recover_testbeds(out: &Path) -> anyhow::Result<()> {
 /// Before the first iteration: when the host cannot run the plan, or another process runs it. Later: when results cannot
 /// be stored. A failed iteration is no error.
 pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
-    let _lock = lock(options)?;
-    for found in recover(Some(options.plan), options.out)? {
-        if let Recovered::Attempt { number, text } = &found {
-            options.observer.notice(&Progress::Recovered { number: *number, text });
-        }
-    }
-    recover_testbeds(options.out).await?;
-    let attempts = store::scan(options.out)?;
+    let begun = Begun::new(options, false).await?;
     // Iterations that are named are run whatever the rule says.
     let mut stopping = Stopping::new(options.plan, options.out).filter(|_| options.selection.is_none());
-    let ToDo { numbers: to_do, complete: complete_before, settled } = to_do(options, &attempts, stopping.as_mut())?;
-    if let Some(problem) = stopping.as_ref().and_then(|stopping| stopping.hopeless(&attempts)) {
-        return Err(CampaignError::Stop(problem));
-    }
+    let (attempts, ToDo { numbers: to_do, complete: complete_before, settled }) =
+        begun.to_do(options, stopping.as_mut())?;
     feasible::check(options.plan, to_do.iter().copied()).map_err(CampaignError::Infeasible)?;
     let tools = tools::needed(options.plan, &to_do)?;
     tools::check(&tools)?;
@@ -169,6 +176,41 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
     report
 }
 
+/// A campaign that nobody else chooses iterations from, without what dead runs have left in it.
+pub(crate) struct Begun {
+    _lock: Option<CampaignLock>,
+    _whereabouts: Whereabouts,
+}
+
+impl Begun {
+    pub(crate) async fn new(options: &Options<'_>, on_hosts: bool) -> Result<Self, CampaignError> {
+        let lock = lock(options)?;
+        let locked = |by| CampaignError::Locked { out: options.out.display().to_string(), by };
+        let begun = Self { _lock: lock, _whereabouts: Whereabouts::take(options.out, on_hosts)?.map_err(locked)? };
+        for found in recover(Some(options.plan), options.out)? {
+            if let Recovered::Attempt { number, text } = &found {
+                options.observer.notice(&Progress::Recovered { number: *number, text });
+            }
+        }
+        recover_testbeds(options.out).await?;
+        Ok(begun)
+    }
+
+    /// What is stored, and what is to be run of that which was asked for.
+    pub(crate) fn to_do(
+        &self,
+        options: &Options<'_>,
+        mut stopping: Option<&mut Stopping<'_>>,
+    ) -> Result<(Attempts, ToDo), CampaignError> {
+        let attempts = store::scan(options.out)?;
+        let to_do = to_do(options, &attempts, stopping.as_deref_mut())?;
+        match stopping.as_ref().and_then(|stopping| stopping.hopeless(&attempts)) {
+            Some(problem) => Err(CampaignError::Stop(problem)),
+            None => Ok((attempts, to_do)),
+        }
+    }
+}
+
 /// What all iterations of a run share.
 struct Campaign<'a> {
     options: &'a Options<'a>,
@@ -187,7 +229,7 @@ impl Campaign<'_> {
         mut report: Report,
     ) -> Result<Report, CampaignError> {
         let mut rule = stopping.map(|stopping| Rule { stopping, settled: HashSet::new(), told: false });
-        let mut limits = Limits::new(&self.options.plan.spec.limits, self.options.out);
+        let mut limits = Limits::new(&self.options.plan.spec.limits, self.options.out, self.options.errand.clone());
         for (done, number) in to_do.iter().enumerate() {
             if self.options.cancel.requested().is_none() {
                 report.limited = limits.reached()?;
@@ -245,7 +287,8 @@ impl Campaign<'_> {
                 report.complete_before += 1;
                 break;
             }
-            claim.begin(attempts.next(iteration.identity)).context("cannot note the attempt")?;
+            let least = options.errand.attempts.get(&number).copied().unwrap_or(1);
+            claim.begin(attempts.next(iteration.identity).max(least)).context("cannot note the attempt")?;
             if !self.attempt(&iteration, claim, retry < options.retries, limits, report).await? {
                 break;
             }
@@ -426,13 +469,13 @@ pub(super) fn header(plan: &Plan, iteration: &Iteration<'_>, attempt: u32, start
 
 /// What is to be run of that which was asked for.
 #[derive(Debug, Default)]
-struct ToDo {
+pub(crate) struct ToDo {
     /// In order.
-    numbers: Vec<IterationNumber>,
+    pub(crate) numbers: Vec<IterationNumber>,
     /// How many are complete.
-    complete: usize,
+    pub(crate) complete: usize,
     /// How many others are not run as their tuple has been repeated often enough.
-    settled: usize,
+    pub(crate) settled: usize,
 }
 
 fn to_do(
@@ -441,6 +484,13 @@ fn to_do(
     mut stopping: Option<&mut Stopping<'_>>,
 ) -> Result<ToDo, CampaignError> {
     let mut to_do = ToDo::default();
+    // Who names a few iterations looks at those alone.
+    let looked_at = options.selection.as_ref().is_none_or(|selection| selection.len() > FEW);
+    let complete = if looked_at { Some(complete(options.out)?) } else { None };
+    let is_complete = |identity| match &complete {
+        Some(complete) => complete.contains(&identity),
+        None => is_complete(options.out, attempts, identity),
+    };
     let mut is_settled: HashMap<ShortHash, bool> = HashMap::new();
     let all = options.plan.iter().map(|iteration| iteration.number);
     let chosen: Vec<IterationNumber> = options.selection.clone().unwrap_or_else(|| all.collect());
@@ -448,7 +498,7 @@ fn to_do(
         let missing =
             || anyhow::anyhow!("the plan has no iteration {number}: it has 1 to {}", options.plan.iterations.len());
         let iteration = options.plan.get(number).ok_or_else(missing)?;
-        if !options.again && is_complete(options.out, attempts, iteration.identity) {
+        if !options.again && is_complete(iteration.identity) {
             to_do.complete += 1;
             continue;
         }
@@ -483,6 +533,19 @@ pub(super) fn watches_nothing(
     let mut is_spared =
         |iteration: Iteration<'_>| attempts.of(iteration.identity).is_empty() && is_settled(iteration.tuple_id);
     !stretch.is_empty() && stretch.iter().all(|&number| plan.get(number).is_some_and(&mut is_spared))
+}
+
+/// Iterations of which a complete attempt is stored. A file that cannot be read is none, and stays where it is.
+fn complete(out: &Path) -> Result<HashSet<ShortHash>, StoreError> {
+    let mut complete = HashSet::new();
+    for (name, head) in store::heads(out)? {
+        match head {
+            Ok(head) if head.outcome == Outcome::Complete => drop(complete.insert(name.identity)),
+            Ok(_) => {}
+            Err(error) => tracing::warn!("{:#}: it counts as not complete", anyhow::Error::from(error)),
+        }
+    }
+    Ok(complete)
 }
 
 /// Is one of the stored attempts complete? One that cannot be read is not, and stays where it is.

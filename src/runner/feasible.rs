@@ -15,7 +15,7 @@ pub fn check_tuples(plan: &Plan, most: usize) -> Result<(), String> {
 }
 
 /// Checks the tuples of these iterations.
-pub(super) fn check(plan: &Plan, numbers: impl Iterator<Item = IterationNumber>) -> Result<(), String> {
+pub(crate) fn check(plan: &Plan, numbers: impl Iterator<Item = IterationNumber>) -> Result<(), String> {
     let mut seen = vec![false; plan.tuples.len()];
     for iteration in numbers.filter_map(|number| plan.get(number)) {
         let slot = plan.iterations[iteration.number.0 as usize - 1].tuple as usize;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
+use super::campaign::Errand;
 use super::space::{self, Used, size};
 use crate::record::{IterationRecord, Status};
 use crate::spec::LimitsSpec;
@@ -14,9 +15,10 @@ use crate::units::format_duration;
 const LOOK_AGAIN: u32 = 100;
 
 /// The limits while a campaign runs.
-pub(super) struct Limits<'a> {
+pub(crate) struct Limits<'a> {
     spec: &'a LimitsSpec,
     out: &'a Path,
+    errand: Errand,
     began: Instant,
     /// Iterations in a row that went wrong, and how the last of them did.
     wrong: (u32, String),
@@ -25,12 +27,15 @@ pub(super) struct Limits<'a> {
 }
 
 impl<'a> Limits<'a> {
-    pub(super) fn new(spec: &'a LimitsSpec, out: &'a Path) -> Self {
-        Self { spec, out, began: Instant::now(), wrong: (0, String::new()), used: None }
+    pub(crate) fn new(spec: &'a LimitsSpec, out: &'a Path, errand: Errand) -> Self {
+        Self { spec, out, errand, began: Instant::now(), wrong: (0, String::new()), used: None }
     }
 
     /// Why no further iteration may begin; `None` when one may.
-    pub(super) fn reached(&mut self) -> anyhow::Result<Option<String>> {
+    pub(crate) fn reached(&mut self) -> anyhow::Result<Option<String>> {
+        if self.errand.halt.as_ref().is_some_and(|halt| halt.exists()) {
+            return Ok(Some("the coordinator wishes no more".to_owned()));
+        }
         if let Some(why) = self.failures().or_else(|| self.time()) {
             return Ok(Some(why));
         }
@@ -48,7 +53,8 @@ impl<'a> Limits<'a> {
         if let Some(most) = self.spec.duration.filter(|most| self.began.elapsed() >= *most) {
             return Some(format!("the run has taken its {} (`limits.duration`)", format_duration(most)));
         }
-        let end = self.spec.until.filter(|end| jiff::Timestamp::now() >= *end)?;
+        let end = [self.spec.until, self.errand.until].into_iter().flatten().min();
+        let end = end.filter(|end| jiff::Timestamp::now() >= *end)?;
         Some(format!("it is past {end} (`limits.until`)"))
     }
 
@@ -77,7 +83,7 @@ impl<'a> Limits<'a> {
     }
 
     /// The last attempt of an iteration ended and is stored in `file`.
-    pub(super) fn ended(&mut self, record: &IterationRecord, file: &Path) -> anyhow::Result<()> {
+    pub(crate) fn ended(&mut self, record: &IterationRecord, file: &Path) -> anyhow::Result<()> {
         let status = record.outcome.status();
         match status {
             Status::Failed | Status::TimedOut | Status::Invalid => {
@@ -106,6 +112,10 @@ mod tests {
     use crate::store::tests::records::sample;
     use crate::units::ByteSize;
 
+    fn limits<'a>(spec: &'a LimitsSpec, out: &'a Path) -> Limits<'a> {
+        Limits::new(spec, out, Errand::default())
+    }
+
     fn ended(limits: &mut Limits<'_>, outcome: Outcome) {
         let record = IterationRecord { outcome, ..sample(7) };
         limits.ended(&record, Path::new("absent")).unwrap();
@@ -114,7 +124,7 @@ mod tests {
     #[test]
     fn failures_in_a_row_end_a_run_and_others_do_not() {
         let spec = LimitsSpec { failures: Some(2), ..LimitsSpec::default() };
-        let mut limits = Limits::new(&spec, Path::new("."));
+        let mut limits = limits(&spec, Path::new("."));
         let failed = || Outcome::Failed { stage: Stage::Workload, error: "ab: no route to host".to_owned() };
         ended(&mut limits, failed());
         ended(&mut limits, Outcome::Complete);
@@ -133,16 +143,16 @@ mod tests {
     #[test]
     fn time_is_up_when_it_is() {
         let none = LimitsSpec::default();
-        assert_eq!(Limits::new(&none, Path::new("absent")).reached().unwrap(), None, "nothing is looked at");
+        assert_eq!(limits(&none, Path::new("absent")).reached().unwrap(), None, "nothing is looked at");
         let past = LimitsSpec { until: Some("2026-01-01T00:00:00Z".parse().unwrap()), ..none.clone() };
-        let why = Limits::new(&past, Path::new(".")).reached().unwrap().unwrap();
+        let why = limits(&past, Path::new(".")).reached().unwrap().unwrap();
         assert_eq!(why, "it is past 2026-01-01T00:00:00Z (`limits.until`)");
         let future = LimitsSpec {
             until: Some("2999-01-01T00:00:00Z".parse().unwrap()),
             duration: Some(Duration::from_hours(1)),
             ..none
         };
-        assert_eq!(Limits::new(&future, Path::new(".")).reached().unwrap(), None);
+        assert_eq!(limits(&future, Path::new(".")).reached().unwrap(), None);
     }
 
     #[test]
@@ -151,9 +161,9 @@ mod tests {
         let name = |n: u32| out.path().join(format!("{n:06}-0123456789ab01.db"));
         std::fs::write(name(1), [0; 1000]).unwrap();
         let spec = |bytes| LimitsSpec { storage: Some(ByteSize(bytes)), ..LimitsSpec::default() };
-        assert!(Limits::new(&spec(1999), out.path()).reached().unwrap().unwrap().contains("limits.storage"));
+        assert!(limits(&spec(1999), out.path()).reached().unwrap().unwrap().contains("limits.storage"));
         let enough = spec(4000);
-        let mut limits = Limits::new(&enough, out.path());
+        let mut limits = limits(&enough, out.path());
         assert_eq!(limits.reached().unwrap(), None);
         std::fs::write(name(2), [0; 1000]).unwrap();
         std::fs::create_dir(name(2).with_extension("d")).unwrap();
@@ -169,8 +179,8 @@ mod tests {
     #[test]
     fn room_must_stay_free() {
         let spec = |bytes| LimitsSpec { free: Some(ByteSize(bytes)), ..LimitsSpec::default() };
-        assert_eq!(Limits::new(&spec(1), Path::new(".")).reached().unwrap(), None);
-        let why = Limits::new(&spec(u64::MAX), Path::new(".")).reached().unwrap().unwrap();
+        assert_eq!(limits(&spec(1), Path::new(".")).reached().unwrap(), None);
+        let why = limits(&spec(u64::MAX), Path::new(".")).reached().unwrap().unwrap();
         assert!(why.contains("must stay so (`limits.free`)"), "{why}");
     }
 }

@@ -20,11 +20,14 @@ mod status;
 mod stopping;
 mod tools;
 
-pub use campaign::{CampaignError, Options, Report, run};
+pub(crate) use campaign::{Begun, ToDo};
+pub use campaign::{CampaignError, Errand, Options, Report, run};
 pub use cancel::{Cancel, Canceller};
+pub(crate) use limits::Limits;
 pub use linktest::{LinkTest, Tested};
 pub use observer::{Observer, Progress};
 pub use recover::{Recovered, recover};
 pub use running::Running;
-pub use status::{Overview, overview};
+pub use status::{FactorProgress, HostProgress, Overview, ValueProgress, overview};
+pub(crate) use stopping::Stopping;
 pub use stopping::{StopOverview, TupleCourse};

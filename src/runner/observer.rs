@@ -77,6 +77,11 @@ pub enum Progress<'a> {
         /// Why.
         text: &'a str,
     },
+    /// Something about the hosts that iterations run on.
+    Note {
+        /// What.
+        text: &'a str,
+    },
     /// An iteration is left to another process that is running it.
     Elsewhere {
         /// Which one.

@@ -218,7 +218,7 @@ impl CampaignLock {
         let mut file = open.with_context(|| format!("cannot open {}", path.display()))?;
         match file.try_lock() {
             Ok(()) => {
-                let text = format!("process {}", std::process::id());
+                let text = who();
                 file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).context("cannot write the lock")?;
                 Ok(Ok(Self { _file: file }))
             }
@@ -230,6 +230,51 @@ impl CampaignLock {
             Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
     }
+}
+
+/// Where the iterations of a campaign run: here, for any number of processes, or on hosts, for one coordinator alone. An iteration
+/// that runs elsewhere has no mark here, so that the two would run the same ones.
+#[derive(Debug)]
+pub(super) struct Whereabouts {
+    _file: File,
+}
+
+impl Whereabouts {
+    /// `Err` names who runs iterations in another way.
+    pub(super) fn take(out: &Path, on_hosts: bool) -> anyhow::Result<Result<Self, String>> {
+        let directory = out.join(DIRECTORY);
+        std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        let path = directory.join("where.lock");
+        let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = open.with_context(|| format!("cannot open {}", path.display()))?;
+        let locked = if on_hosts { file.try_lock() } else { file.try_lock_shared() };
+        match locked {
+            Ok(()) if on_hosts => {
+                let text = format!("{} on other hosts", who());
+                file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).context("cannot write the lock")?;
+                Ok(Ok(Self { _file: file }))
+            }
+            Ok(()) => Ok(Ok(Self { _file: file })),
+            Err(TryLockError::WouldBlock) if on_hosts => Ok(Err("other processes on this host".to_owned())),
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                file.read_to_string(&mut text).context("cannot read the lock")?;
+                Ok(Err(if text.is_empty() { "another process, on other hosts".to_owned() } else { text }))
+            }
+            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+
+    /// Do the iterations of a campaign run on hosts now?
+    pub(super) fn is_on_hosts(out: &Path) -> bool {
+        let locked = File::open(out.join(DIRECTORY).join("where.lock")).map(|file| file.try_lock_shared());
+        matches!(locked, Ok(Err(TryLockError::WouldBlock)))
+    }
+}
+
+/// This process, for another one's eyes.
+fn who() -> String {
+    format!("process {} on {}", std::process::id(), crate::host::host_name())
 }
 
 /// Locks a mark, making it if need be. Somebody who is only looking holds the lock for a moment, and the mark then names
@@ -347,11 +392,25 @@ mod tests {
     }
 
     #[test]
+    fn iterations_run_here_or_on_hosts() {
+        let out = tempfile::tempdir().unwrap();
+        let take = |on_hosts| Whereabouts::take(out.path(), on_hosts).unwrap();
+        let (one, other) = (take(false).unwrap(), take(false).unwrap());
+        assert_eq!(take(true).unwrap_err(), "other processes on this host");
+        assert!(!Whereabouts::is_on_hosts(out.path()));
+        drop((one, other));
+        let _coordinator = take(true).unwrap();
+        assert_eq!(take(false).unwrap_err(), format!("{} on other hosts", who()));
+        take(true).unwrap_err();
+        assert!(Whereabouts::is_on_hosts(out.path()));
+    }
+
+    #[test]
     fn a_campaign_is_chosen_from_by_one_process() {
         let out = tempfile::tempdir().unwrap();
         let first = CampaignLock::take(out.path()).unwrap().unwrap();
         let refused = CampaignLock::take(out.path()).unwrap().unwrap_err();
-        assert_eq!(refused, format!("process {}", std::process::id()));
+        assert_eq!(refused, who());
         drop(first);
         drop(CampaignLock::take(out.path()).unwrap().unwrap());
     }

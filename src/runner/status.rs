@@ -49,6 +49,49 @@ pub struct Overview {
     pub unreadable: Vec<(String, String)>,
     /// How far tuples are by `[stop]`; `None` when the spec has no such rule.
     pub stop: Option<StopOverview>,
+    /// Do the iterations run on other hosts now?
+    pub on_hosts: bool,
+    /// Of each factor that varies how far its values are; sentinels do not count.
+    pub factors: Vec<FactorProgress>,
+    /// What came from each host, by name.
+    pub hosts: Vec<HostProgress>,
+}
+
+/// How far the values of a factor are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FactorProgress {
+    /// Name of the factor.
+    pub name: String,
+    /// In the order of the spec.
+    pub values: Vec<ValueProgress>,
+}
+
+/// How far a value is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ValueProgress {
+    /// The value.
+    pub value: String,
+    /// Iterations of the plan that have it.
+    pub planned: usize,
+    /// Of these, complete.
+    pub complete: usize,
+    /// Of these, tried and not complete.
+    pub not_complete: usize,
+}
+
+/// What came from a host.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HostProgress {
+    /// Its name.
+    pub host: String,
+    /// Attempts at iterations of the plan that were run on it.
+    pub attempts: usize,
+    /// Of these, complete.
+    pub complete: usize,
+    /// Median duration of these, in seconds; `None` without one.
+    pub median_seconds: Option<f64>,
+    /// When the last of its attempts ended, in nanoseconds since 1970; `None` when none did.
+    pub last_ns: Option<i64>,
 }
 
 /// Reasons that differ in their numbers and details only.
@@ -76,18 +119,23 @@ pub fn overview(plan: &Plan, out: &Path) -> anyhow::Result<Overview> {
     let tuples = stop.iter().flat_map(|stop| &stop.tuples);
     let settled: HashSet<ShortHash> = tuples.filter(|one| one.course.is_settled()).map(|one| one.tuple).collect();
     let mut tally = Tally::default();
-    for iteration in plan.iter() {
+    let mut tuples = vec![TupleProgress::default(); plan.tuples.len()];
+    for (iteration, slot) in plan.iter().zip(&plan.iterations) {
         let attempts = attempts.remove(&iteration.identity).unwrap_or_default();
         let is_settled = |tuple: ShortHash| settled.contains(&tuple);
         let is_spared = match iteration.sentinel {
             true => watches_nothing(plan, &stored, iteration.number, is_settled),
             false => is_settled(iteration.tuple_id),
         };
+        if !iteration.sentinel {
+            tuples[slot.tuple as usize].add(&attempts);
+        }
         tally.add(attempts, is_spared);
     }
     let complete = tally.by_status.get(&Status::Complete).copied().unwrap_or(0);
     let left = tally.left;
     let median = median(&mut tally.durations);
+    let hosts = tally.hosts();
     #[expect(clippy::cast_precision_loss, reason = "counts of iterations are far below 2^53")]
     let left_seconds = median.map(|median| median * left as f64);
     Ok(Overview {
@@ -107,7 +155,65 @@ pub fn overview(plan: &Plan, out: &Path) -> anyhow::Result<Overview> {
         dead: found.dead.len(),
         unreadable,
         stop,
+        on_hosts: running::Whereabouts::is_on_hosts(out),
+        factors: factors(plan, &tuples),
+        hosts,
     })
+}
+
+/// Iterations of a tuple.
+#[derive(Debug, Clone, Copy, Default)]
+struct TupleProgress {
+    planned: usize,
+    complete: usize,
+    not_complete: usize,
+}
+
+impl TupleProgress {
+    fn add(&mut self, attempts: &[AttemptHead]) {
+        let is_complete = attempts.iter().any(|head| head.outcome == Outcome::Complete);
+        self.planned += 1;
+        self.complete += usize::from(is_complete);
+        self.not_complete += usize::from(!is_complete && !attempts.is_empty());
+    }
+}
+
+/// Of each factor that varies how far its values are.
+fn factors(plan: &Plan, tuples: &[TupleProgress]) -> Vec<FactorProgress> {
+    let mut all = Vec::new();
+    for factor in &plan.spec.factors {
+        let mut values: Vec<ValueProgress> = Vec::new();
+        let mut places: BTreeMap<String, usize> = BTreeMap::new();
+        for value in &factor.values {
+            let text = value.to_string();
+            places.entry(text.clone()).or_insert_with(|| {
+                values.push(ValueProgress { value: text, planned: 0, complete: 0, not_complete: 0 });
+                values.len() - 1
+            });
+        }
+        for (planned, progress) in plan.tuples.iter().zip(tuples) {
+            // Where the factor means nothing, it has no value.
+            let place = planned.tuple.get(&factor.name).and_then(|value| places.get(&value.to_string()));
+            if let Some(value) = place.map(|&place| &mut values[place]) {
+                value.planned += progress.planned;
+                value.complete += progress.complete;
+                value.not_complete += progress.not_complete;
+            }
+        }
+        values.retain(|value| value.planned > 0);
+        if values.len() > 1 {
+            all.push(FactorProgress { name: factor.name.clone(), values });
+        }
+    }
+    all
+}
+
+/// What came from a host.
+#[derive(Default)]
+struct OneHost {
+    attempts: usize,
+    durations: Vec<f64>,
+    last_ns: Option<i64>,
 }
 
 #[derive(Default)]
@@ -118,6 +224,7 @@ struct Tally {
     left: usize,
     attempts: usize,
     durations: Vec<f64>,
+    hosts: BTreeMap<String, OneHost>,
     /// By their text without numbers and details.
     reasons: BTreeMap<String, Reasons>,
 }
@@ -126,6 +233,15 @@ impl Tally {
     fn add(&mut self, attempts: Vec<AttemptHead>, settled: bool) {
         self.attempts += attempts.len();
         self.durations.extend(attempts.iter().filter_map(seconds));
+        for head in &attempts {
+            let host = match self.hosts.get_mut(&head.host) {
+                Some(host) => host,
+                None => self.hosts.entry(head.host.clone()).or_default(),
+            };
+            host.attempts += 1;
+            host.durations.extend(seconds(head));
+            host.last_ns = host.last_ns.max(head.finished_ns);
+        }
         let complete = attempts.iter().find(|head| head.outcome == Outcome::Complete);
         self.left += usize::from(complete.is_none() && !settled);
         let Some(counts) = complete.or(attempts.last()) else {
@@ -137,6 +253,18 @@ impl Tally {
             let kind = kind(&reason);
             self.reasons.entry(kind).or_insert(Reasons { example: reason, count: 0 }).count += 1;
         }
+    }
+
+    fn hosts(&mut self) -> Vec<HostProgress> {
+        let all = std::mem::take(&mut self.hosts).into_iter();
+        all.map(|(host, mut one)| HostProgress {
+            host,
+            attempts: one.attempts,
+            complete: one.durations.len(),
+            median_seconds: median(&mut one.durations),
+            last_ns: one.last_ns,
+        })
+        .collect()
     }
 
     fn reasons(&self) -> Vec<Reasons> {
@@ -174,7 +302,7 @@ mod tests {
     use crate::ids::Stage;
 
     fn head(outcome: Outcome, seconds: i64) -> AttemptHead {
-        AttemptHead { outcome, started_ns: 5, finished_ns: Some(5 + seconds * 1_000_000_000) }
+        AttemptHead { outcome, started_ns: 5, finished_ns: Some(5 + seconds * 1_000_000_000), host: "here".to_owned() }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::spec::{StopSpec, nearest};
 use crate::store::{self, AttemptName, Attempts, MetricError, Reading};
 
 /// Follows the tuples of a campaign. Files are read once.
-pub(super) struct Stopping<'a> {
+pub(crate) struct Stopping<'a> {
     plan: &'a Plan,
     out: &'a Path,
     spec: &'a StopSpec,
@@ -76,7 +76,7 @@ pub struct TupleCourse {
 
 impl<'a> Stopping<'a> {
     /// `None` when the spec has no rule.
-    pub(super) fn new(plan: &'a Plan, out: &'a Path) -> Option<Self> {
+    pub(crate) fn new(plan: &'a Plan, out: &'a Path) -> Option<Self> {
         let spec = plan.spec.stop.as_ref()?;
         let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
         let half_width = Margin::Relative(spec.half_width.fraction());
@@ -144,7 +144,7 @@ impl<'a> Stopping<'a> {
 
     /// Is there anything wrong that more iterations will not mend? A metric that is ambiguous, or that is in no complete iteration
     /// although each tuple has one.
-    pub(super) fn hopeless(&self, attempts: &Attempts) -> Option<String> {
+    pub(crate) fn hopeless(&self, attempts: &Attempts) -> Option<String> {
         let problem = self.problem()?;
         let is_complete = |name: &AttemptName| self.read.get(name).is_some_and(Option::is_some);
         let has_one = |tuple: ShortHash| {

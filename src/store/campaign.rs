@@ -9,6 +9,7 @@ use std::str::FromStr;
 use super::chosen::Chosen;
 use super::dataset::Reading;
 use super::error::StoreError;
+use super::index;
 use super::query::{Database, MetricError};
 use super::reader::RecordFile;
 use crate::ids::{IterationNumber, ShortHash};
@@ -138,6 +139,8 @@ pub struct AttemptHead {
     pub started_ns: i64,
     /// As `started_ns`; `None` when the attempt died without ending.
     pub finished_ns: Option<i64>,
+    /// Name of the host it was run on.
+    pub host: String,
 }
 
 /// Reads the head of one iteration file in `dir`: its iteration row alone, without verifying the rest.
@@ -152,6 +155,7 @@ pub fn head(dir: &Path, name: AttemptName) -> Result<AttemptHead, StoreError> {
             outcome: row.outcome,
             started_ns: row.header.started_ns,
             finished_ns: row.header.finished_ns,
+            host: row.header.host,
         }),
         Ok([row]) => Err(StoreError::corrupt(&path, format!("it holds {}", AttemptName::of(&row.header)))),
         Err(rows) => Err(StoreError::corrupt(&path, format!("it holds {} iterations, not one", rows.len()))),
@@ -196,9 +200,9 @@ pub fn measured(
 pub type NamedHead = (AttemptName, Result<AttemptHead, StoreError>);
 
 /// Reads the head of every iteration file in `dir`, in the order of [`Attempts::iter`]. A file that cannot be read is an
-/// entry, not an error.
+/// entry, not an error. Files that were read once are not read again: what they said is noted in `.heads` beside them.
 pub fn heads(dir: &Path) -> Result<Vec<NamedHead>, StoreError> {
-    Ok(scan(dir)?.iter().map(|&name| (name, head(dir, name))).collect())
+    index::heads(dir)
 }
 
 /// Files that writers or merges which are dead left in `dir`; they can be removed.

@@ -161,6 +161,11 @@ pub(super) fn iteration(row: &Row<'_>) -> Decoded<IterationRow> {
 fn outcome(status: Status, reasons: &str) -> Decoded<Outcome> {
     let reasons: Vec<String> =
         serde_json::from_str(reasons).map_err(|error| format!("the reasons are no list of texts: {error}"))?;
+    outcome_of(status, reasons)
+}
+
+/// As [`outcome`], of reasons that are a list already.
+pub(super) fn outcome_of(status: Status, reasons: Vec<String>) -> Decoded<Outcome> {
     let stage_and_text = || {
         let [reason] = reasons.as_slice() else { return Err(format!("a {status} iteration has one reason")) };
         let split = reason.split_once(": ").and_then(|(stage, text)| Some((Stage::from_name(stage)?, text.to_owned())));

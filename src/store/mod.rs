@@ -16,6 +16,7 @@ mod dataset;
 mod decode;
 mod decode_tcp;
 mod error;
+mod index;
 mod insert;
 mod listing;
 mod load;
@@ -55,7 +56,7 @@ pub use reader::{RecordFile, Records, Verified};
 pub use schema::{APPLICATION_ID, SCHEMA_VERSION};
 pub use traced::TracedIteration;
 pub use traffic::{CapturePlace, Flow, Mean, Series, Traffic};
-pub use writer::write_iteration;
+pub use writer::{adopt, write_iteration};
 
 /// Opens a database that [`RecordFile::open`] accepted, for reading with SQL.
 fn open_read_only(path: &std::path::Path) -> Result<rusqlite::Connection, StoreError> {

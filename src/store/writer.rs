@@ -31,6 +31,24 @@ pub fn write_iteration(dir: &Path, record: &IterationRecord) -> Result<PathBuf, 
     Ok(path)
 }
 
+/// Gives a whole iteration file that lies elsewhere on the file system its place in a campaign, if nothing has it.
+///
+/// # Errors
+/// As [`write_iteration`].
+pub fn adopt(from: &Path, path: &Path) -> Result<(), StoreError> {
+    let permissions = std::fs::set_permissions(from, Permissions::from_mode(0o644));
+    // A name that is there is not replaced.
+    match permissions.and_then(|()| std::fs::hard_link(from, path)) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            return Err(StoreError::AlreadyExists { path: path.to_owned() });
+        }
+        Err(error) => return Err(StoreError::io("write", path, error)),
+    }
+    std::fs::remove_file(from).map_err(|error| StoreError::io("remove", from, error))?;
+    sync_dir(parent(path))
+}
+
 /// The whole database of one record.
 fn serialize(path: &Path, record: &IterationRecord) -> Result<Vec<u8>, StoreError> {
     check::check(record)?;

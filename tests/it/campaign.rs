@@ -98,13 +98,17 @@ impl Campaign {
         let mut left = Vec::new();
         for entry in std::fs::read_dir(self.out()).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
-            if !(name == "plan.json" || name == ".running" || (name.ends_with(".db") && !name.starts_with('.'))) {
+            if !(name == "plan.json"
+                || name == ".running"
+                || name == ".heads"
+                || (name.ends_with(".db") && !name.starts_with('.')))
+            {
                 left.push(name);
             }
         }
         if let Ok(entries) = std::fs::read_dir(self.out().join(".running")) {
             let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-            left.extend(names.filter(|name| name != "campaign.lock"));
+            left.extend(names.filter(|name| name != "campaign.lock" && name != "where.lock"));
         }
         assert!(left.is_empty(), "left over: {left:?}");
     }

@@ -35,6 +35,7 @@ mod report;
 mod sentinel;
 mod signals;
 mod ssh;
+mod status;
 mod stop;
 mod store;
 mod syscalls;

@@ -132,7 +132,7 @@ impl Lab {
         // Own mounts, so that what vptest writes below /run and to its TMPDIR is the node's and goes with it, and nobody's
         // `.bashrc` on this machine has a say.
         let run = format!(
-            "mount -t proc none /proc && mount -t tmpfs -o size={} none /run && mount -t tmpfs none ~root && mkdir -p /run/sshd /run/tmp && \
+            "hostname node{number} && mount -t proc none /proc && mount -t tmpfs -o size={} none /run && mount -t tmpfs none ~root && mkdir -p /run/sshd /run/tmp && \
              chmod 1777 /run/tmp && exec \"$(command -v sshd)\" -D -e -f {place}/config",
             kind.room
         );
@@ -153,7 +153,7 @@ impl Lab {
 
     fn boot(&self, node: &mut PhysicalNode) {
         let boot = node.directory.join("boot");
-        let argv = ["unshare", "--mount", boot.to_str().unwrap()].map(str::to_owned).to_vec();
+        let argv = ["unshare", "--mount", "--uts", boot.to_str().unwrap()].map(str::to_owned).to_vec();
         let command = node::Command { argv, ..node::Command::default() };
         let job = Job { command, directory: node.directory.clone(), namespace: Some(Arc::clone(&node.namespace)) };
         let begun = self.runtime.block_on(async {
@@ -188,6 +188,19 @@ impl Lab {
     /// Undoes [`Lab::cut`].
     pub(super) fn plug(&self, at: usize) {
         self.cable(at, CONTROL, true);
+    }
+
+    /// ssh as it gets to the nodes.
+    pub(super) fn ssh(&self) -> String {
+        let directory = self.directory.path().display();
+        format!(
+            "ssh -F none -i {directory}/user -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={directory}/known"
+        )
+    }
+
+    /// Runs a command in the network that reaches the nodes.
+    pub(super) fn spawn(&self, mut command: Command) -> Child {
+        self.coordinator.run(move || command.spawn()).unwrap()
     }
 
     /// `[testbed.physical]` with all nodes.
@@ -318,6 +331,24 @@ impl PhysicalNode {
             }
         }
         assert!(killed > 0, "no agent runs there");
+    }
+
+    /// Where ssh gets to it.
+    pub(super) fn control(&self) -> String {
+        format!("root@{}", self.control)
+    }
+
+    /// What is in a directory of the node's; `None` when it is not there.
+    pub(super) fn list(&self, directory: &str) -> Option<Vec<String>> {
+        let pid = self.processes().into_iter().next()?;
+        let entries = std::fs::read_dir(format!("/proc/{pid}/root{directory}")).ok()?;
+        Some(entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect())
+    }
+
+    /// Words of the processes on it.
+    pub(super) fn command_lines(&self) -> Vec<String> {
+        let line = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        self.processes().into_iter().map(|pid| line(pid).replace('\0', " ")).collect()
     }
 
     /// Is nothing there that vptest copied or wrote?

@@ -1,5 +1,6 @@
 //! The testbed `physical`, with namespaces as nodes and a real sshd in each.
 
+mod dispatch;
 mod failures;
 mod lab;
 

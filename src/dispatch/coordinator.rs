@@ -1,0 +1,303 @@
+//! Hands the iterations of a campaign to hosts and stores what comes back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use super::collect::{CollectError, Collected, Collector};
+use super::fleet::Fleet;
+use super::frame::{Doing, Found, Frame, Tail};
+use super::hosts::Host;
+use super::journal::Journal;
+use super::orders::{Orders, Round};
+use super::parallel;
+use super::place::{Files, Program};
+use super::round;
+use super::share::{self, Share, Sizes, Turn};
+use super::ssh::Ssh;
+use super::state::{DIRECTORY, State};
+use crate::host::cage::Cage;
+use crate::host::clock::now_ns;
+use crate::host::host_name;
+use crate::ids::{IterationNumber, ShortHash};
+use crate::image::Bundle;
+use crate::node::local::Processes;
+use crate::record::{IterationRecord, Status};
+use crate::runner::{Begun, CampaignError, Limits, Options, Progress, Report, Stopping, ToDo, feasible};
+use crate::store::Attempts;
+
+/// Rounds in a row in which nothing was run, until the rest is left.
+const FRUITLESS: u32 = 3;
+
+/// A campaign could not be run on hosts, or not to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatchError {
+    /// As on this host.
+    #[error(transparent)]
+    Campaign(#[from] CampaignError),
+    /// None of the hosts can be used.
+    #[error("no host is left that can run iterations: {0}")]
+    NoHost(String),
+    /// Something else.
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
+/// Runs what is to be run on these hosts.
+///
+/// # Errors
+/// Before the first iteration: when no host can run it, or another process runs the campaign. Later: when no host is left, and
+/// when results cannot be stored. A failed iteration is no error.
+pub async fn run(options: &Options<'_>, hosts: &[Host]) -> Result<Report, DispatchError> {
+    let begun = Begun::new(options, true).await?;
+    let mut stopping = Stopping::new(options.plan, options.out).filter(|_| options.selection.is_none());
+    let mut coordinator = Coordinator::new(options, hosts).await?;
+    coordinator.recover()?;
+    let mut report = Report::default();
+    let (mut is_first, mut fruitless) = (true, 0);
+    loop {
+        let (attempts, mut to_do) = begun.to_do(options, stopping.as_mut())?;
+        if is_first {
+            is_first = false;
+            report.complete_before = to_do.complete;
+            coordinator.announce(&to_do)?;
+        }
+        to_do.numbers.retain(|number| !coordinator.tried.contains_key(number));
+        (report.settled, report.left) = (to_do.settled, to_do.numbers.len());
+        report.interrupted = options.cancel.requested();
+        if report.interrupted.is_none() && report.left > 0 {
+            report.limited = coordinator.limits.reached()?;
+        }
+        if report.left == 0 || report.interrupted.is_some() || report.limited.is_some() {
+            break;
+        }
+        let before = coordinator.tried.len();
+        coordinator.round(&attempts, &to_do.numbers, stopping.is_some()).await?;
+        fruitless = if coordinator.tried.len() > before { 0 } else { fruitless + 1 };
+        if fruitless == FRUITLESS {
+            return Err(DispatchError::NoHost(coordinator.fleet.why()));
+        }
+    }
+    for status in coordinator.tried.values() {
+        *report.outcomes.entry(*status).or_default() += 1;
+    }
+    coordinator.write_state()?;
+    if report.left == 0 {
+        coordinator.end(&mut report).await?;
+    }
+    Ok(report)
+}
+
+/// See the module.
+pub(super) struct Coordinator<'a> {
+    pub(super) options: &'a Options<'a>,
+    pub(super) fleet: Fleet,
+    pub(super) limits: Limits<'a>,
+    /// Identifies the campaign on hosts.
+    pub(super) id: ShortHash,
+    directory: PathBuf,
+    collector: Collector,
+    journal: Journal,
+    plan: Vec<u8>,
+    /// Iterations that were run in this run, each with its last outcome.
+    tried: BTreeMap<IterationNumber, Status>,
+    /// What is being run, so that it is told once.
+    told: BTreeSet<(IterationNumber, u32)>,
+    since: jiff::Timestamp,
+}
+
+impl<'a> Coordinator<'a> {
+    async fn new(options: &'a Options<'a>, hosts: &[Host]) -> Result<Self, DispatchError> {
+        // GNU parallel works in a directory of its own.
+        let whole =
+            std::fs::canonicalize(options.out).with_context(|| format!("cannot find {}", options.out.display()))?;
+        let directory = whole.join(DIRECTORY);
+        std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        let cage = Cage::open().context("cannot make a process namespace")?;
+        let processes = Arc::new(Processes::new(cage));
+        parallel::check(&processes, &directory).await?;
+        let bundle =
+            Bundle::of(&options.vptest).map_err(|error| anyhow::Error::new(error).context("cannot pack vptest"))?;
+        let program = Program::of(&bundle).context("cannot pack vptest")?;
+        let path = options.out.join("plan.json");
+        let plan = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let id = ShortHash::of(format!("{}\n{}", host_name(), whole.display()).as_bytes());
+        let journal = Journal::open(&directory).context("cannot open the journal of attempts")?;
+        Ok(Self {
+            options,
+            fleet: Fleet::new(hosts, Arc::new(Ssh::new(processes, &directory)), Arc::new(program)),
+            limits: Limits::new(&options.plan.spec.limits, options.out, options.errand.clone()),
+            id,
+            collector: Collector::new(options.out, directory.join("incoming")),
+            journal,
+            plan,
+            directory,
+            tried: BTreeMap::new(),
+            told: BTreeSet::new(),
+            since: jiff::Timestamp::now(),
+        })
+    }
+
+    /// Stores what an earlier coordinator was sent and did not live to store.
+    fn recover(&mut self) -> Result<(), DispatchError> {
+        self.collector.clear().map_err(anyhow::Error::from)?;
+        let entries = std::fs::read_dir(&self.directory).context("cannot list what earlier rounds left")?;
+        for entry in entries.flatten() {
+            if !entry.file_name().to_string_lossy().starts_with("round-") {
+                continue;
+            }
+            for path in parallel::all_said(&entry.path()) {
+                let mut tail = Tail::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+                while let Ok(Some(found)) = tail.next() {
+                    match found.frame {
+                        Frame::File { .. } => drop(self.take(&found, &tail)?),
+                        Frame::Beat { running: Some(doing) } => self.journal.floors.raise(doing.number, doing.attempt),
+                        _ => {}
+                    }
+                }
+            }
+            std::fs::remove_dir_all(entry.path()).context("cannot remove what an earlier round left")?;
+        }
+        Ok(self.collector.clear().map_err(anyhow::Error::from)?)
+    }
+
+    fn announce(&self, to_do: &ToDo) -> Result<(), CampaignError> {
+        let options = self.options;
+        feasible::check(options.plan, to_do.numbers.iter().copied()).map_err(CampaignError::Infeasible)?;
+        options.observer.notice(&Progress::Campaign {
+            planned: options.plan.iterations.len(),
+            complete: to_do.complete,
+            settled: to_do.settled,
+            to_do: to_do.numbers.len(),
+        });
+        Ok(())
+    }
+
+    /// Gives hosts what is to be done, and takes what they send until all of it was handed out or nobody is left to take it.
+    async fn round(
+        &mut self,
+        attempts: &Attempts,
+        numbers: &[IterationNumber],
+        is_short: bool,
+    ) -> Result<(), DispatchError> {
+        let plan = self.options.plan;
+        let turns: Vec<Turn> = numbers
+            .iter()
+            .filter_map(|&number| Some((number, plan.get(number)?.identity)))
+            .map(|(number, identity)| self.journal.floors.turn(number, attempts.next(identity)))
+            .collect();
+        let (hosts, sizes) = (self.fleet.able().max(1), if is_short { Sizes::Even } else { Sizes::Guided });
+        let mut shares = share::cut(plan, &turns, hosts, sizes);
+        if is_short {
+            // What is stored then decides what is still needed.
+            shares.truncate(hosts);
+        }
+        let orders = self.orders(shares, numbers);
+        let fresh = Round::fresh();
+        let files = Files::pack(self.id, &self.plan, &fresh, &orders)?;
+        for text in self.fleet.prepare(Arc::new(files)).await {
+            self.say(&text);
+        }
+        self.write_state()?;
+        if self.fleet.working().is_empty() {
+            return Err(DispatchError::NoHost(self.fleet.why()));
+        }
+        let directory = self.directory.join(format!("round-{}", fresh.as_str()));
+        std::fs::create_dir(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        round::run(self, &fresh, &orders.shares, &directory).await?;
+        self.fleet.rest();
+        self.collector.clear().map_err(anyhow::Error::from)?;
+        std::fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+        Ok(())
+    }
+
+    fn orders(&self, shares: Vec<Share>, missing: &[IterationNumber]) -> Orders {
+        let options = self.options;
+        let missing: BTreeSet<IterationNumber> = missing.iter().copied().collect();
+        let complete = options.plan.iter().map(|iteration| iteration.number).filter(|number| !missing.contains(number));
+        let most = options.plan.spec.limits.duration;
+        let until = most.and_then(|most| self.since.checked_add(jiff::SignedDuration::try_from(most).ok()?).ok());
+        Orders {
+            spec_hash: options.plan.spec_hash,
+            shares,
+            received: complete.collect(),
+            until,
+            retries: options.retries,
+            allow_changed_image: options.allow_changed_image,
+        }
+    }
+
+    /// All was run: nothing is needed any more on the hosts, nor here.
+    async fn end(&self, report: &mut Report) -> anyhow::Result<()> {
+        let left = self.fleet.remove(self.id).await;
+        if left.is_empty() && report.outcomes.keys().all(|status| *status == Status::Complete) {
+            std::fs::remove_dir_all(&self.directory)
+                .with_context(|| format!("cannot remove {}", self.directory.display()))?;
+        }
+        report.leftovers.extend(left);
+        Ok(())
+    }
+
+    pub(super) fn say(&self, text: &str) {
+        self.options.observer.notice(&Progress::Note { text });
+    }
+
+    /// A host says that it runs an attempt.
+    pub(super) fn doing(&mut self, doing: &Doing, host: &str) -> anyhow::Result<()> {
+        if self.told.insert((doing.number, doing.attempt)) {
+            self.journal.note(doing, host).context("cannot note an attempt")?;
+            self.options.observer.notice(&Progress::Begin { number: doing.number, attempt: doing.attempt });
+        }
+        Ok(())
+    }
+
+    /// Takes a file that a worker sent; the status of an attempt that is stored with it.
+    ///
+    /// # Errors
+    /// When it cannot be stored here. What is wrong with the file is only told: its iteration is run again.
+    pub(super) fn take(&mut self, found: &Found, tail: &Tail) -> anyhow::Result<Option<Status>> {
+        let Frame::File { name, bytes, sha256 } = &found.frame else { return Ok(None) };
+        match self.collector.take(name, (tail.file(), found.at, *bytes), sha256) {
+            Ok(Collected::Stored(stored)) => self.stored(&stored.0, &stored.1).map(Some),
+            Ok(Collected::Waiting | Collected::Known) => Ok(None),
+            Err(error) if error.is_ours() => Err(error.into()),
+            Err(error) => {
+                self.say(&format!("{:#}", anyhow::Error::from(error)));
+                Ok(None)
+            }
+        }
+    }
+
+    fn stored(&mut self, record: &IterationRecord, file: &std::path::Path) -> anyhow::Result<Status> {
+        let (status, number) = (record.outcome.status(), record.header.number);
+        self.limits.ended(record, file)?;
+        if status != Status::Interrupted {
+            self.tried.insert(number, status);
+        }
+        let wall = record.header.finished_ns.and_then(|end| u64::try_from(end - record.header.started_ns).ok());
+        let wall = std::time::Duration::from_nanos(wall.unwrap_or_default());
+        // What ended with its host or its connection is run again.
+        let again = status == Status::Interrupted && self.options.cancel.requested().is_none();
+        self.options.observer.notice(&Progress::End { record, file, wall, again });
+        Ok(status)
+    }
+
+    pub(super) fn write_state(&self) -> anyhow::Result<()> {
+        let state =
+            State { pid: std::process::id(), coordinator: host_name(), at_ns: now_ns(), hosts: self.fleet.states() };
+        state.write(self.options.out).context("cannot note the state of the hosts")
+    }
+}
+
+impl CollectError {
+    /// Is it this host that fails, and not what was sent?
+    fn is_ours(&self) -> bool {
+        matches!(
+            self,
+            Self::Io { .. }
+                | Self::Store(crate::store::StoreError::NoSpace { .. } | crate::store::StoreError::Io { .. })
+        )
+    }
+}

@@ -1,0 +1,109 @@
+//! Short commands on hosts, by ssh.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::hosts::Host;
+use crate::host::cage::Job;
+use crate::node::local::Processes;
+use crate::node::{Command, ExitStatus, Stream};
+use crate::text::printable_bytes;
+
+/// Variable with the words that begin each call of ssh; GNU parallel has it too.
+const VARIABLE: &str = "PARALLEL_SSH";
+/// No questions; a host that is silent for 20 s is gone.
+const OPTIONS: &[&str] =
+    &["BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3", "LogLevel=ERROR"];
+/// Bytes that a command may answer.
+const MOST: u64 = 1 << 20;
+
+/// How hosts are reached.
+pub(super) struct Ssh {
+    words: Vec<String>,
+    processes: Arc<Processes>,
+    directory: PathBuf,
+}
+
+/// A command on a host did not do what it was to do.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SshFailure {
+    /// There is no connection.
+    #[error("no connection: {0}")]
+    Unreachable(String),
+    /// The command failed there.
+    #[error("{0}")]
+    Failed(String),
+    /// Nothing came in time.
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
+    /// ssh could not be started.
+    #[error("cannot start ssh: {0}")]
+    Here(#[from] std::io::Error),
+}
+
+impl Ssh {
+    /// `directory` is where ssh is started; its processes end with `processes`.
+    pub(super) fn new(processes: Arc<Processes>, directory: &Path) -> Self {
+        let variable = std::env::var(VARIABLE).unwrap_or_default();
+        let mut words: Vec<String> = variable.split_whitespace().map(str::to_owned).collect();
+        if words.is_empty() {
+            words.push("ssh".to_owned());
+        }
+        words.extend(OPTIONS.iter().flat_map(|option| ["-o".to_owned(), (*option).to_owned()]));
+        Self { words, processes, directory: directory.to_owned() }
+    }
+
+    /// The words up to the host, as GNU parallel takes them.
+    pub(super) fn command(&self) -> String {
+        self.words.join(" ")
+    }
+
+    /// Runs a script of sh on a host, which reads `input`, and returns what it prints.
+    pub(super) async fn run(
+        &self,
+        host: &Host,
+        script: &str,
+        input: &[u8],
+        limit: Duration,
+    ) -> Result<Vec<u8>, SshFailure> {
+        let mut argv = self.words.clone();
+        if let Some(port) = host.port() {
+            argv.extend(["-p".to_owned(), port.to_string()]);
+        }
+        argv.extend(["--".to_owned(), host.login(), format!("exec sh -c {}", quoted(script))]);
+        let command = Command { argv, ..Command::default() };
+        let job = Job { command, directory: self.directory.clone(), namespace: None };
+        let (mut process, mut stdin, stdout) = self.processes.converse(job).await?;
+        let talk = async {
+            let write = async {
+                // A script that ends early says why.
+                let _ = stdin.write_all(input).await;
+                drop(stdin);
+            };
+            let mut answer = Vec::new();
+            let mut limited = stdout.take(MOST);
+            let ((), read) = tokio::join!(write, limited.read_to_end(&mut answer));
+            read?;
+            let exit = process.wait().await.map_err(std::io::Error::other)?;
+            Ok::<_, SshFailure>((exit.status, answer))
+        };
+        let (status, answer) = tokio::time::timeout(limit, talk).await.map_err(|_| SshFailure::Silent(limit))??;
+        let said = process.output(Stream::Err).bytes;
+        let last = said.rsplit(|&byte| byte == b'\n').find(|line| !line.is_empty()).unwrap_or_default();
+        let said = printable_bytes(last, 300);
+        match status {
+            ExitStatus::Code(0) => Ok(answer),
+            ExitStatus::Code(255) => Err(SshFailure::Unreachable(said)),
+            status if said.is_empty() => Err(SshFailure::Failed(status.to_string())),
+            _ => Err(SshFailure::Failed(said)),
+        }
+    }
+}
+
+/// A word as a POSIX shell gives it back.
+pub(super) fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}

@@ -1,0 +1,372 @@
+//! The part on the host: runs the iterations of a share, and says what comes of each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read as _, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use sha2::{Digest as _, Sha256};
+
+use super::frame::{Doing, Frame, Left, VERSION};
+pub use super::orders::Round;
+use super::orders::{self, Orders};
+use super::share::Share;
+use crate::host::host_name;
+use crate::ids::{IterationNumber, Stage};
+use crate::plan::Plan;
+use crate::runner::{self, Cancel, Canceller, Errand, Observer, Options, Progress, Report};
+use crate::store::{self, AttemptName};
+
+/// Between two signs of life.
+const BEAT: Duration = Duration::from_secs(2);
+/// Between two looks for the wish to end.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long a worker of the same campaign may take to end: its coordinator is gone.
+const PREDECESSOR: Duration = Duration::from_secs(90);
+
+/// What a worker is started with.
+#[derive(Debug, Clone)]
+pub struct Work {
+    /// The campaign's directory on this host.
+    pub place: PathBuf,
+    /// Which round.
+    pub round: Round,
+    /// Which share of it.
+    pub share: u32,
+    /// Path of the running program.
+    pub vptest: PathBuf,
+}
+
+/// Runs a share and tells of it on `out`. What goes wrong is told there as well.
+///
+/// # Errors
+/// When `out` takes no more: nobody hears what comes of it, and the rest is left.
+pub async fn work<W: Write + Send + 'static>(
+    work: &Work,
+    plan: &Plan,
+    out: W,
+    (canceller, cancel): (Canceller, Cancel),
+) -> io::Result<()> {
+    let voice = Voice::new(out, canceller.clone());
+    let login = std::env::var("PARALLEL_SSHLOGIN").ok();
+    let hello = Frame::Hello { version: VERSION, host: host_name(), login, pid: std::process::id(), share: work.share };
+    voice.say(&hello)?;
+    let _pulse = Pulse::start(&voice, canceller, work.place.join(work.round.halt()));
+    let left = match lock(&work.place) {
+        Ok(_lock) => run(work, plan, &voice, cancel).await,
+        Err(error) => Err(error),
+    };
+    let left = left.unwrap_or_else(|error| Some(Left::Unable(format!("{error:#}"))));
+    voice.say(&Frame::End { left })
+}
+
+/// One worker at a time for each user of a host: two would disturb each other's iterations.
+fn lock(place: &Path) -> anyhow::Result<File> {
+    let path = place.parent().unwrap_or(place).join("worker.lock");
+    let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = open.with_context(|| format!("cannot open {}", path.display()))?;
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(std::fs::TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+            Err(std::fs::TryLockError::WouldBlock) => {}
+        }
+        let mut holder = String::new();
+        File::open(&path).and_then(|mut file| file.read_to_string(&mut holder)).context("cannot read the lock")?;
+        let is_ours = holder.lines().next() == Some(&place.to_string_lossy());
+        if begun.elapsed() >= PREDECESSOR || !(is_ours || holder.is_empty()) {
+            let who = holder.lines().collect::<Vec<_>>().join(", process ");
+            anyhow::bail!("another worker runs on this host: {}", crate::text::printable(&who, 300));
+        }
+        std::thread::sleep(LOOK);
+    }
+    let text = format!("{}\n{}\n", place.display(), std::process::id());
+    file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).context("cannot write the lock")?;
+    Ok(file)
+}
+
+/// Why iterations of the share are left; `None` when none is.
+async fn run<W: Write + Send + 'static>(
+    work: &Work,
+    plan: &Plan,
+    voice: &Voice<W>,
+    cancel: Cancel,
+) -> anyhow::Result<Option<Left>> {
+    let orders = Orders::read(&work.place, &work.round)?;
+    anyhow::ensure!(orders.spec_hash == plan.spec_hash, "the plan in {} is another one", work.place.display());
+    let share = orders.shares.iter().find(|share| share.number == work.share);
+    let share = share.with_context(|| format!("the orders have no share {}", work.share))?;
+    // What earlier rounds could not deliver.
+    runner::recover(Some(plan), &work.place)?;
+    send_again(work, &orders, voice)?;
+    let errand = Errand {
+        attempts: share.iterations.iter().map(|turn| (turn.number, turn.attempt)).collect::<BTreeMap<_, _>>(),
+        halt: Some(work.place.join(work.round.halt())),
+        until: orders.until,
+    };
+    let options = Options {
+        plan,
+        out: &work.place,
+        selection: Some(share.iterations.iter().map(|turn| turn.number).collect()),
+        again: false,
+        retries: orders.retries,
+        keep_failed: false,
+        allow_changed_image: orders.allow_changed_image,
+        vptest: work.vptest.clone(),
+        observer: &Reporter { voice, place: &work.place },
+        cancel,
+        errand,
+    };
+    let report = runner::run(&options).await?;
+    for text in &report.leftovers {
+        voice.say(&Frame::Note { text: format!("left over: {text}") })?;
+    }
+    let left = left_of(&report);
+    put_away(work, share)?;
+    Ok(left)
+}
+
+fn left_of(report: &Report) -> Option<Left> {
+    let interrupted = report.interrupted.clone().map(Left::Interrupted);
+    let limited = report.limited.clone().map(Left::Limit);
+    let elsewhere = (report.elsewhere > 0).then(|| Left::Interrupted("another process runs some of them".to_owned()));
+    interrupted.or(limited).or(elsewhere)
+}
+
+/// Sends what was stored here and may never have arrived, and forgets what arrived.
+fn send_again<W: Write>(work: &Work, orders: &Orders, voice: &Voice<W>) -> anyhow::Result<()> {
+    let received: BTreeSet<IterationNumber> = orders.received.iter().copied().collect();
+    let mut sent = Vec::new();
+    for entry in std::fs::read_dir(orders::sent(&work.place)).into_iter().flatten() {
+        let entry = entry.context("cannot list what was sent")?;
+        sent.push((entry.metadata()?.modified()?, entry.path()));
+    }
+    sent.sort();
+    // The share before this one may have got lost on its last leg; of those before it the coordinator has had its say.
+    let last = sent.last().map(|(_, path)| path.clone());
+    for (_, path) in sent {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !work.round.has(&name) {
+            for attempt in store::scan(&path)?.iter().filter(|attempt| !received.contains(&attempt.number)) {
+                voice.send(&path, *attempt)?;
+            }
+        }
+        if !work.round.has(&name) || Some(&path) != last.as_ref() {
+            std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    for attempt in store::scan(&work.place)?.iter() {
+        if !received.contains(&attempt.number) {
+            voice.send(&work.place, *attempt)?;
+        }
+    }
+    put_away_as(work, "before")
+}
+
+/// Keeps the files of this share apart: they were sent whole.
+fn put_away(work: &Work, share: &Share) -> anyhow::Result<()> {
+    put_away_as(work, &share.number.to_string())
+}
+
+fn put_away_as(work: &Work, share: &str) -> anyhow::Result<()> {
+    let attempts = store::scan(&work.place)?;
+    if attempts.is_empty() {
+        return Ok(());
+    }
+    let to = orders::sent(&work.place).join(format!("{}-{share}", work.round.as_str()));
+    std::fs::create_dir_all(&to).with_context(|| format!("cannot create {}", to.display()))?;
+    for attempt in attempts.iter() {
+        let artifacts = attempt.artifacts(&work.place);
+        if artifacts.exists() {
+            std::fs::rename(&artifacts, attempt.artifacts(&to)).context("cannot put artifacts away")?;
+        }
+        let name = attempt.to_string();
+        std::fs::rename(work.place.join(&name), to.join(&name)).with_context(|| format!("cannot put {name} away"))?;
+    }
+    Ok(())
+}
+
+/// The stream to the coordinator.
+struct Voice<W> {
+    inner: Arc<Mutex<Inner<W>>>,
+}
+
+struct Inner<W> {
+    out: W,
+    doing: Option<Doing>,
+    canceller: Canceller,
+}
+
+impl<W> Clone for Voice<W> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<W: Write> Voice<W> {
+    fn new(out: W, canceller: Canceller) -> Self {
+        Self { inner: Arc::new(Mutex::new(Inner { out, doing: None, canceller })) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner<W>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn say(&self, frame: &Frame) -> io::Result<()> {
+        self.lock().write(|out| out.write_all(frame.line().as_bytes()))
+    }
+
+    fn set_doing(&self, doing: Option<Doing>) {
+        self.lock().doing = doing;
+    }
+
+    fn beat(&self) -> io::Result<()> {
+        let mut inner = self.lock();
+        let frame = Frame::Beat { running: inner.doing.clone() };
+        inner.write(|out| out.write_all(frame.line().as_bytes()))
+    }
+
+    /// Sends the files of an attempt, the database last: with it, the attempt is there.
+    fn send(&self, place: &Path, attempt: AttemptName) -> anyhow::Result<()> {
+        let artifacts = attempt.artifacts(place);
+        let mut files = Vec::new();
+        if artifacts.exists() {
+            list(&artifacts, &mut files).with_context(|| format!("cannot list {}", artifacts.display()))?;
+        }
+        files.sort();
+        files.push(place.join(attempt.to_string()));
+        for path in files {
+            let name = path.strip_prefix(place).unwrap_or(&path).to_string_lossy().into_owned();
+            self.send_file(&path, name).with_context(|| format!("cannot send {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn send_file(&self, path: &Path, name: String) -> io::Result<()> {
+        let mut file = File::open(path)?;
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 1 << 16];
+        let mut bytes = 0;
+        loop {
+            match file.read(&mut buffer)? {
+                0 => break,
+                read => {
+                    hash.update(&buffer[..read]);
+                    bytes += read as u64;
+                }
+            }
+        }
+        let frame = Frame::File { name, bytes, sha256: crate::text::hex(&hash.finalize()) };
+        let file = File::open(path)?;
+        self.lock().write(|out| {
+            out.write_all(frame.line().as_bytes())?;
+            let copied = io::copy(&mut file.take(bytes), out)?;
+            if copied == bytes { Ok(()) } else { Err(io::Error::other("it has become shorter meanwhile")) }
+        })
+    }
+}
+
+impl<W: Write> Inner<W> {
+    /// Writes and flushes. When nobody reads any more, what runs is of no use.
+    fn write(&mut self, write: impl FnOnce(&mut W) -> io::Result<()>) -> io::Result<()> {
+        let written = write(&mut self.out).and_then(|()| self.out.flush());
+        if written.is_err() {
+            self.canceller.cancel("the end of the connection to the coordinator");
+        }
+        written
+    }
+}
+
+/// Regular files below a directory; others are not kept by an iteration.
+fn list(directory: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let (kind, path) = {
+            let entry = entry?;
+            (entry.file_type()?, entry.path())
+        };
+        match kind {
+            kind if kind.is_dir() => list(&path, files)?,
+            kind if kind.is_file() => files.push(path),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Signs of life, and looks for the wish to end, until it is dropped.
+struct Pulse {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Pulse {
+    fn start<W: Write + Send + 'static>(voice: &Voice<W>, canceller: Canceller, halt: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (voice, ended) = (voice.clone(), Arc::clone(&stop));
+        let pulse = move || {
+            let mut last = Instant::now();
+            while !ended.load(Ordering::Relaxed) {
+                std::thread::park_timeout(LOOK);
+                if std::fs::read(&halt).is_ok_and(|wish| wish.starts_with(b"now")) {
+                    canceller.cancel("the coordinator");
+                }
+                if last.elapsed() >= BEAT {
+                    last = Instant::now();
+                    // The failure is noticed by who wrote.
+                    let _ = voice.beat();
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("vptest-pulse".to_owned()).spawn(pulse);
+        Self { stop, thread: thread.inspect_err(|error| tracing::warn!("no signs of life: {error}")).ok() }
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Tells the coordinator what the runner tells.
+struct Reporter<'a, W> {
+    voice: &'a Voice<W>,
+    place: &'a Path,
+}
+
+impl<W: Write + Send> Observer for Reporter<'_, W> {
+    fn notice(&self, news: &Progress<'_>) {
+        let told = match news {
+            Progress::Begin { number, attempt } => {
+                let doing = Doing { number: *number, attempt: *attempt, stage: Stage::Preflight };
+                self.voice.set_doing(Some(doing));
+                self.voice.beat().map_err(anyhow::Error::from)
+            }
+            Progress::Stage { stage, .. } => {
+                if let Some(doing) = &mut self.voice.lock().doing {
+                    doing.stage = *stage;
+                }
+                Ok(())
+            }
+            Progress::End { record, .. } => {
+                self.voice.set_doing(None);
+                self.voice.send(self.place, AttemptName::of(&record.header))
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = told {
+            tracing::warn!("{error:#}");
+        }
+    }
+}
