@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! cli        clap structs, one file per subcommand, progress and tables; the only part that prints
+//! bundle     a campaign in one file that can be published, checked and run again
 //! dispatch   where iterations run: here, on hosts over ssh with GNU parallel; igor's reservations
 //! runner     life of one iteration; campaign: resume, order, interruption, journal
 //! testbed    what provides nodes and links: netns, qemu, fake; drivers of minimega and rond
@@ -31,6 +32,7 @@
 
 pub mod agent;
 pub mod analysis;
+pub mod bundle;
 pub mod cli;
 pub mod dispatch;
 pub mod flow;

@@ -2,6 +2,7 @@
 
 mod agent;
 mod analyze;
+mod bundle;
 mod clean;
 mod doctor;
 mod exit;
@@ -18,6 +19,7 @@ mod plan_file;
 mod probe;
 mod progress;
 mod report;
+mod rerun;
 mod run;
 mod serve_http;
 mod status;
@@ -75,6 +77,8 @@ enum Command {
     Analyze(analyze::Args),
     Report(report::Args),
     Export(export::Args),
+    Bundle(bundle::Args),
+    Rerun(rerun::Args),
     Flows(flows::Args),
     Syscalls(syscalls::Args),
     Igor(igor::Args),
@@ -120,6 +124,8 @@ pub fn main() -> ExitCode {
         Command::Analyze(args) => analyze::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Bundle(args) => bundle::run(&args),
+        Command::Rerun(args) => rerun::run(&args, cli.verbosity),
         Command::Flows(args) => flows::run(&args),
         Command::Igor(args) => igor::run(&args),
         Command::Image(args) => image::run(&args, cli.verbosity),

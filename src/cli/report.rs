@@ -66,7 +66,29 @@ pub(super) struct Args {
 /// Decides on resamples and deals; the same each time.
 const SEED: u64 = 1;
 
+/// Writes the page of a database, compared with what its spec says.
+pub(super) fn write(db: &Path, output: &Path) -> Result<(), Failure> {
+    let args = Args {
+        db: db.to_owned(),
+        output: output.to_owned(),
+        by: Vec::new(),
+        baseline: None,
+        no_baseline: false,
+        allow_unequal_vantage: false,
+        include: Vec::new(),
+        no_record: true,
+        title: None,
+    };
+    make(&args)
+}
+
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
+    make(args)?;
+    eprintln!("wrote {}", args.output.display());
+    Ok(Exit::Done)
+}
+
+fn make(args: &Args) -> Result<(), Failure> {
     let failed = |error| unreadable(&args.db, error);
     let database = Database::open(&args.db).map_err(failed)?;
     let mut statuses = vec![Status::Complete];
@@ -117,9 +139,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     });
     model.methods.extend(asked_so_far(args, &dataset, &model));
     let page = page(&model);
-    whole(&args.output, |file| file.write_all(page.as_bytes()))?;
-    eprintln!("wrote {}", args.output.display());
-    Ok(Exit::Done)
+    whole(&args.output, |file| file.write_all(page.as_bytes()))
 }
 
 /// Writes the page's question down; a sentence on all that were asked so far.

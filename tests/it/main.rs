@@ -4,6 +4,7 @@ mod agent;
 mod analyze;
 mod bad_input;
 mod browser;
+mod bundle;
 mod campaign;
 mod capture;
 mod counters;
