@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
+
 use super::campaign::CampaignError;
 use super::load;
 use crate::host::cage::{Cage, Job};
@@ -9,7 +11,7 @@ use crate::ids::IterationNumber;
 use crate::node::{Command, Process as _, Stream};
 use crate::plan::Plan;
 use crate::testbed;
-use crate::workload::{self, Tool, check_tools};
+use crate::workload::{self, Tool, Version, check_tools, find_in_path};
 
 /// How long a program may take to print its version.
 const VERSION_LIMIT: Duration = Duration::from_secs(5);
@@ -30,11 +32,15 @@ pub(super) async fn versions(tools: &[Tool]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let Ok(mut cage) = Cage::open_or_groups() else { return found };
     for tool in tools {
-        let Some(arguments) = tool.version else { continue };
-        let argv = [tool.program.as_str()].iter().chain(arguments).map(|&word| word.to_owned()).collect();
-        if let Some(version) = first_line(&cage, argv).await {
-            found.push((tool.program.clone(), version));
-        }
+        let version = match tool.version {
+            Some(Version::Printed(arguments)) => {
+                let argv = [tool.program.as_str()].iter().chain(arguments).map(|&word| word.to_owned()).collect();
+                first_line(&cage, argv).await
+            }
+            Some(Version::Sha256) => sha256(&tool.program).await,
+            None => None,
+        };
+        found.extend(version.map(|version| (tool.program.clone(), version)));
     }
     if let Err(error) = cage.close().await {
         tracing::warn!("cannot end the programs that were asked for their versions: {error}");
@@ -42,11 +48,23 @@ pub(super) async fn versions(tools: &[Tool]) -> Vec<(String, String)> {
     found
 }
 
+/// `sha256 HASH` of the program's file.
+async fn sha256(program: &str) -> Option<String> {
+    let path = find_in_path(program)?;
+    let content = tokio::task::spawn_blocking(|| std::fs::read(path)).await.ok()?.ok()?;
+    let hash: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+    Some(format!("sha256 {hash}"))
+}
+
 async fn first_line(cage: &Cage, argv: Vec<String>) -> Option<String> {
     let command = Command { argv, ..Command::default() };
     let mut child = cage.spawn(Job { command, directory: "/".into(), namespace: None }).await.ok()?;
     tokio::time::timeout(VERSION_LIMIT, child.wait()).await.ok()?.ok()?;
     let said = [Stream::Out, Stream::Err].map(|stream| child.output(stream).bytes);
+    first_of(&said)
+}
+
+fn first_of(said: &[Vec<u8>; 2]) -> Option<String> {
     let text = said.iter().find(|bytes| !bytes.is_empty())?;
     String::from_utf8_lossy(text).lines().next().map(|line| line.trim().to_owned())
 }
