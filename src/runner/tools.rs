@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use sha2::{Digest as _, Sha256};
 
 use super::campaign::CampaignError;
 use super::load;
 use crate::host::cage::{Cage, Job};
 use crate::ids::IterationNumber;
-use crate::node::{Command, Process as _, Stream};
+use crate::node::{Command, Node, Process as _, Stream};
 use crate::plan::Plan;
-use crate::testbed;
+use crate::record::Environment;
+use crate::testbed::{self, Pair};
 use crate::workload::{self, Tool, Version, check_tools, find_in_path};
 
 /// How long a program may take to print its version.
@@ -62,6 +64,46 @@ async fn first_line(cage: &Cage, argv: Vec<String>) -> Option<String> {
     tokio::time::timeout(VERSION_LIMIT, child.wait()).await.ok()?.ok()?;
     let said = [Stream::Out, Stream::Err].map(|stream| child.output(stream).bytes);
     first_of(&said)
+}
+
+/// What the programs on nodes of their own say of their versions, with the node as host. A program that is not there, or does
+/// not say, has no entry.
+pub(super) async fn on_nodes(pairs: &[Pair], tools: &[Tool]) -> Vec<Environment> {
+    let nodes = pairs.iter().flat_map(|pair| [&pair.client, &pair.server]);
+    let all = nodes.map(|node| async move {
+        let mut found = Vec::new();
+        for tool in tools {
+            let (host, name) = (node.id().to_string(), format!("{}.version", tool.program));
+            found.extend(on_node(node.as_ref(), tool).await.map(|value| Environment { host, name, value }));
+        }
+        found
+    });
+    join_all(all).await.into_iter().flatten().collect()
+}
+
+async fn on_node(node: &dyn Node, tool: &Tool) -> Option<String> {
+    let word = |&word: &&str| word.to_owned();
+    let argv: Vec<String> = match tool.version? {
+        Version::Printed(arguments) => [tool.program.as_str()].iter().chain(arguments).map(word).collect(),
+        // Not all shells' own `command` is where the node looks for programs; `PATH` is.
+        Version::Sha256 => {
+            ["sh", "-c", "exec sha256sum \"$(command -v \"$1\")\"", "sh", &tool.program].iter().map(word).collect()
+        }
+    };
+    let mut process = node.spawn(&Command { argv, ..Command::default() }).await.ok()?;
+    let Ok(Ok(_)) = tokio::time::timeout(VERSION_LIMIT, process.wait()).await else {
+        let _ = process.signal(libc::SIGKILL);
+        return None;
+    };
+    let said = [Stream::Out, Stream::Err].map(|stream| process.output(stream).bytes);
+    let line = first_of(&said)?;
+    match tool.version? {
+        Version::Printed(_) => Some(crate::text::printable(&line, 200)),
+        Version::Sha256 => {
+            let hash = line.split_whitespace().next().filter(|hash| hash.len() == 64)?;
+            hash.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| format!("sha256 {hash}"))
+        }
+    }
 }
 
 fn first_of(said: &[Vec<u8>; 2]) -> Option<String> {

@@ -11,13 +11,16 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all, select_all, try_join_all};
 use tokio::time::Instant;
 
+use super::borrow::{apart, borrow_all, reach_all, said, take_turn};
 use super::nodes::{Held, Nodes};
+use super::route::routes;
 use super::wishes::{NodeWish, Wishes};
-use crate::agent::{AgentError, Client, FailureKind, Lent, LoanRequest, Reading};
+use crate::agent::{AgentError, Client, LoanRequest, Reading};
 use crate::host::ethtool::Offload;
 use crate::host::host_name;
 use crate::host::loan::Wanted;
 use crate::ids::{NodeId, Role, Vantage};
+use crate::instrument::switch::Switch;
 use crate::node::agent::AgentNode;
 use crate::node::{Command, Node, NodeError, Process};
 use crate::record::{Environment, Setting};
@@ -26,9 +29,9 @@ use crate::testbed::{
 };
 use crate::workload::PairCpus;
 
-/// How long an interface may be somebody else's: longer than an agent takes to notice that it has lost its vptest.
-const TURN: Duration = Duration::from_secs(20);
-const TURN_POLL: Duration = Duration::from_millis(250);
+/// How long a node may take to end what runs on it, and to put settings back: a card may take seconds for each.
+const RESET: Duration = Duration::from_secs(10);
+const GIVE_BACK: Duration = Duration::from_secs(30);
 /// How long a node whose agent is gone may take to be reached again and to put back.
 const SETTLE: Duration = Duration::from_secs(10);
 /// A card may take seconds to come back after its offloads or its MTU were changed.
@@ -70,19 +73,20 @@ pub(super) struct Up {
 }
 
 /// A node in its part.
-struct Member {
-    wish: NodeWish,
-    held: Arc<Held>,
-    interface: String,
-    address: IpAddr,
+pub(super) struct Member {
+    pub(super) wish: NodeWish,
+    pub(super) held: Arc<Held>,
+    pub(super) interface: String,
+    pub(super) address: IpAddr,
     /// What it said when it lent its settings.
-    notes: Vec<String>,
+    pub(super) notes: Vec<String>,
 }
 
 impl Up {
     /// Reaches all nodes and changes what the tuple asks for.
     pub(super) async fn launch(wishes: Wishes, nodes: &Nodes, request: &Request) -> Result<Self, TestbedError> {
         let reached = reach_all(&wishes, nodes, request).await?;
+        apart(&reached)?;
         let by = format!("vptest on {} (process {}, iteration {})", host_name(), std::process::id(), request.number);
         let changed = wishes.nodes.clone();
         let mut up = Self {
@@ -96,22 +100,15 @@ impl Up {
             vptest: request.vptest.clone(),
             wishes: wishes.clone(),
         };
-        let lent = join_all(reached.iter().map(|(wish, held)| lend(&wishes, wish, held, &by))).await;
-        let mut refused = None;
-        for member in lent {
-            match member {
-                Ok(member) => up.members.push(member),
-                Err(error) => refused = refused.or(Some(error)),
-            }
-        }
-        let ready = match refused {
+        let borrowed = borrow_all(&wishes, reached, &by).await;
+        up.members = borrowed.members;
+        let ready = match borrowed.refused {
             Some(error) => Err(error),
-            None => try_join_all(up.members.iter().map(Member::await_link)).await.map(drop),
+            None => up.ready().await,
         };
         if let Err(error) = ready {
-            for left in up.teardown().await.left {
-                tracing::warn!("{left}");
-            }
+            let left = up.teardown().await.left.into_iter().chain(up.abandon(borrowed.lost).await);
+            left.for_each(|left| tracing::warn!("{left}"));
             return Err(error);
         }
         up.pairs = up.make_pairs();
@@ -119,27 +116,48 @@ impl Up {
         Ok(up)
     }
 
+    /// Waits for all links; then each client's server must be somewhere else.
+    async fn ready(&self) -> Result<(), TestbedError> {
+        try_join_all(self.members.iter().map(Member::await_link)).await?;
+        try_join_all(self.couples().map(|(client, server)| client.is_no_end_of(server))).await.map(drop)
+    }
+
+    /// Client and server of each pair.
+    fn couples(&self) -> impl Iterator<Item = (&Member, &Member)> {
+        let of = |role: Role| self.members.iter().filter(move |member| member.wish.id.role == role);
+        of(Role::Client).zip(of(Role::Server))
+    }
+
+    /// Nodes that went while they changed settings: what they had changed by then is put back.
+    async fn abandon(&self, lost: Vec<(NodeWish, String)>) -> Vec<String> {
+        let all = lost.into_iter().map(|(wish, error)| async move {
+            self.nodes.forget(&wish).await;
+            self.settled(&wish, GivenBack::Lost(error)).await
+        });
+        join_all(all).await.into_iter().flatten().collect()
+    }
+
     /// What is left on a node. One whose agent is gone is reached anew, so that it puts back now and not at the next
     /// iteration, which may be long in coming.
-    async fn settled(&self, member: &Member, back: GivenBack) -> Vec<String> {
+    async fn settled(&self, wish: &NodeWish, back: GivenBack) -> Vec<String> {
         let error = match back {
             GivenBack::Left(left) => return left,
             GivenBack::Lost(_) if !self.wishes.change() => return Vec::new(),
             GivenBack::Lost(error) => error,
         };
-        let host = &member.wish.target.host;
-        let again = tokio::time::timeout(SETTLE, self.settle(member)).await;
+        let host = &wish.target.host;
+        let again = tokio::time::timeout(SETTLE, self.settle(wish)).await;
         match again.unwrap_or_else(|_| Err(format!("it is not reached again within {SETTLE:?}"))) {
             Ok(left) => left.into_iter().map(|left| format!("{host}: not put back: {left}")).collect(),
             Err(why) => vec![format!("{host}: settings may not be put back before the next contact: {error}; {why}")],
         }
     }
 
-    async fn settle(&self, member: &Member) -> Result<Vec<String>, String> {
-        let held = self.nodes.reach(&member.wish, &self.vptest).await.map_err(|error| error.to_string())?;
+    async fn settle(&self, wish: &NodeWish) -> Result<Vec<String>, String> {
+        let held = self.nodes.reach(wish, &self.vptest).await.map_err(|error| error.to_string())?;
         // Whoever borrows pays the debt of the one before.
-        let wanted = Wanted { interface: member.interface.clone(), ..Wanted::default() };
-        let nothing = LoanRequest { wanted, address: Some(member.address), by: self.by.clone() };
+        let wanted = Wanted { interface: wish.interface.clone().unwrap_or_default(), ..Wanted::default() };
+        let nothing = LoanRequest { wanted, address: wish.address, by: self.by.clone() };
         take_turn(&held.client, &nothing).await.map_err(|error| error.to_string())?;
         held.client.give_back().await.map_err(|error| error.to_string())
     }
@@ -148,9 +166,7 @@ impl Up {
         let node = |member: &Member| -> Arc<dyn Node> {
             Arc::new(AgentNode { id: member.wish.id, address: member.address, client: member.held.client.clone() })
         };
-        let of = |role: Role| self.members.iter().filter(move |member| member.wish.id.role == role);
-        of(Role::Client)
-            .zip(of(Role::Server))
+        self.couples()
             .map(|(client, server)| Pair { number: client.wish.id.pair, client: node(client), server: node(server) })
             .collect()
     }
@@ -174,53 +190,12 @@ impl Up {
     }
 }
 
-/// Reaches all nodes at the same time.
-async fn reach_all<'a>(
-    wishes: &'a Wishes,
-    nodes: &Nodes,
-    request: &Request,
-) -> Result<Vec<(&'a NodeWish, Arc<Held>)>, TestbedError> {
-    let mut all = Vec::new();
-    for wish in &wishes.nodes {
-        all.push(async move { Ok::<_, TestbedError>((wish, nodes.reach(wish, &request.vptest).await?)) });
-    }
-    try_join_all(all).await
-}
-
-/// Borrows as soon as nobody else has the interface: an agent that lost its vptest notices that only after a while.
-async fn take_turn(client: &Client, request: &LoanRequest) -> Result<Lent, AgentError> {
-    let deadline = Instant::now() + TURN;
-    loop {
-        match client.lend(request).await {
-            Err(error) if error.failure() == Some(FailureKind::Busy) && Instant::now() < deadline => {
-                tokio::time::sleep(TURN_POLL).await;
-            }
-            other => return other,
-        }
-    }
-}
-
-async fn lend(wishes: &Wishes, wish: &NodeWish, held: &Arc<Held>, by: &str) -> Result<Member, TestbedError> {
-    let lent = take_turn(&held.client, &wishes.loan(wish, by)).await;
-    let lent = lent.map_err(|error| TestbedError::Guest { node: wish.id, what: said(wish, &error) })?;
-    for note in &lent.notes {
-        tracing::warn!("{}: {note}", wish.id);
-    }
-    let held = Arc::clone(held);
-    Ok(Member { wish: wish.clone(), held, interface: lent.interface, address: lent.address, notes: lent.notes })
-}
-
-fn said(wish: &NodeWish, error: &AgentError) -> String {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    format!("{}: {error}{cause}", wish.target.host)
-}
-
 impl Member {
-    fn client(&self) -> &Client {
+    pub(super) fn client(&self) -> &Client {
         &self.held.client
     }
 
-    fn failed(&self, error: &AgentError) -> TestbedError {
+    pub(super) fn failed(&self, error: &AgentError) -> TestbedError {
         TestbedError::Guest { node: self.wish.id, what: said(&self.wish, error) }
     }
 
@@ -304,9 +279,9 @@ impl Member {
 
     /// Kernel parameters that were asked for, and the governors of all CPUs.
     async fn kernel_settings(&self, wishes: &Wishes) -> Vec<Setting> {
-        let cpus = self.client().hello().cpus.unwrap_or_default();
-        let governor = |cpu: usize| format!("/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor");
-        let paths = wishes.sysctls.iter().map(|(name, _)| format!("/proc/sys/{name}")).chain((0..cpus).map(governor));
+        let governor = |cpu: u32| format!("/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor");
+        let governors = self.cpus().await.into_iter().map(governor);
+        let paths = wishes.sysctls.iter().map(|(name, _)| format!("/proc/sys/{name}")).chain(governors);
         let paths: Vec<String> = paths.collect();
         let read = match self.client().read_files(&paths, VALUE).await {
             Ok(read) => read,
@@ -338,16 +313,27 @@ impl Member {
         settings
     }
 
+    /// All CPUs of the node, not only those that the agent may use; none when they cannot be read.
+    async fn cpus(&self) -> Vec<u32> {
+        let path = "/sys/devices/system/cpu/present".to_owned();
+        let read = self.client().read_files(&[path], VALUE).await.ok().and_then(|mut read| read.pop().flatten());
+        read.and_then(|bytes| crate::host::cpus::parse_list(&String::from_utf8_lossy(&bytes))).unwrap_or_default()
+    }
+
     /// Ends what runs there and puts settings back.
     async fn give_back(&self) -> GivenBack {
         let host = &self.wish.target.host;
-        let reset = self.client().reset().await.err().map(|error| format!("{host}: {error}"));
-        match self.client().give_back().await {
-            Ok(left) => {
+        let reset = match tokio::time::timeout(RESET, self.client().reset()).await {
+            Ok(reset) => reset.err().map(|error| format!("{host}: {error}")),
+            Err(_) => Some(format!("{host}: what runs there has not ended within {RESET:?}")),
+        };
+        match tokio::time::timeout(GIVE_BACK, self.client().give_back()).await {
+            Ok(Ok(left)) => {
                 let left = left.into_iter().map(|left| format!("{host}: not put back: {left}"));
                 GivenBack::Left(reset.into_iter().chain(left).collect())
             }
-            Err(error) => GivenBack::Lost(error),
+            Ok(Err(error)) => GivenBack::Lost(error.to_string()),
+            Err(_) => GivenBack::Lost(format!("it has not put back its settings within {GIVE_BACK:?}")),
         }
     }
 }
@@ -369,8 +355,8 @@ impl Drop for Up {
 enum GivenBack {
     /// What was left, one line each.
     Left(Vec<String>),
-    /// The agent is gone, or too far gone to say.
-    Lost(AgentError),
+    /// The agent is gone, or too far gone to say: why.
+    Lost(String),
 }
 
 fn value(readings: &[Reading], name: &str) -> Option<String> {
@@ -396,12 +382,13 @@ impl Instance for Up {
 
     async fn settings(&mut self) -> Result<Vec<Setting>, TestbedError> {
         let read = self.members.iter().map(|member| member.settings(&self.wishes));
-        Ok(join_all(read).await.into_iter().flatten().collect())
+        let routes = self.couples().map(|(client, server)| routes(client, server));
+        let (settings, routes) = tokio::join!(join_all(read), join_all(routes));
+        Ok(settings.into_iter().flatten().chain(routes.into_iter().flatten()).collect())
     }
 
     async fn paths(&mut self) -> Result<Vec<Path>, TestbedError> {
-        let of = |role: Role| self.members.iter().filter(move |member| member.wish.id.role == role);
-        try_join_all(of(Role::Client).zip(of(Role::Server)).map(|(client, server)| self.walk(client, server))).await
+        try_join_all(self.couples().map(|(client, server)| self.walk(client, server))).await
     }
 
     fn environment(&self) -> Vec<Environment> {
@@ -432,6 +419,10 @@ impl Instance for Up {
             interface: member.interface.clone(),
         };
         self.members.iter().map(place).collect()
+    }
+
+    fn switch(&self) -> Option<Switch> {
+        self.wishes.switch.clone()
     }
 
     fn hosts(&self) -> Option<Vec<(NodeId, Client)>> {
@@ -471,7 +462,7 @@ impl Instance for Up {
         if !is_good {
             join_all(members.iter().map(|member| self.nodes.forget(&member.wish))).await;
         }
-        let left = join_all(members.iter().zip(back).map(|(member, back)| self.settled(member, back))).await;
+        let left = join_all(members.iter().zip(back).map(|(member, back)| self.settled(&member.wish, back))).await;
         let left = left.into_iter().flatten().collect();
         self.changed.clear();
         Teardown { left }
