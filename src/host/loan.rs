@@ -117,8 +117,13 @@ pub enum LoanError {
         version: String,
     },
     /// An earlier owner's debt cannot be paid.
-    #[error("what an earlier process changed cannot be put back: {}", .0.join("; "))]
-    Debt(Vec<String>),
+    #[error("what an earlier process changed cannot be put back: {} (put it back by hand and remove {book})", .left.join("; "))]
+    Debt {
+        /// What is left, one line each.
+        left: Vec<String>,
+        /// Path of the file where it is written down.
+        book: String,
+    },
     /// An operation failed.
     #[error("cannot {what}: {source}")]
     Io {
@@ -438,7 +443,7 @@ fn pay_book(directory: &Path, book: &Path, has_shared: bool, by: &str) -> Result
     let _shared = if debt.is_shared() && !has_shared { Some(lock(directory, OF_ALL, SHARED, by)?) } else { None };
     let left = debt.pay();
     if !left.is_empty() {
-        return Err(LoanError::Debt(left));
+        return Err(LoanError::Debt { left, book: book.display().to_string() });
     }
     remove(book)?;
     Ok(Some(format!("settings of {} that {} had left changed were put back", debt.interface, debt.by)))

@@ -122,7 +122,8 @@ impl Switch {
         };
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            let said = said.lines().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
+            // Before it stands what net-snmp does to its own directories.
+            let said = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
             return Err(format!("the switch {} cannot be read: {}", self.address, printable(said.trim(), 200)));
         }
         Ok(numbers(&String::from_utf8_lossy(&output.stdout)))

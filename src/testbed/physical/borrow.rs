@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use tokio::time::Instant;
 
+use super::member::Member;
 use super::nodes::{Held, Nodes};
-use super::up::Member;
 use super::wishes::{NodeWish, Wishes};
 use crate::agent::{AgentError, Client, FailureKind, Hello, Lent, LoanRequest};
 use crate::testbed::{Request, TestbedError};

@@ -5,6 +5,7 @@
 //! every iteration, by the agent when it loses vptest, or at the next contact when it was killed (`crate::host::loan`).
 
 mod borrow;
+mod member;
 mod nodes;
 mod route;
 mod up;

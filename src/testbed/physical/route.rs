@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::up::Member;
+use super::member::Member;
 use crate::agent::{AgentError, Way};
 use crate::record::Setting;
 use crate::testbed::TestbedError;
