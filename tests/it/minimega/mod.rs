@@ -28,7 +28,7 @@
 //! | numbers of captures are used twice | `machines::captures_are_never_added_to_others` |
 //! | a wrong filter shows only at the start, paths are relative to two places | `machines::a_capture_that_cannot_start_…` |
 //! | an existing file is cut, a killed machine stays in the table | `traps::a_file_of_an_earlier_capture_…`, `traps::a_capture_of_a_machine_…` |
-//! | a limit that could not be set takes the old one away | `real::…`: rates are read back from the kernel |
+//! | a limit that could not be set takes the old one away | `traps::a_limit_counts_only_when_it_is_in_the_table` |
 //! | rond says no numbers, its filter is everybody's | `rond::commands_are_told_apart_…`, `rond::a_filter_that_somebody_…` |
 //! | rond closes at what it cannot parse | `rond::what_it_cannot_parse_…` |
 //! | two nodes with one identifier show as one | `rond::nodes_that_share_an_identifier_are_missed` |

@@ -8,7 +8,8 @@ use vptest::testbed::minimega::journal::{self, Noted};
 use vptest::testbed::minimega::leftovers::{self, Kept};
 use vptest::testbed::minimega::machine;
 use vptest::testbed::minimega::rond::Rond;
-use vptest::testbed::minimega::{Daemon, Limits};
+use vptest::testbed::minimega::{Daemon, Limits, guest};
+use vptest::units::Rate;
 
 use super::double::{Double, Traps};
 use super::machines::{disk, options, plan, points, running, traffic};
@@ -110,6 +111,21 @@ async fn a_file_of_an_earlier_capture_does_not_pass_for_a_new_one() {
     let said = tokio::time::Instant::now() - capture::TAIL;
     traffic(&double, &namespace);
     assert_eq!(text(&captures.stop(said).await.unwrap_err()), "capture of a: it has seen no packet");
+}
+
+/// `qos add` that fails takes away the limit that was there, and an answer without an error is no limit yet.
+#[tokio::test]
+async fn a_limit_counts_only_when_it_is_in_the_table() {
+    let double = Double::start(Traps::default());
+    let namespace = running(&double).await;
+    let rate = Rate::from_bits_per_second(8_000_000).unwrap();
+    // A kernel without that queueing discipline.
+    let error = guest::limit_rate(&namespace, "a", 0, rate).await.unwrap_err();
+    assert!(text(&error).contains("qos add a 0 rate 8 mbit"), "{error}");
+    let done = br#"{"Resp":[{"Host":"vm","Response":"","Header":null,"Tabular":null,"Error":"","Data":null}],"Rendered":"","More":false,"Status":false}"#;
+    double.traps(|traps| traps.bytes_at = Some(("qos add", done.to_vec())));
+    let error = guest::limit_rate(&namespace, "a", 0, rate).await.unwrap_err();
+    assert_eq!(text(&error), "machine a: its qos is N/A and not [0: rate 8mbit]");
 }
 
 /// `quit` of rond, and `kill -9` of either, leave the socket.
