@@ -8,7 +8,7 @@
 //! dispatch   where iterations run: here, on hosts over ssh with GNU parallel; igor's reservations
 //! runner     life of one iteration; campaign: resume, order, interruption, journal
 //! testbed    what provides nodes and links: netns, qemu, fake; drivers of minimega and rond
-//! workload   ab, iperf3, custom command; output text → metrics
+//! workload   ab, iperf3, protonuke, custom command; output text → metrics
 //! image      guest images: kernel and initramfs from packages
 //! instrument live capture, counters
 //! verify     read-back of settings, path checks, interference and saturation checks

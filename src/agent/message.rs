@@ -30,6 +30,9 @@ pub struct Hello {
     /// Differs from boot to boot.
     #[serde(default)]
     pub boot_id: Option<String>,
+    /// Tells its network stack from others of the same boot (`net:[4026531840]`).
+    #[serde(default)]
+    pub network: Option<String>,
     /// Is it what its guest is there for, started by the first process?
     #[serde(default)]
     pub first_process: bool,
@@ -88,6 +91,10 @@ pub(super) enum Request {
         target: IpAddr,
         limit: u8,
     },
+    Route {
+        to: IpAddr,
+        from: Option<IpAddr>,
+    },
     Capture(Box<CaptureRequest>),
     TraceSyscalls(TraceRequest),
     Count(CounterRequest),
@@ -140,6 +147,7 @@ pub(super) enum Outcome {
     GaveBack { left: Vec<String> },
     HostUse(Box<record::HostUse>),
     Walked { passed: Vec<Option<IpAddr>>, reached: bool },
+    Routed(Way),
     Archived(ArchiveReceipt),
     Captured(Box<CaptureEnd>),
     Failed(Failure),
@@ -291,6 +299,17 @@ pub struct Lent {
     pub address: IpAddr,
     /// What is worth knowing: that an earlier process's changes were put back.
     pub notes: Vec<String>,
+}
+
+/// The way that a node's packets to an address take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// The interface they leave through.
+    pub interface: String,
+    /// The address they get where the sender names none; `None` when the kernel does not say.
+    pub source: Option<IpAddr>,
+    /// Is it an address of the node's own? Packets to it never leave.
+    pub is_local: bool,
 }
 
 /// System calls to be followed on a node.

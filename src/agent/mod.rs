@@ -30,6 +30,7 @@ pub use error::{AgentError, Lost};
 pub use message::{
     ArchiveReceipt, CaptureEnd, CaptureProgress, CaptureRequest, ClockReading, CounterRequest, Failure, FailureKind,
     Hello, InterfaceSetup, Lent, LoanRequest, NetworkSetup, Reading, Receipt, RouteSetup, TraceRequest, TunnelSetup,
+    Way,
 };
 pub(crate) use mux::fresh_number;
 

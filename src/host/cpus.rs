@@ -27,6 +27,20 @@ pub fn of(thread: i32) -> Option<Vec<usize>> {
     Some((0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect())
 }
 
+/// CPUs of a list as the kernel writes it (`0-3,7`), ascending as there; `None` for any other text.
+pub fn parse_list(text: &str) -> Option<Vec<u32>> {
+    let mut all = Vec::new();
+    for part in text.trim_end().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        if last < first || last - first > 1 << 16 {
+            return None;
+        }
+        all.extend(first..=last);
+    }
+    Some(all)
+}
+
 /// The thread of process `pid` that has the number `inner` in the process's own PID namespace, as this host numbers it.
 ///
 /// # Errors
@@ -54,6 +68,13 @@ fn numbers(status: &str) -> Option<(i32, i32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_of_cpus_are_read() {
+        assert_eq!(parse_list("0-3,7\n"), Some(vec![0, 1, 2, 3, 7]));
+        let bad = ["", "3-1", "0-x", "0-100000", "1,"].map(parse_list);
+        assert_eq!((parse_list("0"), bad), (Some(vec![0]), [const { None }; 5]));
+    }
 
     #[test]
     fn threads_are_found_by_the_number_of_their_namespace() {

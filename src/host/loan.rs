@@ -105,9 +105,25 @@ pub enum LoanError {
         /// Its path.
         directory: String,
     },
+    /// Another vptest has written down what it changed, in another way.
+    #[error(
+        "{book} was written by another vptest (version {version} instead of {VERSION}): let that one put back what it changed, or put it \
+         back by hand and remove the file"
+    )]
+    Version {
+        /// Path of the file.
+        book: String,
+        /// What it says, or `none`.
+        version: String,
+    },
     /// An earlier owner's debt cannot be paid.
-    #[error("what an earlier process changed cannot be put back: {}", .0.join("; "))]
-    Debt(Vec<String>),
+    #[error("what an earlier process changed cannot be put back: {} (put it back by hand and remove {book})", .left.join("; "))]
+    Debt {
+        /// What is left, one line each.
+        left: Vec<String>,
+        /// Path of the file where it is written down.
+        book: String,
+    },
     /// An operation failed.
     #[error("cannot {what}: {source}")]
     Io {
@@ -119,9 +135,15 @@ pub enum LoanError {
     },
 }
 
+/// Version of what is written down.
+const VERSION: u32 = 1;
+
 /// What was there before.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Debt {
+    /// [`VERSION`]: what another vptest has written may mean something else.
+    version: u32,
     /// Who owes it, for messages.
     by: String,
     /// The boot of the host in which it was made: settings do not outlive it.
@@ -131,6 +153,8 @@ struct Debt {
     index: u32,
     mtu: Option<u32>,
     features: Option<Vec<[u32; 2]>>,
+    /// What the driver had made of them: `sg`, `tso`, `gso`, `gro`.
+    offloads: Option<[bool; 4]>,
     /// The limit to be removed, bytes per second, and the kind of queueing discipline that was there.
     limit: Option<(u64, String)>,
     sysctls: Vec<(String, String)>,
@@ -243,10 +267,12 @@ impl Debt {
         let (mut netlink, Found { index, mtu }) = find(&wanted.interface)?;
         let name = wanted.interface.as_str();
         let (by, interface) = (by.to_owned(), name.to_owned());
-        let mut debt = Self { by, boot: boot()?, interface, index, ..Self::default() };
+        let mut debt = Self { version: VERSION, by, boot: boot()?, interface, index, ..Self::default() };
         if wanted.offload.is_some() {
             let asked = ethtool::asked_features(&netlink, name);
-            debt.features = Some(asked.map_err(|source| io(format!("read the offloads of {name}"), source))?);
+            let failed = |source| io(format!("read the offloads of {name}"), source);
+            debt.features = Some(asked.map_err(failed)?);
+            debt.offloads = Some(offloads(&netlink, name).map_err(failed)?);
         }
         if let Some(asked) = wanted.mtu {
             keeps_ipv6(name, asked)?;
@@ -333,9 +359,28 @@ impl Debt {
 
     fn pay_offloads(&self, netlink: &Netlink, name: &str) -> Result<(), LoanError> {
         let Some(features) = &self.features else { return Ok(()) };
-        ethtool::ask_features(netlink, name, features)
-            .map_err(|source| io(format!("put the offloads of {name} back"), source))
+        let failed = |source| io(format!("put the offloads of {name} back"), source);
+        ethtool::ask_features(netlink, name, features).map_err(failed)?;
+        // The kernel leaves a feature as it is without an error where the driver refuses.
+        let (asked, is) = (ethtool::asked_features(netlink, name), offloads(netlink, name));
+        let (asked, is) = (asked.map_err(failed)?, is.map_err(failed)?);
+        if asked == *features && self.offloads.is_none_or(|were| were == is) {
+            return Ok(());
+        }
+        let were = self.offloads.map_or_else(|| "otherwise".to_owned(), shown);
+        Err(failed(io::Error::other(format!("they were {were}, and are {} now", shown(is)))))
     }
+}
+
+fn offloads(netlink: &Netlink, name: &str) -> io::Result<[bool; 4]> {
+    let offloads = ethtool::offloads(netlink, name)?;
+    Ok(Offload::ALL.map(|offload| offloads.is_on(offload)))
+}
+
+/// `sg on, tso off, …`
+fn shown(offloads: [bool; 4]) -> String {
+    let one = |(offload, on): (Offload, bool)| format!("{} {}", offload.as_str(), if on { "on" } else { "off" });
+    Offload::ALL.into_iter().zip(offloads).map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// Refuses an MTU below what IPv6 needs (RFC 8200, section 5) where the kernel would take addresses away for it; link-local ones
@@ -398,7 +443,7 @@ fn pay_book(directory: &Path, book: &Path, has_shared: bool, by: &str) -> Result
     let _shared = if debt.is_shared() && !has_shared { Some(lock(directory, OF_ALL, SHARED, by)?) } else { None };
     let left = debt.pay();
     if !left.is_empty() {
-        return Err(LoanError::Debt(left));
+        return Err(LoanError::Debt { left, book: book.display().to_string() });
     }
     remove(book)?;
     Ok(Some(format!("settings of {} that {} had left changed were put back", debt.interface, debt.by)))
@@ -475,7 +520,15 @@ fn read(book: &Path) -> Result<Option<Debt>, LoanError> {
     };
     let mut text = String::new();
     file.take(LONGEST).read_to_string(&mut text).map_err(failed)?;
-    serde_json::from_str(&text).map(Some).map_err(|error| failed(error.into()))
+    let json: serde_json::Value = serde_json::from_str(&text).map_err(|error| failed(error.into()))?;
+    let version = json.get("version").and_then(serde_json::Value::as_u64);
+    if version != Some(VERSION.into()) {
+        return Err(LoanError::Version {
+            book: book.display().to_string(),
+            version: version.map_or_else(|| "none".to_owned(), |version| version.to_string()),
+        });
+    }
+    serde_json::from_value(json).map(Some).map_err(|error| failed(error.into()))
 }
 
 /// Whole or not at all, and on its medium before anything is changed.

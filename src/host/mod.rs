@@ -14,6 +14,7 @@ pub mod netlink;
 pub mod perf;
 pub mod priority;
 pub mod qdisc;
+pub mod route;
 pub mod setup;
 pub mod sockets;
 pub mod stray;

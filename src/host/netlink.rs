@@ -113,6 +113,33 @@ impl Netlink {
         Err(failed(io::Error::other("the list kept changing while it was read")))
     }
 
+    /// The one answer to `request`: its payload, without the netlink header.
+    ///
+    /// # Errors
+    /// `what` with the reason when the kernel refuses.
+    pub fn ask(&mut self, what: &str, request: &RouteNetlinkMessage) -> Result<Vec<u8>, NetlinkError> {
+        self.try_ask(request).map_err(|source| NetlinkError { what: what.to_owned(), source })
+    }
+
+    fn try_ask(&mut self, request: &RouteNetlinkMessage) -> io::Result<Vec<u8>> {
+        let mut buffer = Vec::new();
+        self.encode(&mut buffer, request, NLM_F_REQUEST);
+        self.send(&buffer)?;
+        loop {
+            for message in messages(&self.receive()?) {
+                let message = message?;
+                if message.sequence_number() != self.sequence {
+                    continue;
+                }
+                if message.message_type() == ERROR {
+                    verdict(&message)?;
+                    return Err(io::Error::other("the kernel said nothing"));
+                }
+                return Ok(message.payload().to_vec());
+            }
+        }
+    }
+
     fn apply_batch(&mut self, batch: &[Change]) -> Result<(), NetlinkError> {
         let Some(last) = batch.last() else { return Ok(()) };
         let failed = |change: &Change, source| NetlinkError { what: change.what.clone(), source };

@@ -7,4 +7,5 @@ pub mod host;
 pub mod linktest;
 pub mod network;
 pub mod probe;
+pub mod switch;
 pub mod syscalls;

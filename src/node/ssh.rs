@@ -207,7 +207,9 @@ impl Connection {
     pub async fn agent(&mut self, bundle: &Bundle, limits: Limits) -> Result<SshAgent, SshError> {
         self.copy(bundle).await?;
         let program = format!("{}/{}", self.place(), crate::image::BUNDLE_PROGRAM);
-        let agent = [program.as_str(), "agent", "--stdio", "--program", &program];
+        // What it and its commands write goes with the connection, also when the agent is killed. sudo keeps no variables.
+        let temporary = format!("TMPDIR={}", self.place());
+        let agent = ["env", &temporary, program.as_str(), "agent", "--stdio", "--program", &program];
         let argv: Vec<&str> = self.facts.become_root().iter().copied().chain(agent).collect();
         let (mut process, input, output) = self.start(&argv).await?;
         match Client::connect(output, input, limits).await {

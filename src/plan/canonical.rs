@@ -4,12 +4,13 @@
 //! so that nothing which was run counts as done any more: raise [`VERSION`] and say so, or leave it alone.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::ids::{ShortHash, Vantage};
 use crate::spec::{
     CaptureSpec, CounterSpec, Fault, GuestAccess, GuestKernel, HttpServer, MetricPattern, MetricRule, MinimegaSpec,
-    PhysicalSpec, ProbeSpec, Protocol, Ready, Reuse, Source, Spec, StressPlace, SyscallSpec, TapCapture, TestbedSpec,
-    Value, WorkloadSpec, factors, json_string,
+    PhysicalSpec, ProbeSpec, Protocol, ProtonukeSpec, Ready, Reuse, Source, Spec, StressPlace, SyscallSpec, TapCapture,
+    TestbedSpec, Value, WorkloadSpec, factors, json_string,
 };
 use crate::units::format_duration;
 
@@ -239,6 +240,7 @@ fn workload(workload: &WorkloadSpec) -> String {
                 match server {
                     HttpServer::Builtin => "builtin",
                     HttpServer::Nginx => "nginx",
+                    HttpServer::Protonuke => "protonuke",
                 },
             )
             .with("keepalive", keepalive.to_string())
@@ -257,6 +259,7 @@ fn workload(workload: &WorkloadSpec) -> String {
             .with("bitrate", or_null(bitrate.map(|rate| json_string(&rate.to_string()))))
             .with("reverse", reverse.to_string())
             .with("arguments", strings(arguments)),
+        WorkloadSpec::Protonuke(spec) => protonuke(spec),
         WorkloadSpec::Command { server, client, ready, ready_timeout, time_limit, metrics, keep, keep_server } => {
             // What is only stored on demand changes nothing for those who do not ask for it.
             let kept = [("keep", keep), ("keep_server", keep_server)];
@@ -272,6 +275,22 @@ fn workload(workload: &WorkloadSpec) -> String {
         }
     }
     .finish()
+}
+
+fn protonuke(spec: &ProtonukeSpec) -> Object {
+    let duration = |of: Duration| format_duration(of);
+    Object::default()
+        .text("preset", "protonuke")
+        .with("services", array(spec.services.iter().map(|service| json_string(service.as_str()))))
+        .text("duration", &duration(spec.duration))
+        .text("mean", &duration(spec.mean))
+        .text("deviation", &duration(spec.deviation))
+        .text("min", &duration(spec.min))
+        .text("max", &duration(spec.max))
+        .with("image_size", or_null(spec.image_size.map(|size| json_string(&size.to_string()))))
+        .with("times", spec.times.to_string())
+        .with("arguments", strings(&spec.arguments))
+        .with("server_arguments", strings(&spec.server_arguments))
 }
 
 fn readiness(ready: &Ready) -> String {

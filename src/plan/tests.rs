@@ -81,6 +81,10 @@ fn every_kind_of_workload_has_its_meaning() {
         r#"{"arguments":[],"bitrate":"100 Mbit/s","duration":"10 s","preset":"iperf3","protocol":"udp","reverse":false,"streams":1"#
     );
     assert_eq!(
+        of_workload(meaning("[workload]\npreset = \"protonuke\"\nservices = [\"smtp\", \"http\"]\nmean = \"20 ms\"")),
+        r#"{"arguments":[],"deviation":"0 s","duration":"10 s","image_size":null,"max":"1 min","mean":"20 ms","min":"0 s","preset":"protonuke","server_arguments":[],"services":["http","smtp"],"times":true"#
+    );
+    assert_eq!(
         of_workload(meaning(
             "[workload]\npreset = \"command\"\nclient = [\"a\", \"\\u0001\\\"\"]\nserver = [\"b\"]\nready = { file = \"/x\" }\n\
              [[workload.metric]]\nname = \"m\"\nunit = \"s\"\nbetter = \"lower\"\nregex = \"(.)\""

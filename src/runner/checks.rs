@@ -18,7 +18,7 @@ use crate::spec::{CaptureSpec, TestbedSpec, Tuple, Value};
 use crate::testbed::qemu::{Offers, kvm_verdict};
 use crate::testbed::{self, CapturePoint, CaptureSource, Notice, Request, TestbedError};
 use crate::units::Rate;
-use crate::workload::{Tool, find_in_path};
+use crate::workload::find_in_path;
 
 /// One thing that was tried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -293,19 +293,21 @@ async fn minimega() -> Check {
     }
 }
 
-const TOOLS: [(&str, &str, State, &str); 4] = [
-    ("ab", "apache2-utils", State::Missing, "preset ab"),
-    ("nginx", "nginx", State::Optional, "preset ab with server = \"nginx\""),
-    ("iperf3", "iperf3", State::Optional, "preset iperf3"),
-    ("stress-ng", "stress-ng", State::Optional, "factors stress_cpu, stress_io, stress_mem"),
+const TOOLS: [(&str, Option<&str>, State, &str); 5] = [
+    ("ab", Some("apache2-utils"), State::Missing, "preset ab"),
+    ("nginx", Some("nginx"), State::Optional, "preset ab with server = \"nginx\""),
+    ("iperf3", Some("iperf3"), State::Optional, "preset iperf3"),
+    ("stress-ng", Some("stress-ng"), State::Optional, "factors stress_cpu, stress_io, stress_mem"),
+    ("protonuke", None, State::Optional, "preset protonuke, preset ab with server = \"protonuke\""),
 ];
 
-fn tool(program: &str, package: &'static str, state: State, what: &str) -> Check {
-    let tool = Tool { program: program.to_owned(), package: Some(package), version: None };
-    match find_in_path(&tool.program) {
+fn tool(program: &str, package: Option<&str>, state: State, what: &str) -> Check {
+    let hint = match package {
+        Some(package) => format!("apt-get install {package}"),
+        None => "it comes with minimega's releases; put it into PATH".to_owned(),
+    };
+    match find_in_path(program) {
         Some(path) => Check::ok(program, format!("{} ({what})", path.display())),
-        None => {
-            Check::lacking(program, state, format!("not found ({what})"), Some(format!("apt-get install {package}")))
-        }
+        None => Check::lacking(program, state, format!("not found ({what})"), Some(hint)),
     }
 }

@@ -17,15 +17,17 @@ use super::linktest::{self, LinkTest};
 use super::load;
 use super::observer::{Observer, Progress};
 use super::running::Claim;
+use super::tools;
 use crate::host::clock::now_ns;
 use crate::ids::{Stage, Vantage};
 use crate::instrument::capture::{Analysed, Captures, FlowOptions, FlowSinks, Flows, available_memory};
 use crate::instrument::counters::{Counted, Counting};
 use crate::instrument::host::{Watch, Watched};
 use crate::instrument::probe::{Probed, Running as Probing};
+use crate::instrument::switch::Watching;
 use crate::instrument::syscalls::{Running as Tracing, Traced};
 use crate::plan::{Iteration, Plan};
-use crate::record::{Environment, Event, EventLevel, IterationRecord, Moment, Outcome, Setting};
+use crate::record::{Environment, Event, EventLevel, IterationRecord, Metric, Moment, Outcome, Setting};
 use crate::spec::{CounterSpec, Instrument, Tuple, Value};
 use crate::store::AttemptName;
 use crate::testbed::qemu::kept_console;
@@ -159,6 +161,9 @@ struct Stages<'a> {
 
 type Up = Box<dyn Instance>;
 
+/// System calls, counters, and what a switch has counted, with notes.
+type Observed = (Traced, Option<Counted>, (Vec<Metric>, Vec<String>));
+
 /// Captures that run, and at how many points.
 type Capturing = (Captures<Flows>, usize);
 
@@ -186,10 +191,16 @@ impl Stages<'_> {
         gathered.environment.extend(instance.environment());
         self.verify(life, instance, gathered).await?;
         let (running, tracing) = self.instrument(life, instance, &gathered.settings).await?;
-        let (mut driven, host, probed, counting) = self.workload(life, instance).await?;
-        let (observed, captures, settings, points, kept) =
-            self.collect(life, instance, running, (tracing, counting)).await?;
-        let (traced, counted) = observed;
+        let (mut driven, host, probed, counting, watching) = self.workload(life, instance).await?;
+        let ended = tokio::time::Instant::now();
+        let (observed, captures, settings, points, kept) = self
+            .collect(life, instance, running, (tracing, counting, watching.map(|watching| (watching, ended))))
+            .await?;
+        let (traced, counted, (of_switch, notes)) = observed;
+        driven.metrics.extend(of_switch);
+        for note in notes {
+            life.event(EventLevel::Warn, note);
+        }
         driven.suspect.extend(kept.problems);
         driven.events.extend(kept.events);
         let spec = &self.setup.plan.spec;
@@ -223,6 +234,11 @@ impl Stages<'_> {
         let mut events = Vec::new();
         let work = while_up(lost, async {
             self.setup.testbed.enter(Stage::Verify, self.request).await?;
+            if instance.hosts().is_some() {
+                // The programs are the nodes' own, and nobody has seen to it that they are the same.
+                let tools = self.setup.workload.tools();
+                gathered.environment.extend(tools::on_nodes(instance.pairs(), &tools).await);
+            }
             let settings = instance.settings().await?;
             let paths = if spec.path { instance.paths().await? } else { Vec::new() };
             events = gathered.verified(spec, settings, &paths);
@@ -334,7 +350,7 @@ impl Stages<'_> {
         &self,
         life: &mut Life<'_>,
         instance: &mut Up,
-    ) -> Result<(Driven, Watched, Probed, Option<Counting>), Stop> {
+    ) -> Result<(Driven, Watched, Probed, Option<Counting>, Option<Watching>), Stop> {
         let lost = instance.lost();
         life.stage(
             Stage::Workload,
@@ -358,6 +374,10 @@ impl Stages<'_> {
                 let mut probing = self.probe(pairs).await;
                 let counting = match self.counters() {
                     Some(spec) => Some(Counting::start(counted, spec).await),
+                    None => None,
+                };
+                let watching = match instance.switch() {
+                    Some(switch) => Some(switch.watch().await),
                     None => None,
                 };
                 // After what the instruments need to start, which is no part of the workload.
@@ -385,7 +405,7 @@ impl Stages<'_> {
                     driven.invalid.extend(load.stop().await?);
                 }
                 let after = after.context("the workload has ended without its clients")?;
-                Ok((driven, after, probed, counting))
+                Ok((driven, after, probed, counting, watching))
             }),
         )
         .await
@@ -397,8 +417,8 @@ impl Stages<'_> {
         life: &mut Life<'_>,
         instance: &mut Up,
         running: Option<Capturing>,
-        (tracing, counting): (Option<Tracing>, Option<Counting>),
-    ) -> Result<((Traced, Option<Counted>), Option<Analysed>, Vec<Setting>, usize, Kept), Stop> {
+        (tracing, counting, watching): (Option<Tracing>, Option<Counting>, Option<(Watching, tokio::time::Instant)>),
+    ) -> Result<(Observed, Option<Analysed>, Vec<Setting>, usize, Kept), Stop> {
         let lost = instance.lost();
         let work = async {
             self.setup.testbed.enter(Stage::Collect, self.request).await?;
@@ -418,7 +438,13 @@ impl Stages<'_> {
             };
             let (tuple, scratch) = (&self.request.tuple, &self.request.scratch);
             let kept = keep::keep(self.setup.workload, tuple, instance.as_mut(), scratch, self.artifacts).await?;
-            Ok(((traced, counted), stopped, instance.settings().await?, points, kept))
+            let settings = instance.settings().await?;
+            // Last, since its counters come late.
+            let of_switch = match watching {
+                Some((watching, ended)) => watching.finish(ended).await,
+                None => Default::default(),
+            };
+            Ok(((traced, counted, of_switch), stopped, settings, points, kept))
         };
         life.stage(Stage::Collect, while_up(lost, work)).await
     }

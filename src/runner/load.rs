@@ -10,7 +10,7 @@ use crate::node::{Command, Node, Process, Stream};
 use crate::record::Setting;
 use crate::spec::Tuple;
 use crate::testbed::Instance;
-use crate::workload::Tool;
+use crate::workload::{Tool, Version};
 
 /// Factors and the options of stress-ng that they become.
 const STRESSORS: [(&str, &str); 3] = [("stress_cpu", "--cpu"), ("stress_io", "--io"), ("stress_mem", "--vm")];
@@ -42,7 +42,11 @@ pub(super) fn wanted(tuple: &Tuple) -> bool {
 
 /// The program that makes it.
 pub(super) fn tool() -> Tool {
-    Tool { program: "stress-ng".to_owned(), package: Some("stress-ng"), version: Some(&["--version"]) }
+    Tool {
+        program: "stress-ng".to_owned(),
+        package: Some("stress-ng"),
+        version: Some(Version::Printed(&["--version"])),
+    }
 }
 
 fn options(tuple: &Tuple) -> Vec<String> {

@@ -208,13 +208,14 @@ fn enough_time(spec: &Spec, places: &Places<'_>, sink: &mut Sink<'_>) {
     let limit = spec.timeout;
     let (what, time) = match &spec.workload {
         WorkloadSpec::Iperf3 { duration, .. } => ("iperf3 runs for", *duration),
+        WorkloadSpec::Protonuke(spec) => ("protonuke runs for", spec.duration),
         WorkloadSpec::Command { time_limit: Some(time), .. } => ("the client may take", *time),
         _ => return,
     };
     let Some(span) = places.workload.clone().filter(|_| time >= limit) else { return };
     let message = format!("{what} {}, but an iteration ends after {}", format_duration(time), format_duration(limit));
     let finding = match spec.workload {
-        WorkloadSpec::Iperf3 { .. } => Diagnostic::error(span, message),
+        WorkloadSpec::Iperf3 { .. } | WorkloadSpec::Protonuke(_) => Diagnostic::error(span, message),
         _ => Diagnostic::warning(span, message),
     };
     sink.push(finding.help("raise `timeout`, which also covers launch and checks"));

@@ -13,6 +13,7 @@ mod parse_instrument;
 mod parse_limits;
 mod parse_minimega;
 mod parse_probe;
+mod parse_protonuke;
 mod parse_qemu;
 mod parse_sentinel;
 mod parse_stop;
@@ -34,7 +35,7 @@ pub use linktest::{LinkLevel, LinkTestSpec};
 pub use parse::{DEFAULT_REPETITIONS, DEFAULT_SEED, DEFAULT_SNAPLEN, DEFAULT_TIMEOUT};
 pub use parse_stop::MOST_STOP_METRICS;
 pub use parse_workload::{DEFAULT_IPERF3_DURATION, DEFAULT_READY_TIMEOUT};
-pub use physical::{PhysicalNode, PhysicalSpec};
+pub use physical::{PhysicalNode, PhysicalSpec, SwitchAccess, SwitchSpec};
 pub use placeholder::PLACEHOLDERS;
 pub(crate) use read::nearest;
 pub(crate) use space::Space;
@@ -158,6 +159,8 @@ pub enum WorkloadSpec {
         /// Further arguments for the client; `{factor}` is replaced.
         arguments: Vec<String>,
     },
+    /// `preset = "protonuke"`: minimega's traffic generator on both nodes.
+    Protonuke(ProtonukeSpec),
     /// `preset = "command"`: commands of the user's own.
     Command {
         /// Runs on the server node until the clients are done; `None` for a workload without a server.
@@ -186,6 +189,82 @@ pub enum HttpServer {
     Builtin,
     /// nginx from the distribution.
     Nginx,
+    /// minimega's protonuke.
+    Protonuke,
+}
+
+/// `preset = "protonuke"`
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProtonukeSpec {
+    /// What server and client do, each service once, in the order of [`Service::ALL`].
+    pub services: Vec<Service>,
+    /// From the client's start to its report.
+    pub duration: Duration,
+    /// `-u`: mean time between two actions of the client; whole milliseconds, as protonuke cuts what is finer.
+    pub mean: Duration,
+    /// `-s`: its standard deviation, likewise.
+    pub deviation: Duration,
+    /// `-min`: least time between two actions.
+    pub min: Duration,
+    /// `-max`: most time between two actions.
+    pub max: Duration,
+    /// `-httpimagesize`; `None` is protonuke's own (3 MiB).
+    pub image_size: Option<ByteSize>,
+    /// Does the client log the time of each request (`-level info`)?
+    pub times: bool,
+    /// Further options of the client; `{factor}` is replaced.
+    pub arguments: Vec<String>,
+    /// Further options of the server, likewise.
+    pub server_arguments: Vec<String>,
+}
+
+/// A service of protonuke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Service {
+    /// File transfers.
+    Ftp,
+    /// File transfers over TLS.
+    Ftps,
+    /// Pages and their images.
+    Http,
+    /// The same over TLS.
+    Https,
+    /// Lines typed into a shell.
+    Ssh,
+    /// Mails.
+    Smtp,
+    /// Chat messages.
+    Irc,
+}
+
+impl Service {
+    /// All, in the order of protonuke's reports.
+    pub const ALL: [Self; 7] = [Self::Ftp, Self::Ftps, Self::Http, Self::Https, Self::Ssh, Self::Smtp, Self::Irc];
+
+    /// As in protonuke's options and reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ftp => "ftp",
+            Self::Ftps => "ftps",
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Ssh => "ssh",
+            Self::Smtp => "smtp",
+            Self::Irc => "irc",
+        }
+    }
+
+    /// The TCP port that its server listens on; there is no option for another.
+    pub const fn port(self) -> u16 {
+        match self {
+            Self::Ftp | Self::Ftps => 21,
+            Self::Http => 80,
+            Self::Https => 443,
+            Self::Ssh => 22,
+            Self::Smtp => 25,
+            Self::Irc => 6667,
+        }
+    }
 }
 
 /// Transport of a workload.

@@ -23,10 +23,12 @@ pub(super) type Arguments = Vec<(String, Span)>;
 enum Preset {
     Ab,
     Iperf3,
+    Protonuke,
     Command,
 }
 
-const PRESETS: &[(&str, Preset)] = &[("ab", Preset::Ab), ("iperf3", Preset::Iperf3), ("command", Preset::Command)];
+const PRESETS: &[(&str, Preset)] =
+    &[("ab", Preset::Ab), ("iperf3", Preset::Iperf3), ("protonuke", Preset::Protonuke), ("command", Preset::Command)];
 
 /// Stands in a spec that has errors, which nobody gets to see.
 pub(super) const fn placeholder() -> WorkloadSpec {
@@ -39,7 +41,11 @@ pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<(WorkloadSp
         return match entry.choice(sink, PRESETS)? {
             Preset::Command => {
                 let help = "the preset `command` needs a table: [workload] with `client = [\"program\", …]`".to_owned();
-                entry.refuse_with_help(sink, "`\"ab\"` or `\"iperf3\"` in this short form", Some(help));
+                entry.refuse_with_help(
+                    sink,
+                    "`\"ab\"`, `\"iperf3\"` or `\"protonuke\"` in this short form",
+                    Some(help),
+                );
                 None
             }
             preset => {
@@ -50,7 +56,8 @@ pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<(WorkloadSp
         };
     }
     let mut section = entry.section(sink)?;
-    let preset = section.need("preset", sink, "preset = \"ab\", \"iperf3\" or \"command\"")?.choice(sink, PRESETS)?;
+    let help = "preset = \"ab\", \"iperf3\", \"protonuke\" or \"command\"";
+    let preset = section.need("preset", sink, help)?.choice(sink, PRESETS)?;
     let mut arguments = Vec::new();
     let workload = read_table(preset, &mut section, &mut arguments, sink);
     section.finish(sink);
@@ -70,6 +77,14 @@ fn read_table(
         Some(WorkloadSpec::Ab { arguments: own, .. } | WorkloadSpec::Iperf3 { arguments: own, .. }) => {
             if let Some(entry) = section.take("arguments") {
                 *own = strings(&entry, arguments, sink);
+            }
+        }
+        Some(WorkloadSpec::Protonuke(spec)) => {
+            if let Some(entry) = section.take("arguments") {
+                spec.arguments = strings(&entry, arguments, sink);
+            }
+            if let Some(entry) = section.take("server_arguments") {
+                spec.server_arguments = strings(&entry, arguments, sink);
             }
         }
         Some(WorkloadSpec::Command { client, server, ready, keep, keep_server, .. }) => {
@@ -136,14 +151,8 @@ fn command(entry: &Entry<'_>, arguments: &mut Arguments, sink: &mut Sink<'_>) ->
 
 fn read_preset(preset: Preset, section: &mut Section<'_>, sink: &mut Sink<'_>) -> Option<WorkloadSpec> {
     Some(match preset {
-        Preset::Ab => WorkloadSpec::Ab {
-            server: section
-                .take("server")
-                .and_then(|e| e.choice(sink, &[("builtin", HttpServer::Builtin), ("nginx", HttpServer::Nginx)]))
-                .unwrap_or(HttpServer::Builtin),
-            keepalive: section.take("keepalive").and_then(|e| e.switch(sink)).unwrap_or(false),
-            arguments: Vec::new(),
-        },
+        Preset::Ab => read_ab(section, sink),
+        Preset::Protonuke => WorkloadSpec::Protonuke(super::parse_protonuke::read(section, sink)),
         Preset::Iperf3 => WorkloadSpec::Iperf3 {
             protocol: section
                 .take("protocol")
@@ -157,6 +166,18 @@ fn read_preset(preset: Preset, section: &mut Section<'_>, sink: &mut Sink<'_>) -
         },
         Preset::Command => read_command(section, sink)?,
     })
+}
+
+fn read_ab(section: &mut Section<'_>, sink: &mut Sink<'_>) -> WorkloadSpec {
+    const SERVERS: &[(&str, HttpServer)] =
+        &[("builtin", HttpServer::Builtin), ("nginx", HttpServer::Nginx), ("protonuke", HttpServer::Protonuke)];
+    let server = section.take("server").and_then(|e| e.choice(sink, SERVERS)).unwrap_or(HttpServer::Builtin);
+    let entry = section.take("keepalive");
+    let keepalive = entry.as_ref().and_then(|e| e.switch(sink)).unwrap_or(false);
+    if let Some(entry) = entry.filter(|_| keepalive && server == HttpServer::Protonuke) {
+        entry.refuse(sink, "`false` with `server = \"protonuke\"`, which closes each connection after one answer");
+    }
+    WorkloadSpec::Ab { server, keepalive, arguments: Vec::new() }
 }
 
 /// iperf3 takes its `-t` in whole seconds and at most a day.

@@ -1,9 +1,16 @@
 //! `[testbed.physical]`: which nodes there are, how they are reached, and what is changed on them.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
+use super::diagnostic::Diagnostic;
+use super::parse::positive_duration;
 use super::parse_qemu::{host_key, login_name};
 use super::read::{Entry, Section, Sink};
+use crate::ids::{NodeId, Role};
+
+/// Counters that are older are of no use.
+const LONGEST_UPDATE: Duration = Duration::from_secs(600);
 
 /// `[testbed.physical]`
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,6 +27,30 @@ pub struct PhysicalSpec {
     pub sysctls: Vec<(String, String)>,
     /// Frequency governor of the nodes' CPUs during an iteration; `None` leaves it.
     pub governor: Option<String>,
+    /// The switch between the nodes, whose counters are read.
+    pub switch: Option<SwitchSpec>,
+}
+
+/// `[testbed.physical.switch]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SwitchSpec {
+    /// As net-snmp takes it.
+    pub address: String,
+    /// How it is asked.
+    pub access: SwitchAccess,
+    /// Number of each node's port (`ifIndex`).
+    pub ports: Vec<(NodeId, u32)>,
+    /// How old its counters may be.
+    pub update: Duration,
+}
+
+/// What makes a switch answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SwitchAccess {
+    /// The community of SNMP version 2c.
+    Community(String),
+    /// A directory, as written, with a `snmp.conf` of net-snmp's.
+    Config(String),
 }
 
 /// `[[testbed.physical.nodes]]`
@@ -64,8 +95,60 @@ pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> PhysicalSpec {
     physical.governor = section
         .take("governor")
         .and_then(|entry| word(&entry, sink, "the name of a frequency governor: `performance`"));
+    physical.switch = section.take("switch").and_then(|entry| read_switch(&entry, sink));
     section.finish(sink);
     physical
+}
+
+fn read_switch(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<SwitchSpec> {
+    const HELP: &str =
+        "either `community = \"…\"` (version 2c), or `config = \"DIRECTORY\"` with a `snmp.conf` of net-snmp's";
+    let mut section = entry.section(sink)?;
+    let address = section.need("address", sink, "`address = \"10.0.0.254\"`, as net-snmp takes it").and_then(|entry| {
+        let address = entry.filled(sink)?;
+        let fits = !address.starts_with('-') && !address.contains(|c: char| c.is_whitespace() || c.is_control());
+        if !fits {
+            entry.refuse(sink, "an address, as net-snmp takes it: `10.0.0.254`, `udp:switch:161`");
+        }
+        fits.then(|| address.to_owned())
+    });
+    let (community, config) = (section.take("community"), section.take("config"));
+    let access = match (&community, &config) {
+        (Some(entry), None) => {
+            let text = entry.filled(sink).filter(|text| text.len() < 256);
+            if text.is_some_and(|text| text.contains(|c: char| c.is_control() || c == '"' || c == '\\')) {
+                entry.refuse(sink, "a community without quotes, backslashes and control characters");
+            }
+            text.map(|text| SwitchAccess::Community(text.to_owned()))
+        }
+        (None, Some(entry)) => entry.filled(sink).map(|path| SwitchAccess::Config(path.to_owned())),
+        _ => {
+            sink.push(Diagnostic::error(section.span.clone(), "how the switch is asked must be said once").help(HELP));
+            None
+        }
+    };
+    let update = section.need("update", sink, "`update = \"10 s\"`: how old the switch's counters may be");
+    let update = update.and_then(|entry| positive_duration(&entry, LONGEST_UPDATE, sink));
+    let ports = section.need("ports", sink, "`ports = { client1 = 3, server1 = 4 }`: the switch's number of each port");
+    let ports = ports.and_then(|entry| entry.section(sink)).map(|mut ports| {
+        let named = ports.rest().into_iter();
+        named.filter_map(|(name, entry)| port(name, &entry, sink)).collect::<Vec<_>>()
+    });
+    section.finish(sink);
+    let mut ports = ports?;
+    ports.sort_unstable();
+    Some(SwitchSpec { address: address?, access: access?, ports, update: update? })
+}
+
+fn port(name: &str, entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<(NodeId, u32)> {
+    let node = name.parse::<NodeId>().ok().filter(|node| !matches!(node.role, Role::Router(_)));
+    let Some(node) = node else {
+        sink.push(
+            Diagnostic::error(entry.key.clone(), format!("`{name}` is no node")).help("client1, server1, client2, …"),
+        );
+        return None;
+    };
+    Some((node, entry.integer(sink, 1_u32, 2_147_483_647)?))
 }
 
 fn read_node(mut section: Section<'_>, sink: &mut Sink<'_>) -> Option<PhysicalNode> {

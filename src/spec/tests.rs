@@ -386,6 +386,11 @@ fn workloads() {
         "preset = \"iperf3\"\nduration = \"1500 ms\"",
         "preset = \"iperf3\"\nprotocol = \"sctp\"",
         "preset = \"iperf3\"\nduration = \"10 min\"",
+        "preset = \"protonuke\"\nservices = [\"http\", \"ftp\", \"ftps\"]\nmean = \"500 us\"\nmin = \"2 s\"\nmax = \"1 s\"",
+        "preset = \"protonuke\"\nservices = []\nduration = \"0 s\"\nimage_size = \"3 B\"\ncount = 3",
+        "preset = \"protonuke\"\nservices = \"dns\"\nserver_arguments = [\"{x}\"]",
+        "preset = \"protonuke\"\nservices = [\"http\", \"http\"]\nduration = \"10 min\"",
+        "preset = \"ab\"\nserver = \"protonuke\"\nkeepalive = true",
         "preset = \"command\"\nclient = [\"x\"]\ntime_limit = \"1 h\"",
         "preset = \"iperf3\"\nstreams = 0",
         "preset = \"command\"",
@@ -547,7 +552,8 @@ fn physical_nodes_are_read() {
                   user = \"x\"\nidentity = \"k\"\nhost_key = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5\"\n";
     let more = "[testbed.physical]\nuser = \"me\"\nidentity = \"key\"\ngovernor = \"performance\"\n\
                 [testbed.physical.sysctls]\n\"net.ipv4.tcp_sack\" = 0\n\"net/ipv4/conf/eth0.1/rp_filter\" = \"1\"\n\
-                [testbed.physical.routers]\nA = \"10.0.0.9\"\n";
+                [testbed.physical.routers]\nA = \"10.0.0.9\"\n\
+                [testbed.physical.switch]\naddress = \"10.0.0.254\"\ncommunity = \"c\"\nupdate = \"5 s\"\nports = { server1 = 4, client1 = 3 }\n";
     let physical = parse(&format!("{LEAST}{more}{NODE}{server}")).testbed.physical;
     let [client, server] = physical.nodes.as_slice() else { panic!("{physical:?}") };
     assert_eq!((client.host.as_str(), client.server, client.address), ("a", false, "10.0.0.1".parse().ok()));
@@ -565,6 +571,10 @@ fn physical_nodes_are_read() {
     assert_eq!(physical.sysctls, sysctls);
     assert_eq!(physical.routers, [("A".to_owned(), "10.0.0.9".parse().unwrap())]);
     assert_eq!(physical.governor.as_deref(), Some("performance"));
+    let switch = physical.switch.unwrap();
+    assert_eq!(switch.access, SwitchAccess::Community("c".to_owned()));
+    assert_eq!(switch.ports, [("client1".parse().unwrap(), 3), ("server1".parse().unwrap(), 4)]);
+    assert_eq!((switch.address.as_str(), switch.update), ("10.0.0.254", Duration::from_secs(5)));
 }
 
 #[test]
@@ -577,6 +587,8 @@ fn physical_nodes_that_make_no_sense_are_refused() {
         "[testbed.physical.sysctls]\n\"net..x\" = 1".to_owned(),
         "[testbed.physical.sysctls]\n\"net.ipv4.x\" = []".to_owned(),
         "[testbed.physical.routers]\nA = \"router\"".to_owned(),
+        "[testbed.physical.switch]\naddress = \"-v 1\"\ncommunity = \"a\\\"b\"\nports = { client0 = 1, server1 = 0 }".to_owned(),
+        "[testbed.physical.switch]\naddress = \"s\"\ncommunity = \"c\"\nconfig = \"/c\"\nupdate = \"0 s\"\nports = { client1 = 1 }".to_owned(),
         NODE.replace("host = \"a\"\n", ""),
         NODE.replace("role = \"client\"\n", ""),
         NODE.replace("address = \"10.0.0.1\"\n", ""),

@@ -196,6 +196,11 @@ pub trait Instance: Send {
         Vec::new()
     }
 
+    /// The switch between the nodes, where one is to be read.
+    fn switch(&self) -> Option<crate::instrument::switch::Switch> {
+        None
+    }
+
     /// The hosts that carry the nodes, behind their agents, where they are not the one vptest runs on: it is they that have
     /// to be quiet. `None` where vptest's own host carries them.
     fn hosts(&self) -> Option<Vec<(NodeId, crate::agent::Client)>> {

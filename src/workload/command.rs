@@ -49,16 +49,22 @@ impl Workload for Custom {
         Ok(Some(Server {
             files: Vec::new(),
             command: Command { argv, ..Command::default() },
-            ready,
+            ready: ready.into_iter().collect(),
             ready_timeout: self.ready_timeout,
             ends_by_itself: false,
             stop_signal: libc::SIGTERM,
+            settling: None,
         }))
     }
 
     fn client(&self, pair: &PairContext<'_>) -> Result<Client, WorkloadError> {
         let argv = arguments(pair, Side::Client, &self.client)?;
-        Ok(Client { command: Command { argv, ..Command::default() }, fetch: Vec::new(), time_limit: self.time_limit })
+        Ok(Client {
+            command: Command { argv, ..Command::default() },
+            fetch: Vec::new(),
+            time_limit: self.time_limit,
+            ending: None,
+        })
     }
 
     fn keep(&self, pair: &PairContext<'_>) -> Result<Keep, WorkloadError> {
@@ -242,9 +248,9 @@ mod tests {
         custom.ready = Some(Ready::File("{scratch}/up".to_owned()));
         let server = custom.server(&pair(&tuple)).unwrap().unwrap();
         assert_eq!(server.command.argv, ["serve", "80", "/s"]);
-        assert_eq!(server.ready, Some(Ready::File("/s/up".to_owned())));
+        assert_eq!(server.ready, [Ready::File("/s/up".to_owned())]);
         assert_eq!(custom.client(&pair(&tuple)).unwrap().command.argv, ["ask", "10.0.0.2", "a b", "/c"]);
         custom.ready = Some(Ready::Tcp(0));
-        assert_eq!(custom.server(&pair(&tuple)).unwrap().unwrap().ready, Some(Ready::Tcp(80)));
+        assert_eq!(custom.server(&pair(&tuple)).unwrap().unwrap().ready, [Ready::Tcp(80)]);
     }
 }

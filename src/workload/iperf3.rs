@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use super::number::{count, shown};
 use super::readings::Readings;
 use super::template::{Side, arguments};
-use super::{Client, PairContext, PairOutputs, Parsed, Server, Tool, Workload, WorkloadError};
+use super::{Client, PairContext, PairOutputs, Parsed, Server, Tool, Version, Workload, WorkloadError};
 use crate::ids::{Better, Level, NodeId};
 use crate::node::Command;
 use crate::spec::{Protocol, Ready};
@@ -35,7 +35,11 @@ pub(super) struct Iperf3 {
 
 impl Workload for Iperf3 {
     fn tools(&self) -> Vec<Tool> {
-        vec![Tool { program: "iperf3".to_owned(), package: Some("iperf3"), version: Some(&["--version"]) }]
+        vec![Tool {
+            program: "iperf3".to_owned(),
+            package: Some("iperf3"),
+            version: Some(Version::Printed(&["--version"])),
+        }]
     }
 
     fn default_port(&self) -> u16 {
@@ -49,10 +53,11 @@ impl Workload for Iperf3 {
         Ok(Some(Server {
             files: Vec::new(),
             command: Command { argv, ..Command::default() },
-            ready: Some(Ready::Tcp(pair.port)),
+            ready: vec![Ready::Tcp(pair.port)],
             ready_timeout: Duration::from_secs(10),
             ends_by_itself: true,
             stop_signal: libc::SIGTERM,
+            settling: None,
         }))
     }
 
@@ -67,7 +72,7 @@ impl Workload for Iperf3 {
         argv.extend(self.reverse.then(|| "-R".to_owned()));
         argv.extend(arguments(pair, Side::Client, &self.arguments)?);
         let time_limit = Some(self.duration + SLACK);
-        Ok(Client { command: Command { argv, ..Command::default() }, fetch: Vec::new(), time_limit })
+        Ok(Client { command: Command { argv, ..Command::default() }, fetch: Vec::new(), time_limit, ending: None })
     }
 
     fn parse(&self, pair: &PairContext<'_>, outputs: &PairOutputs) -> Parsed {

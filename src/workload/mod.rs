@@ -12,6 +12,7 @@ mod iperf3;
 mod nginx;
 mod number;
 mod page;
+mod protonuke;
 mod readings;
 mod template;
 mod tools;
@@ -40,6 +41,7 @@ pub fn from_spec(spec: &WorkloadSpec) -> Box<dyn Workload> {
             reverse: *reverse,
             arguments: arguments.clone(),
         }),
+        WorkloadSpec::Protonuke(spec) => Box::new(protonuke::Protonuke(spec.clone())),
         WorkloadSpec::Command { server, client, ready, ready_timeout, time_limit, metrics, keep, keep_server } => {
             Box::new(command::Custom {
                 server: server.clone(),
@@ -115,8 +117,17 @@ pub struct Tool {
     pub program: String,
     /// Debian and Ubuntu package; `None` for a user's own program.
     pub package: Option<&'static str>,
-    /// Arguments that print its version on the first line, for the environment table.
-    pub version: Option<&'static [&'static str]>,
+    /// How its version is found out, for the environment table; `None` for a user's own program.
+    pub version: Option<Version>,
+}
+
+/// How a program's version is found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// It prints it on the first line when it is started with these arguments.
+    Printed(&'static [&'static str]),
+    /// It does not say: the SHA-256 of its file stands for it.
+    Sha256,
 }
 
 /// A server to start.
@@ -126,14 +137,27 @@ pub struct Server {
     pub files: Vec<(String, Vec<u8>)>,
     /// What to run.
     pub command: Command,
-    /// When it counts as ready; `None` is at once.
-    pub ready: Option<Ready>,
-    /// How long that may take.
+    /// When it counts as ready: when all of these hold. None is at once.
+    pub ready: Vec<Ready>,
+    /// How long each of them may take.
     pub ready_timeout: Duration,
     /// May it end by itself when the client is done (iperf3 -1)? Otherwise an early end is an error.
     pub ends_by_itself: bool,
     /// Signal that asks it to end (number as on Linux); SIGKILL follows if it does not.
     pub stop_signal: i32,
+    /// What it must have written after its client's end before it is asked to end; `None` for nothing.
+    pub settling: Option<Settling>,
+}
+
+/// What a server writes by itself from time to time, so that what it counted can be read only a little later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settling {
+    /// Regular expression for one piece of its standard output.
+    pub output: String,
+    /// So many more of them.
+    pub more: usize,
+    /// How long that may take; afterwards [`PairOutputs::server_settled`] is false.
+    pub limit: Duration,
 }
 
 /// A client to run.
@@ -145,6 +169,19 @@ pub struct Client {
     pub fetch: Vec<String>,
     /// Limit for this command alone.
     pub time_limit: Option<Duration>,
+    /// How it is ended; `None` for a client that ends by itself.
+    pub ending: Option<Ending>,
+}
+
+/// How a client is ended that does not end by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// Its output is not looked at before, so that nobody disturbs it.
+    pub after: Duration,
+    /// Regular expression for what its standard output must have by then; it goes on until it does.
+    pub output: String,
+    /// Signal that asks it to end (number as on Linux). One that has to be killed is cut off.
+    pub signal: i32,
 }
 
 /// What the two commands of a pair left.
@@ -162,6 +199,8 @@ pub struct PairOutputs {
     pub server_out: Option<Output>,
     /// The server's standard error.
     pub server_err: Option<Output>,
+    /// Did the server write what its [`Settling`] waits for? True where it waits for nothing.
+    pub server_settled: bool,
     /// Files fetched from the client: path and content.
     pub files: Vec<(String, Vec<u8>)>,
 }
@@ -248,6 +287,7 @@ mod tests {
             server_exit: None,
             server_out: None,
             server_err: None,
+            server_settled: true,
             files: Vec::new(),
         }
     }

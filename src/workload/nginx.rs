@@ -31,10 +31,11 @@ pub(super) fn server(pair: &PairContext<'_>, page: Page, workers: u64) -> Result
     Ok(Server {
         files,
         command: Command { argv, ..Command::default() },
-        ready: Some(Ready::Tcp(pair.port)),
+        ready: vec![Ready::Tcp(pair.port)],
         ready_timeout: Duration::from_secs(10),
         ends_by_itself: false,
         stop_signal: libc::SIGQUIT,
+        settling: None,
     })
 }
 

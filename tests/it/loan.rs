@@ -204,6 +204,44 @@ fn a_debt_of_another_boot_or_of_an_interface_that_is_gone_is_none() {
 }
 
 #[test]
+fn a_debt_of_another_version_is_refused_and_one_that_is_not_paid_in_full_stays() {
+    if !need::root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let book = directory.path().join("v0.json");
+    inside(|| {
+        let (mut loan, _) = Loan::take(directory.path(), &wanted(), "process 7").unwrap();
+        let debt = std::fs::read_to_string(&book).unwrap();
+        loan.give_back();
+        drop(loan);
+        let only = Wanted { interface: "v0".to_owned(), ..Wanted::default() };
+        let refused = |debt: &str| {
+            std::fs::write(&book, debt).unwrap();
+            let error = Loan::take(directory.path(), &only, "process 8").unwrap_err().to_string();
+            assert_eq!(std::fs::read_to_string(&book).unwrap(), debt, "it stays for whoever can pay it");
+            error
+        };
+        for (version, said) in [("\"version\":2,", "version 2 instead of 1"), ("", "version none instead of 1")] {
+            let error = refused(&debt.replace("\"version\":1,", version));
+            assert!(error.contains("v0.json was written by another vptest") && error.contains(said), "{error}");
+        }
+        let error = refused(&debt.replace("\"version\":1,", "\"version\":1,\"colour\":\"red\","));
+        assert!(error.contains("unknown field `colour`"), "{error}");
+        // The driver does not make of it what it made before.
+        let (_, text) = debt.split_once("\"offloads\":[").unwrap();
+        let (offloads, _) = text.split_once(']').unwrap();
+        let other = if offloads.starts_with("true") {
+            offloads.replacen("true", "false", 1)
+        } else {
+            offloads.replacen("false", "true", 1)
+        };
+        let error = refused(&debt.replace(offloads, &other));
+        assert!(error.contains("cannot put the offloads of v0 back: they were sg "), "{error}");
+    });
+}
+
+#[test]
 fn a_directory_that_others_can_write_is_not_believed() {
     if !need::root() {
         return;

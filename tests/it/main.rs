@@ -28,6 +28,7 @@ mod netns;
 mod paths;
 mod physical;
 mod probe;
+mod protonuke;
 mod qemu;
 mod qemu_bad;
 mod real;

@@ -212,7 +212,10 @@ async fn a_login_that_is_not_root_needs_sudo_and_a_machine_of_our_kind() {
     let log = path("log");
     std::fs::write(&log, "").unwrap();
     std::fs::set_permissions(&log, PermissionsExt::from_mode(0o666)).unwrap();
-    script(&path("sudo"), &format!("[ \"$1\" = -n ] || exit 1; shift; echo \"$1\" >> {}; exec \"$@\"", log.display()));
+    script(
+        &path("sudo"),
+        &format!("[ \"$1\" = -n ] || exit 1; shift; echo \"$1 $2 $3\" >> {}; exec \"$@\"", log.display()),
+    );
     let mut connection = server.open("sudo", &server.target(), LONG).await.unwrap();
     let bundle = Bundle::of(Path::new(VPTEST)).unwrap();
     let agent = connection.agent(&bundle, Limits::default()).await.unwrap();
@@ -220,7 +223,10 @@ async fn a_login_that_is_not_root_needs_sudo_and_a_machine_of_our_kind() {
     let place = connection.place().to_owned();
     drop(agent);
     connection.close().await.unwrap();
-    assert_eq!(std::fs::read_to_string(&log).unwrap(), format!("true\n{place}/vptest\nrm\n"));
+    assert_eq!(
+        std::fs::read_to_string(&log).unwrap(),
+        format!("true  \nenv TMPDIR={place} {place}/vptest\nrm -rf {place}\n")
+    );
 
     script(&path("uname"), "[ \"$1\" = -m ] && echo riscv64 || echo Linux");
     let error = server.refusal("machine", &server.target()).await;

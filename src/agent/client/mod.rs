@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 
 use super::error::{AgentError, Lost};
 use super::message::{
-    ArchiveReceipt, ClockReading, Failure, Hello, Lent, LoanRequest, NetworkSetup, Outcome, Reading, Request,
+    ArchiveReceipt, ClockReading, Failure, Hello, Lent, LoanRequest, NetworkSetup, Outcome, Reading, Request, Way,
 };
 use super::mux::{self, Inbox, Input, Item, Link, Outbox};
 use super::wire::{Answer, GREETING, Kind, MAX_PAYLOAD, PROTOCOL, Preamble, skip_to_greeting};
@@ -199,6 +199,14 @@ impl Client {
         match self.ask("walk", &Request::Walk { target, limit }).await? {
             Outcome::Walked { passed, reached } => Ok((passed, reached)),
             other => Err(strange("walk", &other)),
+        }
+    }
+
+    /// The way that packets to `to` take, for those that come from its address `from` where that is given.
+    pub async fn route(&self, to: IpAddr, from: Option<IpAddr>) -> Result<Way, AgentError> {
+        match self.ask("route", &Request::Route { to, from }).await? {
+            Outcome::Routed(way) => Ok(way),
+            other => Err(strange("route", &other)),
         }
     }
 

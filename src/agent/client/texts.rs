@@ -2,7 +2,7 @@
 //! same then is refused. Pure.
 
 use super::super::error::AgentError;
-use super::super::message::{CaptureEnd, Hello, Lent, Outcome, Reading};
+use super::super::message::{CaptureEnd, Hello, Lent, Outcome, Reading, Way};
 use crate::record::HostUse;
 use crate::text::printable;
 
@@ -25,7 +25,7 @@ const PATH: usize = 4096;
 /// Paths are used as they are: one with control characters, or too long for any system, is refused.
 pub(super) fn hello(mut hello: Hello) -> Result<Hello, AgentError> {
     hello.version = printable(&hello.version, NAME);
-    for text in [&mut hello.kernel, &mut hello.boot_id].into_iter().flatten() {
+    for text in [&mut hello.kernel, &mut hello.boot_id, &mut hello.network].into_iter().flatten() {
         *text = printable(text, VALUE);
     }
     for path in [&hello.scratch, &hello.vptest] {
@@ -45,6 +45,7 @@ pub(super) fn outcome(outcome: Outcome) -> Outcome {
         Outcome::Lent(lent) => {
             Outcome::Lent(Lent { interface: printable(&lent.interface, NAME), notes: sentences(lent.notes), ..lent })
         }
+        Outcome::Routed(way) => Outcome::Routed(Way { interface: printable(&way.interface, NAME), ..way }),
         Outcome::GaveBack { left } => Outcome::GaveBack { left: sentences(left) },
         Outcome::HostUse(used) => Outcome::HostUse(Box::new(host_use(*used))),
         Outcome::Captured(end) => Outcome::Captured(Box::new(captured(*end))),

@@ -167,6 +167,7 @@ fn hello(options: &Options) -> Hello {
         cpus: crate::host::cpus::usable().map(|cpus| cpus.len()),
         memory,
         boot_id: read("/proc/sys/kernel/random/boot_id"),
+        network: std::fs::read_link("/proc/self/ns/net").ok().map(|link| link.to_string_lossy().into_owned()),
         first_process: super::init::is_under_way(),
         pid: Some(std::process::id()),
         scratch: options.scratch.to_string_lossy().into_owned(),

@@ -4,7 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::process::Command;
 
-use super::super::message::{Failure, FailureKind, InterfaceSetup, NetworkSetup, Outcome, Reading, TunnelSetup};
+use super::super::message::{Failure, FailureKind, InterfaceSetup, NetworkSetup, Outcome, Reading, TunnelSetup, Way};
 use super::super::modules::Modules;
 use crate::host::ethtool::{self, Offload};
 use crate::host::link::{self, LOOPBACK};
@@ -182,6 +182,17 @@ fn egress_rate(root: &RootQdisc) -> Option<String> {
 
 fn switch(on: bool) -> String {
     if on { "on" } else { "off" }.to_owned()
+}
+
+/// The way to an address.
+pub(super) fn route(to: IpAddr, from: Option<IpAddr>) -> Result<Outcome, Failure> {
+    let mut netlink = Netlink::open().map_err(|error| Failure::io("talk to the kernel", &error))?;
+    let route = crate::host::route::to(&mut netlink, to, from).map_err(refused)?;
+    let listed = link::read_interfaces(&mut netlink).map_err(refused)?;
+    let interface = listed.into_iter().find(|interface| interface.index == route.interface).ok_or_else(|| {
+        Failure::new(FailureKind::NotFound, format!("find the route to {to}"), "its interface has just gone")
+    })?;
+    Ok(Outcome::Routed(Way { interface: interface.name, source: route.source, is_local: route.is_local }))
 }
 
 /// Walks a path from this node.

@@ -26,6 +26,12 @@ use crate::node::local::any_listener;
 /// How long calls may take to notice that the conversation is over.
 const WIND_UP: Duration = Duration::from_secs(2);
 
+/// How long ending what was started may take: a process that hangs in the kernel ends with the hardware it waits for.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long putting settings back may take: a card may take seconds for each.
+const GIVE_BACK_LIMIT: Duration = Duration::from_secs(30);
+
 /// How long the answer to the last request may take to go out.
 const FAREWELL: Duration = Duration::from_millis(50);
 
@@ -107,15 +113,23 @@ where
     };
     tracing::debug!("the conversation is over: {why}");
     link.lose(why);
-    session.end_processes().await;
-    if let Err(failure) = session.give_back().await {
-        tracing::warn!("cannot put settings back: {failure:?}");
+    // Whatever hangs here must not keep the rest from being done, nor the agent from ending: what is not put back stays
+    // written down, and the next contact puts it back.
+    if tokio::time::timeout(END_LIMIT, session.end_processes()).await.is_err() {
+        tracing::warn!("what was started has not ended within {END_LIMIT:?}");
+    }
+    match tokio::time::timeout(GIVE_BACK_LIMIT, session.give_back()).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(failure)) => tracing::warn!("cannot put settings back: {failure:?}"),
+        Err(_) => tracing::warn!("settings are not put back within {GIVE_BACK_LIMIT:?}"),
     }
     let wound_up = async { while calls.join_next().await.is_some() {} };
     if tokio::time::timeout(WIND_UP, wound_up).await.is_err() {
         calls.abort_all();
     }
-    let _ = writer.await;
+    if tokio::time::timeout(WIND_UP, writer).await.is_err() {
+        tracing::debug!("the channel takes nothing any more");
+    }
     Ok(if switch_off { End::SwitchOff } else { End::HostGone })
 }
 
@@ -207,6 +221,7 @@ impl Session {
                 blocking(move || host::used(&watched)).await
             }
             Request::Facts => blocking(host::facts).await,
+            Request::Route { to, from } => blocking(move || network::route(to, from)).await,
             Request::Walk { target, limit } => blocking(move || network::walk(target, limit)).await,
             Request::Capture(request) => capture::capture(*request, inbox, outbox).await,
             Request::TraceSyscalls(request) => trace::trace(self, request, inbox, outbox).await,

@@ -201,20 +201,7 @@ fn know_threads(following: &mut Following, starter: Option<i32>) {
 fn online() -> Result<Vec<u32>, String> {
     const ONLINE: &str = "/sys/devices/system/cpu/online";
     let text = std::fs::read_to_string(ONLINE).map_err(|error| format!("{ONLINE}: {error}"))?;
-    cpus(text.trim()).ok_or_else(|| format!("{ONLINE} is no list of CPUs: {text:?}"))
-}
-
-fn cpus(text: &str) -> Option<Vec<u32>> {
-    let mut all = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
-        if last < first || last - first > 1 << 16 {
-            return None;
-        }
-        all.extend(first..=last);
-    }
-    Some(all)
+    crate::host::cpus::parse_list(&text).ok_or_else(|| format!("{ONLINE} is no list of CPUs: {text:?}"))
 }
 
 fn paranoid() -> String {
@@ -222,15 +209,4 @@ fn paranoid() -> String {
         |_| " (this kernel has no perf)".to_owned(),
         |level| format!(" (perf_event_paranoid {})", level.trim()),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_of_cpus_are_read() {
-        assert_eq!(cpus("0-3,7"), Some(vec![0, 1, 2, 3, 7]));
-        assert_eq!((cpus("0"), cpus(""), cpus("3-1"), cpus("0-x")), (Some(vec![0]), None, None, None));
-    }
 }

@@ -41,6 +41,8 @@ const COPY_RATE: f64 = 1e9;
 const PAGE_BYTES: f64 = 1000.0;
 /// iperf3 beside its `-t`.
 const IPERF3_SECONDS: f64 = 1.0;
+/// protonuke beside its duration: the start of both, and the server's last reports.
+const PROTONUKE_SECONDS: f64 = 1.0;
 /// An iteration file, and what each pair adds.
 const FILE_BYTES: f64 = 200_000.0;
 const PAIR_BYTES: f64 = 20_000.0;
@@ -103,6 +105,7 @@ fn workload(spec: &Spec, tuple: &Tuple) -> Option<f64> {
             Some(cpu.max(wire))
         }
         WorkloadSpec::Iperf3 { duration, .. } => Some(duration.as_secs_f64() + IPERF3_SECONDS),
+        WorkloadSpec::Protonuke(spec) => Some(spec.duration.as_secs_f64() + PROTONUKE_SECONDS),
         WorkloadSpec::Command { .. } => None,
     }
 }
@@ -145,7 +148,7 @@ fn traffic(spec: &Spec, tuple: &Tuple) -> Option<f64> {
             let rate = bitrate.iter().copied().chain(tuple.rate()).min()?;
             Some(rate.bits_per_second() as f64 / 8.0 * duration.as_secs_f64())
         }
-        WorkloadSpec::Command { .. } => None,
+        WorkloadSpec::Protonuke(_) | WorkloadSpec::Command { .. } => None,
     }
 }
 

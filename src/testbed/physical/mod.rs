@@ -4,7 +4,10 @@
 //! there. Connections stay from one iteration to the next. Settings are changed only as the spec asks, and put back after
 //! every iteration, by the agent when it loses vptest, or at the next contact when it was killed (`crate::host::loan`).
 
+mod borrow;
+mod member;
 mod nodes;
+mod route;
 mod up;
 mod wishes;
 

@@ -1,6 +1,6 @@
 //! Connections to the nodes, kept from one iteration to the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -26,6 +26,8 @@ use crate::workload::find_in_path;
 const AT_ONCE: usize = 32;
 /// How long a node may take to answer ssh; one that is being started takes longer, and is not ready for an iteration.
 const REACH: Duration = Duration::from_secs(30);
+/// The same for one that did not answer the last time: a campaign does not wait that long again and again.
+const REACH_AGAIN: Duration = Duration::from_secs(5);
 /// How long copying vptest and starting it may take, also over a slow management network.
 const COPY: Duration = Duration::from_secs(120);
 /// A node that answers nothing within this time is gone: its agent says something every two seconds.
@@ -58,6 +60,8 @@ struct Inner {
     opening: Semaphore,
     /// Was any node reached yet?
     reached: AtomicBool,
+    /// Nodes that could not be reached the last time, by the same key.
+    silent: std::sync::Mutex<BTreeSet<String>>,
 }
 
 impl Default for Inner {
@@ -69,6 +73,7 @@ impl Default for Inner {
             numbers: AtomicU64::default(),
             opening: Semaphore::new(AT_ONCE),
             reached: AtomicBool::default(),
+            silent: std::sync::Mutex::default(),
         }
     }
 }
@@ -138,8 +143,9 @@ impl Nodes {
         let site =
             Site { processes: &place.processes, namespace: None, directory: place.directory.path(), name: &name };
         let failed = |error: &SshError| self.failed(wish, error);
-        let mut connection =
-            Connection::open(&site, &wish.target, Instant::now() + REACH).await.map_err(|error| failed(&error))?;
+        let opened = Connection::open(&site, &wish.target, Instant::now() + self.patience(wish)).await;
+        self.note(wish, opened.as_ref().is_err_and(|error| matches!(error, SshError::Unreachable { .. })));
+        let mut connection = opened.map_err(|error| failed(&error))?;
         let limits = Limits { silence: SILENCE, handshake: COPY, ..Limits::default() };
         let agent = tokio::time::timeout(COPY, connection.agent(&bundle, limits)).await;
         let late = |_| TestbedError::Guest {
@@ -153,6 +159,21 @@ impl Nodes {
             connection: Mutex::new(connection),
             agent: std::sync::Mutex::new(Some(agent.process)),
         })
+    }
+
+    /// How long a node may take to answer ssh.
+    fn patience(&self, wish: &NodeWish) -> Duration {
+        let silent = self.0.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        if silent.contains(&key(&wish.target)) { REACH_AGAIN } else { REACH }
+    }
+
+    fn note(&self, wish: &NodeWish, is_silent: bool) {
+        let (mut silent, key) = (self.0.silent.lock().unwrap_or_else(PoisonError::into_inner), key(&wish.target));
+        if is_silent {
+            silent.insert(key)
+        } else {
+            silent.remove(&key)
+        };
     }
 
     /// A login or a machine that is no good ends a run whose first contact it is: it stays so for all iterations. Later it
@@ -253,4 +274,26 @@ fn key(target: &Target) -> String {
 
 fn unsupported(error: &SshError) -> TestbedError {
     TestbedError::Unsupported { what: error.to_string(), hint: error.hint().map(str::to_owned) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::NodeId;
+    use crate::node::ssh::HostKeys;
+
+    #[test]
+    fn a_node_that_did_not_answer_is_not_waited_for_as_long_again() {
+        let wish = |host: &str| {
+            let (host, host_keys) = (host.to_owned(), HostKeys::Known);
+            let target = Target { host, port: None, user: None, identity: None, host_keys, config: false };
+            NodeWish { id: NodeId::client(1), target, interface: None, address: None }
+        };
+        let (nodes, dead, other) = (Nodes::default(), wish("dead"), wish("other"));
+        assert_eq!(nodes.patience(&dead), REACH);
+        nodes.note(&dead, true);
+        assert_eq!((nodes.patience(&dead), nodes.patience(&other)), (REACH_AGAIN, REACH));
+        nodes.note(&dead, false);
+        assert_eq!(nodes.patience(&dead), REACH);
+    }
 }

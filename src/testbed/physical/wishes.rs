@@ -6,8 +6,9 @@ use super::NAME;
 use crate::agent::LoanRequest;
 use crate::host::loan::{LoanRate, Wanted};
 use crate::ids::NodeId;
+use crate::instrument::switch::{Access, Switch};
 use crate::node::ssh::{HostKeys, Target};
-use crate::spec::{PhysicalNode, PhysicalSpec, Tuple, Value};
+use crate::spec::{PhysicalNode, PhysicalSpec, SwitchAccess, SwitchSpec, Tuple, Value};
 use crate::testbed::TestbedError;
 
 /// What IPv4 needs (RFC 791).
@@ -28,6 +29,7 @@ pub(super) struct Wishes {
     pub(super) rate_text: Option<String>,
     pub(super) sysctls: Vec<(String, String)>,
     pub(super) governor: Option<String>,
+    pub(super) switch: Option<Switch>,
 }
 
 /// One node.
@@ -55,6 +57,7 @@ impl Wishes {
             rate_text,
             sysctls: spec.sysctls.clone(),
             governor: spec.governor.clone(),
+            switch: spec.switch.as_ref().and_then(|switch| self::switch(switch, tuple.pairs())),
         })
     }
 
@@ -105,6 +108,17 @@ fn nodes(spec: &PhysicalSpec, tuple: &Tuple) -> Result<Vec<NodeWish>, String> {
         ));
     }
     Ok(nodes)
+}
+
+/// The switch with the ports of the nodes that take part; `None` without any.
+fn switch(spec: &SwitchSpec, pairs: u32) -> Option<Switch> {
+    let access = match &spec.access {
+        SwitchAccess::Community(community) => Access::Community(community.clone()),
+        SwitchAccess::Config(path) => Access::Config(std::path::absolute(path).unwrap_or_else(|_| path.into())),
+    };
+    let ports: Vec<_> = spec.ports.iter().copied().filter(|(node, _)| node.pair <= pairs).collect();
+    let (address, update) = (spec.address.clone(), spec.update);
+    (!ports.is_empty()).then_some(Switch { address, access, ports, update })
 }
 
 /// A host that is there twice.

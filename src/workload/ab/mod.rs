@@ -1,17 +1,21 @@
-//! Preset `ab`: ApacheBench against the built-in HTTP server or nginx.
+//! Preset `ab`: ApacheBench against the built-in HTTP server, nginx or protonuke.
 
 mod options;
+mod pages;
 mod percentiles;
 mod report;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use self::pages::Length;
 use super::number::count;
 use super::page::{self, Page};
 use super::readings::Readings;
 use super::template::{Side, arguments};
-use super::{Client, PairContext, PairOutputs, Parsed, Server, Tool, Workload, WorkloadError, nginx};
+use super::{
+    Client, PairContext, PairOutputs, Parsed, Server, Tool, Version, Workload, WorkloadError, nginx, protonuke,
+};
 use crate::ids::Better;
 use crate::node::Command;
 use crate::spec::{HttpServer, Ready, Value};
@@ -78,10 +82,12 @@ impl Workload for Ab {
     fn tools(&self) -> Vec<Tool> {
         let tool =
             |program: &str, package, version| Tool { program: program.to_owned(), package: Some(package), version };
-        let mut tools = vec![tool("ab", "apache2-utils", Some(&["-V"] as &'static [&'static str]))];
-        if self.server == HttpServer::Nginx {
+        let mut tools = vec![tool("ab", "apache2-utils", Some(Version::Printed(&["-V"])))];
+        match self.server {
+            HttpServer::Builtin => {}
             // nginx -v writes to standard error.
-            tools.push(tool("nginx", "nginx", Some(&["-v"])));
+            HttpServer::Nginx => tools.push(tool("nginx", "nginx", Some(Version::Printed(&["-v"])))),
+            HttpServer::Protonuke => tools.push(protonuke::tool()),
         }
         tools
     }
@@ -91,6 +97,7 @@ impl Workload for Ab {
         match self.server {
             HttpServer::Builtin => Ok(Some(builtin(pair))),
             HttpServer::Nginx => nginx::server(pair, asked.page, asked.workers).map(Some),
+            HttpServer::Protonuke => protonuke::http_server(pair, pages::drawn(asked.page)?).map(Some),
         }
     }
 
@@ -103,9 +110,13 @@ impl Workload for Ab {
         argv.extend(["-n".to_owned(), asked.count.to_string(), "-c".to_owned(), asked.workers.to_string()]);
         argv.extend(self.keepalive.then(|| "-k".to_owned()));
         argv.extend(["-e".to_owned(), csv.clone()]);
+        let varies = pages::of(self.server, asked.page) == Length::Varies;
+        argv.extend((varies && !options::has(&extra, 'l')).then(|| "-l".to_owned()));
         argv.extend(extra);
-        argv.push(format!("http://{}{}", authority(pair.server, pair.port), asked.url));
-        Ok(Client { command: Command { argv, ..Command::default() }, fetch: vec![csv], time_limit: None })
+        let url = if self.server == HttpServer::Protonuke { pages::url(asked.page) } else { asked.url };
+        argv.push(format!("http://{}{url}", authority(pair.server, pair.port)));
+        let command = Command { argv, ..Command::default() };
+        Ok(Client { command, fetch: vec![csv], time_limit: None, ending: None })
     }
 
     fn parse(&self, pair: &PairContext<'_>, outputs: &PairOutputs) -> Parsed {
@@ -129,6 +140,7 @@ impl Ab {
         };
         report.metrics(readings);
         check(asked, &report, readings);
+        pages::check(asked, pages::of(self.server, asked.page), &report, readings);
         let file = outputs.files.iter().find(|(path, _)| path == csv);
         let latency = file
             .ok_or_else(|| "ab wrote no latency distribution (-e)".to_owned())
@@ -160,13 +172,6 @@ fn check(asked: &Asked, report: &report::Report, readings: &mut Readings) {
     if let Some(kept) = report.keepalive_requests.filter(|&kept| kept < report.complete) {
         readings.suspect(format!("only {kept} of {} requests were answered with keep-alive", report.complete));
     }
-    let size = match asked.page {
-        Page::Root => page::ROOT.len() as u64,
-        Page::Image(size) => size.0,
-    };
-    if report.document_length != size {
-        readings.invalid(format!("{} is {} bytes long instead of {size}", asked.url, report.document_length));
-    }
 }
 
 /// The distribution, and those of its points that people compare as metrics.
@@ -188,10 +193,11 @@ fn builtin(pair: &PairContext<'_>) -> Server {
     Server {
         files: Vec::new(),
         command: Command { argv, ..Command::default() },
-        ready: Some(Ready::Tcp(pair.port)),
+        ready: vec![Ready::Tcp(pair.port)],
         ready_timeout: Duration::from_secs(10),
         ends_by_itself: false,
         stop_signal: libc::SIGTERM,
+        settling: None,
     }
 }
 

@@ -43,6 +43,25 @@ pub(super) fn check(arguments: &[String]) -> Result<(), WorkloadError> {
     Ok(())
 }
 
+/// Is this switch among arguments that [`check`] let pass?
+pub(super) fn has(arguments: &[String], switch: char) -> bool {
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        for (at, letter) in argument.char_indices().skip(1) {
+            if letter == switch {
+                return true;
+            }
+            if WITH_VALUE.contains(letter) {
+                if at + letter.len_utf8() == argument.len() {
+                    rest.next();
+                }
+                break;
+            }
+        }
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,6 +76,13 @@ mod tests {
         for good in [&[][..], &["-s", "120"], &["-s120", "-r"], &["-H", "-n: a header", "-rl"], &["-C", "k=v"]] {
             assert_eq!(refused(good), None);
         }
+    }
+
+    #[test]
+    fn switches_are_found_and_values_are_none() {
+        let has_l = |arguments: &[&str]| has(&arguments.iter().map(|&a| a.to_owned()).collect::<Vec<_>>(), 'l');
+        assert!(has_l(&["-l"]) && has_l(&["-H", "x", "-rl"]) && has_l(&["-s120", "-l"]));
+        assert!(!has_l(&["-H", "-l"]) && !has_l(&["-Hl"]) && !has_l(&[]));
     }
 
     #[test]

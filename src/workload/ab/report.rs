@@ -17,11 +17,12 @@ pub(super) struct Report {
     pub(super) non_2xx: u64,
     pub(super) write_errors: u64,
     pub(super) concurrency: u64,
-    pub(super) document_length: u64,
+    /// `None` with `-l`: pages of any length were taken.
+    pub(super) document_length: Option<u64>,
     /// `None` without `-k`.
     pub(super) keepalive_requests: Option<u64>,
     total_transferred: u64,
-    html_transferred: u64,
+    pub(super) html_transferred: u64,
     seconds: f64,
     phases: Vec<Phase>,
 }
@@ -70,7 +71,7 @@ impl<'a> Reader<'a> {
     /// Reads on past problems so that all of them are named.
     fn report(&mut self, keepalive: bool) -> Option<Report> {
         let concurrency = self.whole("Concurrency Level:", "");
-        let document_length = self.whole("Document Length:", " bytes");
+        let document_length = self.document_length();
         let complete = self.whole("Complete requests:", "");
         let failed = self.whole("Failed requests:", "");
         let breakdown =
@@ -102,6 +103,12 @@ impl<'a> Reader<'a> {
             seconds: seconds?,
             phases: phases?,
         })
+    }
+
+    fn document_length(&mut self) -> Option<Option<u64>> {
+        let label = "Document Length:";
+        let variable = |line: &str| line.strip_prefix(label).is_some_and(|value| value.trim() == "Variable");
+        if self.text.lines().any(variable) { Some(None) } else { self.whole(label, " bytes").map(Some) }
     }
 
     fn printed(&mut self) -> Option<Printed> {
@@ -243,12 +250,12 @@ impl Report {
             ("non_2xx", "1", lower, self.non_2xx),
             ("write_errors", "1", lower, self.write_errors),
             ("concurrency", "1", None, self.concurrency),
-            ("document_length", "B", None, self.document_length),
             ("total_transferred", "B", None, self.total_transferred),
             ("html_transferred", "B", None, self.html_transferred),
         ] {
             readings.metric(name, unit, better, Some(count(value)));
         }
+        readings.metric("document_length", "B", None, self.document_length.map(count));
         if let Some(requests) = self.keepalive_requests {
             readings.metric("keepalive_requests", "1", None, Some(count(requests)));
         }

@@ -166,7 +166,7 @@ fn the_command_says_what_the_tuple_says() {
     assert_eq!(ab.client(&v6).unwrap().command.argv.last().unwrap(), "http://[fd00::2]:8080/image.png?size=16MB");
     let server = ab.server(&v6).unwrap().unwrap();
     assert_eq!(server.command.argv, ["/bin/vptest", "serve-http", "--listen", "[fd00::2]:8080"]);
-    assert_eq!(server.ready, Some(Ready::Tcp(8080)));
+    assert_eq!(server.ready, [Ready::Tcp(8080)]);
 }
 
 #[test]
@@ -177,4 +177,40 @@ fn factors_that_ab_cannot_use_are_refused() {
     assert_eq!(error(asked(20_001, 100_000)), "factor workers = `20001`: ab takes at most 20000");
     let url = error(tuple(&[("url", Value::Text("/nope".to_owned()))]));
     assert!(url.starts_with("factor url = `/nope`: `/` or `/image.png?size=16MB`"), "{url}");
+}
+
+/// protonuke's pages vary and its images have their own lengths; its names of sizes mean something else.
+#[test]
+fn protonuke_is_asked_for_what_the_tuple_says() {
+    let nuke = Ab { server: HttpServer::Protonuke, keepalive: false, arguments: vec!["-r".to_owned()] };
+    let command = |url: &str| {
+        let tuple = tuple(&[("url", Value::Text(url.to_owned())), ("count", Value::Integer(20))]);
+        let (client, server) = (nuke.client(&pair(&tuple)).unwrap(), nuke.server(&pair(&tuple)).unwrap().unwrap());
+        (client.command.argv.join(" "), server.command.argv.join(" "))
+    };
+    assert_eq!(
+        command("/image.png?size=16kB"),
+        (
+            "ab -q -n 20 -c 1 -e /c/ab-percentiles-1.csv -r http://10.0.0.2/image.png?size=16000B".to_owned(),
+            "protonuke -serve -http -report 0 -httpimagesize 16000B".to_owned()
+        )
+    );
+    assert_eq!(
+        command("/"),
+        (
+            "ab -q -n 20 -c 1 -e /c/ab-percentiles-1.csv -l -r http://10.0.0.2/".to_owned(),
+            "protonuke -serve -http -report 0".to_owned()
+        )
+    );
+    let large = tuple(&[("url", Value::Text("/image.png?size=2GiB".to_owned()))]);
+    assert!(nuke.server(&pair(&large)).unwrap_err().to_string().contains("from 4 B (one pixel) to 1 GiB"));
+}
+
+/// With `-l` ab says no length, and takes pages of any.
+#[test]
+fn pages_of_any_length_are_judged_by_their_sum() {
+    let text = data!("plain.out").replace("Document Length:        16 bytes", "Document Length:        Variable");
+    let parsed = parse_as(false, &asked(10, 2000), 0, &text, "", Some(data!("plain.csv")));
+    assert_eq!(parsed.invalid, [LENGTH]);
+    assert_eq!(value(&parsed, "document_length"), None);
 }

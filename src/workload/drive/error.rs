@@ -52,7 +52,7 @@ pub enum DriveError {
         /// The server that was to make it.
         program: String,
     },
-    /// The regular expression for readiness is none.
+    /// The regular expression for readiness, or for the end, is none.
     #[error("bad regular expression `{pattern}` for readiness: {why}")]
     BadPattern {
         /// As in the spec.

@@ -2,6 +2,7 @@
 //!
 //! Dropping any of the futures here, or [`Prepared`], leaves processes behind on the nodes; they end with the testbed.
 
+mod ending;
 mod error;
 mod ready;
 mod running;
@@ -14,9 +15,10 @@ use tokio::sync::Semaphore;
 
 pub use error::DriveError;
 
+use self::ending::End;
 use self::ready::Condition;
 use self::running::{Running, Stopped};
-use super::{Client, PairContext, PairCpus, PairOutputs, Parsed, Workload, WorkloadError};
+use super::{Client, PairContext, PairCpus, PairOutputs, Parsed, Settling, Workload, WorkloadError};
 use crate::host::clock::now_ns;
 use crate::ids::{Level, NodeId, Stage};
 use crate::node::{Exit, Stream};
@@ -88,6 +90,7 @@ struct Server {
     running: Running,
     ends_by_itself: bool,
     stop_signal: i32,
+    settling: Option<Settling>,
 }
 
 /// What is left of a pair when its client is done.
@@ -161,18 +164,18 @@ impl<'a> Drive<'a> {
             node.put(&path, &content).await?;
         }
         drop(turn);
-        let condition = plan.ready.as_ref().map(Condition::new).transpose()?;
-        if let Some(condition) = &condition {
+        let conditions: Vec<Condition> = plan.ready.iter().map(Condition::new).collect::<Result<_, _>>()?;
+        for condition in &conditions {
             condition.check_before(node, &running::program(&plan.command)).await?;
         }
         plan.command.cpus = self.cpus(index).map(|cpus| vec![cpus.server]);
         let running = Running::start(node, &plan.command).await?;
-        let (ends_by_itself, stop_signal) = (plan.ends_by_itself, plan.stop_signal);
-        let server = session.server.insert(Server { running, ends_by_itself, stop_signal });
-        match condition {
-            Some(condition) => condition.wait(node, &mut server.running, plan.ready_timeout).await,
-            None => Ok(()),
+        let (ends_by_itself, stop_signal, settling) = (plan.ends_by_itself, plan.stop_signal, plan.settling);
+        let server = session.server.insert(Server { running, ends_by_itself, stop_signal, settling });
+        for condition in &conditions {
+            condition.wait(node, &mut server.running, plan.ready_timeout).await?;
         }
+        Ok(())
     }
 
     fn cpus(&self, index: usize) -> Option<PairCpus> {
@@ -256,28 +259,35 @@ impl Session<'_> {
     /// Waits for the client; `None` when its time limit cut it off. A server that ends meanwhile ends the wait.
     async fn watch(&mut self, client: &mut Running) -> Result<Option<Exit>, DriveError> {
         let limit = self.client.time_limit;
-        let limit = async {
-            match limit {
-                Some(limit) => tokio::time::sleep(limit).await,
-                None => std::future::pending().await,
+        let mut end = self.client.ending.as_ref().map(End::new).transpose()?;
+        let status = {
+            let limit = async {
+                match limit {
+                    Some(limit) => tokio::time::sleep(limit).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let server_end = async {
+                match &mut self.server {
+                    Some(server) if !server.ends_by_itself => server.running.wait().await,
+                    _ => std::future::pending().await,
+                }
+            };
+            tokio::pin!(limit, server_end);
+            loop {
+                tokio::select! {
+                    biased;
+                    exit = client.wait() => return exit.map(Some),
+                    exit = &mut server_end => break exit?.status,
+                    () = &mut limit => return client.stop(libc::SIGTERM).await.map(|_| None),
+                    () = End::next_look(end.as_mut()) => {}
+                }
+                if let Some(signal) = end.as_ref().and_then(|end| end.signal_if_due(client)) {
+                    return client.stop(signal).await.map(Stopped::exit);
+                }
             }
         };
-        let server_end = async {
-            match &mut self.server {
-                Some(server) if !server.ends_by_itself => server.running.wait().await,
-                _ => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            exit = client.wait() => return exit.map(Some),
-            exit = server_end => {
-                let status = exit?.status;
-                return Err(self.server_ended(status));
-            }
-            () = limit => {}
-        }
-        client.stop(libc::SIGTERM).await.map(|_| None)
+        Err(self.server_ended(status))
     }
 
     fn server_ended(&self, status: crate::node::ExitStatus) -> DriveError {
@@ -290,6 +300,7 @@ impl Session<'_> {
     async fn finish(&mut self, drive: Drive<'_>, client: &Running, exit: Option<Exit>) -> Result<Finished, DriveError> {
         let mut events = Vec::new();
         let files = self.fetch().await?;
+        let server_settled = self.settle_server(&mut events).await?;
         let server_exit = self.stop_server(&mut events).await?;
         let server = self.server.as_ref().map(|server| &server.running);
         let outputs = PairOutputs {
@@ -299,6 +310,7 @@ impl Session<'_> {
             server_exit,
             server_out: server.map(|server| server.output(Stream::Out)),
             server_err: server.map(|server| server.output(Stream::Err)),
+            server_settled,
             files,
         };
         let parsed = drive.workload.parse(&context(drive.tuple, self.pair, self.port), &outputs);
@@ -314,6 +326,19 @@ impl Session<'_> {
             }
         }
         Ok(files)
+    }
+
+    /// Waits for what the server is still to write; false when that did not come.
+    async fn settle_server(&mut self, events: &mut Vec<Event>) -> Result<bool, DriveError> {
+        let Some(Server { running, settling: Some(settling), .. }) = &mut self.server else { return Ok(true) };
+        let settled = ending::settle(running, settling).await?;
+        if !settled {
+            let (node, program, limit) = (running.node(), running.program(), settling.limit.as_secs_f64());
+            let text =
+                format!("{node}: {program} did not write what was waited for after its client's end ({limit} s)");
+            events.push(event(EventLevel::Warn, text));
+        }
+        Ok(settled)
     }
 
     /// How the server ended; `None` without one, or when it had to be killed.

@@ -10,7 +10,7 @@ use vptest::testbed::minimega::{MinimegaError, Namespace, Owner};
 use super::double::{Double, Traps};
 use super::{open, owner, text};
 
-fn plan(name: &str, boot: Boot) -> Plan {
+pub(super) fn plan(name: &str, boot: Boot) -> Plan {
     let kind = Kind::Kvm { boot, qemu: None, cpu: None, ports: vec![], snapshot: true, console: None };
     let mac = "52:54:00:00:01:01".to_owned();
     let nics = vec![Nic { vlan: "LAN".to_owned(), mac, driver: Some("e1000".to_owned()) }];
@@ -18,11 +18,11 @@ fn plan(name: &str, boot: Boot) -> Plan {
 }
 
 /// A disk that is there.
-fn disk() -> Boot {
+pub(super) fn disk() -> Boot {
     Boot::Disk(env!("CARGO_MANIFEST_DIR").to_owned() + "/Cargo.toml")
 }
 
-fn names(names: &[&str]) -> Vec<String> {
+pub(super) fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|&name| name.to_owned()).collect()
 }
 
@@ -31,7 +31,7 @@ async fn namespace(double: &Double) -> Namespace {
 }
 
 /// Machines `a` and `b`, running.
-async fn running(double: &Double) -> Namespace {
+pub(super) async fn running(double: &Double) -> Namespace {
     let namespace = namespace(double).await;
     machine::launch(&namespace, &[plan("a", disk()), plan("b", disk())]).await.unwrap();
     machine::start(&namespace, &names(&["a", "b"])).await.unwrap();
@@ -130,7 +130,7 @@ async fn only_namespaces_of_this_user_are_removed_and_of_these_only_the_campaign
     assert_eq!(left, expected);
 }
 
-fn points(double: &Double) -> Vec<Point> {
+pub(super) fn points(double: &Double) -> Vec<Point> {
     let point = |machine: &str| Point {
         machine: machine.to_owned(),
         card: 0,
@@ -139,12 +139,12 @@ fn points(double: &Double) -> Vec<Point> {
     vec![point("a"), point("b")]
 }
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options { snaplen: 200, filter: None }
 }
 
 /// Sees a packet now.
-fn traffic(double: &Double, namespace: &Namespace) -> Instant {
+pub(super) fn traffic(double: &Double, namespace: &Namespace) -> Instant {
     double.state().namespaces.get_mut(namespace.name()).unwrap().traffic = Some(std::time::Instant::now());
     Instant::now()
 }

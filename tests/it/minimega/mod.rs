@@ -1,5 +1,42 @@
 //! minimega and rond: vptest's drivers against a double that misbehaves as the real ones were seen to
 //! (`tests/data/minimega`).
+//!
+//! | trap | test |
+//! |---|---|
+//! | results come with a heartbeat alone | `phases::a_phase_of_all_nodes_is_one_round_trip` |
+//! | the counter of responses is raised before the files are there | `phases::a_result_counts_only_when_it_is_whole` |
+//! | `cc responses` corrupts bytes, `stdout=` loses lines | `phases::words_and_bytes_arrive_as_they_are`, `traps::nothing_is_sent_…` |
+//! | exit status -1 means two things | `traps::a_step_that_a_signal_ended_…` |
+//! | a command that hangs blocks all that follow | `phases::a_step_that_hangs_is_ended_…`, `phases::a_client_that_does_nothing_is_given_up` |
+//! | output in the background is not returned | `phases::a_step_in_the_background_…` |
+//! | commands are replayed to a client that reconnects | `phases::nothing_is_run_twice` |
+//! | `exec-once` before its client is there is never run | `phases::nothing_is_posted_for_a_client_that_is_not_there` |
+//! | numbers begin anew, old answers stay | `traps::an_old_answer_under_a_number_…`, `rond::results_of_an_earlier_rond_…` |
+//! | `cc_active` is late (the double never says true) | `phases::a_phase_of_all_nodes_is_one_round_trip` |
+//! | only the last of several files is sent, none overwritten, failures silent | `phases::files_arrive_or_their_absence_is_an_error` |
+//! | a missing file is received without an error | `phases::files_that_cannot_be_brought_are_an_error` |
+//! | an empty file that is received breaks the client | `phases::files_are_brought_whole_and_empty_ones_break_nothing` |
+//! | a client without memory vanishes, or just does nothing | `phases::a_client_that_vanishes_…`, `phases::a_client_that_does_nothing_…` |
+//! | names of files lead elsewhere | `phases::a_hostile_node_reaches_nothing_of_the_host` |
+//! | commands that end the daemon, `cc mount`, bridge captures, `checkpoint` | `traps::nothing_is_sent_…`, `protocol::a_crash_is_told_…` |
+//! | a launch that failed says nothing | `machines::a_launch_that_failed_…`, `traps::a_machine_that_has_quit_…` |
+//! | directories of failed launches stay | `machines::a_launch_that_failed_…` |
+//! | a driver with a typing error becomes a network, paths are looked for elsewhere | unit tests of `machine.rs` |
+//! | names that are taken, configuration that is shared | `machines::a_name_that_is_taken_…`, `machines::configurations_of_two_launches_…` |
+//! | options of captures stay | `machines::captures_are_stopped_together_…` |
+//! | the last second of a capture is lost | `machines::captures_are_stopped_together_…`, `machines::a_capture_that_lost_everything_…` |
+//! | numbers of captures are used twice | `machines::captures_are_never_added_to_others` |
+//! | a wrong filter shows only at the start, paths are relative to two places | `machines::a_capture_that_cannot_start_…` |
+//! | an existing file is cut, a killed machine stays in the table | `traps::a_file_of_an_earlier_capture_…`, `traps::a_capture_of_a_machine_…` |
+//! | a limit that could not be set takes the old one away | `traps::a_limit_counts_only_when_it_is_in_the_table` |
+//! | rond says no numbers, its filter is everybody's | `rond::commands_are_told_apart_…`, `rond::a_filter_that_somebody_…` |
+//! | rond closes at what it cannot parse | `rond::what_it_cannot_parse_…` |
+//! | two nodes with one identifier show as one | `rond::nodes_that_share_an_identifier_are_missed` |
+//! | `quit` and `kill -9` leave the socket | `traps::a_socket_that_nobody_listens_on_…` |
+//! | after `kill -9` | `testbed::what_a_dead_minimega_has_left_…`, `testbed::a_minimega_that_crashes_during_the_launch_…` |
+//! | after `quit` and `nuke` | `traps::after_quit_and_nuke_…` |
+//! | after `-force` | `traps::a_minimega_that_has_come_since_…` |
+//! | after `-recover` | `traps::a_minimega_that_has_recovered_…` |
 
 mod double;
 mod double_rond;
@@ -10,6 +47,7 @@ mod protocol;
 mod real;
 mod rond;
 mod testbed;
+mod traps;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -19,9 +19,9 @@ const TIMING: Timing = Timing {
 };
 const LONG: Duration = Duration::from_secs(30);
 
-struct Lab {
-    double: Double,
-    namespace: Arc<Namespace>,
+pub(super) struct Lab {
+    pub(super) double: Double,
+    pub(super) namespace: Arc<Namespace>,
     channel: Channel,
     members: Vec<Member>,
     place: tempfile::TempDir,
@@ -44,7 +44,7 @@ impl Lab {
         Self { double, namespace, channel, members, place: tempfile::tempdir().unwrap() }
     }
 
-    async fn new(traps: Traps) -> Self {
+    pub(super) async fn new(traps: Traps) -> Self {
         Self::with(traps, TIMING).await
     }
 
@@ -53,7 +53,7 @@ impl Lab {
     }
 
     /// The client alone does something.
-    async fn run(&self, phase: Phase) -> Result<Outcome, MinimegaError> {
+    pub(super) async fn run(&self, phase: Phase) -> Result<Outcome, MinimegaError> {
         let jobs = [(self.members[0].clone(), phase)];
         self.channel.run(&jobs, self.place.path()).await.map(|mut outcomes| outcomes.remove(0))
     }
@@ -68,16 +68,21 @@ impl Lab {
         }
     }
 
+    /// The client follows the numbers that begin anew.
+    pub(super) fn restart_numbers(&self) {
+        guest::reconnect(&self.double.shared, self.namespace.name(), "uuid-client1");
+    }
+
     fn client_goes(&self) {
         self.double.state().namespaces.get_mut(self.namespace.name()).unwrap().clients.remove("uuid-client1");
     }
 }
 
-fn steps(all: &[&[&str]]) -> Phase {
+pub(super) fn steps(all: &[&[&str]]) -> Phase {
     Phase { steps: all.iter().map(|argv| Step::of(argv.to_vec(), LONG)).collect(), ..Phase::default() }
 }
 
-fn sh(script: &str) -> Phase {
+pub(super) fn sh(script: &str) -> Phase {
     steps(&[&["sh", "-c", script]])
 }
 

@@ -16,16 +16,16 @@ use crate::campaign::VPTEST;
 use crate::qemu;
 
 /// A campaign's directory, with one for an iteration's files.
-struct Campaign(tempfile::TempDir);
+pub(super) struct Campaign(tempfile::TempDir);
 
 impl Campaign {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("scratch")).unwrap();
         Self(directory)
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.0.path()
     }
 
@@ -136,7 +136,7 @@ async fn without_a_minimega_the_host_cannot_run_it() {
 }
 
 /// A namespace that is there, noted in the journal of a campaign.
-async fn noted(daemon: &std::sync::Arc<Daemon>, campaign: &Campaign) -> Journal {
+pub(super) async fn noted(daemon: &std::sync::Arc<Daemon>, campaign: &Campaign) -> Journal {
     let namespace = daemon.fresh_namespace(&Owner::of(campaign.path())).await.unwrap();
     let journal = Journal::begin(campaign.path(), &namespace, &campaign.path().join("consoles")).unwrap();
     namespace.run(&["echo", "a"]).await.unwrap();
@@ -233,7 +233,7 @@ async fn what_a_dead_minimega_has_left_is_removed_by_the_journal() {
 }
 
 /// A process that ends with the test, and what it has started.
-struct Killed(std::process::Child);
+pub(super) struct Killed(pub(super) std::process::Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
@@ -243,7 +243,7 @@ impl Drop for Killed {
     }
 }
 
-fn started(pid: i32) -> u64 {
+pub(super) fn started(pid: i32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     text.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap().parse().unwrap()
 }

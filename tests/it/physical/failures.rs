@@ -7,10 +7,10 @@ use super::lab::{self, Kind, Lab, PhysicalNode, State};
 use super::{SETTINGS, SMALL, sysctl};
 
 /// Some seconds of traffic, so that there is time to break it.
-const LONG: &str = "offload = \"off\"\nmtu = 900\nrate = \"40 Mbit/s\"\n\
+pub(super) const LONG: &str = "offload = \"off\"\nmtu = 900\nrate = \"40 Mbit/s\"\n\
                     request = { url = \"/image.png?size=1MB\", count = 20 }\nworkers = 2";
 
-fn states(lab: &Lab) -> Vec<State> {
+pub(super) fn states(lab: &Lab) -> Vec<State> {
     lab.nodes.iter().map(PhysicalNode::state).collect()
 }
 
@@ -21,7 +21,7 @@ fn twice(lab: &Lab) -> Campaign {
 }
 
 /// Status and reasons of one attempt, in the order of numbers and attempts.
-fn outcome(campaign: &Campaign, at: usize) -> (String, String) {
+pub(super) fn outcome(campaign: &Campaign, at: usize) -> (String, String) {
     let (_, _, status, reasons) = campaign.outcomes().swap_remove(at);
     (status, reasons)
 }
@@ -61,6 +61,8 @@ fn an_agent_that_is_killed_fails_the_iteration_and_the_settings_come_back_all_th
     let (status, reasons) = outcome(&campaign, 0);
     assert!(status == "failed" && reasons.contains("server1 (10.99.0.3) is gone"), "{status}: {reasons}");
     assert_eq!(states(&lab), before);
+    // Its own files lay where the connection's are.
+    wait_until("the end of what was copied", || lab.nodes.iter().all(PhysicalNode::is_empty));
     lab.run(&campaign, 0);
     assert_eq!(campaign.statuses(), ["failed", "complete"]);
 }

@@ -29,6 +29,8 @@ const CONTROL_INDEX: u32 = 20;
 const LINK_INDEX: u32 = 21;
 const BRIDGE: u32 = 10;
 const PORTS: u32 = 100;
+/// Where the switch is asked.
+pub(super) const SWITCH: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 200);
 
 /// What a lab needs of this machine.
 pub(super) fn tools() -> bool {
@@ -64,7 +66,7 @@ pub(super) struct Lab {
     directory: tempfile::TempDir,
     coordinator: Namespace,
     /// The experiment's switch.
-    _switch: Namespace,
+    switch: Namespace,
     pub(super) nodes: Vec<PhysicalNode>,
     runtime: Runtime,
 }
@@ -92,7 +94,7 @@ impl Lab {
         }
         within(&coordinator).apply(&[link::address("bridge", BRIDGE, Ipv4Addr::new(10, 99, 0, 1))]).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let mut lab = Self { directory, coordinator, _switch: switch, nodes: Vec::new(), runtime };
+        let mut lab = Self { directory, coordinator, switch, nodes: Vec::new(), runtime };
         for (number, kind) in (2..).zip(kinds) {
             let node = lab.make(number, *kind);
             lab.nodes.push(node);
@@ -104,7 +106,7 @@ impl Lab {
         let namespace = Arc::new(Namespace::new().unwrap());
         let (control, address) = (Ipv4Addr::new(10, 99, 0, number), Ipv4Addr::new(10, 98, 0, number));
         let networks =
-            [(&self.coordinator, CONTROL, CONTROL_INDEX, control), (&self._switch, LINK, LINK_INDEX, address)];
+            [(&self.coordinator, CONTROL, CONTROL_INDEX, control), (&self.switch, LINK, LINK_INDEX, address)];
         for (to, name, index, address) in networks {
             let port = format!("port{number}");
             let end =
@@ -225,6 +227,35 @@ impl Lab {
         text
     }
 
+    /// `[testbed.physical]` with clients and servers exchanged.
+    pub(super) fn exchanged(&self, spec: &str) -> String {
+        let spec = spec.replace("role = \"client\"", "role = \"-\"");
+        spec.replace("role = \"server\"", "role = \"client\"").replace("role = \"-\"", "role = \"server\"")
+    }
+
+    /// Has the switch answer to SNMP at [`SWITCH`] with this community. Its port to node `n` (from 2) has the number 100 + `n`.
+    pub(super) fn snmpd(&self, community: &str) -> Running {
+        let end = |name, index, bridge| link::End { name, index, namespace: None, bridge };
+        let other = link::End { namespace: Some(&self.switch), ..end("manage0", 50, None) };
+        within(&self.coordinator).apply(&[link::veth(end("switch", 51, Some(BRIDGE)), other, None)]).unwrap();
+        let manage = [link::address("manage0", 50, SWITCH), link::up("manage0", 50)];
+        within(&self.switch).apply(&manage).unwrap();
+        let config = self.directory.path().join("snmpd.conf");
+        std::fs::write(&config, format!("rocommunity {community}\n")).unwrap();
+        let mut command = Command::new("snmpd");
+        command.args(["-f", "-Ln", "-C", "-c"]).arg(&config).arg(format!("udp:{SWITCH}:161"));
+        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("SNMP_PERSISTENT_DIR", self.directory.path());
+        let running = Running(Some(self.switch.run(move || command.spawn()).unwrap()));
+        let address = SWITCH.to_string();
+        let ask = ["-v2c", "-c", community, "-t", "1", "-r", "0", &address, ".1.3.6.1.2.1.1.3.0"];
+        wait_until("the switch's answer", || {
+            let mut command = Command::new("snmpget");
+            command.args(ask).stdout(Stdio::null()).stderr(Stdio::null());
+            self.coordinator.run(move || command.status()).unwrap().success()
+        });
+        running
+    }
+
     /// The key that vptest logs in with, which is no host's.
     pub(super) fn other_key(&self) -> String {
         public(&self.directory.path().join("user.pub"))
@@ -246,11 +277,16 @@ impl Lab {
         )
     }
 
-    /// Starts `vptest run` and waits until the workload of an iteration runs.
-    pub(super) fn begin(&self, campaign: &Campaign) -> Running {
+    /// Starts `vptest run`.
+    pub(super) fn start(&self, campaign: &Campaign) -> Running {
         let mut command = campaign.command(&["run"]);
         command.env("HOME", campaign.path()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut running = Running(Some(self.coordinator.run(move || command.spawn()).unwrap()));
+        Running(Some(self.coordinator.run(move || command.spawn()).unwrap()))
+    }
+
+    /// Starts `vptest run` and waits until the workload of an iteration runs.
+    pub(super) fn begin(&self, campaign: &Campaign) -> Running {
+        let mut running = self.start(campaign);
         let marks = campaign.out().join(".running");
         wait_until("the workload", || {
             running.assert_alive(campaign);
@@ -349,6 +385,27 @@ impl PhysicalNode {
     pub(super) fn command_lines(&self) -> Vec<String> {
         let line = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         self.processes().into_iter().map(|pid| line(pid).replace('\0', " ")).collect()
+    }
+
+    /// Has vptest written down there what it is to put back?
+    pub(super) fn owes(&self) -> bool {
+        let pid = self.processes().into_iter().next();
+        pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}/root/run/vptest/{LINK}.json")).exists())
+    }
+
+    /// Gives the interface of the experiment one more address.
+    pub(super) fn add_address(&self, address: Ipv4Addr) {
+        within(&self.namespace).apply(&[link::address(LINK, LINK_INDEX, address)]).unwrap();
+    }
+
+    /// Sends what goes to `to` through the control network, to its neighbour `via` there.
+    pub(super) fn detour(&self, to: Ipv4Addr, via: Ipv4Addr) {
+        within(&self.namespace).apply(&[vptest::host::setup::route(Some((to.into(), 32)), via.into())]).unwrap();
+    }
+
+    /// Its own addresses in the control network and in that of the experiment.
+    pub(super) fn addresses(&self) -> (Ipv4Addr, Ipv4Addr) {
+        (self.control, self.address)
     }
 
     /// Is nothing there that vptest copied or wrote?

@@ -3,6 +3,7 @@
 mod dispatch;
 mod failures;
 mod lab;
+mod network;
 
 use super::campaign::Campaign;
 use super::qemu::{databases, only, outcome, wait_until};
@@ -54,6 +55,10 @@ fn an_iteration_runs_with_everything_asked_observed_and_put_back() {
     let facts = "SELECT COUNT(*) FROM environment WHERE host IN ('client1', 'server1') AND (name = 'link.driver' AND \
                  value = 'veth' OR name = 'link.speed' OR name IN ('kernel', 'distribution'))";
     assert_eq!(only::<i64>(db, facts), 8);
+    let versions = "SELECT COUNT(*) FROM environment WHERE host IN ('client1', 'server1') AND name = 'ab.version' AND value LIKE '%ApacheBench%'";
+    assert_eq!(only::<i64>(db, versions), 2);
+    let routes = "SELECT COUNT(*) FROM setting WHERE name = 'route_interface' AND requested = 'exp0' AND ok = 1";
+    assert_eq!(only::<i64>(db, routes), 4, "there and back, before and after");
     campaign.assert_clean();
 }
 
