@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::{self, Cgroups};
 use super::daemon::Namespace;
 use super::machine::Machine;
 use super::socket::running_since;
@@ -51,6 +52,7 @@ impl Entry {
             && place
             && [&self.socket, &self.base, &self.files].into_iter().all(|path| plain(path))
             && self.machines.iter().flat_map(|machine| &machine.taps).all(|tap| is_tap(tap))
+            && self.machines.iter().all(|machine| machine.cgroups.iter().all(|place| cgroup::is_of(place, machine.id)))
     }
 }
 
@@ -64,10 +66,13 @@ pub(super) fn is_tap(name: &str) -> bool {
 pub struct Noted {
     /// Its number.
     pub id: u64,
-    /// Process of its QEMU, and when that started; `None` where minimega does not say.
+    /// Process of its QEMU or first process of its container, and when that started; `None` where minimega does not say.
     pub process: Option<(i32, u64)>,
     /// Names of its taps.
     pub taps: Vec<String>,
+    /// Directories of its cgroups; none for a virtual machine.
+    #[serde(default)]
+    pub cgroups: Vec<PathBuf>,
 }
 
 impl Noted {
@@ -75,7 +80,8 @@ impl Noted {
     pub fn of(machine: &Machine) -> Self {
         let process = machine.pid.and_then(|pid| i32::try_from(pid).ok());
         let process = process.and_then(|pid| Some((pid, running_since(pid)?)));
-        Self { id: machine.id, process, taps: machine.taps.clone() }
+        let cgroups = process.map(|(pid, _)| Cgroups::of(pid, machine.id).into_directories()).unwrap_or_default();
+        Self { id: machine.id, process, taps: machine.taps.clone(), cgroups }
     }
 }
 
@@ -256,7 +262,7 @@ mod tests {
             base: "/b".into(),
             files: format!("/b/{name}").into(),
             daemon: Some((1, 2)),
-            machines: vec![Noted { id: 3, process: None, taps: vec!["mega_tap3".to_owned()] }],
+            machines: vec![Noted { id: 3, process: None, taps: vec!["mega_tap3".to_owned()], cgroups: vec![] }],
             consoles: None,
             kept: false,
         };
@@ -298,6 +304,10 @@ mod tests {
         assert_eq!(forged(&|entry| entry.base = "/b/../etc".into()), (0, 1));
         assert_eq!(forged(&|entry| entry.namespace = "yours".to_owned()), (0, 1));
         assert_eq!(forged(&|entry| entry.machines[0].taps = vec!["eth0".to_owned()]), (0, 1));
+        let cgroup = |entry: &mut Entry, place: &str| entry.machines[0].cgroups = vec![place.into()];
+        assert_eq!(forged(&|entry| cgroup(entry, "/sys/fs/cgroup/cpu/minimega/3")), (1, 0));
+        assert_eq!(forged(&|entry| cgroup(entry, "/sys/fs/cgroup/cpu/minimega/4")), (0, 1));
+        assert_eq!(forged(&|entry| cgroup(entry, "/sys/fs/cgroup/../minimega/3")), (0, 1));
         let campaign = tempfile::tempdir().unwrap();
         drop(entry(campaign.path(), "mine"));
         let open = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);

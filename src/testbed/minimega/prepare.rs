@@ -38,7 +38,7 @@ impl Prepared {
         Self { spec, cache, known: Mutex::default() }
     }
 
-    fn cache(&self) -> Result<PathBuf, TestbedError> {
+    pub(super) fn cache(&self) -> Result<PathBuf, TestbedError> {
         self.cache.clone().map_or_else(image::default_cache, Ok).map_err(no_image)
     }
 
@@ -60,9 +60,11 @@ impl Prepared {
         Ok(daemon)
     }
 
+    /// The minimega that runs now, whose processes are to be seen from here.
+    ///
     /// # Errors
-    /// [`TestbedError::Unsupported`] without an image or a minimega, [`TestbedError::Request`] for what does not fit.
-    pub(super) async fn check(&self, wishes: &Wishes, request: &Request) -> Result<(), TestbedError> {
+    /// As [`Prepared::daemon`], and for one in another PID namespace.
+    pub(super) async fn visible_daemon(&self) -> Result<Arc<Daemon>, TestbedError> {
         let daemon = self.daemon().await?;
         if daemon.peer().pid.is_none() {
             return Err(TestbedError::Unsupported {
@@ -71,6 +73,13 @@ impl Prepared {
                 hint: Some("run vptest on the same host as minimega, outside of containers".to_owned()),
             });
         }
+        Ok(daemon)
+    }
+
+    /// # Errors
+    /// [`TestbedError::Unsupported`] without an image or a minimega, [`TestbedError::Request`] for what does not fit.
+    pub(super) async fn check(&self, wishes: &Wishes, request: &Request) -> Result<(), TestbedError> {
+        self.visible_daemon().await?;
         let image = self.image(request).await?;
         let refused = |what| TestbedError::Request { testbed: wishes.topology.testbed, what };
         check_image(&image, wishes, &wishes.driver).map_err(refused)?;
