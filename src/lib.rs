@@ -6,7 +6,7 @@
 //! cli        clap structs, one file per subcommand, progress and tables; the only part that prints
 //! dispatch   where iterations run: igor's reservations
 //! runner     life of one iteration; campaign: resume, order, interruption, journal
-//! testbed    what provides nodes and links: netns, qemu, fake; drivers of minimega and rond
+//! testbed    what provides nodes and links: netns, qemu, physical, minimega, fake; drivers of minimega and rond
 //! workload   ab, iperf3, custom command; output text → metrics
 //! image      guest images: kernel and initramfs from packages
 //! instrument live capture, counters

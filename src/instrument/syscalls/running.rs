@@ -106,8 +106,8 @@ impl Running {
             let stopped = blocking(move || Ok(tracer.stop())).await;
             let stopped = stopped.map_err(anyhow::Error::from).and_then(|stopped| Ok(stopped?));
             let log = log.as_ref().map(|(_, name)| format!("{name}/{}", log_name(None)));
-            let reduced = |trace| if of_workload { only_workload(trace) } else { trace };
-            traced.add(None, stopped.map(|trace| reduced(SyscallTrace { log, ..trace })));
+            let stopped = stopped.map(|trace| SyscallTrace { log, ..trace });
+            traced.add(None, stopped.and_then(|trace| if of_workload { only_workload(trace) } else { Ok(trace) }));
         }
         for (node, client, trace) in remote {
             let mut stopped = trace.stop().await.map_err(anyhow::Error::from);
@@ -124,11 +124,18 @@ impl Running {
 }
 
 /// What ran in the nodes' networks, without the agents there.
-fn only_workload(mut trace: SyscallTrace) -> SyscallTrace {
+///
+/// # Errors
+/// When nothing is left: then the kernel does not say which network a process is in.
+fn only_workload(mut trace: SyscallTrace) -> anyhow::Result<SyscallTrace> {
     let agent = [crate::agent::THREAD, crate::host::cage::THREAD];
     trace.processes.retain(|process| process.node.is_some() && !agent.contains(&process.name.as_str()));
     trace.scope = SyscallScope::Workload;
-    trace
+    anyhow::ensure!(
+        !trace.processes.is_empty(),
+        "no call could be told to be one of a node's (this kernel may not say which network a process is in)"
+    );
+    Ok(trace)
 }
 
 impl Traced {
@@ -231,4 +238,41 @@ pub fn metrics(traces: &[SyscallTrace]) -> Vec<Metric> {
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
 const fn real(n: u64) -> f64 {
     n as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{SyscallProcess, SyscallSource};
+
+    fn trace(processes: &[(Option<NodeId>, &str)]) -> SyscallTrace {
+        let process = |(node, name): &(Option<NodeId>, &str)| SyscallProcess {
+            node: *node,
+            name: (*name).to_owned(),
+            threads: 1,
+            calls: 7,
+            sequence: 0,
+            by_call: Vec::new(),
+            transitions: Vec::new(),
+            sizes: Vec::new(),
+        };
+        SyscallTrace {
+            place: None,
+            scope: SyscallScope::Node,
+            source: SyscallSource::Bpf,
+            processes: processes.iter().map(process).collect(),
+            losses: Vec::new(),
+            log: None,
+        }
+    }
+
+    #[test]
+    fn of_a_kernel_that_is_shared_only_the_nodes_count_and_not_their_agents() {
+        let client = Some(NodeId::client(1));
+        let all = [(client, "ab"), (client, "vptest-agent"), (client, "vptest-cage"), (None, "ab"), (None, "rustc")];
+        let reduced = only_workload(trace(&all)).unwrap();
+        assert_eq!((reduced.scope, reduced.calls()), (SyscallScope::Workload, 7));
+        let error = only_workload(trace(&all[3..])).unwrap_err().to_string();
+        assert!(error.starts_with("no call could be told"), "{error}");
+    }
 }

@@ -4,6 +4,7 @@
 //! counters, system calls – is seen from here, by the same clock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,10 +17,14 @@ use super::contained::Up;
 use super::inside::Filesystem;
 use super::kvm::wishes;
 use super::prepare::Prepared;
+use crate::host::namespace::Namespace as Network;
+use crate::host::netlink::Netlink;
+use crate::host::setup;
 use crate::image::{self, Bundle, KernelChoice, Root};
+use crate::node::local::blocking;
 use crate::spec::{TestbedSpec, Tuple};
 use crate::testbed::qemu::prepare::{no_image, programs, told};
-use crate::testbed::{Instance, Request, Testbed, TestbedError};
+use crate::testbed::{Instance, Request, TUNNEL_INTERFACE, Testbed, TestbedError};
 
 /// Name of this testbed in specs.
 pub(super) const NAME: &str = "minimega-container";
@@ -81,7 +86,7 @@ impl MinimegaContainer {
             .map_err(|source| TestbedError::Io { what: format!("find {}", place.display()), source })?;
         let (tar, into) = (Arc::clone(&bundle), place.clone());
         let unpack = move || tar::Archive::new(&tar.tar[..]).unpack(&into);
-        let unpacked = crate::node::local::blocking(unpack).await;
+        let unpacked = blocking(unpack).await;
         unpacked
             .map_err(|source| TestbedError::Io { what: format!("unpack vptest in {}", place.display()), source })?;
         Ok(Filesystem::Users(users, place))
@@ -132,8 +137,16 @@ impl Testbed for MinimegaContainer {
     }
 
     async fn preflight(&self, request: &Request) -> Result<(), TestbedError> {
-        wishes(NAME, &request.tuple)?;
+        let wishes = wishes(NAME, &request.tuple)?;
         self.check_host().await?;
+        if wishes.tunnel {
+            blocking(try_tunnel).await.map_err(|error| TestbedError::Unsupported {
+                what: format!(
+                    "tunnel = `gre`: this host's kernel, which containers share, makes no GRE tunnel: {error}"
+                ),
+                hint: Some("modprobe ip_gre".to_owned()),
+            })?;
+        }
         self.root(request).await.map(drop)
     }
 
@@ -149,6 +162,15 @@ impl Testbed for MinimegaContainer {
             None => up,
         }))
     }
+}
+
+/// Makes a tunnel where nobody sees it.
+fn try_tunnel() -> std::io::Result<()> {
+    Network::new()?.run(|| {
+        let (local, remote) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let tunnel = setup::gre(TUNNEL_INTERFACE, true, local, remote);
+        Netlink::open()?.apply(&[tunnel]).map_err(|error| error.source)
+    })
 }
 
 async fn build(programs: &BTreeSet<String>, cache: PathBuf, request: &Request) -> Result<Root, TestbedError> {

@@ -268,19 +268,31 @@ fn with_unnoted(entry: &Entry) -> Vec<Noted> {
 /// Kills a process that runs on the directory of its machine, or was told that it is a container of this namespace, and no other.
 fn end(noted: &Noted, pid: i32, entry: &Entry) -> io::Result<()> {
     let place = format!("{}/{}/", entry.base.display(), noted.id);
-    kill_if(pid, || {
+    let killed = kill_if(pid, || {
         let command = command_of(pid);
         let runs_there = command.windows(place.len()).any(|part| part == place.as_bytes());
         process(noted).is_some() && (runs_there || is_container(pid, &entry.namespace))
-    })?;
-    remains::thaw(noted)
+    });
+    match killed {
+        // It was ending by itself: a container loses its console with its daemon.
+        Err(_) if process(noted).is_none() => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => remains::thaw(noted),
+    }
 }
 
-/// Has the process been told that it is the first of a container in this namespace?
+/// Is the process the first of a PID namespace, and has it been told that it is a container of this namespace of minimega's?
 fn is_container(pid: i32, namespace: &str) -> bool {
     let command = command_of(pid);
     let mut words = command.split(|&byte| byte == 0);
-    words.any(|word| word == b"--machine") && words.next() == Some(namespace.as_bytes())
+    words.any(|word| word == b"--machine") && words.next() == Some(namespace.as_bytes()) && is_first(pid)
+}
+
+/// Source: proc_pid_status(5); the last number is that in the innermost namespace.
+fn is_first(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.and_then(|numbers| numbers.split_ascii_whitespace().next_back()) == Some("1")
 }
 
 fn command_of(pid: i32) -> Vec<u8> {

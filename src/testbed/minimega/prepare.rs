@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
+use super::cgroup;
 use super::daemon::{DEFAULT_SOCKET, Daemon};
 use super::error::MinimegaError;
 use super::hold::chain;
@@ -109,6 +110,12 @@ impl Prepared {
 pub async fn look() -> Result<String, String> {
     let daemon = Daemon::open(Path::new(DEFAULT_SOCKET), Limits::default()).await.map_err(|error| chain(&error))?;
     let found = format!("{} at {DEFAULT_SOCKET}", daemon.version.text);
+    // Its own check does not look for them.
+    let missing = daemon.peer().pid.map(cgroup::missing).unwrap_or_default();
+    let found = match missing.as_slice() {
+        [] => found,
+        missing => format!("{found}; it can start no containers: no cgroups of version 1 ({})", missing.join(", ")),
+    };
     match daemon.run(&Line::of(["check"])).await {
         Ok(_) => Ok(found),
         Err(MinimegaError::Refused { text, .. }) => Ok(format!("{found}; its own check says: {text}")),

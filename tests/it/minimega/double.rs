@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::double_container::{self, Container, Made};
 use super::guest;
 
 /// What minimega 3.1.0 said of itself.
@@ -56,6 +57,8 @@ pub(crate) struct Traps {
     pub(crate) hang: bool,
     /// Machines whose name ends so cannot be launched.
     pub(crate) fail: Option<&'static str>,
+    /// Containers are real ones; the double must have a network and mounts of its own.
+    pub(crate) contain: bool,
 }
 
 pub(crate) struct Shared {
@@ -80,6 +83,8 @@ pub(crate) struct State {
 
 #[derive(Default)]
 pub(crate) struct Namespace {
+    /// Of its network, where there is a real one.
+    bridge: Option<String>,
     config: BTreeMap<String, Vec<String>>,
     pub(crate) machines: Vec<Machine>,
     pub(crate) commands: Vec<Command>,
@@ -99,6 +104,8 @@ pub(crate) struct Machine {
     pub(crate) state: &'static str,
     tags: Value,
     net: Vec<String>,
+    container: Option<Container>,
+    qos: String,
 }
 
 #[derive(Clone)]
@@ -377,7 +384,10 @@ impl Shared {
                 self.table("namespace", &rows)
             }
             ["clear", "namespace", name] => {
-                let removed = state.namespaces.remove(*name);
+                let mut removed = state.namespaces.remove(*name);
+                for machine in removed.iter_mut().flat_map(|namespace| &mut namespace.machines) {
+                    machine.container.iter_mut().for_each(Container::remove);
+                }
                 let machines = removed.iter().flat_map(|namespace| &namespace.machines);
                 for machine in machines.filter(|machine| machine.state != "ERROR") {
                     std::fs::remove_dir_all(self.directory.join(machine.id.to_string())).unwrap();
@@ -397,14 +407,31 @@ impl Shared {
                 let launched = namespace.launch(kind, name, machines, fails);
                 // It stays when the launch failed, for ever.
                 std::fs::create_dir_all(self.directory.join(machines.to_string())).unwrap();
+                if *kind == "container" && self.trap().contain {
+                    namespace.contain(&self.directory, machines);
+                }
                 state.machines += 1;
                 launched
             }
-            ["vm", "info"] => self.machine_table(namespace),
+            ["vm", "info"] => {
+                namespace.machines.iter_mut().for_each(Machine::look);
+                self.machine_table(namespace)
+            }
+            ["qos", "add", name, card, "rate", number, unit] => {
+                let Some(machine) = namespace.machines.iter_mut().find(|m| m.name == *name) else {
+                    return error(format!("vm not found: {name}"));
+                };
+                machine.qos = format!("[{card}: rate {number}{unit}]");
+                double_container::limit(machine.id, &format!("{number}{unit}")).map_or_else(error, |()| done())
+            }
             ["vm", "start", machine] => {
                 let found = namespace.machines.iter_mut().find(|m| m.name == *machine && m.state == "BUILDING");
                 let Some(found) = found else { return error(format!("vm not found: {machine}")) };
                 found.state = "RUNNING";
+                if let Some(container) = &mut found.container {
+                    container.start();
+                    return done();
+                }
                 let uuid = found.uuid.clone();
                 drop(state);
                 guest::report(self, name, machine, &uuid);
@@ -435,18 +462,21 @@ impl Shared {
         let part = |net: &String, at: usize| net.split(',').nth(at).unwrap_or_default().to_owned();
         let network = |net: &String| format!("{} (101)", part(net, 0));
         let row = |machine: &Machine| {
-            BTreeMap::from([
+            let pid = machine.container.as_ref().map(|container| ("pid", container.pid().to_string()));
+            let fields = BTreeMap::from([
                 ("id", machine.id.to_string()),
                 ("name", machine.name.clone()),
                 ("state", machine.state.to_owned()),
                 ("uuid", machine.uuid.clone()),
                 ("tags", machine.tags.to_string()),
                 ("tap", format!("[mega_tap{}]", machine.id)),
-                ("bridge", "[mega_bridge]".to_owned()),
+                ("bridge", format!("[{}]", namespace.bridge.as_deref().unwrap_or("mega_bridge"))),
+                ("qos", machine.qos.clone()),
                 ("vlan", format!("[{}]", machine.net.iter().map(network).collect::<Vec<_>>().join(", "))),
                 // Up to half a minute late.
                 ("cc_active", "false".to_owned()),
-            ])
+            ]);
+            fields.into_iter().chain(pid).collect::<BTreeMap<_, _>>()
         };
         let mut table = self.table("vm info", &namespace.machines.iter().map(row).collect::<Vec<_>>());
         let nets = |machine: &Machine| {
@@ -534,6 +564,19 @@ impl Shared {
     }
 }
 
+impl Machine {
+    /// Has its container ended?
+    fn look(&mut self) {
+        let ended = self.container.as_mut().and_then(Container::ended);
+        if let (Some((state, why)), true) = (ended, self.state == "RUNNING") {
+            self.state = state;
+            if !why.is_empty() {
+                self.tags = json!({ "error": why });
+            }
+        }
+    }
+}
+
 impl Namespace {
     pub(crate) fn post(&mut self, what: What, once: bool) -> u64 {
         let id = self.commands.len() as u64 + 1;
@@ -568,8 +611,30 @@ impl Namespace {
         };
         let net = self.config.get("net").cloned().unwrap_or_default();
         let uuid = format!("00000000-0000-0000-0000-{id:012}");
-        self.machines.push(Machine { id, name: name.to_owned(), uuid, state, tags, net });
+        let (container, qos) = (None, "[]".to_owned());
+        self.machines.push(Machine { id, name: name.to_owned(), uuid, state, tags, net, container, qos });
         done()
+    }
+
+    /// Makes a real container of the machine that was launched last, if there is one.
+    fn contain(&mut self, base: &Path, id: u64) {
+        let config = |name: &str| self.config.get(name).cloned().unwrap_or_default();
+        let number = |name: &str| config(name).first().map_or(1, |value| value.parse().unwrap());
+        let (filesystem, init, volume) = (config("filesystem"), config("init"), config("volume"));
+        let (memory_mib, vcpus) = (number("memory"), number("vcpus"));
+        let Some(machine) = self.machines.last_mut().filter(|m| m.id == id && m.state == "BUILDING") else { return };
+        let bridge = self.bridge.get_or_insert_with(|| {
+            let name = format!("br{id}");
+            double_container::bridge(&name);
+            name
+        });
+        let mac = machine.net[0].split(',').nth(1).unwrap().to_owned();
+        let (filesystem, bridge) = (filesystem[0].as_str(), bridge.clone());
+        let made = Made { base, id, filesystem, init, volume, memory_mib, vcpus, mac, bridge };
+        match Container::launch(&made) {
+            Ok(container) => machine.container = Some(container),
+            Err(text) => (machine.state, machine.tags) = ("ERROR", json!({ "error": text })),
+        }
     }
 
     /// Packets reach the files once a second; what has not is lost. Two with the same number cannot be stopped.
