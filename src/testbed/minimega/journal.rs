@@ -19,6 +19,9 @@ use super::socket::running_since;
 /// Name of the directory below a campaign's.
 const DIRECTORY: &str = ".minimega";
 
+/// How long a lock may be without its name.
+const UNNAMED: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// What a namespace is and has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -193,6 +196,9 @@ pub fn stale(campaign: &Path) -> io::Result<Stale> {
     };
     check_owner(&campaign.join(DIRECTORY))?;
     for path in entries.flatten().map(|entry| entry.path()) {
+        if path.extension().is_some_and(|extension| extension == "locking") {
+            forget(&path);
+        }
         if path.extension().is_none_or(|extension| extension != "lock") {
             continue;
         }
@@ -203,6 +209,23 @@ pub fn stale(campaign: &Path) -> io::Result<Stale> {
         }
     }
     Ok(stale)
+}
+
+/// Removes a lock that never got its name, since who made it died in between. It takes a moment to lock one that is new.
+fn forget(locking: &Path) {
+    let age = std::fs::symlink_metadata(locking).and_then(|found| found.modified()).map(|made| made.elapsed());
+    let is_old = matches!(age, Ok(Ok(age)) if age > UNNAMED);
+    let free = || {
+        File::options()
+            .write(true)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(locking)
+            .is_ok_and(|lock| lock.try_lock().is_ok())
+    };
+    if is_old && free() {
+        // Nothing was made yet, so that nothing is lost when it stays.
+        let _ = std::fs::remove_file(locking);
+    }
 }
 
 /// Refuses what is not this user's own, or what others can write.
@@ -286,6 +309,24 @@ mod tests {
         }
         held.erase().unwrap();
         assert!(!campaign.path().join(DIRECTORY).exists());
+    }
+
+    #[test]
+    fn a_lock_that_never_got_its_name_goes_when_it_is_old() {
+        let campaign = tempfile::tempdir().unwrap();
+        drop(entry(campaign.path(), "left"));
+        let make = |name: &str, age: u64| {
+            let path = campaign.path().join(DIRECTORY).join(name);
+            let file = File::create(&path).unwrap();
+            let made = std::time::SystemTime::now() - std::time::Duration::from_secs(age);
+            file.set_modified(made).unwrap();
+            (path, file)
+        };
+        let (old, new, held) = (make("a.locking", 3600), make("b.locking", 0), make("c.locking", 3600));
+        held.1.lock().unwrap();
+        drop(old.1);
+        stale(campaign.path()).unwrap();
+        assert!(!old.0.exists() && new.0.exists() && held.0.exists());
     }
 
     #[test]

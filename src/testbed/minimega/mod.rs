@@ -23,6 +23,7 @@
 //!
 //! cgroup   what a container may use, as the kernel has it
 //! inside   containers and the agent in them
+//! site     bringing containers up
 //! contained, container  the testbed `minimega-container`
 //! remains  what of a container outlives its daemon
 //! ```
@@ -49,6 +50,7 @@ pub mod qmp;
 mod recorder;
 mod remains;
 pub mod rond;
+mod site;
 mod socket;
 mod switch;
 mod up;

@@ -18,6 +18,7 @@ use crate::spec::MinimegaSpec;
 use crate::testbed::qemu::prepare::{build, check_image, no_image, programs};
 use crate::testbed::qemu::wishes::Wishes;
 use crate::testbed::{Request, TestbedError};
+use crate::text::printable;
 
 /// See the module.
 pub(super) struct Prepared {
@@ -74,6 +75,7 @@ impl Prepared {
                 hint: Some("run vptest on the same host as minimega, outside of containers".to_owned()),
             });
         }
+        check_alone(&daemon).await?;
         Ok(daemon)
     }
 
@@ -101,6 +103,27 @@ impl Prepared {
         known.images.insert(programs, Arc::clone(&image));
         Ok(image)
     }
+}
+
+/// In a mesh, minimega chooses the host of each machine, and on others vptest reaches none.
+///
+/// # Errors
+/// [`TestbedError::Unsupported`] for one that has found others.
+async fn check_alone(daemon: &Daemon) -> Result<(), TestbedError> {
+    let failed = |error: MinimegaError| error.into_testbed("ask minimega for its mesh");
+    let answer = daemon.run(&Line::of(["mesh", "status"])).await.map_err(failed)?;
+    let rows = answer.table(&["size"]).map_err(|garbled| failed(MinimegaError::answer("mesh status", garbled)))?;
+    let size = rows.first().map_or("", |row| row.field("size"));
+    if size == "1" {
+        return Ok(());
+    }
+    Err(TestbedError::Unsupported {
+        what: format!(
+            "minimega is one of `{}` hosts of a mesh, and would put machines on others, where vptest reaches none",
+            printable(size, 20)
+        ),
+        hint: Some("start a minimega of its own for vptest: `minimega -nostdin -degree 0 -context vptest`".to_owned()),
+    })
 }
 
 /// Which minimega answers at the usual socket, and what it says that it lacks.

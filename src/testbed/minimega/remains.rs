@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::mount::{MntFlags, umount2};
 
@@ -57,7 +57,9 @@ pub(super) fn remove(entry: &Entry, noted: &Noted, running: bool) -> (Vec<String
 /// Removes a name of a process's network. Was there one?
 fn unlink(link: &Path, pid: i32) -> io::Result<bool> {
     match fs::read_link(link) {
-        Ok(target) if target == PathBuf::from(format!("/proc/{pid}/ns/net")) => fs::remove_file(link).map(|()| true),
+        Ok(target) if target.as_os_str() == format!("/proc/{pid}/ns/net").as_str() => {
+            fs::remove_file(link).map(|()| true)
+        }
         // Another machine's.
         Ok(_) => Ok(false),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

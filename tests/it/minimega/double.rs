@@ -14,52 +14,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::double_container::{self, Container, Made};
+pub(crate) use super::double_words::{Traps, done, error, text};
+use super::double_words::{lexed, posted};
 use super::guest;
 
 /// What minimega 3.1.0 said of itself.
 pub(crate) const VERSION: &str = "minimega 3.1.0 04636ffde53212479924deaaed3819065b144976 2026-08-17";
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(40);
-
-/// Ways to misbehave. Commands are named by a part of them.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Traps {
-    /// Another version than [`VERSION`].
-    pub(crate) version: Option<&'static str>,
-    /// Builtins and commands that it does not know.
-    pub(crate) unknown: Vec<&'static str>,
-    /// Ends the whole process.
-    pub(crate) crash_at: Option<&'static str>,
-    /// Closes the connection without an answer.
-    pub(crate) close_at: Option<&'static str>,
-    /// Never answers.
-    pub(crate) silent_at: Option<&'static str>,
-    /// Answers with these bytes.
-    pub(crate) bytes_at: Option<(&'static str, Vec<u8>)>,
-    /// Answers without end.
-    pub(crate) endless_at: Option<&'static str>,
-    /// News of transfers before each answer.
-    pub(crate) news: usize,
-    /// Each answer takes so long.
-    pub(crate) slow: Duration,
-    /// Columns come in another order.
-    pub(crate) turned: bool,
-    /// Between the counter of responses and each of their files.
-    pub(crate) late: Duration,
-    /// Sends whose name ends so do not arrive.
-    pub(crate) lose: Option<&'static str>,
-    /// Sends whose name ends so arrive damaged.
-    pub(crate) damage: Option<&'static str>,
-    /// Nothing that is to be received arrives.
-    pub(crate) keep_received: bool,
-    /// What is received arrives damaged.
-    pub(crate) damage_received: bool,
-    /// Clients are listed, and do nothing.
-    pub(crate) hang: bool,
-    /// Machines whose name ends so cannot be launched.
-    pub(crate) fail: Option<&'static str>,
-    /// Containers are real ones; the double must have a network and mounts of its own.
-    pub(crate) contain: bool,
-}
 
 pub(crate) struct Shared {
     pub(crate) directory: PathBuf,
@@ -376,6 +337,10 @@ impl Shared {
         let namespace = state.namespaces.entry(name.to_owned()).or_default();
         match words {
             ["version"] => text(self.trap().version.unwrap_or(VERSION)),
+            ["mesh", "status"] => {
+                let size = self.trap().mesh.unwrap_or("1").to_owned();
+                self.table("mesh status", &[BTreeMap::from([("size", size)])])
+            }
             ["args"] => self.table("args", &[self.arguments()]),
             ["echo", words @ ..] => text(&words.join(" ")),
             ["namespace"] => {
@@ -663,59 +628,4 @@ pub(crate) fn table(shared: &Shared, command: &str, rows: &[BTreeMap<&str, Strin
 
 pub(crate) fn owned(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
-}
-
-fn response(text: &str, error: &str, data: Value) -> Value {
-    json!({ "Host": "vm", "Response": text, "Header": null, "Tabular": null, "Error": error, "Data": data })
-}
-
-pub(crate) fn done() -> Value {
-    response("", "", Value::Null)
-}
-
-pub(crate) fn text(text: &str) -> Value {
-    response(text, "", Value::Null)
-}
-
-pub(crate) fn error(text: String) -> Value {
-    response("", &text, Value::Null)
-}
-
-fn posted(id: u64) -> Value {
-    response("", "", json!(id))
-}
-
-/// As minicli reads a line.
-fn lexed(line: &str) -> Result<Vec<String>, String> {
-    let (mut words, mut word, mut emit, mut quote) = (Vec::new(), String::new(), false, None);
-    let mut chars = line.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => word.push(match chars.next().ok_or("expected escape character")? {
-                'r' => '\r',
-                'n' => '\n',
-                't' => '\t',
-                c if "\\\"'#".contains(c) => c,
-                c => return Err(format!("unexpected escaped character: {c}")),
-            }),
-            c if quote == Some(c) => (quote, emit) = (None, true),
-            c if quote.is_some() => word.push(c),
-            '"' | '\'' => quote = Some(c),
-            '#' => break,
-            c if c.is_whitespace() => {
-                if emit || !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
-                    emit = false;
-                }
-            }
-            c => word.push(c),
-        }
-    }
-    if let Some(quote) = quote {
-        return Err(format!("missing terminal {quote}"));
-    }
-    if emit || !word.is_empty() {
-        words.push(word);
-    }
-    Ok(words)
 }

@@ -5,6 +5,7 @@ mod contained;
 mod double;
 mod double_container;
 mod double_rond;
+mod double_words;
 mod guest;
 mod machines;
 mod phases;
