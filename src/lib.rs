@@ -7,7 +7,7 @@
 //! bundle     a campaign in one file that can be published, checked and run again
 //! dispatch   where iterations run: here, on hosts over ssh with GNU parallel; igor's reservations
 //! runner     life of one iteration; campaign: resume, order, interruption, journal
-//! testbed    what provides nodes and links: netns, qemu, fake; drivers of minimega and rond
+//! testbed    what provides nodes and links: netns, qemu, physical, minimega, fake; drivers of minimega and rond
 //! workload   ab, iperf3, protonuke, custom command; output text → metrics
 //! image      guest images: kernel and initramfs from packages
 //! instrument live capture, counters

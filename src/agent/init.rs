@@ -1,11 +1,15 @@
-//! The first process of a guest whose image vptest made: mounts, modules, then the agent in a process of its own.
+//! The first process of a guest whose image vptest made: mounts, modules, then the agent in a process of its own. And that of
+//! a container, where others have mounted everything.
 //!
 //! The first process starts nothing else and reaps whatever loses its parent, so that it never takes the exit status of
 //! one of the agent's children away from the agent. When the agent ends the guest ends, and with it QEMU.
 
+use std::ffi::CString;
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::mount::{MsFlags, mount};
@@ -26,6 +30,9 @@ pub(super) fn is_under_way() -> bool {
     SERVING.load(Ordering::Relaxed)
 }
 
+/// How an agent ended that was told to.
+const WELL: &str = "ended with status 0";
+
 static SERVING: AtomicBool = AtomicBool::new(false);
 
 /// Prepares the guest and serves the agent's port until the agent ends; then the guest ends.
@@ -45,12 +52,52 @@ pub fn run() -> io::Result<()> {
     }
     load(&arguments);
     set_environment();
+    let end = agent_beside(super::PORT, serve)?;
+    say(&format!("agent {end}; the guest ends"));
+    Err(end_guest())
+}
+
+/// Runs the agent of a container at a unix socket until it ends; then the container ends.
+///
+/// The socket is made by the first process, so that whoever connects to it can see whose it is.
+///
+/// # Errors
+///
+/// This is not the first process of a PID namespace, the socket cannot be made, or the agent has ended other than well.
+pub fn run_container(socket: &Path, program: Option<PathBuf>) -> io::Result<()> {
+    if std::process::id() != 1 {
+        return Err(io::Error::other("`agent --container` is for the first process of a container"));
+    }
+    set_environment();
+    let listener = UnixListener::bind(socket)
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot make {}: {error}", socket.display())))?;
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o600))?;
+    name_thread();
+    let options = Options { program, ..Options::guest()? };
+    let end = agent_beside(&socket.display().to_string(), || server::serve_socket(listener, &options))?;
+    say(&format!("agent {end}; the container ends"));
+    match end.as_str() {
+        WELL => Ok(()),
+        end => Err(io::Error::other(format!("the agent {end}"))),
+    }
+}
+
+/// A thread's name is all that tells the agent's system calls from the workload's, where containers share a kernel.
+fn name_thread() {
+    let name = CString::new(super::THREAD).unwrap_or_default();
+    if let Err(error) = nix::sys::prctl::set_name(&name) {
+        say(&format!("cannot name the agent: {error}"));
+    }
+}
+
+/// Runs the agent in a process of its own, and reaps until it ends; says how it did.
+fn agent_beside(place: &str, serve: impl FnOnce() -> io::Result<()>) -> io::Result<String> {
     // SAFETY: this process has one thread, so nothing in the child can wait for a lock that no one will release.
     #[expect(unsafe_code, reason = "starting the agent again as a program would cost its loading time twice")]
     let forked = unsafe { fork() }?;
     match forked {
         ForkResult::Child => {
-            say(&format!("agent waits on {}", super::PORT));
+            say(&format!("agent waits on {place}"));
             let status = match serve() {
                 Ok(()) => 0,
                 Err(error) => {
@@ -61,11 +108,7 @@ pub fn run() -> io::Result<()> {
             #[expect(clippy::exit, reason = "what follows is for the first process, and this is its child")]
             std::process::exit(status)
         }
-        ForkResult::Parent { child } => {
-            let end = reap_until(child);
-            say(&format!("agent {end}; the guest ends"));
-            Err(end_guest())
-        }
+        ForkResult::Parent { child } => Ok(reap_until(child)),
     }
 }
 
@@ -181,6 +224,7 @@ fn set_environment() {
 fn reap_until(wanted: Pid) -> String {
     loop {
         match waitpid(None, None) {
+            Ok(WaitStatus::Exited(pid, 0)) if pid == wanted => return WELL.to_owned(),
             Ok(WaitStatus::Exited(pid, status)) if pid == wanted => return format!("ended with status {status}"),
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == wanted => {
                 return format!("was ended by {}", name(signal));
@@ -212,5 +256,7 @@ mod tests {
     #[test]
     fn only_a_first_process_is_one() {
         assert!(super::run().unwrap_err().to_string().contains("first process"));
+        let socket = std::path::Path::new("/nowhere");
+        assert!(super::run_container(socket, None).unwrap_err().to_string().contains("first process"));
     }
 }

@@ -38,5 +38,9 @@ pub(crate) use mux::fresh_number;
 pub const PORT: &str = "org.vptest.agent.0";
 /// Serial number of the virtio disk that takes a guest's results.
 pub const RESULTS_SERIAL: &str = "vptest-results";
+/// Where the agent of a container listens, in the container: a directory that is the container's own and in memory.
+pub const CONTAINER_SOCKET: &str = "/dev/vptest.agent";
+/// Name of the agent's threads, but for those that start the workload ([`crate::host::cage::THREAD`]).
+pub const THREAD: &str = "vptest-agent";
 /// Where a guest's files of an iteration are.
 pub const GUEST_SCRATCH: &str = "/tmp/vptest";

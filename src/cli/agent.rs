@@ -9,7 +9,7 @@ use crate::agent::{self, init};
 /// Serve this machine to a vptest on another one (started in guests and over ssh, seldom by hand)
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-#[command(group = clap::ArgGroup::new("channel").required(true).args(["stdio", "port", "init"]))]
+#[command(group = clap::ArgGroup::new("channel").required(true).args(["stdio", "port", "init", "container"]))]
 pub(super) struct Args {
     /// Talk over standard input and output, and end with the conversation
     #[arg(long)]
@@ -20,6 +20,12 @@ pub(super) struct Args {
     /// Be the first process of a guest: mount, load modules, then serve the port
     #[arg(long)]
     init: bool,
+    /// Be the first process of a container: serve a unix socket of this name, for root alone
+    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["scratch", "results"])]
+    container: Option<PathBuf>,
+    /// A word for those who look for this process
+    #[arg(long, value_name = "WORD", requires = "container", hide = true)]
+    machine: Option<String>,
     /// Directory for files of an iteration, used for relative paths [default: a new one, removed at the end]
     #[arg(long, value_name = "DIRECTORY", conflicts_with = "init")]
     scratch: Option<PathBuf>,
@@ -41,6 +47,10 @@ Examples:
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     if args.init {
         init::run()?;
+        return Ok(Exit::Done);
+    }
+    if let Some(socket) = &args.container {
+        init::run_container(socket, args.program.clone())?;
         return Ok(Exit::Done);
     }
     let source = args.port.clone().map_or(Source::Stdio, Source::Port);

@@ -31,6 +31,9 @@ use super::child::{Child, Reaper, Started, pidfd_open};
 use super::namespace::Namespace;
 use crate::node::Command;
 
+/// Name of the threads that start processes.
+pub const THREAD: &str = "vptest-cage";
+
 /// Something to start in a cage.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -177,18 +180,17 @@ impl Cage {
     fn open_as(kind: Kind) -> io::Result<Self> {
         let (requests, inbox) = mpsc::channel();
         let (ready, opened) = mpsc::channel();
-        let thread =
-            std::thread::Builder::new().name("vptest-cage".to_owned()).spawn(move || match Warden::new(kind) {
-                Ok(warden) => {
-                    // The other side waits for exactly this message.
-                    let starter = nix::unistd::gettid().as_raw();
-                    let _ = ready.send(Ok((warden.init.as_ref().map(Arc::clone), starter)));
-                    warden.serve(&inbox);
-                }
-                Err(error) => {
-                    let _ = ready.send(Err(error));
-                }
-            })?;
+        let thread = std::thread::Builder::new().name(THREAD.to_owned()).spawn(move || match Warden::new(kind) {
+            Ok(warden) => {
+                // The other side waits for exactly this message.
+                let starter = nix::unistd::gettid().as_raw();
+                let _ = ready.send(Ok((warden.init.as_ref().map(Arc::clone), starter)));
+                warden.serve(&inbox);
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+        })?;
         let opened = opened.recv().unwrap_or_else(|_| Err(io::Error::other("the cage's thread ended early")));
         let (init, starter) = opened?;
         Ok(Self { requests: Some(requests), init, thread: Some(thread), kind, starter })

@@ -1,7 +1,10 @@
 //! The initramfs: a tree of files, written as a cpio archive (newc) whose bytes depend on nothing but the tree.
 
 use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Files, directories, links and devices by path, without the leading `/`.
@@ -50,6 +53,31 @@ impl Tree {
     /// Takes a file out.
     pub(super) fn remove(&mut self, path: &str) {
         self.0.remove(path.trim_matches('/'));
+    }
+
+    /// Makes the tree below an empty directory, all but its devices: those are for the kernel that starts from it.
+    ///
+    /// Returns how many bytes each file has, links and directories none; the paths are without the leading `/`.
+    pub(super) fn unpack(&self, place: &Path) -> io::Result<BTreeMap<String, u64>> {
+        let mut sizes = BTreeMap::new();
+        for (path, entry) in &self.0 {
+            let at = place.join(path);
+            match entry {
+                Entry::Directory { mode } => {
+                    fs::create_dir(&at)?;
+                    fs::set_permissions(&at, Permissions::from_mode(*mode))?;
+                }
+                Entry::File { mode, content } => {
+                    fs::write(&at, content)?;
+                    fs::set_permissions(&at, Permissions::from_mode(*mode))?;
+                }
+                Entry::Link { target } => symlink(target, &at)?,
+                Entry::Device { .. } => continue,
+            }
+            let size = if let Entry::File { content, .. } = entry { content.len() as u64 } else { 0 };
+            sizes.insert(path.clone(), size);
+        }
+        Ok(sizes)
     }
 
     fn add(&mut self, path: &str, entry: Entry) {
@@ -152,6 +180,18 @@ mod tests {
             ("tmp", "41777", ""),
         ];
         assert_eq!(found, expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned())));
+    }
+
+    #[test]
+    fn a_tree_is_unpacked_without_its_devices() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let place = tempfile::tempdir().unwrap();
+        let sizes = sample().unpack(place.path()).unwrap();
+        let expected = [("bin", 0), ("bin/busybox", 7), ("bin/sh", 0), ("dev", 0), ("tmp", 0)];
+        assert_eq!(sizes, expected.map(|(path, size)| (path.to_owned(), size)).into());
+        assert_eq!(std::fs::read(place.path().join("bin/sh")).unwrap(), b"program");
+        let mode = |path: &str| std::fs::metadata(place.path().join(path)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode("bin/busybox"), mode("tmp")), (0o755, 0o1777));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! `images/ID/{vmlinux,initramfs.cpio,manifest.json}` are images, whole or absent; `memo/KEY.json` says which image came
 //! of which inputs; `kernels` holds unpacked kernels and `packages` downloaded packages. All but the packages can be
-//! made again without the network. `lock` is held by the one that builds.
+//! made again without the network. `lock` is held by the one that builds. `super::root`
+//! keeps the roots of containers beside the images.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
@@ -26,9 +27,9 @@ const INITRAMFS: &str = "initramfs.cpio";
 
 /// Which image came of a request, as long as nothing that was looked at changes.
 #[derive(Serialize, Deserialize)]
-struct Memo {
-    id: String,
-    watch: Watch,
+pub(super) struct Memo {
+    pub(super) id: String,
+    pub(super) watch: Watch,
 }
 
 pub(super) fn build(request: &Request, progress: &mut dyn FnMut(Step<'_>)) -> Result<Image, ImageError> {
@@ -48,14 +49,14 @@ pub(super) fn build(request: &Request, progress: &mut dyn FnMut(Step<'_>)) -> Re
     let kernel = Kernel::prepare(&request.kernel, cache, &mut watch, progress)?;
     super::stop::check()?;
     progress(Step::Assemble);
-    let content = content(request, &kernel, &mut watch)?;
+    let content = content(request, Some(&kernel), &mut watch)?;
     super::stop::check()?;
     let image = store(cache, &kernel, content)?;
     remember(&memo, &Memo { id: image.id.clone(), watch })?;
     Ok(image)
 }
 
-fn lock(cache: &Path, progress: &mut dyn FnMut(Step<'_>)) -> Result<File, ImageError> {
+pub(super) fn lock(cache: &Path, progress: &mut dyn FnMut(Step<'_>)) -> Result<File, ImageError> {
     let path = cache.join("lock");
     let failed = || ImageError::file("lock", &path);
     let file = File::create(&path).map_err(failed())?;
@@ -78,8 +79,8 @@ fn lock(cache: &Path, progress: &mut dyn FnMut(Step<'_>)) -> Result<File, ImageE
 }
 
 /// What interrupted builds left. Whoever holds the lock is the only one that builds.
-fn remove_halves(cache: &Path) {
-    for directory in ["images", "kernels", "packages"] {
+pub(super) fn remove_halves(cache: &Path) {
+    for directory in ["images", "kernels", "packages", super::root::ROOTS] {
         let entries = fs::read_dir(cache.join(directory)).into_iter().flatten().flatten();
         for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with('.')) {
             if let Err(error) = fs::remove_dir_all(entry.path()) {
@@ -97,7 +98,7 @@ fn memo_path(request: &Request) -> PathBuf {
 }
 
 /// The first 16 digits tell as many images apart as anyone will ever build.
-fn short(hash: &str) -> String {
+pub(super) fn short(hash: &str) -> String {
     hash[..16].to_owned()
 }
 
@@ -107,7 +108,7 @@ fn remembered(request: &Request, memo: &Path) -> Option<Image> {
     memo.watch.is_unchanged().then(|| open(&request.cache, &memo.id).ok())?
 }
 
-fn remember(path: &Path, memo: &Memo) -> Result<(), ImageError> {
+pub(super) fn remember(path: &Path, memo: &Memo) -> Result<(), ImageError> {
     let directory = path.parent().unwrap_or(path);
     fs::create_dir_all(directory).map_err(ImageError::file("make", directory))?;
     let text = serde_json::to_vec(memo).map_err(|error| ImageError::file("write", path)(error.into()))?;

@@ -18,9 +18,13 @@ pub(super) struct Content {
 }
 
 /// Puts everything together.
-pub(super) fn content(request: &Request, kernel: &Kernel, watch: &mut Watch) -> Result<Content, ImageError> {
+///
+/// Without a kernel it is what a container needs, which has the host's.
+pub(super) fn content(request: &Request, kernel: Option<&Kernel>, watch: &mut Watch) -> Result<Content, ImageError> {
     let mut tree = skeleton();
-    modules(&mut tree, kernel);
+    if let Some(kernel) = kernel {
+        modules(&mut tree, kernel);
+    }
     let (mut programs, mut missing) = (vec![format!("/{VPTEST}")], Vec::new());
     let mut collector = Programs::new(watch)?;
     collector.add_vptest(&request.vptest, &mut tree)?;

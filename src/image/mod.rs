@@ -19,6 +19,7 @@ mod libraries;
 mod modules;
 mod packages;
 mod programs;
+mod root;
 mod stop;
 mod watch;
 
@@ -35,6 +36,7 @@ pub use bundle::{BUNDLE_BINARY, BUNDLE_PROGRAM, Bundle};
 pub use drivers::{module_of, modules_for};
 pub use elf::trimmed;
 pub use error::ImageError;
+pub use root::{Root, build_root_until};
 pub use stop::{Stop, StopOnDrop};
 
 /// Where the kernel comes from.

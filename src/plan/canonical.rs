@@ -59,6 +59,7 @@ pub(super) fn meaning(spec: &Spec, testbed: &str) -> String {
         "qemu" => qemu(&spec.testbed),
         "physical" => physical(&spec.testbed.physical),
         "minimega-kvm" => minimega(&spec.testbed.minimega),
+        "minimega-container" => containers(&spec.testbed.minimega),
         _ => Object::default(),
     };
     let mut object = Object::default();
@@ -203,7 +204,7 @@ fn kernel(kernel: &GuestKernel) -> Object {
 
 /// As [`qemu`]. Where minimega's socket is changes nothing.
 fn minimega(minimega: &MinimegaSpec) -> Object {
-    let mut object = kernel(&minimega.kernel);
+    let mut object = around(kernel(&minimega.kernel), minimega);
     if !minimega.append.is_empty() {
         object = object.with("append", strings(&minimega.append));
     }
@@ -213,6 +214,20 @@ fn minimega(minimega: &MinimegaSpec) -> Object {
     if let Some(cpu) = &minimega.cpu {
         object = object.text("cpu", cpu);
     }
+    object
+}
+
+/// Containers have neither a kernel nor a QEMU of their own.
+fn containers(minimega: &MinimegaSpec) -> Object {
+    let object = around(Object::default(), minimega);
+    match &minimega.filesystem {
+        Some(filesystem) => object.text("filesystem", filesystem),
+        None => object,
+    }
+}
+
+/// What machines of every kind have around them.
+fn around(mut object: Object, minimega: &MinimegaSpec) -> Object {
     if minimega.capture == TapCapture::Minimega {
         object = object.text("capture", "minimega");
     }

@@ -375,7 +375,16 @@ fn what_minimega_is_told_changes_what_iterations_mean_and_where_it_is_does_not()
         "qemu = \"/q\"",
         "stress = \"guest\"",
     ];
+    assert_eq!(with("filesystem = \"/f\""), with(""), "a virtual machine has none");
     for other in others {
+        assert!(with(other).is_disjoint(&with("")), "{other}");
+    }
+    let contained = spec.replace("minimega-kvm", "minimega-container");
+    let with = |line: &str| identities(&plan(&format!("{contained}{line}\n")));
+    for same in ["kernel = \"cloud\"", "append = [\"a\"]", "cpu = \"max\"", "qemu = \"/q\"", "socket = \"/run/m\""] {
+        assert_eq!(with(same), with(""), "{same}: a container has none");
+    }
+    for other in ["filesystem = \"/f\"", "capture = \"minimega\"", "stress = \"guest\""] {
         assert!(with(other).is_disjoint(&with("")), "{other}");
     }
     let elsewhere = |line: &str| identities(&plan(&format!("{SMALL}[testbed.minimega]\n{line}\n")));

@@ -280,13 +280,13 @@ fn physical() -> Check {
     }
 }
 
-/// What the testbed minimega-kvm needs: a minimega that answers. What that lacks itself, it says.
+/// What the testbeds of minimega need: a minimega that answers. What that lacks itself, it says.
 async fn minimega() -> Check {
     let name = "minimega";
     match testbed::minimega::look().await {
         Ok(found) => Check::ok(name, found),
         Err(error) => {
-            let hint = "only the testbed minimega-kvm needs it: install minimega, Open vSwitch, dnsmasq and QEMU, and start it as \
+            let hint = "only the testbeds minimega-kvm and minimega-container need it: install minimega, Open vSwitch, dnsmasq and QEMU, and start it as \
                         root with `minimega -nostdin`";
             Check::lacking(name, State::Optional, error, Some(hint.to_owned()))
         }

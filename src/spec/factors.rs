@@ -13,8 +13,6 @@ use super::value::Value;
 pub struct TestbedName {
     /// Its name.
     pub name: &'static str,
-    /// Can this version of vptest run it? The others parse and plan all the same.
-    pub built: bool,
     /// Vantages it offers.
     pub vantages: &'static [Vantage],
 }
@@ -23,12 +21,12 @@ const VIRTUAL: &[Vantage] = &[Vantage::Guest, Vantage::Host];
 
 /// Every testbed that may be named.
 pub const TESTBEDS: &[TestbedName] = &[
-    TestbedName { name: "netns", built: true, vantages: VIRTUAL },
-    TestbedName { name: "fake", built: true, vantages: VIRTUAL },
-    TestbedName { name: "qemu", built: true, vantages: VIRTUAL },
-    TestbedName { name: "minimega-kvm", built: true, vantages: VIRTUAL },
-    TestbedName { name: "minimega-container", built: false, vantages: VIRTUAL },
-    TestbedName { name: "physical", built: true, vantages: &[Vantage::Endpoint] },
+    TestbedName { name: "netns", vantages: VIRTUAL },
+    TestbedName { name: "fake", vantages: VIRTUAL },
+    TestbedName { name: "qemu", vantages: VIRTUAL },
+    TestbedName { name: "minimega-kvm", vantages: VIRTUAL },
+    TestbedName { name: "minimega-container", vantages: VIRTUAL },
+    TestbedName { name: "physical", vantages: &[Vantage::Endpoint] },
 ];
 
 /// The testbed of tuples that name none.

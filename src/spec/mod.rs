@@ -466,6 +466,8 @@ pub struct MinimegaSpec {
     pub programs: Vec<String>,
     /// Further kernel arguments.
     pub append: Vec<String>,
+    /// Path of the directory that is the root of every container; `None` for one that vptest makes.
+    pub filesystem: Option<String>,
     /// Path of the QEMU that minimega starts; `None` for the `kvm` that it finds.
     pub qemu: Option<String>,
     /// Model of the virtual CPU; `None` for minimega's own choice (`host`).

@@ -20,6 +20,13 @@ pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> MinimegaSpec {
     read_guest_kernel(&mut section, &mut minimega.kernel, sink);
     minimega.programs = section.take("programs").and_then(|entry| words(&entry, sink)).unwrap_or_default();
     minimega.append = section.take("append").and_then(|entry| entry.strings(sink)).unwrap_or_default();
+    if let Some(entry) = section.take("filesystem") {
+        minimega.filesystem = absolute(&entry, "a directory", sink);
+        // minimega hands it to mount(8) among other options.
+        if minimega.filesystem.as_ref().is_some_and(|path| path.contains([',', ':', '\\', '"'])) {
+            entry.refuse(sink, "a path without `,`, `:`, `\\` and `\"`, which overlays cannot have");
+        }
+    }
     minimega.qemu = section.take("qemu").and_then(|entry| absolute(&entry, "a QEMU", sink));
     minimega.cpu = section.take("cpu").and_then(|entry| entry.filled(sink).map(str::to_owned));
     minimega.capture = section.take("capture").and_then(|entry| entry.choice(sink, CAPTURES)).unwrap_or_default();

@@ -610,8 +610,10 @@ fn options_of_minimega_are_read() {
     assert_eq!(minimega(""), MinimegaSpec::default());
     let all = minimega(
         "socket = \"/run/m/minimega\"\nkernel = \"cloud\"\nprograms = [\"tc\"]\nappend = [\"quiet\"]\n\
-         qemu = \"/opt/kvm\"\ncpu = \"max\"\ncapture = \"minimega\"\nboot_timeout = \"90 s\"\nstress = \"guest\"",
+         qemu = \"/opt/kvm\"\ncpu = \"max\"\ncapture = \"minimega\"\nboot_timeout = \"90 s\"\nstress = \"guest\"\n\
+         filesystem = \"/srv/root\"",
     );
+    assert_eq!(all.filesystem.as_deref(), Some("/srv/root"));
     assert_eq!((all.socket.as_deref(), all.qemu.as_deref()), (Some("/run/m/minimega"), Some("/opt/kvm")));
     assert_eq!((all.kernel, all.cpu.as_deref(), all.capture), (GuestKernel::Cloud, Some("max"), TapCapture::Minimega));
     assert_eq!((all.programs, all.append), (vec!["tc".to_owned()], vec!["quiet".to_owned()]));
@@ -625,6 +627,8 @@ fn wrong_options_of_minimega_are_refused_by_name() {
         ("socket = \"minimega\"", "the path of minimega's command socket, beginning with `/`"),
         (&long, "a path of at most 107 bytes"),
         ("qemu = \"kvm\"", "the path of a QEMU, beginning with `/`"),
+        ("filesystem = \"root\"", "the path of a directory, beginning with `/`"),
+        ("filesystem = \"/a:b\"", "which overlays cannot have"),
         ("capture = \"tcpdump\"", "minimega"),
         ("boot_timeout = \"0 s\"", "boot_timeout"),
         ("modules = \"/m\"", "a kernel of your own"),

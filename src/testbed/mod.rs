@@ -74,10 +74,13 @@ pub fn by_name(name: &str, spec: &TestbedSpec) -> Result<Box<dyn Testbed>, Testb
         "qemu" => Ok(Box::new(qemu::Qemu::new(spec))),
         "physical" => Ok(Box::new(physical::Physical::new(spec))),
         "minimega-kvm" => Ok(Box::new(minimega::MinimegaKvm::new(spec))),
+        "minimega-container" => Ok(Box::new(minimega::MinimegaContainer::new(spec))),
         "fake" => Ok(Box::new(fake::Fake::new(spec.fake.clone()))),
         other => Err(TestbedError::Unsupported {
             what: format!("this version of vptest has no testbed {other}"),
-            hint: Some("testbeds it can drive: netns, qemu, physical, minimega-kvm, fake".to_owned()),
+            hint: Some(
+                "testbeds it can drive: netns, qemu, physical, minimega-kvm, minimega-container, fake".to_owned(),
+            ),
         }),
     }
 }
@@ -269,6 +272,11 @@ pub enum KernelAt {
     Here {
         /// The nodes' processes; `None` where nothing tells them from others.
         workload: Option<crate::instrument::syscalls::Workload>,
+        /// The nodes by the inodes of their network namespaces.
+        nodes: Vec<(u64, NodeId)>,
+    },
+    /// vptest's own, which nodes share that are told from all else by their networks alone.
+    Shared {
         /// The nodes by the inodes of their network namespaces.
         nodes: Vec<(u64, NodeId)>,
     },

@@ -12,6 +12,7 @@ mod session;
 mod trace;
 
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -68,9 +69,7 @@ pub use channel::is_terminal;
 /// # Errors
 /// When the channel cannot be opened, or no host was heard on it.
 pub fn serve(source: &Source, options: Options) -> io::Result<()> {
-    std::fs::create_dir_all(&options.scratch)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(async {
+    run(&options, async {
         match source {
             Source::Stdio => {
                 let (input, output) = channel::stdio()?;
@@ -79,7 +78,39 @@ pub fn serve(source: &Source, options: Options) -> io::Result<()> {
             }
             Source::Port(name) => serve_port(name, &options).await,
         }
-    });
+    })
+}
+
+/// Serves one host after the other at a unix socket. Only root is heard. Returns when a host has switched the node off.
+///
+/// # Errors
+/// When the socket cannot be waited for any more.
+pub fn serve_socket(listener: UnixListener, options: &Options) -> io::Result<()> {
+    run(options, async {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            // Whoever gets here may run anything. A host outside of this PID namespace has no number, but a user.
+            if !stream.peer_cred().is_ok_and(|peer| peer.uid() == 0) {
+                continue;
+            }
+            let (input, output) = stream.into_split();
+            match session::converse(&mut Input::new(input), output, options, Some(MAX_NOISE)).await {
+                Ok(End::HostGone) => {}
+                Ok(End::SwitchOff) => return Ok(()),
+                Err(error) => tracing::debug!("no conversation: {error}"),
+            }
+        }
+    })
+}
+
+fn run(options: &Options, serving: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    std::fs::create_dir_all(&options.scratch)?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    // The tracer of a kernel that containers share tells the agent's threads by it.
+    let runtime = runtime.enable_all().thread_name(super::THREAD).build()?;
+    let result = runtime.block_on(serving);
     // Threads that wait for a file or a pipe are not worth waiting for: all that they work for is gone.
     runtime.shutdown_background();
     result

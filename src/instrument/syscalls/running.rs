@@ -6,7 +6,7 @@ use super::{Options, Room, Tracer};
 use crate::agent::{Client, RemoteTrace, TraceRequest};
 use crate::ids::{Level, NodeId};
 use crate::node::local::blocking;
-use crate::record::{Metric, Problem, SyscallLoss, SyscallTrace, Weight};
+use crate::record::{Metric, Problem, SyscallLoss, SyscallScope, SyscallTrace, Weight};
 use crate::spec::SyscallSpec;
 use crate::testbed::KernelAt;
 
@@ -18,6 +18,8 @@ const MAX_LOG: u64 = 1 << 30;
 /// Tracers that run.
 pub struct Running {
     here: Option<Tracer>,
+    /// Is what was followed here to be reduced to the workload?
+    of_workload: bool,
     remote: Vec<(NodeId, Client, RemoteTrace)>,
     /// Where logs go, and its path below the campaign's directory.
     log: Option<(std::path::PathBuf, String)>,
@@ -42,7 +44,8 @@ impl Running {
     pub async fn start(kernels: Vec<KernelAt>, spec: &SyscallSpec, artifacts: &Path) -> Self {
         let name = artifacts.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let log = spec.log.then(|| (artifacts.to_owned(), name));
-        let mut running = Self { here: None, remote: Vec::new(), log, notes: Vec::new(), problems: Vec::new() };
+        let mut running =
+            Self { here: None, of_workload: false, remote: Vec::new(), log, notes: Vec::new(), problems: Vec::new() };
         for kernel in kernels {
             match kernel {
                 KernelAt::Here { workload, nodes } => {
@@ -51,6 +54,16 @@ impl Running {
                     options.source = spec.source;
                     options.room = room(spec);
                     options.log = running.log.as_ref().map(|(directory, _)| directory.join(log_name(None)));
+                    running.start_here(options).await;
+                }
+                KernelAt::Shared { nodes } => {
+                    // There is no PID namespace that all of the workload is in: everything is followed, and sorted out later.
+                    let mut options = Options::here(SyscallScope::Node, None);
+                    options.nodes = nodes;
+                    options.source = spec.source;
+                    options.room = room(spec);
+                    options.log = running.log.as_ref().map(|(directory, _)| directory.join(log_name(None)));
+                    running.of_workload = spec.scope == SyscallScope::Workload;
                     running.start_here(options).await;
                 }
                 KernelAt::Agent { node, client } => {
@@ -87,13 +100,14 @@ impl Running {
 
     /// Ends them all.
     pub async fn stop(self) -> Traced {
-        let Self { here, remote, log, problems, .. } = self;
+        let Self { here, of_workload, remote, log, problems, .. } = self;
         let mut traced = Traced { traces: Vec::new(), problems };
         if let Some(tracer) = here {
             let stopped = blocking(move || Ok(tracer.stop())).await;
             let stopped = stopped.map_err(anyhow::Error::from).and_then(|stopped| Ok(stopped?));
             let log = log.as_ref().map(|(_, name)| format!("{name}/{}", log_name(None)));
-            traced.add(None, stopped.map(|trace| SyscallTrace { log, ..trace }));
+            let stopped = stopped.map(|trace| SyscallTrace { log, ..trace });
+            traced.add(None, stopped.and_then(|trace| if of_workload { only_workload(trace) } else { Ok(trace) }));
         }
         for (node, client, trace) in remote {
             let mut stopped = trace.stop().await.map_err(anyhow::Error::from);
@@ -107,6 +121,21 @@ impl Running {
         }
         traced
     }
+}
+
+/// What ran in the nodes' networks, without the agents there.
+///
+/// # Errors
+/// When nothing is left: then the kernel does not say which network a process is in.
+fn only_workload(mut trace: SyscallTrace) -> anyhow::Result<SyscallTrace> {
+    let agent = [crate::agent::THREAD, crate::host::cage::THREAD];
+    trace.processes.retain(|process| process.node.is_some() && !agent.contains(&process.name.as_str()));
+    trace.scope = SyscallScope::Workload;
+    anyhow::ensure!(
+        !trace.processes.is_empty(),
+        "no call could be told to be one of a node's (this kernel may not say which network a process is in)"
+    );
+    Ok(trace)
 }
 
 impl Traced {
@@ -209,4 +238,41 @@ pub fn metrics(traces: &[SyscallTrace]) -> Vec<Metric> {
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
 const fn real(n: u64) -> f64 {
     n as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{SyscallProcess, SyscallSource};
+
+    fn trace(processes: &[(Option<NodeId>, &str)]) -> SyscallTrace {
+        let process = |(node, name): &(Option<NodeId>, &str)| SyscallProcess {
+            node: *node,
+            name: (*name).to_owned(),
+            threads: 1,
+            calls: 7,
+            sequence: 0,
+            by_call: Vec::new(),
+            transitions: Vec::new(),
+            sizes: Vec::new(),
+        };
+        SyscallTrace {
+            place: None,
+            scope: SyscallScope::Node,
+            source: SyscallSource::Bpf,
+            processes: processes.iter().map(process).collect(),
+            losses: Vec::new(),
+            log: None,
+        }
+    }
+
+    #[test]
+    fn of_a_kernel_that_is_shared_only_the_nodes_count_and_not_their_agents() {
+        let client = Some(NodeId::client(1));
+        let all = [(client, "ab"), (client, "vptest-agent"), (client, "vptest-cage"), (None, "ab"), (None, "rustc")];
+        let reduced = only_workload(trace(&all)).unwrap();
+        assert_eq!((reduced.scope, reduced.calls()), (SyscallScope::Workload, 7));
+        let error = only_workload(trace(&all[3..])).unwrap_err().to_string();
+        assert!(error.starts_with("no call could be told"), "{error}");
+    }
 }

@@ -25,7 +25,7 @@ const FIXED_SECONDS: &[(&str, f64)] = &[
     ("fake", 0.1),
     ("netns", 1.0),
     ("qemu", 15.0),
-    ("minimega-container", 20.0),
+    ("minimega-container", 5.0),
     ("minimega-kvm", 60.0),
     ("physical", 5.0),
 ];

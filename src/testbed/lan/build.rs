@@ -238,6 +238,13 @@ fn set_sysctls(role: Option<Role>, long_life: bool) -> io::Result<()> {
     if matches!(role, Role::Router(_)) { sysctl("ipv4/ip_forward", "1") } else { Ok(()) }
 }
 
+/// As for a new namespace, in one that others have made and that has interfaces already: IPv6 is off there, as in guests.
+pub(in crate::testbed) fn set_sysctls_within(role: Role, long_life: bool) -> io::Result<()> {
+    set_sysctls(Some(role), long_life)?;
+    sysctl_if_there("ipv6/conf/all/disable_ipv6", "1")?;
+    sysctl_if_there("ipv6/conf/default/disable_ipv6", "1")
+}
+
 fn sysctl(name: &str, value: &str) -> io::Result<()> {
     let path = format!("/proc/sys/net/{name}");
     std::fs::write(&path, value).map_err(|error| io::Error::new(error.kind(), format!("cannot write {path}: {error}")))

@@ -18,7 +18,7 @@ use crate::image::{Image, KERNEL_ARGUMENTS};
 use crate::units::{ByteSize, Rate};
 
 /// Name of the network that the two nodes of a pair share. Each pair has a namespace of its own.
-const LINK: &str = "link";
+pub(super) const LINK: &str = "link";
 const POLL: Duration = Duration::from_millis(20);
 
 /// What all guests of a tuple have in common.

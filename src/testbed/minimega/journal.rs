@@ -11,12 +11,16 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::{self, Cgroups};
 use super::daemon::Namespace;
 use super::machine::Machine;
 use super::socket::running_since;
 
 /// Name of the directory below a campaign's.
 const DIRECTORY: &str = ".minimega";
+
+/// How long a lock may be without its name.
+const UNNAMED: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// What a namespace is and has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +55,7 @@ impl Entry {
             && place
             && [&self.socket, &self.base, &self.files].into_iter().all(|path| plain(path))
             && self.machines.iter().flat_map(|machine| &machine.taps).all(|tap| is_tap(tap))
+            && self.machines.iter().all(|machine| machine.cgroups.iter().all(|place| cgroup::is_of(place, machine.id)))
     }
 }
 
@@ -64,10 +69,13 @@ pub(super) fn is_tap(name: &str) -> bool {
 pub struct Noted {
     /// Its number.
     pub id: u64,
-    /// Process of its QEMU, and when that started; `None` where minimega does not say.
+    /// Process of its QEMU or first process of its container, and when that started; `None` where minimega does not say.
     pub process: Option<(i32, u64)>,
     /// Names of its taps.
     pub taps: Vec<String>,
+    /// Directories of its cgroups; none for a virtual machine.
+    #[serde(default)]
+    pub cgroups: Vec<PathBuf>,
 }
 
 impl Noted {
@@ -75,7 +83,8 @@ impl Noted {
     pub fn of(machine: &Machine) -> Self {
         let process = machine.pid.and_then(|pid| i32::try_from(pid).ok());
         let process = process.and_then(|pid| Some((pid, running_since(pid)?)));
-        Self { id: machine.id, process, taps: machine.taps.clone() }
+        let cgroups = process.map(|(pid, _)| Cgroups::of(pid, machine.id).into_directories()).unwrap_or_default();
+        Self { id: machine.id, process, taps: machine.taps.clone(), cgroups }
     }
 }
 
@@ -187,6 +196,9 @@ pub fn stale(campaign: &Path) -> io::Result<Stale> {
     };
     check_owner(&campaign.join(DIRECTORY))?;
     for path in entries.flatten().map(|entry| entry.path()) {
+        if path.extension().is_some_and(|extension| extension == "locking") {
+            forget(&path);
+        }
         if path.extension().is_none_or(|extension| extension != "lock") {
             continue;
         }
@@ -197,6 +209,23 @@ pub fn stale(campaign: &Path) -> io::Result<Stale> {
         }
     }
     Ok(stale)
+}
+
+/// Removes a lock that never got its name, since who made it died in between. It takes a moment to lock one that is new.
+fn forget(locking: &Path) {
+    let age = std::fs::symlink_metadata(locking).and_then(|found| found.modified()).map(|made| made.elapsed());
+    let is_old = matches!(age, Ok(Ok(age)) if age > UNNAMED);
+    let free = || {
+        File::options()
+            .write(true)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(locking)
+            .is_ok_and(|lock| lock.try_lock().is_ok())
+    };
+    if is_old && free() {
+        // Nothing was made yet, so that nothing is lost when it stays.
+        let _ = std::fs::remove_file(locking);
+    }
 }
 
 /// Refuses what is not this user's own, or what others can write.
@@ -256,7 +285,7 @@ mod tests {
             base: "/b".into(),
             files: format!("/b/{name}").into(),
             daemon: Some((1, 2)),
-            machines: vec![Noted { id: 3, process: None, taps: vec!["mega_tap3".to_owned()] }],
+            machines: vec![Noted { id: 3, process: None, taps: vec!["mega_tap3".to_owned()], cgroups: vec![] }],
             consoles: None,
             kept: false,
         };
@@ -283,6 +312,24 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_that_never_got_its_name_goes_when_it_is_old() {
+        let campaign = tempfile::tempdir().unwrap();
+        drop(entry(campaign.path(), "left"));
+        let make = |name: &str, age: u64| {
+            let path = campaign.path().join(DIRECTORY).join(name);
+            let file = File::create(&path).unwrap();
+            let made = std::time::SystemTime::now() - std::time::Duration::from_secs(age);
+            file.set_modified(made).unwrap();
+            (path, file)
+        };
+        let (old, new, held) = (make("a.locking", 3600), make("b.locking", 0), make("c.locking", 3600));
+        held.1.lock().unwrap();
+        drop(old.1);
+        stale(campaign.path()).unwrap();
+        assert!(!old.0.exists() && new.0.exists() && held.0.exists());
+    }
+
+    #[test]
     fn an_entry_that_leads_elsewhere_is_not_believed() {
         let forged = |change: &dyn Fn(&mut Entry)| {
             let campaign = tempfile::tempdir().unwrap();
@@ -298,6 +345,10 @@ mod tests {
         assert_eq!(forged(&|entry| entry.base = "/b/../etc".into()), (0, 1));
         assert_eq!(forged(&|entry| entry.namespace = "yours".to_owned()), (0, 1));
         assert_eq!(forged(&|entry| entry.machines[0].taps = vec!["eth0".to_owned()]), (0, 1));
+        let cgroup = |entry: &mut Entry, place: &str| entry.machines[0].cgroups = vec![place.into()];
+        assert_eq!(forged(&|entry| cgroup(entry, "/sys/fs/cgroup/cpu/minimega/3")), (1, 0));
+        assert_eq!(forged(&|entry| cgroup(entry, "/sys/fs/cgroup/cpu/minimega/4")), (0, 1));
+        assert_eq!(forged(&|entry| cgroup(entry, "/sys/fs/cgroup/../minimega/3")), (0, 1));
         let campaign = tempfile::tempdir().unwrap();
         drop(entry(campaign.path(), "mine"));
         let open = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);

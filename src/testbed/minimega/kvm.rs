@@ -47,15 +47,15 @@ impl Testbed for MinimegaKvm {
     }
 
     fn accepts(&self, tuple: &Tuple) -> Result<(), TestbedError> {
-        wishes(tuple).map(drop)
+        wishes(NAME, tuple).map(drop)
     }
 
     async fn preflight(&self, request: &Request) -> Result<(), TestbedError> {
-        self.prepared.check(&wishes(&request.tuple)?, request).await
+        self.prepared.check(&wishes(NAME, &request.tuple)?, request).await
     }
 
     async fn launch(&self, request: &Request) -> Result<Box<dyn Instance>, TestbedError> {
-        let wishes = wishes(&request.tuple)?;
+        let wishes = wishes(NAME, &request.tuple)?;
         // Boxed: it holds the state of all the guests that are being started.
         Ok(Box::new(Up::launch(&self.prepared, wishes, request).boxed().await?))
     }
@@ -68,9 +68,9 @@ const FRAME_OVERHEAD: u64 = 18;
 
 /// # Errors
 /// [`TestbedError::Request`] for what minimega cannot provide.
-fn wishes(tuple: &Tuple) -> Result<Wishes, TestbedError> {
-    let wishes = Wishes::of(NAME, tuple)?;
-    let refuse = |what: &str| Err(TestbedError::Request { testbed: NAME, what: what.to_owned() });
+pub(super) fn wishes(testbed: &'static str, tuple: &Tuple) -> Result<Wishes, TestbedError> {
+    let wishes = Wishes::of(testbed, tuple)?;
+    let refuse = |what: &str| Err(TestbedError::Request { testbed, what: what.to_owned() });
     if !wishes.topology.hops.is_empty() {
         return refuse("hops: there are no routers in minimega (leave `hops` out, or exclude this testbed)");
     }
@@ -96,7 +96,7 @@ mod tests {
     use crate::spec::Value;
 
     fn refused(name: &str, value: Value) -> String {
-        wishes(&Tuple::new([(name.to_owned(), value)].into())).unwrap_err().to_string()
+        wishes(NAME, &Tuple::new([(name.to_owned(), value)].into())).unwrap_err().to_string()
     }
 
     #[test]
@@ -104,7 +104,7 @@ mod tests {
         let rate = |mtu: i64, bits: u64| {
             let rate = crate::units::Rate::from_bits_per_second(bits).unwrap();
             let factors = [("rate".to_owned(), Value::Rate(rate)), ("mtu".to_owned(), Value::Integer(mtu))];
-            wishes(&Tuple::new(factors.into())).map(drop).map_err(|error| error.to_string())
+            wishes(NAME, &Tuple::new(factors.into())).map(drop).map_err(|error| error.to_string())
         };
         rate(1500, 1_200_000).unwrap();
         rate(500, 600_000).unwrap();
@@ -119,6 +119,6 @@ mod tests {
         assert!(hops.starts_with("testbed minimega-kvm: hops: "), "{hops}");
         let spread = refused("colocated", Value::Switch(false));
         assert!(spread.starts_with("testbed minimega-kvm: colocated = off: "), "{spread}");
-        wishes(&Tuple::new([("colocated".to_owned(), Value::Switch(true))].into())).unwrap();
+        wishes(NAME, &Tuple::new([("colocated".to_owned(), Value::Switch(true))].into())).unwrap();
     }
 }

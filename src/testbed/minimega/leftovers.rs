@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::cgroup::{self, Cgroups};
 use super::daemon::{Daemon, Owner};
 use super::error::MinimegaError;
 use super::hold::chain;
 use super::journal::{self, Entry, Journal, Noted, is_tap};
+use super::remains;
 use super::socket::{Limits, running_since};
 use crate::host::link;
 use crate::host::namespace::Namespace as Network;
@@ -185,8 +187,11 @@ async fn sweep(entry: &Entry, running: bool) -> Removed {
     let entry = &Entry { machines, ..entry.clone() };
     for noted in &entry.machines {
         let Some(pid) = process(noted) else { continue };
-        networks.extend(Network::of_process(pid).ok());
-        match end(noted, pid, &entry.base) {
+        if !is_container(pid, &entry.namespace) {
+            // A container has a network of its own.
+            networks.extend(Network::of_process(pid).ok());
+        }
+        match end(noted, pid, entry) {
             Ok(()) => done.removed.push(format!("machine {} of {} (process {pid})", noted.id, entry.namespace)),
             Err(error) => done.left.push(format!("process {pid} of machine {}: {error}", noted.id)),
         }
@@ -195,16 +200,24 @@ async fn sweep(entry: &Entry, running: bool) -> Removed {
     if !done.left.is_empty() {
         return done;
     }
-    for tap in entry.machines.iter().flat_map(|noted| &noted.taps) {
-        if in_use(tap) {
-            // Names of taps begin anew with each daemon, and there may be others than the one that is noted.
-            continue;
-        }
+    let mut taps = Vec::new();
+    for noted in &entry.machines {
+        // Those of a container that has come since cannot be told from this one's.
+        let told_apart = !running || noted.cgroups.is_empty();
+        // Names of taps begin anew with each daemon, and there may be others than the one that is noted.
+        taps.extend(noted.taps.iter().filter(|tap| told_apart && !in_use(tap)));
+    }
+    for tap in taps {
         match take_tap(tap, networks.first()).await {
             Ok(true) => done.removed.push(format!("tap {tap}")),
             Ok(false) => {}
             Err(error) => done.left.push(format!("tap {tap}: {error}")),
         }
+    }
+    for noted in &entry.machines {
+        let (removed, left) = remains::remove(entry, noted, running);
+        done.removed.extend(removed);
+        done.left.extend(left);
     }
     let places = entry.machines.iter().filter(|_| !running).map(|noted| entry.base.join(noted.id.to_string()));
     let aliases = (!running).then(|| entry.base.join("namespaces").join(&entry.namespace));
@@ -219,7 +232,7 @@ async fn sweep(entry: &Entry, running: bool) -> Removed {
 }
 
 /// The machines that are noted, and those whose launch nobody lived to note: QEMUs that write their console where only machines
-/// of this namespace's iteration do.
+/// of this namespace's iteration do, and containers that were given its name.
 fn with_unnoted(entry: &Entry) -> Vec<Noted> {
     let mut machines = entry.machines.clone();
     let Some(consoles) = &entry.consoles else { return machines };
@@ -234,26 +247,56 @@ fn with_unnoted(entry: &Entry) -> Vec<Noted> {
         let command = String::from_utf8_lossy(&command);
         let words = || command.split(['\0', ',', '=', ':']);
         let id = words().find_map(|word| word.strip_prefix(&base)?.split('/').next()?.parse::<u64>().ok());
-        let (Some(id), Some(started), true) = (id, running_since(pid), words().any(|word| word.starts_with(&mark)))
-        else {
-            continue;
-        };
+        let container = is_container(pid, &entry.namespace);
+        // What it was told when it was launched, the container forgets when it starts.
+        let id = id.or_else(|| cgroup::machine_of(pid).filter(|_| container));
+        let ours = container || words().any(|word| word.starts_with(&mark));
+        let (Some(id), Some(started), true) = (id, running_since(pid), ours) else { continue };
         if machines.iter().all(|noted| noted.process != Some((pid, started))) {
             let taps = command.split(['\0', ',']).filter_map(|word| word.strip_prefix("ifname="));
-            let taps = taps.filter(|tap| is_tap(tap)).map(str::to_owned).collect();
-            machines.push(Noted { id, process: Some((pid, started)), taps });
+            let mut taps: Vec<String> = taps.filter(|tap| is_tap(tap)).map(str::to_owned).collect();
+            let cgroups = if container { Cgroups::of(pid, id).into_directories() } else { Vec::new() };
+            if container {
+                taps.extend(remains::taps(&entry.base, id));
+            }
+            machines.push(Noted { id, process: Some((pid, started)), taps, cgroups });
         }
     }
     machines
 }
 
-/// Kills a process that runs on the directory of its machine, and no other.
-fn end(noted: &Noted, pid: i32, base: &Path) -> io::Result<()> {
-    let place = format!("{}/{}/", base.display(), noted.id);
-    kill_if(pid, || {
-        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        process(noted).is_some() && command.windows(place.len()).any(|part| part == place.as_bytes())
-    })
+/// Kills a process that runs on the directory of its machine, or was told that it is a container of this namespace, and no other.
+fn end(noted: &Noted, pid: i32, entry: &Entry) -> io::Result<()> {
+    let place = format!("{}/{}/", entry.base.display(), noted.id);
+    let killed = kill_if(pid, || {
+        let command = command_of(pid);
+        let runs_there = command.windows(place.len()).any(|part| part == place.as_bytes());
+        process(noted).is_some() && (runs_there || is_container(pid, &entry.namespace))
+    });
+    match killed {
+        // It was ending by itself: a container loses its console with its daemon.
+        Err(_) if process(noted).is_none() => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => remains::thaw(noted),
+    }
+}
+
+/// Is the process the first of a PID namespace, and has it been told that it is a container of this namespace of minimega's?
+fn is_container(pid: i32, namespace: &str) -> bool {
+    let command = command_of(pid);
+    let mut words = command.split(|&byte| byte == 0);
+    words.any(|word| word == b"--machine") && words.next() == Some(namespace.as_bytes()) && is_first(pid)
+}
+
+/// Source: proc_pid_status(5); the last number is that in the innermost namespace.
+fn is_first(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.and_then(|numbers| numbers.split_ascii_whitespace().next_back()) == Some("1")
+}
+
+fn command_of(pid: i32) -> Vec<u8> {
+    std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
 }
 
 /// Does a QEMU of this host have a tap of this name?

@@ -38,6 +38,8 @@ pub enum Kind {
         filesystem: String,
         /// First process and its arguments; empty for minimega's own choice.
         init: Vec<String>,
+        /// Directories of this host that it sees as others of its own: path in the container, path here.
+        volumes: Vec<(String, String)>,
     },
 }
 
@@ -124,11 +126,14 @@ impl Plan {
                     set("qemu-append", &["-serial".to_owned(), file]);
                 }
             }
-            Kind::Container { filesystem, init } => {
-                set("filesystem", &[absolute(filesystem)?]);
+            Kind::Container { filesystem, init, volumes } => {
+                set("filesystem", &[lower(filesystem)?]);
                 set("snapshot", &["true".to_owned()]);
                 if !init.is_empty() {
                     set("init", init);
+                }
+                for (inside, here) in volumes {
+                    set("volume", &[volume(inside)?, volume(here)?]);
                 }
             }
         }
@@ -171,6 +176,17 @@ fn absolute(path: &str) -> Result<String, MinimegaError> {
 /// minimega takes what follows a comma for the disk's interface.
 fn disk(path: &str) -> Result<String, MinimegaError> {
     if path.contains(',') { refuse(path, "the path of a disk has no comma") } else { absolute(path) }
+}
+
+/// minimega makes it one of several options of mount(8).
+fn lower(path: &str) -> Result<String, MinimegaError> {
+    let why = "the path of a container's filesystem has no `,`, `:`, `\\` and `\"`";
+    if path.contains([',', ':', '\\', '"']) { refuse(path, why) } else { absolute(path) }
+}
+
+/// minimega joins the two paths with a colon.
+fn volume(path: &str) -> Result<String, MinimegaError> {
+    if path.contains(':') { refuse(path, "the path of a volume has no colon") } else { absolute(path) }
 }
 
 /// What a machine is at.
@@ -463,7 +479,11 @@ mod tests {
 
     #[test]
     fn a_container_has_no_driver() {
-        let lines = lines(&plan(Kind::Container { filesystem: "/fs".into(), init: vec![] }));
+        let container = |init, volumes| plan(Kind::Container { filesystem: "/fs".into(), init, volumes });
+        let lines = |init, volumes| lines(&container(init, volumes));
+        let given = lines(vec!["/bin/vptest".to_owned(), "agent".to_owned()], vec![("/v".to_owned(), "/w".to_owned())]);
+        assert_eq!(given[4..6], ["vm config init /bin/vptest agent", "vm config volume /v /w"]);
+        let lines = lines(vec![], vec![]);
         assert_eq!(
             lines[2..],
             ["vm config filesystem /fs", "vm config snapshot true", "vm config net LAN,52:54:00:00:01:01"]
@@ -482,6 +502,11 @@ mod tests {
         comma.nics[0].vlan = "LAN,foo-net".to_owned();
         let mut reserved = kvm(Boot::Disk("/d".into()));
         reserved.name = "all".to_owned();
+        let contained = |filesystem: &str, volume: &str| {
+            let volumes = vec![("/v".to_owned(), volume.to_owned())];
+            plan(Kind::Container { filesystem: filesystem.to_owned(), init: vec![], volumes })
+        };
+        bad.extend([contained("fs", "/v"), contained("/a,b", "/v"), contained("/a:b", "/v"), contained("/fs", "/a:b")]);
         bad.extend([relative, comma, reserved]);
         for plan in bad {
             assert!(matches!(plan.configuration(), Err(MinimegaError::Unsendable { .. })), "{plan:?}");

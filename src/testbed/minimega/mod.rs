@@ -20,16 +20,26 @@
 //! switch   the taps of the machines
 //! prepare  the daemon and the image that iterations share
 //! up, kvm  the testbed `minimega-kvm`
+//!
+//! cgroup   what a container may use, as the kernel has it
+//! inside   containers and the agent in them
+//! site     bringing containers up
+//! contained, container  the testbed `minimega-container`
+//! remains  what of a container outlives its daemon
 //! ```
 //!
 //! Nothing a daemon answers is believed where it is known to be wrong: `docs/minimega.md` has the list.
 
 pub mod capture;
 pub mod cc;
+mod cgroup;
+mod contained;
+mod container;
 mod daemon;
 mod error;
 pub mod guest;
 mod hold;
+mod inside;
 pub mod journal;
 mod kvm;
 pub mod leftovers;
@@ -38,13 +48,16 @@ pub mod machine;
 mod prepare;
 pub mod qmp;
 mod recorder;
+mod remains;
 pub mod rond;
+mod site;
 mod socket;
 mod switch;
 mod up;
 mod version;
 mod wire;
 
+pub use container::MinimegaContainer;
 pub use daemon::{DEFAULT_SOCKET, Daemon, Namespace, Owner};
 pub use error::{MinimegaError, PhaseFailure};
 pub use kvm::MinimegaKvm;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
+use super::cgroup;
 use super::daemon::{DEFAULT_SOCKET, Daemon};
 use super::error::MinimegaError;
 use super::hold::chain;
@@ -17,6 +18,7 @@ use crate::spec::MinimegaSpec;
 use crate::testbed::qemu::prepare::{build, check_image, no_image, programs};
 use crate::testbed::qemu::wishes::Wishes;
 use crate::testbed::{Request, TestbedError};
+use crate::text::printable;
 
 /// See the module.
 pub(super) struct Prepared {
@@ -38,7 +40,7 @@ impl Prepared {
         Self { spec, cache, known: Mutex::default() }
     }
 
-    fn cache(&self) -> Result<PathBuf, TestbedError> {
+    pub(super) fn cache(&self) -> Result<PathBuf, TestbedError> {
         self.cache.clone().map_or_else(image::default_cache, Ok).map_err(no_image)
     }
 
@@ -60,9 +62,11 @@ impl Prepared {
         Ok(daemon)
     }
 
+    /// The minimega that runs now, whose processes are to be seen from here.
+    ///
     /// # Errors
-    /// [`TestbedError::Unsupported`] without an image or a minimega, [`TestbedError::Request`] for what does not fit.
-    pub(super) async fn check(&self, wishes: &Wishes, request: &Request) -> Result<(), TestbedError> {
+    /// As [`Prepared::daemon`], and for one in another PID namespace.
+    pub(super) async fn visible_daemon(&self) -> Result<Arc<Daemon>, TestbedError> {
         let daemon = self.daemon().await?;
         if daemon.peer().pid.is_none() {
             return Err(TestbedError::Unsupported {
@@ -71,6 +75,14 @@ impl Prepared {
                 hint: Some("run vptest on the same host as minimega, outside of containers".to_owned()),
             });
         }
+        check_alone(&daemon).await?;
+        Ok(daemon)
+    }
+
+    /// # Errors
+    /// [`TestbedError::Unsupported`] without an image or a minimega, [`TestbedError::Request`] for what does not fit.
+    pub(super) async fn check(&self, wishes: &Wishes, request: &Request) -> Result<(), TestbedError> {
+        self.visible_daemon().await?;
         let image = self.image(request).await?;
         let refused = |what| TestbedError::Request { testbed: wishes.topology.testbed, what };
         check_image(&image, wishes, &wishes.driver).map_err(refused)?;
@@ -93,6 +105,27 @@ impl Prepared {
     }
 }
 
+/// In a mesh, minimega chooses the host of each machine, and on others vptest reaches none.
+///
+/// # Errors
+/// [`TestbedError::Unsupported`] for one that has found others.
+async fn check_alone(daemon: &Daemon) -> Result<(), TestbedError> {
+    let failed = |error: MinimegaError| error.into_testbed("ask minimega for its mesh");
+    let answer = daemon.run(&Line::of(["mesh", "status"])).await.map_err(failed)?;
+    let rows = answer.table(&["size"]).map_err(|garbled| failed(MinimegaError::answer("mesh status", garbled)))?;
+    let size = rows.first().map_or("", |row| row.field("size"));
+    if size == "1" {
+        return Ok(());
+    }
+    Err(TestbedError::Unsupported {
+        what: format!(
+            "minimega is one of `{}` hosts of a mesh, and would put machines on others, where vptest reaches none",
+            printable(size, 20)
+        ),
+        hint: Some("start a minimega of its own for vptest: `minimega -nostdin -degree 0 -context vptest`".to_owned()),
+    })
+}
+
 /// Which minimega answers at the usual socket, and what it says that it lacks.
 ///
 /// # Errors
@@ -100,6 +133,12 @@ impl Prepared {
 pub async fn look() -> Result<String, String> {
     let daemon = Daemon::open(Path::new(DEFAULT_SOCKET), Limits::default()).await.map_err(|error| chain(&error))?;
     let found = format!("{} at {DEFAULT_SOCKET}", daemon.version.text);
+    // Its own check does not look for them.
+    let missing = daemon.peer().pid.map(cgroup::missing).unwrap_or_default();
+    let found = match missing.as_slice() {
+        [] => found,
+        missing => format!("{found}; it can start no containers: no cgroups of version 1 ({})", missing.join(", ")),
+    };
     match daemon.run(&Line::of(["check"])).await {
         Ok(_) => Ok(found),
         Err(MinimegaError::Refused { text, .. }) => Ok(format!("{found}; its own check says: {text}")),

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use super::daemon::Daemon;
-use super::up::Guest;
+use super::machine::Machine;
 use crate::host::link;
 use crate::host::namespace::Namespace;
 use crate::ids::NodeId;
@@ -36,27 +36,27 @@ impl Switch {
     ///
     /// # Errors
     /// When minimega's network cannot be entered, or a tap is not there.
-    pub(super) async fn open(daemon: &Daemon, guests: &[Guest]) -> Result<Self, TestbedError> {
+    pub(super) async fn open(daemon: &Daemon, guests: Vec<(&NodePlan, &Machine)>) -> Result<Self, TestbedError> {
         let pid =
             daemon.peer().pid.ok_or_else(|| io("find minimega's network")(std::io::ErrorKind::NotFound.into()))?;
         let open = move || Stack::of(Arc::new(Namespace::of_process(pid)?));
         let stack = Arc::new(blocking(open).await.map_err(io("enter minimega's network"))?);
         let listed = link::read_interfaces(&mut stack.netlink())?;
-        let plan = |guest: &Guest| {
+        let plan = |(plan, machine): (&NodePlan, &Machine)| {
             let missing = |tap: &str| {
                 let source = std::io::Error::other(format!("minimega's network has no interface {tap}"));
-                TestbedError::Io { what: format!("find the tap of {}", guest.plan.id), source }
+                TestbedError::Io { what: format!("find the tap of {}", plan.id), source }
             };
-            let tap = guest.machine.taps.first().ok_or_else(|| missing("of its"))?;
+            let tap = machine.taps.first().ok_or_else(|| missing("of its"))?;
             let found = listed.iter().find(|interface| interface.name == *tap).ok_or_else(|| missing(tap))?;
-            let mut plan = guest.plan.clone();
+            let mut plan = plan.clone();
             if let Some(port) = plan.ports.first_mut() {
-                let bridge = Bridge { name: guest.machine.bridge.clone(), index: 0 };
+                let bridge = Bridge { name: machine.bridge.clone(), index: 0 };
                 port.host = Some(HostPort { name: tap.clone(), index: found.index, bridge, shaped: true });
             }
             Ok(plan)
         };
-        let plans = guests.iter().map(plan).collect::<Result<Vec<_>, TestbedError>>()?;
+        let plans = guests.into_iter().map(plan).collect::<Result<Vec<_>, TestbedError>>()?;
         Ok(Self { stack, plans })
     }
 

@@ -76,7 +76,7 @@ struct Site<'a> {
     scratch: &'a std::path::Path,
 }
 
-fn failed(node: NodeId, what: impl std::fmt::Display) -> TestbedError {
+pub(super) fn failed(node: NodeId, what: impl std::fmt::Display) -> TestbedError {
     TestbedError::Guest { node, what: what.to_string() }
 }
 
@@ -90,7 +90,8 @@ impl Up {
         let mut holds = Holds::default();
         let started = async {
             let guests = site.start(&daemon, &mut holds, request).await?;
-            let switch = Switch::open(&daemon, &guests).await?;
+            let switch =
+                Switch::open(&daemon, guests.iter().map(|guest| (&guest.plan, &guest.machine)).collect()).await?;
             Ok::<_, TestbedError>((guests, switch))
         };
         let up = async {
@@ -289,7 +290,7 @@ impl Site<'_> {
 }
 
 /// An error of the machines of a pair, by the node where it is known.
-fn of_pair(pair: u32, error: MinimegaError, what: &str) -> TestbedError {
+pub(super) fn of_pair(pair: u32, error: MinimegaError, what: &str) -> TestbedError {
     let nodes = [NodeId::client(pair), NodeId::server(pair)];
     match error {
         MinimegaError::Machine { machine, why } => match nodes.iter().find(|node| node.to_string() == machine) {
@@ -301,7 +302,7 @@ fn of_pair(pair: u32, error: MinimegaError, what: &str) -> TestbedError {
 }
 
 /// An error with its causes.
-struct Causes<'a>(&'a (dyn std::error::Error + Send + Sync));
+pub(super) struct Causes<'a>(pub(super) &'a (dyn std::error::Error + Send + Sync));
 
 impl std::fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -316,7 +317,7 @@ impl std::fmt::Display for Causes<'_> {
 }
 
 /// What minimega says of a machine, in words.
-async fn state_of(namespace: &Namespace, name: &str) -> String {
+pub(super) async fn state_of(namespace: &Namespace, name: &str) -> String {
     match machine::machines(namespace).await {
         Ok(all) => match all.iter().find(|machine| machine.name == name) {
             Some(machine) => {
@@ -401,7 +402,7 @@ fn pairs_of(wishes: &Wishes, guests: &[Guest]) -> Vec<Pair> {
 }
 
 /// Resolves when the daemon has ended: its machines go on, and nobody could take them down.
-async fn daemon_lost(daemon: Arc<Daemon>) -> String {
+pub(super) async fn daemon_lost(daemon: Arc<Daemon>) -> String {
     while !daemon.peer().is_gone() {
         tokio::time::sleep(LOOK).await;
     }
@@ -409,7 +410,7 @@ async fn daemon_lost(daemon: Arc<Daemon>) -> String {
 }
 
 /// Has the daemon ended, or does it within a moment?
-async fn ended(daemon: &Daemon) -> bool {
+pub(super) async fn ended(daemon: &Daemon) -> bool {
     for _ in 0..20 {
         if daemon.peer().is_gone() {
             return true;
@@ -422,12 +423,12 @@ async fn ended(daemon: &Daemon) -> bool {
     false
 }
 
-fn gone(daemon: &Daemon) -> String {
+pub(super) fn gone(daemon: &Daemon) -> String {
     let pid = daemon.peer().pid.unwrap_or_default();
     format!("minimega at {} has ended (process {pid} is gone)", daemon.socket().display())
 }
 
-fn crashed(why: String) -> TestbedError {
+pub(super) fn crashed(why: String) -> TestbedError {
     TestbedError::Io { what: "launch the guests".to_owned(), source: std::io::Error::other(why) }
 }
 

@@ -214,7 +214,7 @@ fn stressed(tuple: &Tuple) -> bool {
     ["stress_cpu", "stress_io", "stress_mem"].iter().any(|name| tuple.integer(name).is_some_and(|count| count > 0))
 }
 
-fn told(step: Step<'_>) -> String {
+pub(in crate::testbed) fn told(step: Step<'_>) -> String {
     match step {
         Step::Resolve => "image: looking for the kernel".to_owned(),
         Step::Download(package) => format!("image: downloading {package}"),

@@ -13,50 +13,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::double_container::{self, Container, Made};
+pub(crate) use super::double_words::{Traps, done, error, text};
+use super::double_words::{lexed, posted};
 use super::guest;
 
 /// What minimega 3.1.0 said of itself.
 pub(crate) const VERSION: &str = "minimega 3.1.0 04636ffde53212479924deaaed3819065b144976 2026-08-17";
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(40);
-
-/// Ways to misbehave. Commands are named by a part of them.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Traps {
-    /// Another version than [`VERSION`].
-    pub(crate) version: Option<&'static str>,
-    /// Builtins and commands that it does not know.
-    pub(crate) unknown: Vec<&'static str>,
-    /// Ends the whole process.
-    pub(crate) crash_at: Option<&'static str>,
-    /// Closes the connection without an answer.
-    pub(crate) close_at: Option<&'static str>,
-    /// Never answers.
-    pub(crate) silent_at: Option<&'static str>,
-    /// Answers with these bytes.
-    pub(crate) bytes_at: Option<(&'static str, Vec<u8>)>,
-    /// Answers without end.
-    pub(crate) endless_at: Option<&'static str>,
-    /// News of transfers before each answer.
-    pub(crate) news: usize,
-    /// Each answer takes so long.
-    pub(crate) slow: Duration,
-    /// Columns come in another order.
-    pub(crate) turned: bool,
-    /// Between the counter of responses and each of their files.
-    pub(crate) late: Duration,
-    /// Sends whose name ends so do not arrive.
-    pub(crate) lose: Option<&'static str>,
-    /// Sends whose name ends so arrive damaged.
-    pub(crate) damage: Option<&'static str>,
-    /// Nothing that is to be received arrives.
-    pub(crate) keep_received: bool,
-    /// What is received arrives damaged.
-    pub(crate) damage_received: bool,
-    /// Clients are listed, and do nothing.
-    pub(crate) hang: bool,
-    /// Machines whose name ends so cannot be launched.
-    pub(crate) fail: Option<&'static str>,
-}
 
 pub(crate) struct Shared {
     pub(crate) directory: PathBuf,
@@ -80,6 +44,8 @@ pub(crate) struct State {
 
 #[derive(Default)]
 pub(crate) struct Namespace {
+    /// Of its network, where there is a real one.
+    bridge: Option<String>,
     config: BTreeMap<String, Vec<String>>,
     pub(crate) machines: Vec<Machine>,
     pub(crate) commands: Vec<Command>,
@@ -99,6 +65,8 @@ pub(crate) struct Machine {
     pub(crate) state: &'static str,
     tags: Value,
     net: Vec<String>,
+    container: Option<Container>,
+    qos: String,
 }
 
 #[derive(Clone)]
@@ -369,6 +337,10 @@ impl Shared {
         let namespace = state.namespaces.entry(name.to_owned()).or_default();
         match words {
             ["version"] => text(self.trap().version.unwrap_or(VERSION)),
+            ["mesh", "status"] => {
+                let size = self.trap().mesh.unwrap_or("1").to_owned();
+                self.table("mesh status", &[BTreeMap::from([("size", size)])])
+            }
             ["args"] => self.table("args", &[self.arguments()]),
             ["echo", words @ ..] => text(&words.join(" ")),
             ["namespace"] => {
@@ -377,7 +349,10 @@ impl Shared {
                 self.table("namespace", &rows)
             }
             ["clear", "namespace", name] => {
-                let removed = state.namespaces.remove(*name);
+                let mut removed = state.namespaces.remove(*name);
+                for machine in removed.iter_mut().flat_map(|namespace| &mut namespace.machines) {
+                    machine.container.iter_mut().for_each(Container::remove);
+                }
                 let machines = removed.iter().flat_map(|namespace| &namespace.machines);
                 for machine in machines.filter(|machine| machine.state != "ERROR") {
                     std::fs::remove_dir_all(self.directory.join(machine.id.to_string())).unwrap();
@@ -397,14 +372,31 @@ impl Shared {
                 let launched = namespace.launch(kind, name, machines, fails);
                 // It stays when the launch failed, for ever.
                 std::fs::create_dir_all(self.directory.join(machines.to_string())).unwrap();
+                if *kind == "container" && self.trap().contain {
+                    namespace.contain(&self.directory, machines);
+                }
                 state.machines += 1;
                 launched
             }
-            ["vm", "info"] => self.machine_table(namespace),
+            ["vm", "info"] => {
+                namespace.machines.iter_mut().for_each(Machine::look);
+                self.machine_table(namespace)
+            }
+            ["qos", "add", name, card, "rate", number, unit] => {
+                let Some(machine) = namespace.machines.iter_mut().find(|m| m.name == *name) else {
+                    return error(format!("vm not found: {name}"));
+                };
+                machine.qos = format!("[{card}: rate {number}{unit}]");
+                double_container::limit(machine.id, &format!("{number}{unit}")).map_or_else(error, |()| done())
+            }
             ["vm", "start", machine] => {
                 let found = namespace.machines.iter_mut().find(|m| m.name == *machine && m.state == "BUILDING");
                 let Some(found) = found else { return error(format!("vm not found: {machine}")) };
                 found.state = "RUNNING";
+                if let Some(container) = &mut found.container {
+                    container.start();
+                    return done();
+                }
                 let uuid = found.uuid.clone();
                 drop(state);
                 guest::report(self, name, machine, &uuid);
@@ -435,18 +427,21 @@ impl Shared {
         let part = |net: &String, at: usize| net.split(',').nth(at).unwrap_or_default().to_owned();
         let network = |net: &String| format!("{} (101)", part(net, 0));
         let row = |machine: &Machine| {
-            BTreeMap::from([
+            let pid = machine.container.as_ref().map(|container| ("pid", container.pid().to_string()));
+            let fields = BTreeMap::from([
                 ("id", machine.id.to_string()),
                 ("name", machine.name.clone()),
                 ("state", machine.state.to_owned()),
                 ("uuid", machine.uuid.clone()),
                 ("tags", machine.tags.to_string()),
                 ("tap", format!("[mega_tap{}]", machine.id)),
-                ("bridge", "[mega_bridge]".to_owned()),
+                ("bridge", format!("[{}]", namespace.bridge.as_deref().unwrap_or("mega_bridge"))),
+                ("qos", machine.qos.clone()),
                 ("vlan", format!("[{}]", machine.net.iter().map(network).collect::<Vec<_>>().join(", "))),
                 // Up to half a minute late.
                 ("cc_active", "false".to_owned()),
-            ])
+            ]);
+            fields.into_iter().chain(pid).collect::<BTreeMap<_, _>>()
         };
         let mut table = self.table("vm info", &namespace.machines.iter().map(row).collect::<Vec<_>>());
         let nets = |machine: &Machine| {
@@ -534,6 +529,19 @@ impl Shared {
     }
 }
 
+impl Machine {
+    /// Has its container ended?
+    fn look(&mut self) {
+        let ended = self.container.as_mut().and_then(Container::ended);
+        if let (Some((state, why)), true) = (ended, self.state == "RUNNING") {
+            self.state = state;
+            if !why.is_empty() {
+                self.tags = json!({ "error": why });
+            }
+        }
+    }
+}
+
 impl Namespace {
     pub(crate) fn post(&mut self, what: What, once: bool) -> u64 {
         let id = self.commands.len() as u64 + 1;
@@ -568,8 +576,30 @@ impl Namespace {
         };
         let net = self.config.get("net").cloned().unwrap_or_default();
         let uuid = format!("00000000-0000-0000-0000-{id:012}");
-        self.machines.push(Machine { id, name: name.to_owned(), uuid, state, tags, net });
+        let (container, qos) = (None, "[]".to_owned());
+        self.machines.push(Machine { id, name: name.to_owned(), uuid, state, tags, net, container, qos });
         done()
+    }
+
+    /// Makes a real container of the machine that was launched last, if there is one.
+    fn contain(&mut self, base: &Path, id: u64) {
+        let config = |name: &str| self.config.get(name).cloned().unwrap_or_default();
+        let number = |name: &str| config(name).first().map_or(1, |value| value.parse().unwrap());
+        let (filesystem, init, volume) = (config("filesystem"), config("init"), config("volume"));
+        let (memory_mib, vcpus) = (number("memory"), number("vcpus"));
+        let Some(machine) = self.machines.last_mut().filter(|m| m.id == id && m.state == "BUILDING") else { return };
+        let bridge = self.bridge.get_or_insert_with(|| {
+            let name = format!("br{id}");
+            double_container::bridge(&name);
+            name
+        });
+        let mac = machine.net[0].split(',').nth(1).unwrap().to_owned();
+        let (filesystem, bridge) = (filesystem[0].as_str(), bridge.clone());
+        let made = Made { base, id, filesystem, init, volume, memory_mib, vcpus, mac, bridge };
+        match Container::launch(&made) {
+            Ok(container) => machine.container = Some(container),
+            Err(text) => (machine.state, machine.tags) = ("ERROR", json!({ "error": text })),
+        }
     }
 
     /// Packets reach the files once a second; what has not is lost. Two with the same number cannot be stopped.
@@ -598,59 +628,4 @@ pub(crate) fn table(shared: &Shared, command: &str, rows: &[BTreeMap<&str, Strin
 
 pub(crate) fn owned(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
-}
-
-fn response(text: &str, error: &str, data: Value) -> Value {
-    json!({ "Host": "vm", "Response": text, "Header": null, "Tabular": null, "Error": error, "Data": data })
-}
-
-pub(crate) fn done() -> Value {
-    response("", "", Value::Null)
-}
-
-pub(crate) fn text(text: &str) -> Value {
-    response(text, "", Value::Null)
-}
-
-pub(crate) fn error(text: String) -> Value {
-    response("", &text, Value::Null)
-}
-
-fn posted(id: u64) -> Value {
-    response("", "", json!(id))
-}
-
-/// As minicli reads a line.
-fn lexed(line: &str) -> Result<Vec<String>, String> {
-    let (mut words, mut word, mut emit, mut quote) = (Vec::new(), String::new(), false, None);
-    let mut chars = line.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => word.push(match chars.next().ok_or("expected escape character")? {
-                'r' => '\r',
-                'n' => '\n',
-                't' => '\t',
-                c if "\\\"'#".contains(c) => c,
-                c => return Err(format!("unexpected escaped character: {c}")),
-            }),
-            c if quote == Some(c) => (quote, emit) = (None, true),
-            c if quote.is_some() => word.push(c),
-            '"' | '\'' => quote = Some(c),
-            '#' => break,
-            c if c.is_whitespace() => {
-                if emit || !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
-                    emit = false;
-                }
-            }
-            c => word.push(c),
-        }
-    }
-    if let Some(quote) = quote {
-        return Err(format!("missing terminal {quote}"));
-    }
-    if emit || !word.is_empty() {
-        words.push(word);
-    }
-    Ok(words)
 }

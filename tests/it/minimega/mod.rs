@@ -38,8 +38,11 @@
 //! | after `-force` | `traps::a_minimega_that_has_come_since_…` |
 //! | after `-recover` | `traps::a_minimega_that_has_recovered_…` |
 
+mod contained;
 mod double;
+mod double_container;
 mod double_rond;
+mod double_words;
 mod guest;
 mod machines;
 mod phases;
@@ -85,15 +88,33 @@ impl Process {
     /// `at` is the command at which it crashes.
     async fn start(at: &str) -> Self {
         let place = tempfile::tempdir().unwrap();
-        let child = Self::spawn(place.path(), at);
+        let child = Self::spawn(place.path(), at, &[]);
+        Self::listening(place, child).await
+    }
+
+    /// One with a network and mounts of its own, whose containers are real. `before` is shell that is run there first.
+    async fn with_containers(before: &str) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let script = format!("{before}\nexec \"$@\"");
+        let child = Self::spawn(place.path(), "", &["unshare", "--net", "--mount", "sh", "-c", &script, "double"]);
+        Self::listening(place, child).await
+    }
+
+    async fn listening(place: tempfile::TempDir, child: std::process::Child) -> Self {
         let socket = place.path().join("minimega");
         // It is there before anybody listens.
         until("that it listens", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
         Self { place, child }
     }
 
-    fn spawn(place: &Path, at: &str) -> std::process::Child {
-        std::process::Command::new(std::env::current_exe().unwrap())
+    /// `through` is a command that starts it.
+    fn spawn(place: &Path, at: &str, through: &[&str]) -> std::process::Child {
+        let own = std::env::current_exe().unwrap();
+        let own = own.to_str().unwrap();
+        let all: Vec<&str> = through.iter().copied().chain([own]).collect();
+        std::process::Command::new(all[0])
+            .args(&all[1..])
+            .env("VPTEST_DOUBLE_CONTAIN", if through.is_empty() { "" } else { "1" })
             .args(["--exact", "minimega::serve", "--ignored", "--nocapture"])
             .env("VPTEST_DOUBLE", place)
             .env("VPTEST_DOUBLE_CRASH", at)
@@ -108,11 +129,16 @@ impl Process {
         let _ = self.child.kill();
         self.child.wait().unwrap();
     }
+
+    fn socket(&self) -> std::path::PathBuf {
+        self.place.path().join("minimega")
+    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         self.end();
+        double_container::sweep(self.place.path(), self.child.id());
     }
 }
 
@@ -122,7 +148,8 @@ impl Drop for Process {
 fn serve() {
     let Some(place) = std::env::var_os("VPTEST_DOUBLE") else { return };
     let at: &'static str = Box::leak(std::env::var("VPTEST_DOUBLE_CRASH").unwrap_or_default().into_boxed_str());
-    let traps = Traps { crash_at: Some(at).filter(|at| !at.is_empty()), ..Traps::default() };
+    let contain = std::env::var("VPTEST_DOUBLE_CONTAIN").is_ok_and(|contain| !contain.is_empty());
+    let traps = Traps { crash_at: Some(at).filter(|at| !at.is_empty()), contain, ..Traps::default() };
     let _shared = double::Shared::serve(Path::new(&place), traps, false);
     let parent = nix::unistd::getppid();
     while nix::unistd::getppid() == parent {

@@ -224,7 +224,7 @@ async fn a_crash_is_told_from_a_closed_connection() {
     let error = daemon.run(&line(&["version"])).await.unwrap_err();
     assert!(matches!(error, MinimegaError::Connect { .. }), "{error}");
     std::fs::remove_file(&socket).unwrap();
-    process.child = Process::spawn(process.place.path(), "");
+    process.child = Process::spawn(process.place.path(), "", &[]);
     super::until("its socket", || socket.exists()).await;
     let error = daemon.run(&line(&["version"])).await.unwrap_err();
     assert!(matches!(error, MinimegaError::Restarted { .. }), "it knows nothing of what was: {error}");

@@ -1,0 +1,206 @@
+//! The testbed `minimega-container`: every client and server is a container of a minimega that runs on this host.
+//!
+//! Each pair has a namespace of its own. The containers share this host's kernel, so that what is seen in them – captures,
+//! counters, system calls – is seen from here, by the same clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::FutureExt as _;
+use tokio::sync::Mutex;
+
+use super::cgroup;
+use super::contained::Up;
+use super::inside::Filesystem;
+use super::kvm::wishes;
+use super::prepare::Prepared;
+use crate::host::namespace::Namespace as Network;
+use crate::host::netlink::Netlink;
+use crate::host::setup;
+use crate::image::{self, Bundle, KernelChoice, Root};
+use crate::node::local::blocking;
+use crate::spec::{TestbedSpec, Tuple};
+use crate::testbed::qemu::prepare::{no_image, programs, told};
+use crate::testbed::{Instance, Request, TUNNEL_INTERFACE, Testbed, TestbedError};
+
+/// Name of this testbed in specs.
+pub(super) const NAME: &str = "minimega-container";
+
+/// See the module.
+pub struct MinimegaContainer {
+    prepared: Prepared,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// By the programs in them.
+    roots: BTreeMap<BTreeSet<String>, Arc<Root>>,
+    /// vptest for containers of the user's own filesystem.
+    bundle: Option<Arc<Bundle>>,
+}
+
+impl MinimegaContainer {
+    /// A testbed with these options.
+    pub fn new(spec: &TestbedSpec) -> Self {
+        Self { prepared: Prepared::new(spec.minimega.clone(), None), known: Mutex::default() }
+    }
+
+    /// As [`MinimegaContainer::new`], with the roots in this directory instead of the usual one.
+    pub fn with_cache(spec: &TestbedSpec, cache: PathBuf) -> Self {
+        Self { prepared: Prepared::new(spec.minimega.clone(), Some(cache)), known: Mutex::default() }
+    }
+
+    /// `None` for a filesystem of the user's.
+    async fn root(&self, request: &Request) -> Result<Option<Arc<Root>>, TestbedError> {
+        let spec = &self.prepared.spec;
+        if spec.filesystem.is_some() {
+            return Ok(None);
+        }
+        let mut known = self.known.lock().await;
+        let programs = programs(&spec.programs, spec.stress, request);
+        if let Some(root) = known.roots.get(&programs) {
+            return Ok(Some(Arc::clone(root)));
+        }
+        let root = Arc::new(build(&programs, self.prepared.cache()?, request).await?);
+        known.roots.insert(programs, Arc::clone(&root));
+        Ok(Some(root))
+    }
+
+    /// What the containers of an iteration start from. vptest is put into the iteration's directory where it is not in there.
+    async fn filesystem(&self, root: Option<&Root>, request: &Request) -> Result<Filesystem, TestbedError> {
+        if let Some(root) = root {
+            return Ok(Filesystem::Own(root.path.clone()));
+        }
+        let users = self.prepared.spec.filesystem.clone().unwrap_or_default();
+        let mut known = self.known.lock().await;
+        let bundle = match &known.bundle {
+            Some(bundle) => Arc::clone(bundle),
+            None => Arc::clone(known.bundle.insert(Arc::new(pack(request).await?))),
+        };
+        let place = request.scratch.join("vptest");
+        let place = std::path::absolute(&place)
+            .map_err(|source| TestbedError::Io { what: format!("find {}", place.display()), source })?;
+        let (tar, into) = (Arc::clone(&bundle), place.clone());
+        let unpack = move || tar::Archive::new(&tar.tar[..]).unpack(&into);
+        let unpacked = blocking(unpack).await;
+        unpacked
+            .map_err(|source| TestbedError::Io { what: format!("unpack vptest in {}", place.display()), source })?;
+        Ok(Filesystem::Users(users, place))
+    }
+
+    /// # Errors
+    /// [`TestbedError::Unsupported`] for what this host's minimega cannot do.
+    async fn check_host(&self) -> Result<(), TestbedError> {
+        let daemon = self.prepared.visible_daemon().await?;
+        let pid = daemon.peer().pid.unwrap_or_default();
+        let missing = cgroup::missing(pid);
+        if !missing.is_empty() {
+            return Err(TestbedError::Unsupported {
+                what: format!(
+                    "minimega's containers need cgroups of version 1 at /sys/fs/cgroup, and {} are not there",
+                    missing.join(", ")
+                ),
+                hint: Some(
+                    "boot with `systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1`, or use \
+                     the testbed minimega-kvm or netns"
+                        .to_owned(),
+                ),
+            });
+        }
+        match &self.prepared.spec.filesystem {
+            // As minimega sees it.
+            Some(path) if !Path::new(&format!("/proc/{pid}/root{path}")).is_dir() => Err(TestbedError::Unsupported {
+                what: format!("minimega sees no directory {path}"),
+                hint: Some("`filesystem` in `[testbed.minimega]` is the root directory of a system".to_owned()),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Testbed for MinimegaContainer {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn base_id(&self, request: &Request) -> Result<Option<String>, TestbedError> {
+        Ok(self.root(request).await?.map(|root| root.base_id.clone()))
+    }
+
+    fn accepts(&self, tuple: &Tuple) -> Result<(), TestbedError> {
+        wishes(NAME, tuple).map(drop)
+    }
+
+    async fn preflight(&self, request: &Request) -> Result<(), TestbedError> {
+        let wishes = wishes(NAME, &request.tuple)?;
+        self.check_host().await?;
+        if wishes.tunnel {
+            blocking(try_tunnel).await.map_err(|error| TestbedError::Unsupported {
+                what: format!(
+                    "tunnel = `gre`: this host's kernel, which containers share, makes no GRE tunnel: {error}"
+                ),
+                hint: Some("modprobe ip_gre".to_owned()),
+            })?;
+        }
+        self.root(request).await.map(drop)
+    }
+
+    async fn launch(&self, request: &Request) -> Result<Box<dyn Instance>, TestbedError> {
+        let wishes = wishes(NAME, &request.tuple)?;
+        let (daemon, root) = (self.prepared.daemon().await?, self.root(request).await?);
+        let filesystem = self.filesystem(root.as_deref(), request).await?;
+        let start = Up::launch(daemon, self.prepared.spec.clone(), filesystem, wishes, request);
+        // Boxed: it holds the state of all the containers that are being started.
+        let up = start.boxed().await?;
+        Ok(Box::new(match root {
+            Some(root) => up.with_root(&root),
+            None => up,
+        }))
+    }
+}
+
+/// Makes a tunnel where nobody sees it.
+fn try_tunnel() -> std::io::Result<()> {
+    Network::new()?.run(|| {
+        let (local, remote) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let tunnel = setup::gre(TUNNEL_INTERFACE, true, local, remote);
+        Netlink::open()?.apply(&[tunnel]).map_err(|error| error.source)
+    })
+}
+
+async fn build(programs: &BTreeSet<String>, cache: PathBuf, request: &Request) -> Result<Root, TestbedError> {
+    let wanted = image::Request {
+        // A container has the host's.
+        kernel: KernelChoice::Full,
+        programs: programs.iter().cloned().collect(),
+        vptest: request.vptest.clone(),
+        cache,
+    };
+    let notice = request.notice.clone();
+    let stop = image::Stop::default();
+    // Nobody waits for the thread when this is given up; it has to be told.
+    let _given_up = image::StopOnDrop(stop.clone());
+    let build = move || image::build_root_until(&wanted, &stop, &mut |step| notice.say(&told(step)));
+    let root = tokio::task::spawn_blocking(build).await.map_err(|error| TestbedError::Io {
+        what: "make the containers' filesystem".to_owned(),
+        source: std::io::Error::other(error),
+    })?;
+    root.map_err(no_image)
+}
+
+async fn pack(request: &Request) -> Result<Bundle, TestbedError> {
+    let vptest = request.vptest.clone();
+    let packed = tokio::task::spawn_blocking(move || Bundle::of(&vptest)).await.map_err(|error| TestbedError::Io {
+        what: "pack vptest for the containers".to_owned(),
+        source: std::io::Error::other(error),
+    })?;
+    packed.map_err(|error| TestbedError::Unsupported {
+        what: format!("vptest cannot be packed for the containers: {:#}", anyhow::Error::from(error)),
+        hint: None,
+    })
+}

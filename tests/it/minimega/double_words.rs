@@ -1,0 +1,103 @@
+//! What the double takes and gives: its traps, the words of a line, answers.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// Ways to misbehave. Commands are named by a part of them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Traps {
+    /// Another version than [`VERSION`].
+    pub(crate) version: Option<&'static str>,
+    /// Builtins and commands that it does not know.
+    pub(crate) unknown: Vec<&'static str>,
+    /// Ends the whole process.
+    pub(crate) crash_at: Option<&'static str>,
+    /// Closes the connection without an answer.
+    pub(crate) close_at: Option<&'static str>,
+    /// Never answers.
+    pub(crate) silent_at: Option<&'static str>,
+    /// Answers with these bytes.
+    pub(crate) bytes_at: Option<(&'static str, Vec<u8>)>,
+    /// Answers without end.
+    pub(crate) endless_at: Option<&'static str>,
+    /// News of transfers before each answer.
+    pub(crate) news: usize,
+    /// Each answer takes so long.
+    pub(crate) slow: Duration,
+    /// Columns come in another order.
+    pub(crate) turned: bool,
+    /// Between the counter of responses and each of their files.
+    pub(crate) late: Duration,
+    /// Sends whose name ends so do not arrive.
+    pub(crate) lose: Option<&'static str>,
+    /// Sends whose name ends so arrive damaged.
+    pub(crate) damage: Option<&'static str>,
+    /// Nothing that is to be received arrives.
+    pub(crate) keep_received: bool,
+    /// What is received arrives damaged.
+    pub(crate) damage_received: bool,
+    /// Clients are listed, and do nothing.
+    pub(crate) hang: bool,
+    /// Machines whose name ends so cannot be launched.
+    pub(crate) fail: Option<&'static str>,
+    /// Hosts of its mesh; `None` for itself alone.
+    pub(crate) mesh: Option<&'static str>,
+    /// Containers are real ones; the double must have a network and mounts of its own.
+    pub(crate) contain: bool,
+}
+
+fn response(text: &str, error: &str, data: Value) -> Value {
+    json!({ "Host": "vm", "Response": text, "Header": null, "Tabular": null, "Error": error, "Data": data })
+}
+
+pub(crate) fn done() -> Value {
+    response("", "", Value::Null)
+}
+
+pub(crate) fn text(text: &str) -> Value {
+    response(text, "", Value::Null)
+}
+
+pub(crate) fn error(text: String) -> Value {
+    response("", &text, Value::Null)
+}
+
+pub(super) fn posted(id: u64) -> Value {
+    response("", "", json!(id))
+}
+
+/// As minicli reads a line.
+pub(super) fn lexed(line: &str) -> Result<Vec<String>, String> {
+    let (mut words, mut word, mut emit, mut quote) = (Vec::new(), String::new(), false, None);
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => word.push(match chars.next().ok_or("expected escape character")? {
+                'r' => '\r',
+                'n' => '\n',
+                't' => '\t',
+                c if "\\\"'#".contains(c) => c,
+                c => return Err(format!("unexpected escaped character: {c}")),
+            }),
+            c if quote == Some(c) => (quote, emit) = (None, true),
+            c if quote.is_some() => word.push(c),
+            '"' | '\'' => quote = Some(c),
+            '#' => break,
+            c if c.is_whitespace() => {
+                if emit || !word.is_empty() {
+                    words.push(std::mem::take(&mut word));
+                    emit = false;
+                }
+            }
+            c => word.push(c),
+        }
+    }
+    if let Some(quote) = quote {
+        return Err(format!("missing terminal {quote}"));
+    }
+    if emit || !word.is_empty() {
+        words.push(word);
+    }
+    Ok(words)
+}
