@@ -43,6 +43,9 @@ const VALUE: u64 = 4096;
 /// Readings stored under another name, since the factor of that name is something else.
 const RENAMED: [(&str, &str); 2] = [("driver", "link_driver"), ("egress_rate", "rate")];
 
+/// The fact that says how many round trips through miniccc an iteration took.
+const ROUND_TRIPS: &str = "testbed.cc.round_trips";
+
 /// Readings that say what the link is, and their names among the facts.
 const LINK_FACTS: [(&str, &str); 6] = [
     ("speed", "link.speed"),
@@ -77,6 +80,8 @@ struct Member {
     address: IpAddr,
     /// What it said when it lent its settings.
     notes: Vec<String>,
+    /// Round trips through miniccc before the iteration.
+    trips: Option<u64>,
 }
 
 impl Up {
@@ -127,7 +132,7 @@ impl Up {
             GivenBack::Lost(_) if !self.wishes.change() => return Vec::new(),
             GivenBack::Lost(error) => error,
         };
-        let host = &member.wish.target.host;
+        let host = &member.wish.host;
         let again = tokio::time::timeout(SETTLE, self.settle(member)).await;
         match again.unwrap_or_else(|_| Err(format!("it is not reached again within {SETTLE:?}"))) {
             Ok(left) => left.into_iter().map(|left| format!("{host}: not put back: {left}")).collect(),
@@ -207,12 +212,13 @@ async fn lend(wishes: &Wishes, wish: &NodeWish, held: &Arc<Held>, by: &str) -> R
         tracing::warn!("{}: {note}", wish.id);
     }
     let held = Arc::clone(held);
-    Ok(Member { wish: wish.clone(), held, interface: lent.interface, address: lent.address, notes: lent.notes })
+    let trips = held.round_trips();
+    Ok(Member { wish: wish.clone(), held, interface: lent.interface, address: lent.address, notes: lent.notes, trips })
 }
 
 fn said(wish: &NodeWish, error: &AgentError) -> String {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    format!("{}: {error}{cause}", wish.target.host)
+    format!("{}: {error}{cause}", wish.host)
 }
 
 impl Member {
@@ -224,6 +230,12 @@ impl Member {
         TestbedError::Guest { node: self.wish.id, what: said(&self.wish, error) }
     }
 
+    /// Round trips through miniccc from the loan to now, as a fact.
+    fn trips_since(&self, name: &str) -> Option<Environment> {
+        let value = self.held.round_trips()?.checked_sub(self.trips?)?.to_string();
+        Some(Environment { host: self.wish.id.to_string(), name: name.to_owned(), value })
+    }
+
     /// Waits until the interface is up; one that does not say counts as up.
     async fn await_link(&self) -> Result<(), TestbedError> {
         let deadline = Instant::now() + LINK_LIMIT;
@@ -232,7 +244,7 @@ impl Member {
             match value(&readings, "operstate").as_deref() {
                 Some("up" | "unknown") | None => return Ok(()),
                 Some(state) if Instant::now() >= deadline => {
-                    let what = format!("{}: {} is {state} after {LINK_LIMIT:?}", self.wish.target.host, self.interface);
+                    let what = format!("{}: {} is {state} after {LINK_LIMIT:?}", self.wish.host, self.interface);
                     return Err(TestbedError::Guest { node: self.wish.id, what });
                 }
                 Some(_) => tokio::time::sleep(POLL).await,
@@ -245,7 +257,8 @@ impl Member {
         let fact =
             |name: &str, value: String| Environment { host: self.wish.id.to_string(), name: name.to_owned(), value };
         let mut facts = vec![
-            fact("testbed.physical.host", self.wish.target.host.clone()),
+            fact("testbed.physical.host", self.wish.host.clone()),
+            fact("testbed.physical.way", self.wish.reach.way().as_str().to_owned()),
             fact("testbed.physical.interface", self.interface.clone()),
             fact("testbed.physical.address", self.address.to_string()),
             fact("vptest", hello.version.clone()),
@@ -340,7 +353,7 @@ impl Member {
 
     /// Ends what runs there and puts settings back.
     async fn give_back(&self) -> GivenBack {
-        let host = &self.wish.target.host;
+        let host = &self.wish.host;
         let reset = self.client().reset().await.err().map(|error| format!("{host}: {error}"));
         match self.client().give_back().await {
             Ok(left) => {
@@ -445,7 +458,7 @@ impl Instance for Up {
 
     fn lost(&self) -> Option<BoxFuture<'static, String>> {
         let lost = |member: &Member| {
-            let (client, name) = (member.client().clone(), format!("{} ({})", member.wish.id, member.wish.target.host));
+            let (client, name) = (member.client().clone(), format!("{} ({})", member.wish.id, member.wish.host));
             async move { format!("{name} is gone: {}", client.lost().await) }.boxed()
         };
         let all: Vec<_> = self.members.iter().map(lost).collect();
@@ -474,6 +487,9 @@ impl Instance for Up {
         let left = join_all(members.iter().zip(back).map(|(member, back)| self.settled(member, back))).await;
         let left = left.into_iter().flatten().collect();
         self.changed.clear();
-        Teardown { left }
+        let trips = members.iter().filter_map(|member| member.trips_since(ROUND_TRIPS));
+        let facts = trips.collect();
+        self.nodes.tidy().await;
+        Teardown { left, facts }
     }
 }
