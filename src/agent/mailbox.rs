@@ -90,6 +90,10 @@ pub fn ring(conversation: u64, turn: u64) -> String {
     format!("{RING}{conversation:016x} {turn}\n")
 }
 
+/// Begins what is found instead of a letter when the agent has not ended by itself; what has happened follows.
+pub const ENDED: &str = "ended ";
+/// What the agent was unpacked from, in the mailbox's directory. It goes with the first turn.
+pub const PACKED: &str = "vptest.tar";
 /// How [`ring`] begins.
 pub const RING: &str = "vptest mailbox ";
 

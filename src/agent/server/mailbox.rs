@@ -16,6 +16,8 @@ use super::{Options, session};
 
 /// How long nobody may ring; the host rings at least every second or so.
 const DESERTED: Duration = Duration::from_secs(120);
+/// Between two looks whether the mailbox is still there.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long a turn waits for something to say: as long as nothing has been said, but not for ever, since the host cannot say
 /// anything meanwhile.
 const WAIT: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -78,12 +80,16 @@ impl Turns {
     async fn run(mut self) -> io::Result<()> {
         for turn in 1.. {
             let bell = self.mailbox.directory.join(mailbox::bell(turn));
-            // Opening blocks until somebody reads there.
-            let opened = tokio::task::spawn_blocking(move || File::options().write(true).open(bell));
-            let Ok(ringing) = tokio::time::timeout(DESERTED, opened).await else { return Ok(()) };
-            let mut ringing = ringing??;
-            self.listen(turn).await?;
-            let over = self.answer(turn).await?;
+            let Some(mut ringing) = self.await_reader(bell).await? else { return Ok(()) };
+            let over = match self.exchange(turn).await {
+                Ok(over) => over,
+                Err(error) => {
+                    // The host learns it before the bell falls silent.
+                    let text = format!("{}by itself: {error}\n", mailbox::ENDED);
+                    self.write(turn, text.as_bytes())?;
+                    return Err(error);
+                }
+            };
             if over {
                 return ring(&mut ringing, self.mailbox.conversation, turn);
             }
@@ -92,6 +98,26 @@ impl Turns {
             ring(&mut ringing, self.mailbox.conversation, turn)?;
         }
         Ok(())
+    }
+
+    /// Waits until somebody reads at the bell; `None` when nobody comes any more, or the mailbox was taken away.
+    async fn await_reader(&self, bell: PathBuf) -> io::Result<Option<File>> {
+        let begun = Instant::now();
+        // Opening blocks until then.
+        let mut opened = tokio::task::spawn_blocking(move || File::options().write(true).open(bell));
+        loop {
+            match tokio::time::timeout(LOOK, &mut opened).await {
+                Ok(opened) => return opened?.map(Some),
+                Err(_) if begun.elapsed() >= DESERTED || !self.mailbox.directory.exists() => return Ok(None),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Takes the host's letter and writes the other one. Was it the last?
+    async fn exchange(&mut self, turn: u64) -> io::Result<bool> {
+        self.listen(turn).await?;
+        self.answer(turn).await
     }
 
     /// Takes the turn's letter, if there is one.
@@ -131,18 +157,26 @@ impl Turns {
             self.said += letter.bytes.len() as u64;
             self.last = Instant::now();
         }
+        self.write(turn, &letter.encode(self.mailbox.conversation))?;
+        Ok(over)
+    }
+
+    /// The file is there whole or not at all.
+    fn write(&self, turn: u64, content: &[u8]) -> io::Result<()> {
         let path = self.mailbox.directory.join(mailbox::from_node(turn));
         let new = path.with_extension("new");
-        fs::write(&new, letter.encode(self.mailbox.conversation))?;
-        fs::rename(new, path)?;
-        Ok(over)
+        fs::write(&new, content)?;
+        fs::rename(new, path)
     }
 
     /// Removes what an earlier turn has left: the host has it, or would not have come again.
     fn forget(&self, turn: u64) -> io::Result<()> {
         fs::remove_file(self.mailbox.directory.join(mailbox::bell(turn)))?;
         match turn {
-            1 => Ok(()),
+            1 => match fs::remove_file(self.mailbox.directory.join(mailbox::PACKED)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                other => other,
+            },
             _ => fs::remove_file(self.mailbox.directory.join(mailbox::from_node(turn - 1))),
         }
     }

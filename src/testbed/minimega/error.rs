@@ -198,8 +198,8 @@ pub enum PhaseFailure {
     /// vptest could not be started on it.
     #[error("vptest cannot be started on it: {0}")]
     NotStarted(String),
-    /// The agent there did not end by itself.
-    #[error("its agent has ended with status {0}")]
+    /// The agent there has ended and was not asked to.
+    #[error("its agent has ended {0}")]
     AgentEnded(String),
     /// A letter of the agent there is damaged, or bytes are missing.
     #[error("what its agent has written makes no sense: {0}")]

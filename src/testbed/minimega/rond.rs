@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::cc::{GUEST_FILES, Head, Member, Order};
 use super::error::MinimegaError;
+use super::hold::chain;
 use super::line::Line;
 use super::socket::{Limits, Peer, Socket};
 use super::wire::{Answer, Dialect, Row};
@@ -58,7 +59,7 @@ pub struct Rond {
 }
 
 impl Rond {
-    /// Connects and lists the clients, the only question that changes nothing and that every rond can parse.
+    /// Connects and lists clients and commands: questions that change nothing and that every rond can parse.
     ///
     /// # Errors
     /// [`MinimegaError::Connect`], and what a command can have.
@@ -73,6 +74,8 @@ impl Rond {
             given: AtomicUsize::new(0),
         };
         rond.nodes().await?;
+        let there = rond.numbers(&mut *rond.socket.lock().await).await?;
+        rond.given.store(there.len(), Ordering::Relaxed);
         Ok(rond)
     }
 
@@ -189,17 +192,23 @@ impl Head for Rond {
         self.filtered(uuid, orders, Numbers::Unknown).await
     }
 
-    async fn tidy(&self) -> Result<(), MinimegaError> {
-        self.sweep();
-        if self.given.load(Ordering::Relaxed) < MANY {
-            return Ok(());
-        }
+    async fn sweep(&self) -> bool {
+        self.remove_rings(SETTLED);
+        self.given.load(Ordering::Relaxed) >= MANY
+    }
+
+    async fn clear(&self) -> Result<(), MinimegaError> {
         // Nodes answer with their next heartbeat.
         let deadline = Instant::now() + ANSWERED;
-        while self.clear().await? == Cleared::NotYet && Instant::now() < deadline {
+        let mut cleared = self.clear_commands().await?;
+        while cleared == Cleared::NotYet && Instant::now() < deadline {
             tokio::time::sleep(ANSWER_PACE).await;
+            cleared = self.clear_commands().await?;
         }
         self.given.store(0, Ordering::Relaxed);
+        // The files of an answer follow the counter.
+        tokio::time::sleep(ANSWER_PACE).await;
+        self.remove_rings(if cleared == Cleared::All { Duration::ZERO } else { SETTLED });
         Ok(())
     }
 }
@@ -273,7 +282,7 @@ impl Rond {
 
     /// Clears the table of commands, which each new one makes rond go through: not while anything else is in it than orders
     /// of vptests that were answered.
-    async fn clear(&self) -> Result<Cleared, MinimegaError> {
+    async fn clear_commands(&self) -> Result<Cleared, MinimegaError> {
         let mut slot = self.socket.lock().await;
         let _turn = self.turn().await?;
         let columns = ["command", "sent", "received", "responses"];
@@ -296,14 +305,14 @@ impl Rond {
     }
 
     /// Removes the outputs of the commands that wait for letters: they come with a heartbeat, when nobody looks any more.
-    fn sweep(&self) {
+    fn remove_rings(&self, settled: Duration) {
         let responses = self.responses();
         let Ok(numbers) = std::fs::read_dir(&responses) else { return };
         let clients = numbers.flatten().filter_map(|number| std::fs::read_dir(number.path()).ok()).flatten().flatten();
         for client in clients {
             let path = client.path();
             let is_old = client.metadata().and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
-            if is_old.is_some_and(|age| age > SETTLED) {
+            if is_old.is_some_and(|age| age >= settled) {
                 remove_ring(&path);
             }
             if let Some(number) = path.parent() {
@@ -340,6 +349,22 @@ impl Rond {
         let answer = self.ask(slot, &["filter"]).await?;
         filter_of(answer.text()).map_err(|text| MinimegaError::Answer { command: "filter".to_owned(), text })
     }
+}
+
+/// Which nodes have reported to the rond at the usual socket.
+///
+/// # Errors
+/// Why it cannot be used, in words.
+pub async fn look() -> Result<String, String> {
+    let rond = Rond::open(Path::new(DEFAULT_SOCKET), Limits::default()).await.map_err(|error| chain(&error))?;
+    let mut names: Vec<String> = rond.nodes().await.map_err(|error| chain(&error))?.into_iter().map(name_of).collect();
+    names.sort();
+    let names = if names.is_empty() { "no nodes yet".to_owned() } else { names.join(", ") };
+    Ok(format!("at {DEFAULT_SOCKET}: {names}"))
+}
+
+fn name_of(node: RondClient) -> String {
+    crate::text::printable(&node.hostname, 64)
 }
 
 /// Removes the directory of a client's answer to a command that waited for a letter, and of one that had nothing to say.

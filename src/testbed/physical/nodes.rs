@@ -144,6 +144,7 @@ impl Nodes {
         let held = std::mem::take(&mut *self.0.held.lock().await);
         futures_util::future::join_all(held.values().map(|held| close(held))).await;
         drop(held);
+        self.0.rond.finish().await;
         if let Some(place) = self.0.place.lock().await.take()
             && let Err(error) = place.processes.close().await
         {

@@ -56,6 +56,16 @@ impl RondWay {
         }
     }
 
+    /// Removes it all, at the end.
+    pub(super) async fn finish(&self) {
+        let head = self.head.lock().await.take();
+        if let Some(head) = head
+            && let Err(error) = head.channel.finish().await
+        {
+            tracing::debug!("cannot tidy up at {}: {error}", self.socket.display());
+        }
+    }
+
     async fn head(&self) -> Result<Arc<Head>, MinimegaError> {
         let mut head = self.head.lock().await;
         if let Some(head) = head.as_ref() {

@@ -21,6 +21,7 @@ use crate::ids::{NodeId, Role, Vantage};
 use crate::node::agent::AgentNode;
 use crate::node::{Command, Node, NodeError, Process};
 use crate::record::{Environment, Setting};
+use crate::spec::Way;
 use crate::testbed::{
     CapturePoint, CaptureSource, CountedAt, Instance, KernelAt, Pair, Path, Request, Teardown, TestbedError,
 };
@@ -31,6 +32,8 @@ const TURN: Duration = Duration::from_secs(20);
 const TURN_POLL: Duration = Duration::from_millis(250);
 /// How long a node whose agent is gone may take to be reached again and to put back.
 const SETTLE: Duration = Duration::from_secs(10);
+/// The same behind rond, where starting an agent waits for a heartbeat.
+const SETTLE_BY_ROND: Duration = Duration::from_secs(40);
 /// A card may take seconds to come back after its offloads or its MTU were changed.
 const LINK_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
@@ -133,8 +136,12 @@ impl Up {
             GivenBack::Lost(error) => error,
         };
         let host = &member.wish.host;
-        let again = tokio::time::timeout(SETTLE, self.settle(member)).await;
-        match again.unwrap_or_else(|_| Err(format!("it is not reached again within {SETTLE:?}"))) {
+        let limit = match member.wish.reach.way() {
+            Way::Ssh => SETTLE,
+            Way::Rond => SETTLE_BY_ROND,
+        };
+        let again = tokio::time::timeout(limit, self.settle(member)).await;
+        match again.unwrap_or_else(|_| Err(format!("it is not reached again within {limit:?}"))) {
             Ok(left) => left.into_iter().map(|left| format!("{host}: not put back: {left}")).collect(),
             Err(why) => vec![format!("{host}: settings may not be put back before the next contact: {error}; {why}")],
         }
@@ -217,8 +224,11 @@ async fn lend(wishes: &Wishes, wish: &NodeWish, held: &Arc<Held>, by: &str) -> R
 }
 
 fn said(wish: &NodeWish, error: &AgentError) -> String {
+    let text = error.to_string();
+    // Some say it themselves.
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    format!("{}: {error}{cause}", wish.host)
+    let cause = if text.ends_with(&cause) { String::new() } else { cause };
+    format!("{}: {text}{cause}", wish.host)
 }
 
 impl Member {
@@ -266,18 +276,21 @@ impl Member {
         facts.extend(hello.cpus.iter().map(|cpus| fact("cpus", cpus.to_string())));
         facts.extend(hello.boot_id.iter().map(|boot| fact("boot_id", boot.clone())));
         facts.extend(self.notes.iter().map(|note| fact("testbed.physical.note", note.clone())));
-        match self.client().facts().await {
+        // Asked at once: where each question is a round trip of a letter, they share one.
+        let (client, interface) = (self.client(), &self.interface);
+        let (known, link, clock) = tokio::join!(client.facts(), client.settings(interface), client.clock(CLOCK_ROUNDS));
+        match known {
             Ok(known) => facts.extend(known.into_iter().filter_map(|known| Some(fact(&known.name, known.value?)))),
             Err(error) => tracing::warn!("{}: cannot read what it is: {error}", self.wish.id),
         }
-        match self.client().settings(&self.interface).await {
+        match link {
             Ok(readings) => {
                 let of_link = LINK_FACTS.iter().filter_map(|(from, to)| Some(fact(to, value(&readings, from)?)));
                 facts.extend(of_link);
             }
             Err(error) => tracing::warn!("{}: cannot read what its link is: {error}", self.wish.id),
         }
-        match self.client().clock(CLOCK_ROUNDS).await {
+        match clock {
             Ok(clock) => {
                 let text = format!("{} to {} ns ahead of the host", clock.at_least_ns, clock.at_most_ns);
                 facts.push(fact("clock.offset", text));
@@ -289,7 +302,9 @@ impl Member {
 
     async fn settings(&self, wishes: &Wishes) -> Vec<Setting> {
         let node = Some(self.wish.id);
-        let readings = match self.client().settings(&self.interface).await {
+        let asked = self.client().settings(&self.interface);
+        let (readings, of_kernel) = tokio::join!(asked, self.kernel_settings(wishes));
+        let readings = match readings {
             Ok(readings) => readings,
             Err(error) => {
                 tracing::warn!("{}: cannot read the settings of {}: {error}", self.wish.id, self.interface);
@@ -311,7 +326,7 @@ impl Member {
         let others = readings.iter().filter(|reading| !wanted.iter().any(|(name, _)| *name == reading.name));
         settings
             .extend(others.map(|reading| Setting::compare(node, &named(&reading.name), None, reading.value.clone())));
-        settings.extend(self.kernel_settings(wishes).await);
+        settings.extend(of_kernel);
         settings
     }
 

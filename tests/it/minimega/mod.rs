@@ -1,9 +1,10 @@
 //! minimega and rond: vptest's drivers against a double that misbehaves as the real ones were seen to
 //! (`tests/data/minimega`).
 
-mod double;
+pub(crate) mod double;
 mod double_rond;
-mod guest;
+pub(crate) mod guest;
+mod letters;
 mod machines;
 mod phases;
 mod protocol;

@@ -2,6 +2,7 @@
 
 mod failures;
 mod lab;
+mod rond;
 
 use super::campaign::Campaign;
 use super::qemu::{databases, only, outcome, wait_until};

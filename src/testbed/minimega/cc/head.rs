@@ -41,8 +41,14 @@ pub trait Head: Send + Sync {
         self.post(uuid, orders).await.map(Some)
     }
 
-    /// Removes what orders have left at the head, where nobody else will. None of this vptest's may be under way.
-    async fn tidy(&self) -> Result<(), MinimegaError> {
+    /// Removes what orders that are long done have left at the head, where nobody else will. Says whether it is time for
+    /// [`Head::clear`].
+    async fn sweep(&self) -> bool {
+        false
+    }
+
+    /// Forgets orders that are done. None of this vptest's may be under way.
+    async fn clear(&self) -> Result<(), MinimegaError> {
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use super::super::error::{MinimegaError, PhaseFailure};
 use super::turn::Address;
 use super::{Channel, Member, Phase, Sent, Step, StepStatus};
-use crate::agent::mailbox::{LARGEST, Letter};
+use crate::agent::mailbox::{LARGEST, Letter, PACKED};
 use crate::agent::{AgentError, Client, Limits};
 use crate::image::{BUNDLE_PROGRAM, Bundle};
 use crate::text::printable_bytes;
@@ -52,13 +52,15 @@ for b in box-*; do
     tr '\0' ' ' <"$c" 2>/dev/null | grep -q -e "--mailbox $1/$b " && continue 2
   done
   [ -n "$(find "$b" -maxdepth 0 -mmin +60)" ] || [ -e "$b/started" ] || continue
-  rm -rf "$b"
+  p=$(cat "$b/started" 2>/dev/null)
+  case $p in "$1"/*.d) rm -rf "$p" "${p%.d}.sh" ;; esac
+  rm -rf "$b" "$1/${b#box-}".t*
 done
 exit 0"#;
 
 /// Runs the agent and removes everything after it. For one that is killed, it writes the letter that the host waits for, and
 /// makes the pipe a file, so that nobody waits there.
-const RUN: &str = r#": >"$1/started"
+const RUN: &str = r#"echo "$VPTEST_PHASE" >"$1/started"
 cd /
 "$1/vptest" agent --mailbox "$1" --incoming "$2" --conversation "$3" --scratch "$1/scratch" --program "$1/vptest" 2>"$1/said"
 s=$?
@@ -66,13 +68,13 @@ echo $s >"$1/ended"
 [ $s = 0 ] || for b in "$1"/bell.*; do
   [ -p "$b" ] || continue
   o="$1/out.${b##*.}"
-  { echo "ended $s"; tail -c 400 "$1/said"; } >"$o.new"; mv -f "$o.new" "$o"
+  { echo "ended with status $s"; tail -c 400 "$1/said"; } >"$o.new"; mv -f "$o.new" "$o"
   timeout 1 sh -c ': >"$1"' sh "$b"
   echo >"$b.new"; mv -f "$b.new" "$b"
   sleep 30
 done
 sleep 2
-rm -rf "$1" "$VPTEST_PHASE" "${VPTEST_PHASE%.d}.sh""#;
+rm -rf "$1" "$VPTEST_PHASE" "${VPTEST_PHASE%.d}.sh" "$2/$3".t*"#;
 
 /// Waits until the agent is there, or says why it is not.
 const CHECK: &str = r#"n=0
@@ -135,8 +137,7 @@ impl Mailbox {
             Ok(client) => Ok(Self { client, turns, pump }),
             Err(error) => {
                 pump.abort();
-                let text = with_cause(&error);
-                Err(MinimegaError::phase(&member.node, PhaseFailure::NotStarted(text)))
+                Err(MinimegaError::phase(&member.node, PhaseFailure::NotStarted(error.to_string())))
             }
         }
     }
@@ -157,14 +158,9 @@ impl Mailbox {
     }
 }
 
-fn with_cause(error: &AgentError) -> String {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    format!("{error}{cause}")
-}
-
 /// What a node does to have an agent.
 fn phase(incoming: &str, name: &str, directory: &str, conversation: u64, bundle: &Bundle) -> Phase {
-    let tar = format!("{directory}/vptest.tar");
+    let tar = format!("{directory}/{PACKED}");
     let conversation = format!("{conversation:016x}");
     let sh = |script: &str, words: &[&str]| {
         let words = ["sh", "-c", script, "sh"].into_iter().chain(words.iter().copied());
@@ -178,7 +174,7 @@ fn phase(incoming: &str, name: &str, directory: &str, conversation: u64, bundle:
         send: vec![Sent { path: tar.clone(), mode: 0o600, content: bundle.tar.clone() }],
         steps: vec![
             sh(SWEEP, &[incoming, name]),
-            sh(r#"tar -x -f "$2" -C "$1" && rm "$2" && mkdir "$1/scratch""#, &[directory, &tar]),
+            sh(r#"tar -x -f "$2" -C "$1" && mkdir "$1/scratch""#, &[directory, &tar]),
             run,
             sh(CHECK, &[directory]),
         ],

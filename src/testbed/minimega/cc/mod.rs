@@ -173,13 +173,21 @@ impl Channel {
         outcomes
     }
 
-    /// Removes what orders that are done have left at the head. Waits for those that are under way.
+    /// Removes what orders that are done have left at the head, if it is much. Waits for those that are under way then.
     ///
     /// # Errors
     /// As [`super::Daemon::run`].
     pub async fn tidy(&self) -> Result<(), MinimegaError> {
+        if self.head.sweep().await { self.finish().await } else { Ok(()) }
+    }
+
+    /// Removes it however little it is; clients need a heartbeat for that.
+    ///
+    /// # Errors
+    /// As [`super::Daemon::run`].
+    pub async fn finish(&self) -> Result<(), MinimegaError> {
         let _alone = self.quiet.write().await;
-        self.head.tidy().await
+        self.head.clear().await
     }
 
     async fn post<'a>(&self, member: &'a Member, phase: &'a Phase) -> Result<Posted<'a>, MinimegaError> {

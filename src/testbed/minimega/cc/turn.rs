@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::super::error::{MinimegaError, PhaseFailure};
 use super::{Channel, Member, Order, content, length, write};
-use crate::agent::mailbox::{self, LARGEST, Letter, OVERHEAD};
+use crate::agent::mailbox::{self, ENDED, LARGEST, Letter, OVERHEAD};
 use crate::text::printable_bytes;
 
 /// After that, the command that waits for a node's letter is ended, so that a node whose agent is gone can be given others.
@@ -20,8 +20,6 @@ const WAIT: Duration = Duration::from_secs(15);
 const POST: Duration = Duration::from_secs(10);
 /// Between two looks for a letter, at first and at last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
-/// Begins what is found instead of a letter when the agent has not ended by itself; its exit status follows.
-const ENDED: &[u8] = b"ended ";
 /// Every so many looks also those directories are looked at that were there before.
 const THOROUGH: u32 = 64;
 
@@ -97,7 +95,7 @@ impl Channel {
         let _ = std::fs::remove_file(&path);
         path.parent().inspect(|parent| super::remove_empty(parent, &self.head.responses()));
         if let Ok(text) = &file
-            && let Some(why) = text.strip_prefix(ENDED)
+            && let Some(why) = text.strip_prefix(ENDED.as_bytes())
         {
             return Err(failed(PhaseFailure::AgentEnded(printable_bytes(why.trim_ascii(), 400))));
         }
