@@ -49,7 +49,7 @@ pub(super) struct Held {
 /// What goes to a node.
 enum Behind {
     Ssh {
-        connection: Mutex<Connection>,
+        connection: Box<Mutex<Connection>>,
         /// `None` once it was ended.
         agent: std::sync::Mutex<Option<Box<dyn Process>>>,
     },
@@ -197,8 +197,10 @@ impl Nodes {
             what: format!("{}: vptest could not be copied to it and started within {COPY:?}", wish.host),
         };
         let agent = agent.map_err(late)?.map_err(|error| failed(&error))?;
-        let behind =
-            Behind::Ssh { connection: Mutex::new(connection), agent: std::sync::Mutex::new(Some(agent.process)) };
+        let behind = Behind::Ssh {
+            connection: Box::new(Mutex::new(connection)),
+            agent: std::sync::Mutex::new(Some(agent.process)),
+        };
         Ok(Held { client: agent.client, behind })
     }
 
