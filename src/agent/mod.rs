@@ -1,5 +1,5 @@
 //! The agent: vptest itself on a node, doing what the host asks over a channel of bytes that somebody else provides
-//! (a virtio-serial port, ssh). It never listens on a network.
+//! (a virtio-serial port, ssh, files that are sent). It never listens on a network.
 //!
 //! ```text
 //! wire     bytes: greeting and frames; pure
@@ -7,6 +7,7 @@
 //! mux      many calls over one conversation, credit, heartbeat
 //! client   host side
 //! server   node side
+//! mailbox  a channel made of files, where there is no other
 //! results  the disk on which a guest leaves files for its host
 //! init     the first process of a guest
 //! modules  kernel modules in a guest
@@ -18,6 +19,7 @@ mod channel;
 pub mod client;
 mod error;
 pub mod init;
+pub mod mailbox;
 mod message;
 pub mod modules;
 mod mux;

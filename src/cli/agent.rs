@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use super::exit::{Exit, Failure};
-use crate::agent::server::{self, Options, Source};
+use crate::agent::server::{self, Mailbox, Options, Source};
 use crate::agent::{self, init};
 
 /// Serve this machine to a vptest on another one (started in guests and over ssh, seldom by hand)
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-#[command(group = clap::ArgGroup::new("channel").required(true).args(["stdio", "port", "init", "container"]))]
+#[command(group = clap::ArgGroup::new("channel").required(true).args(["stdio", "port", "init", "container", "mailbox"]))]
 pub(super) struct Args {
     /// Talk over standard input and output, and end with the conversation
     #[arg(long)]
@@ -26,6 +26,15 @@ pub(super) struct Args {
     /// A word for those who look for this process
     #[arg(long, value_name = "WORD", requires = "container", hide = true)]
     machine: Option<String>,
+    /// Talk by letters in this directory, which somebody else carries (minimega's cc, rond), and end with the conversation
+    #[arg(long, value_name = "DIRECTORY", hide = true, requires_all = ["incoming", "conversation"])]
+    mailbox: Option<PathBuf>,
+    /// Directory in which letters of the host arrive
+    #[arg(long, value_name = "DIRECTORY", hide = true, requires = "mailbox")]
+    incoming: Option<PathBuf>,
+    /// Which conversation it is, in hexadecimal
+    #[arg(long, value_name = "HEX", hide = true, requires = "mailbox", value_parser = |text: &str| u64::from_str_radix(text, 16))]
+    conversation: Option<u64>,
     /// Directory for files of an iteration, used for relative paths [default: a new one, removed at the end]
     #[arg(long, value_name = "DIRECTORY", conflicts_with = "init")]
     scratch: Option<PathBuf>,
@@ -53,7 +62,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         init::run_container(socket, args.program.clone())?;
         return Ok(Exit::Done);
     }
-    let source = args.port.clone().map_or(Source::Stdio, Source::Port);
+    let source = source(args);
     if source == Source::Stdio && server::is_terminal() {
         return Err(Failure::text(Exit::Usage, "a person cannot speak the agent's protocol")
             .hint("--stdio is for another vptest, at the other end of a pipe or of ssh"));
@@ -65,11 +74,22 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         None => Some(tempfile::Builder::new().prefix("vptest-agent-").tempdir()?),
     };
     let scratch = args.scratch.clone().or_else(|| own.as_ref().map(|own| own.path().to_owned()));
-    let owns_scratch = args.scratch.is_none();
+    // A mailbox is in a directory that was made for it and goes with it.
+    let owns_scratch = args.scratch.is_none() || args.mailbox.is_some();
     let scratch = scratch.unwrap_or_else(|| PathBuf::from(agent::GUEST_SCRATCH));
     server::serve(
         &source,
         Options { scratch, results: args.results.clone(), owns_scratch, program: args.program.clone() },
     )?;
     Ok(Exit::Done)
+}
+
+fn source(args: &Args) -> Source {
+    match (&args.port, &args.mailbox, &args.incoming, args.conversation) {
+        (Some(port), ..) => Source::Port(port.clone()),
+        (None, Some(directory), Some(incoming), Some(conversation)) => {
+            Source::Mailbox(Mailbox { directory: directory.clone(), incoming: incoming.clone(), conversation })
+        }
+        _ => Source::Stdio,
+    }
 }

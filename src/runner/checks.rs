@@ -78,6 +78,7 @@ pub async fn all(privilege: &Result<Privilege, UserNamespaceError>) -> Vec<Check
     checks.push(counters());
     checks.extend(guests().await);
     checks.push(physical());
+    checks.push(rond().await);
     checks.push(minimega().await);
     checks.extend(TOOLS.iter().map(|&(program, package, state, what)| tool(program, package, state, what)));
     checks
@@ -277,6 +278,19 @@ fn physical() -> Check {
             ),
         ),
         Err(error) => lacking(format!("vptest cannot be packed for them: {error}"), None),
+    }
+}
+
+/// What physical nodes need that are reached by rond.
+async fn rond() -> Check {
+    let name = "rond";
+    match testbed::minimega::rond::look().await {
+        Ok(found) => Check::ok(name, found),
+        Err(error) => {
+            let hint = "only nodes of the testbed physical with `way = \"rond\"` need it: start `rond -nostdin` here, and on each \
+                        node `miniccc -parent THIS_HOST`";
+            Check::lacking(name, State::Optional, error, Some(hint.to_owned()))
+        }
     }
 }
 

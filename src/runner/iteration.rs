@@ -100,7 +100,7 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
     let keep =
         setup.keep_failed && matches!(outcome, Outcome::Failed { .. } | Outcome::TimedOut { .. } | Outcome::Invalid(_));
     let kept = if keep { stages.keep(&mut life, &mut instance).await } else { None };
-    let (outcome, leftovers) = stages.take_down(&mut life, instance, outcome).await;
+    let (outcome, leftovers) = stages.take_down(&mut life, instance, outcome, &mut gathered.environment).await;
     let outcome = stages.before_store(&mut life, outcome).await;
     if matches!(outcome, Outcome::Failed { .. } | Outcome::TimedOut { .. } | Outcome::Invalid(_))
         && let Err(error) = keep_consoles(&request.scratch, &artifacts)
@@ -463,7 +463,13 @@ impl Stages<'_> {
 
     /// Takes the testbed down, whatever happened before. What stays behind makes a good iteration suspect, since it may
     /// disturb the next ones.
-    async fn take_down(&self, life: &mut Life<'_>, instance: Option<Up>, outcome: Outcome) -> (Outcome, Vec<String>) {
+    async fn take_down(
+        &self,
+        life: &mut Life<'_>,
+        instance: Option<Up>,
+        outcome: Outcome,
+        environment: &mut Vec<Environment>,
+    ) -> (Outcome, Vec<String>) {
         let good = good(&outcome);
         let result = life
             .closing_stage(Stage::Teardown, TEARDOWN_LIMIT, async {
@@ -473,7 +479,9 @@ impl Stages<'_> {
                         if !good || entered.is_err() {
                             instance.spoil();
                         }
-                        instance.teardown().await.left
+                        let down = instance.teardown().await;
+                        environment.extend(down.facts);
+                        down.left
                     }
                     None => Vec::new(),
                 };

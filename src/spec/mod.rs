@@ -35,7 +35,7 @@ pub use linktest::{LinkLevel, LinkTestSpec};
 pub use parse::{DEFAULT_REPETITIONS, DEFAULT_SEED, DEFAULT_SNAPLEN, DEFAULT_TIMEOUT};
 pub use parse_stop::MOST_STOP_METRICS;
 pub use parse_workload::{DEFAULT_IPERF3_DURATION, DEFAULT_READY_TIMEOUT};
-pub use physical::{PhysicalNode, PhysicalSpec, SwitchAccess, SwitchSpec};
+pub use physical::{PhysicalNode, PhysicalSpec, SwitchAccess, SwitchSpec, Way};
 pub use placeholder::PLACEHOLDERS;
 pub(crate) use read::nearest;
 pub(crate) use space::Space;

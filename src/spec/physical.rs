@@ -12,9 +12,35 @@ use crate::ids::{NodeId, Role};
 /// Counters that are older are of no use.
 const LONGEST_UPDATE: Duration = Duration::from_secs(600);
 
+/// How physical nodes are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Way {
+    /// By ssh, each by itself.
+    #[default]
+    Ssh,
+    /// Through the miniccc on each, by the rond on this host.
+    Rond,
+}
+
+impl Way {
+    /// As written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ssh => "ssh",
+            Self::Rond => "rond",
+        }
+    }
+}
+
 /// `[testbed.physical]`
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PhysicalSpec {
+    /// How they are reached.
+    pub way: Way,
+    /// Path of rond's command socket; `None` for the usual one.
+    pub rond: Option<String>,
+    /// Directory of miniccc's files on the nodes that name none; `None` for the usual one.
+    pub files: Option<String>,
     /// The nodes; the first client and the first server are the first pair.
     pub nodes: Vec<PhysicalNode>,
     /// Who logs in where a node names nobody; `None` for what `ssh_config` says.
@@ -56,7 +82,7 @@ pub enum SwitchAccess {
 /// `[[testbed.physical.nodes]]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PhysicalNode {
-    /// As ssh takes it: a name, an address, or a name from `ssh_config`.
+    /// As ssh takes it: a name, an address, or a name from `ssh_config`. With rond, what the node calls itself.
     pub host: String,
     /// Is it a server?
     pub server: bool,
@@ -72,18 +98,28 @@ pub struct PhysicalNode {
     pub identity: Option<String>,
     /// The key it must show: type and key, as in a `.pub` file; `None` for one in `known_hosts`.
     pub host_key: Option<String>,
+    /// Directory of its miniccc's files; `None` for that of all.
+    pub files: Option<String>,
 }
 
 const ROLES: &[(&str, bool)] = &[("client", false), ("server", true)];
+const WAYS: &[(&str, Way)] = &[("ssh", Way::Ssh), ("rond", Way::Rond)];
+/// A path of a unix socket has this many bytes at most (unix(7)).
+const SOCKET: usize = 107;
 
 pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> PhysicalSpec {
     let mut physical = PhysicalSpec::default();
     let Some(mut section) = entry.section(sink) else { return physical };
+    physical.way = section.take("way").and_then(|entry| entry.choice(sink, WAYS)).unwrap_or_default();
+    let way = physical.way;
     if let Some(nodes) = section.take("nodes") {
-        physical.nodes = nodes.sections(sink).into_iter().filter_map(|node| read_node(node, sink)).collect();
+        physical.nodes = nodes.sections(sink).into_iter().filter_map(|node| read_node(node, way, sink)).collect();
     }
-    physical.user = section.take("user").and_then(|entry| login_name(&entry, sink));
-    physical.identity = section.take("identity").and_then(|entry| entry.filled(sink).map(str::to_owned));
+    physical.rond = only(&mut section, "rond", way, Way::Rond, sink).and_then(|entry| socket(&entry, sink));
+    physical.files = only(&mut section, "files", way, Way::Rond, sink).and_then(|entry| directory(&entry, sink));
+    physical.user = only(&mut section, "user", way, Way::Ssh, sink).and_then(|entry| login_name(&entry, sink));
+    let identity = only(&mut section, "identity", way, Way::Ssh, sink);
+    physical.identity = identity.and_then(|entry| entry.filled(sink).map(str::to_owned));
     if let Some(mut routers) = section.take("routers").and_then(|entry| entry.section(sink)) {
         let named = routers.rest().into_iter();
         physical.routers = named.filter_map(|(name, entry)| Some((name.to_owned(), address(&entry, sink)?))).collect();
@@ -151,7 +187,45 @@ fn port(name: &str, entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<(NodeId, u
     Some((node, entry.integer(sink, 1_u32, 2_147_483_647)?))
 }
 
-fn read_node(mut section: Section<'_>, sink: &mut Sink<'_>) -> Option<PhysicalNode> {
+/// The value of a key that means something with one way to the nodes alone.
+fn only<'a>(
+    section: &mut Section<'a>,
+    key: &'static str,
+    way: Way,
+    needed: Way,
+    sink: &mut Sink<'_>,
+) -> Option<Entry<'a>> {
+    let entry = section.take(key)?;
+    if way == needed {
+        return Some(entry);
+    }
+    let message = format!("`{}` means nothing with `way = \"{}\"`", entry.path, way.as_str());
+    let label = format!("for `way = \"{}\"` alone", needed.as_str());
+    sink.push(Diagnostic::error(entry.key.clone(), message).label(label));
+    None
+}
+
+fn socket(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<String> {
+    let text = entry.filled(sink)?;
+    let fits = text.starts_with('/') && text.len() <= SOCKET;
+    if !fits {
+        entry.refuse(sink, "an absolute path of at most 107 bytes: `\"/tmp/rond/rond\"`");
+    }
+    fits.then(|| text.to_owned())
+}
+
+/// Not one with characters that miniccc takes for a pattern.
+fn directory(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<String> {
+    let text = entry.filled(sink)?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    let fits = text.len() > 1 && text.starts_with('/') && !text.ends_with('/') && text.chars().all(plain);
+    if !fits {
+        entry.refuse(sink, "an absolute path of letters, digits and `/._-`: `\"/tmp/miniccc/files\"`");
+    }
+    fits.then(|| text.to_owned())
+}
+
+fn read_node(mut section: Section<'_>, way: Way, sink: &mut Sink<'_>) -> Option<PhysicalNode> {
     let host = section.need("host", sink, "`host = \"node1\"`, as ssh takes it").and_then(|entry| {
         let host = entry.filled(sink)?;
         let fits = !host.starts_with('-') && !host.contains(|c: char| c.is_whitespace() || c.is_control());
@@ -172,10 +246,12 @@ fn read_node(mut section: Section<'_>, sink: &mut Sink<'_>) -> Option<PhysicalNo
         server: server.unwrap_or_default(),
         interface: interface.and_then(|entry| word(&entry, sink, "the name of an interface")),
         address: address.and_then(|entry| self::address(&entry, sink)),
-        port: section.take("port").and_then(|entry| entry.integer(sink, 1_u16, u16::MAX)),
-        user: section.take("user").and_then(|entry| login_name(&entry, sink)),
-        identity: section.take("identity").and_then(|entry| entry.filled(sink).map(str::to_owned)),
-        host_key: section.take("host_key").and_then(|entry| host_key(&entry, sink)),
+        port: only(&mut section, "port", way, Way::Ssh, sink).and_then(|entry| entry.integer(sink, 1_u16, u16::MAX)),
+        user: only(&mut section, "user", way, Way::Ssh, sink).and_then(|entry| login_name(&entry, sink)),
+        identity: only(&mut section, "identity", way, Way::Ssh, sink)
+            .and_then(|entry| entry.filled(sink).map(str::to_owned)),
+        host_key: only(&mut section, "host_key", way, Way::Ssh, sink).and_then(|entry| host_key(&entry, sink)),
+        files: only(&mut section, "files", way, Way::Rond, sink).and_then(|entry| directory(&entry, sink)),
     };
     section.finish(sink);
     (host.is_some() && server.is_some()).then_some(node)

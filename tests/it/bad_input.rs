@@ -37,6 +37,15 @@ fn mistakes_of_a_spec_are_shown_at_their_places() {
     let ssh = |more: &str| qemu(&format!("disk = \"d\"\naccess = \"ssh\"\n[testbed.qemu.ssh]\n{more}"));
     refused(ssh("user = \"-oProxyCommand=x\""), &["params.toml:8:", "the name of a user"]);
     refused(ssh("host_key = \"/etc/key.pub\""), &["ssh_host_ed25519_key.pub"]);
+    let physical = |more: &str| format!("name = \"x\"\n[workload]\npreset = \"ab\"\n[testbed.physical]\n{more}\n");
+    refused(physical("way = \"telnet\""), &["params.toml:5:", "telnet", "`\"rond\"`"]);
+    refused(
+        physical("way = \"rond\"\nuser = \"me\""),
+        &["params.toml:6:1", "`testbed.physical.user` means nothing with `way = \"rond\"`", "`way = \"ssh\"` alone"],
+    );
+    refused(physical("rond = \"/tmp/x\""), &["params.toml:5:1", "means nothing with `way = \"ssh\"`"]);
+    refused(physical("way = \"rond\"\nrond = \"x\""), &["params.toml:6:", "an absolute path of at most 107 bytes"]);
+    refused(physical("way = \"rond\"\nfiles = \"/a*\""), &["params.toml:6:", "letters, digits"]);
     refused("name = ", &["params.toml:1:"]);
     refused("", &["name"]);
 }

@@ -44,6 +44,10 @@ pub struct Limits {
     /// The greeting is sent again after this time, and then after twice the time before. It is sent behind padding that
     /// ends a frame in the middle of which an earlier host may have gone.
     pub again: Duration,
+    /// Time for the answer to a ping, at most. An agent with much to send leaves pings without one.
+    pub pong: Duration,
+    /// Questions by which clocks are compared, at most. Where each costs much, few must do.
+    pub clock_rounds: u32,
 }
 
 impl Default for Limits {
@@ -54,12 +58,11 @@ impl Default for Limits {
             silence: Duration::from_secs(30),
             noise: 16 << 20,
             again: Duration::from_secs(2),
+            pong: Duration::from_secs(2),
+            clock_rounds: u32::MAX,
         }
     }
 }
-
-/// Time for the answer to a ping, at most. An agent with much to send leaves pings without one.
-const PONG: Duration = Duration::from_secs(2);
 
 /// An agent that is there. Clones share the conversation; when the last one is dropped, it ends.
 #[derive(Debug, Clone)]
@@ -72,6 +75,7 @@ struct Inner {
     runtime: Handle,
     /// Time for the answer to a ping.
     pong: Duration,
+    clock_rounds: u32,
 }
 
 impl Drop for Inner {
@@ -111,8 +115,9 @@ impl Client {
         tokio::spawn(mux::write(link.clone(), queues, output, pending[sent..].to_vec()));
         tokio::spawn(listen(link.clone(), input, limits.silence));
         tokio::spawn(beat(link.clone(), limits.heartbeat));
-        let pong = limits.silence.min(PONG);
-        Ok(Self(Arc::new(Inner { hello, link, runtime: Handle::current(), pong })))
+        let pong = limits.silence.min(limits.pong);
+        let clock_rounds = limits.clock_rounds;
+        Ok(Self(Arc::new(Inner { hello, link, runtime: Handle::current(), pong, clock_rounds })))
     }
 
     /// What the agent says of itself.
@@ -210,7 +215,8 @@ impl Client {
         }
     }
 
-    /// Compares the node's wall clock with this host's by `rounds` (at least one) questions.
+    /// Compares the node's wall clock with this host's by `rounds` (at least one) questions, or fewer where
+    /// [`Limits::clock_rounds`] says so.
     ///
     /// Each answer bounds the offset; the bounds are those of all rounds together, so a clock that is set meanwhile makes
     /// them cross. Rounds without an answer in time do not count.
@@ -221,7 +227,7 @@ impl Client {
         let mut reading =
             ClockReading { at_least_ns: i64::MIN, at_most_ns: i64::MAX, round_trip_ns: u64::MAX, rounds: 0 };
         let start = Instant::now();
-        for _ in 0..rounds.max(1) {
+        for _ in 0..rounds.min(self.0.clock_rounds).max(1) {
             let (sent, begun) = (crate::host::clock::now_ns(), Instant::now());
             let question = async {
                 let pong = self.0.link.ping(mux::fresh_number()).await?;
@@ -472,7 +478,7 @@ mod tests {
         let (link, _queues) = Link::new(1);
         let hello = serde_json::from_value(serde_json::json!({ "protocol": PROTOCOL, "version": "0" })).unwrap();
         let pong = Duration::from_millis(1);
-        let client = Client(Arc::new(Inner { hello, link, runtime: Handle::current(), pong }));
+        let client = Client(Arc::new(Inner { hello, link, runtime: Handle::current(), pong, clock_rounds: 3 }));
         let error = client.clock(100).await.unwrap_err();
         assert!(matches!(error, AgentError::Unanswered { request: "clock", .. }), "{error}");
         assert!(!error.is_lost());

@@ -6,6 +6,7 @@ mod counters;
 mod files;
 mod host;
 mod lend;
+mod mailbox;
 mod network;
 mod process;
 mod session;
@@ -37,6 +38,8 @@ pub enum Source {
     Stdio,
     /// At the other end of the virtio-serial port of this name; the agent goes on and waits for the next host.
     Port(String),
+    /// At the other end of a mailbox; the agent ends with the conversation.
+    Mailbox(Mailbox),
 }
 
 /// What an agent is told when it is started.
@@ -63,8 +66,9 @@ impl Options {
 }
 
 pub use channel::is_terminal;
+pub use mailbox::Mailbox;
 
-/// Serves. Returns when the conversation is over (stdio), or never (port) but with an error.
+/// Serves. Returns when the conversation is over (stdio, mailbox), or never (port) but with an error.
 ///
 /// # Errors
 /// When the channel cannot be opened, or no host was heard on it.
@@ -77,6 +81,7 @@ pub fn serve(source: &Source, options: Options) -> io::Result<()> {
                 session::converse(&mut input, output, &options, Some(MAX_NOISE)).await.map(drop)
             }
             Source::Port(name) => serve_port(name, &options).await,
+            Source::Mailbox(mailbox) => mailbox::serve(mailbox, &options).await,
         }
     })
 }

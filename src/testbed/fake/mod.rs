@@ -222,6 +222,6 @@ impl Instance for FakeInstance {
         if self.has(Stage::Teardown, FaultKind::Leftover) {
             left.push("injected leftover".to_owned());
         }
-        Teardown { left }
+        Teardown { left, facts: Vec::new() }
     }
 }

@@ -121,6 +121,14 @@ pub enum MinimegaError {
         /// How long they were waited for.
         waited: Duration,
     },
+    /// Several clients have this host name: which one is meant is not known.
+    #[error("{count} nodes call themselves {host}: which one is meant is not known")]
+    Ambiguous {
+        /// The host name.
+        host: String,
+        /// How many have it.
+        count: usize,
+    },
     /// Something about a client and a phase of commands.
     #[error("{node}: {failure}")]
     Phase {
@@ -187,6 +195,15 @@ pub enum PhaseFailure {
     /// Files could not be brought.
     #[error("cannot bring its files: {0}")]
     NotFetched(String),
+    /// vptest could not be started on it.
+    #[error("vptest cannot be started on it: {0}")]
+    NotStarted(String),
+    /// The agent there has ended and was not asked to.
+    #[error("its agent has ended {0}")]
+    AgentEnded(String),
+    /// A letter of the agent there is damaged, or bytes are missing.
+    #[error("what its agent has written makes no sense: {0}")]
+    Letter(String),
     /// What it printed is no report.
     #[error("its report makes no sense: {0}")]
     Report(String),

@@ -4,21 +4,37 @@
 //! not say the numbers of the commands it is given, and its answers have no `Status`. Its table `responses` fails as soon
 //! as a file was received; the files are read instead.
 
+use std::fs::File;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::cc::{GUEST_FILES, Head, Member, Order};
 use super::error::MinimegaError;
+use super::hold::chain;
 use super::line::Line;
 use super::socket::{Limits, Peer, Socket};
 use super::wire::{Answer, Dialect, Row};
+use crate::agent::mailbox::RING;
 
 /// Where rond puts its socket when it is not told otherwise. It has one only with `-nostdin`.
 pub const DEFAULT_SOCKET: &str = "/tmp/rond/rond";
 /// Directory of vptest's files below rond's.
 const OUTGOING: &str = "vptest";
+/// Orders after which its table is cleared when that can be.
+const MANY: usize = 1000;
+/// Between two attempts at the lock.
+const LOCK_PACE: Duration = Duration::from_millis(1);
+/// How long nodes may take to answer what they have done, and between two looks.
+const ANSWERED: Duration = Duration::from_secs(8);
+const ANSWER_PACE: Duration = Duration::from_millis(250);
+/// Answers of that age get no more files: a heartbeat and more.
+const SETTLED: Duration = Duration::from_secs(12);
 
 /// A node that has reported to rond.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,10 +54,12 @@ pub struct Rond {
     limits: Limits,
     peer: Peer,
     socket: Mutex<Option<Socket>>,
+    /// Orders given since its table was cleared.
+    given: AtomicUsize,
 }
 
 impl Rond {
-    /// Connects and lists the clients, the only question that changes nothing and that every rond can parse.
+    /// Connects and lists clients and commands: questions that change nothing and that every rond can parse.
     ///
     /// # Errors
     /// [`MinimegaError::Connect`], and what a command can have.
@@ -53,8 +71,11 @@ impl Rond {
             limits,
             peer: first.peer(),
             socket: Mutex::new(Some(first)),
+            given: AtomicUsize::new(0),
         };
         rond.nodes().await?;
+        let there = rond.numbers(&mut *rond.socket.lock().await).await?;
+        rond.given.store(there.len(), Ordering::Relaxed);
         Ok(rond)
     }
 
@@ -78,17 +99,19 @@ impl Rond {
     /// The nodes that call themselves so.
     ///
     /// # Errors
-    /// [`MinimegaError::NoClient`] with those that have not reported, and as [`super::Daemon::run`].
+    /// [`MinimegaError::NoClient`] with those that have not reported, [`MinimegaError::Ambiguous`], and as [`super::Daemon::run`].
     pub async fn members(&self, hosts: &[String]) -> Result<Vec<Member>, MinimegaError> {
         let nodes = self.nodes().await?;
-        // Of two that call themselves the same it is not known which one is meant.
-        let find = |host: &String| {
-            let mut so_called = nodes.iter().filter(|node| node.hostname == *host);
-            so_called.next().filter(|_| so_called.next().is_none())
-        };
+        for host in hosts {
+            let count = nodes.iter().filter(|node| node.hostname == *host).count();
+            if count > 1 {
+                return Err(MinimegaError::Ambiguous { host: host.clone(), count });
+            }
+        }
+        let find = |host: &String| nodes.iter().find(|node| node.hostname == *host);
         let missing: Vec<String> = hosts.iter().filter(|host| find(host).is_none()).cloned().collect();
         if !missing.is_empty() {
-            return Err(MinimegaError::NoClient { missing, waited: std::time::Duration::ZERO });
+            return Err(MinimegaError::NoClient { missing, waited: Duration::ZERO });
         }
         let member = |host: &String| {
             let node = find(host)?;
@@ -161,9 +184,68 @@ impl Head for Rond {
 
     /// The numbers are those that are new after each order; somebody else's between them would not be told apart.
     async fn post(&self, uuid: &str, orders: &[Order]) -> Result<Vec<u64>, MinimegaError> {
+        Ok(self.filtered(uuid, orders, Numbers::Wanted).await?.unwrap_or_default())
+    }
+
+    /// Its table of commands is long when many letters were carried, and is not read for each of them.
+    async fn hand_over(&self, uuid: &str, orders: &[Order]) -> Result<Option<Vec<u64>>, MinimegaError> {
+        self.filtered(uuid, orders, Numbers::Unknown).await
+    }
+
+    async fn sweep(&self) -> bool {
+        self.remove_rings(SETTLED);
+        self.given.load(Ordering::Relaxed) >= MANY
+    }
+
+    async fn clear(&self) -> Result<(), MinimegaError> {
+        // Nodes answer with their next heartbeat.
+        let deadline = Instant::now() + ANSWERED;
+        let mut cleared = self.clear_commands().await?;
+        while cleared == Cleared::NotYet && Instant::now() < deadline {
+            tokio::time::sleep(ANSWER_PACE).await;
+            cleared = self.clear_commands().await?;
+        }
+        self.given.store(0, Ordering::Relaxed);
+        // The files of an answer follow the counter.
+        tokio::time::sleep(ANSWER_PACE).await;
+        self.remove_rings(if cleared == Cleared::All { Duration::ZERO } else { SETTLED });
+        Ok(())
+    }
+}
+
+/// How clearing the table of commands went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cleared {
+    All,
+    /// Nodes still have to answer.
+    NotYet,
+    /// Somebody else's commands are there.
+    Never,
+}
+
+/// Are the numbers of orders to be known?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Numbers {
+    Wanted,
+    Unknown,
+}
+
+impl Rond {
+    /// Gives one node orders, under a filter that is put back.
+    async fn filtered(
+        &self,
+        uuid: &str,
+        orders: &[Order],
+        numbers: Numbers,
+    ) -> Result<Option<Vec<u64>>, MinimegaError> {
         let mut slot = self.socket.lock().await;
+        let _turn = self.turn().await?;
         let before = self.filter(&mut slot).await?;
-        let posted = self.post_filtered(&mut slot, uuid, orders).await;
+        let posted = match numbers {
+            Numbers::Wanted => self.post_filtered(&mut slot, uuid, orders).await.map(Some),
+            Numbers::Unknown => self.give(&mut slot, uuid, orders).await.map(|()| None),
+        };
+        self.given.fetch_add(orders.len(), Ordering::Relaxed);
         // Also after an error: the filter is rond's, and decides about commands of others.
         let back = match &before {
             Some(filter) => self.ask(&mut slot, &["filter", filter]).await,
@@ -173,9 +255,73 @@ impl Head for Rond {
         back?;
         Ok(ids)
     }
-}
 
-impl Rond {
+    async fn give(&self, slot: &mut Option<Socket>, uuid: &str, orders: &[Order]) -> Result<(), MinimegaError> {
+        self.ask(slot, &["filter", &format!("uuid={uuid}")]).await?;
+        for order in orders {
+            self.order(slot, order).await?;
+        }
+        Ok(())
+    }
+
+    /// Filter and numbers are rond's: while one vptest uses them, no other one may.
+    async fn turn(&self) -> Result<File, MinimegaError> {
+        let directory = self.base.join(OUTGOING);
+        let path = directory.join("lock");
+        let failed = || MinimegaError::file(format!("lock {}", path.display()));
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(failed())?;
+        let file = File::options().create(true).append(true).open(&path).map_err(failed())?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(std::fs::TryLockError::WouldBlock) => tokio::time::sleep(LOCK_PACE).await,
+                Err(std::fs::TryLockError::Error(error)) => return Err(failed()(error)),
+            }
+        }
+    }
+
+    /// Clears the table of commands, which each new one makes rond go through: not while anything else is in it than orders
+    /// of vptests that were answered.
+    async fn clear_commands(&self) -> Result<Cleared, MinimegaError> {
+        let mut slot = self.socket.lock().await;
+        let _turn = self.turn().await?;
+        let columns = ["command", "sent", "received", "responses"];
+        let rows = self.rows(&mut slot, "commands", &columns).await?;
+        let ours = format!("/{OUTGOING}/");
+        let sent = format!("[{OUTGOING}/");
+        let is_ours = |row: &Row| {
+            let mut texts = columns[..3].iter().map(|column| row.field(column));
+            texts.any(|text| text.contains(&ours) || text.starts_with(&sent))
+        };
+        if !rows.iter().all(is_ours) {
+            tracing::debug!("commands of others are among those of {}: none are cleared", self.path.display());
+            return Ok(Cleared::Never);
+        }
+        if rows.iter().any(|row| row.field("responses") == "0") {
+            return Ok(Cleared::NotYet);
+        }
+        self.ask(&mut slot, &["clear", "commands"]).await?;
+        Ok(Cleared::All)
+    }
+
+    /// Removes the outputs of the commands that wait for letters: they come with a heartbeat, when nobody looks any more.
+    fn remove_rings(&self, settled: Duration) {
+        let responses = self.responses();
+        let Ok(numbers) = std::fs::read_dir(&responses) else { return };
+        let clients = numbers.flatten().filter_map(|number| std::fs::read_dir(number.path()).ok()).flatten().flatten();
+        for client in clients {
+            let path = client.path();
+            let is_old = client.metadata().and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
+            if is_old.is_some_and(|age| age >= settled) {
+                remove_ring(&path);
+            }
+            if let Some(number) = path.parent() {
+                // Only what is empty goes.
+                let _ = std::fs::remove_dir(number);
+            }
+        }
+    }
+
     async fn post_filtered(
         &self,
         slot: &mut Option<Socket>,
@@ -203,6 +349,34 @@ impl Rond {
         let answer = self.ask(slot, &["filter"]).await?;
         filter_of(answer.text()).map_err(|text| MinimegaError::Answer { command: "filter".to_owned(), text })
     }
+}
+
+/// Which nodes have reported to the rond at the usual socket.
+///
+/// # Errors
+/// Why it cannot be used, in words.
+pub async fn look() -> Result<String, String> {
+    let rond = Rond::open(Path::new(DEFAULT_SOCKET), Limits::default()).await.map_err(|error| chain(&error))?;
+    let mut names: Vec<String> = rond.nodes().await.map_err(|error| chain(&error))?.into_iter().map(name_of).collect();
+    names.sort();
+    let names = if names.is_empty() { "no nodes yet".to_owned() } else { names.join(", ") };
+    Ok(format!("at {DEFAULT_SOCKET}: {names}"))
+}
+
+fn name_of(node: RondClient) -> String {
+    crate::text::printable(&node.hostname, 64)
+}
+
+/// Removes the directory of a client's answer to a command that waited for a letter, and of one that had nothing to say.
+fn remove_ring(answer: &Path) {
+    let mut beginning = [0; RING.len()];
+    let output = answer.join("stdout");
+    let read = File::open(&output).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut beginning));
+    if read.is_ok() && beginning == RING.as_bytes() {
+        let _ = std::fs::remove_file(output);
+        let _ = std::fs::remove_file(answer.join("exitcode"));
+    }
+    let _ = std::fs::remove_dir(answer);
 }
 
 /// Reads `(*ron.Filter)(nil)` and `&ron.Filter{UUID:"", Hostname:"p1", …}`.

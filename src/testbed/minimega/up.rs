@@ -549,6 +549,6 @@ impl Instance for Up {
         self.pairs.clear();
         self.guests.clear();
         left.extend(self.holds.release().await);
-        Teardown { left }
+        Teardown { left, facts: Vec::new() }
     }
 }

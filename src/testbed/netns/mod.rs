@@ -230,7 +230,7 @@ impl Instance for Up {
         }
         self.pairs.clear();
         self.network = None;
-        Teardown { left }
+        Teardown { left, facts: Vec::new() }
     }
 }
 

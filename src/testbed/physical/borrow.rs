@@ -53,7 +53,7 @@ pub(super) fn apart(reached: &[Reached]) -> Result<(), TestbedError> {
         {
             let what = format!(
                 "{} is the same host as {} ({}): nothing between them would use a link",
-                wish.target.host, other.id, other.target.host
+                wish.host, other.id, other.host
             );
             return Err(TestbedError::Guest { node: wish.id, what });
         }
@@ -87,7 +87,7 @@ pub(super) async fn borrow_all(wishes: &Wishes, reached: Vec<Reached>, by: &str)
 async fn in_turn(wishes: &Wishes, mut reached: Vec<Reached>, by: &str) -> Borrowed {
     let order = |(wish, held): &Reached| {
         let stack = stack(held.client.hello()).map(|(boot, network)| (boot.to_owned(), network.to_owned()));
-        (stack, wish.target.host.clone())
+        (stack, wish.host.clone())
     };
     reached.sort_by_cached_key(order);
     let mut lent = Vec::new();
@@ -114,7 +114,8 @@ fn collect(lent: impl Iterator<Item = (Reached, Result<Lent, AgentError>)>) -> B
                 for note in &notes {
                     tracing::warn!("{}: {note}", wish.id);
                 }
-                borrowed.members.push(Member { wish, held, interface, address, notes });
+                let trips = held.round_trips();
+                borrowed.members.push(Member { wish, held, interface, address, notes, trips });
             }
             // Its agent said no, and changed nothing.
             Err(error) if error.failure().is_some() => borrowed.refuse(&wish, &error),
@@ -150,6 +151,9 @@ pub(super) async fn take_turn(client: &Client, request: &LoanRequest) -> Result<
 
 /// A node's error with its host.
 pub(super) fn said(wish: &NodeWish, error: &AgentError) -> String {
+    let text = error.to_string();
+    // Some say it themselves.
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    format!("{}: {error}{cause}", wish.target.host)
+    let cause = if text.ends_with(&cause) { String::new() } else { cause };
+    format!("{}: {text}{cause}", wish.host)
 }

@@ -46,6 +46,8 @@ pub(super) struct Member {
     pub(super) address: IpAddr,
     /// What it said when it lent its settings.
     pub(super) notes: Vec<String>,
+    /// Round trips through miniccc before the iteration; `None` for a node that is reached otherwise.
+    pub(super) trips: Option<u64>,
 }
 
 /// How putting back went.
@@ -65,6 +67,12 @@ impl Member {
         TestbedError::Guest { node: self.wish.id, what: said(&self.wish, error) }
     }
 
+    /// Round trips through miniccc from the loan to now, as a fact.
+    pub(super) fn trips_since(&self, name: &str) -> Option<Environment> {
+        let value = self.held.round_trips()?.checked_sub(self.trips?)?.to_string();
+        Some(Environment { host: self.wish.id.to_string(), name: name.to_owned(), value })
+    }
+
     /// Waits until the interface is up; one that does not say counts as up.
     pub(super) async fn await_link(&self) -> Result<(), TestbedError> {
         let deadline = Instant::now() + LINK_LIMIT;
@@ -73,7 +81,7 @@ impl Member {
             match value(&readings, "operstate").as_deref() {
                 Some("up" | "unknown") | None => return Ok(()),
                 Some(state) if Instant::now() >= deadline => {
-                    let what = format!("{}: {} is {state} after {LINK_LIMIT:?}", self.wish.target.host, self.interface);
+                    let what = format!("{}: {} is {state} after {LINK_LIMIT:?}", self.wish.host, self.interface);
                     return Err(TestbedError::Guest { node: self.wish.id, what });
                 }
                 Some(_) => tokio::time::sleep(POLL).await,
@@ -86,7 +94,8 @@ impl Member {
         let fact =
             |name: &str, value: String| Environment { host: self.wish.id.to_string(), name: name.to_owned(), value };
         let mut facts = vec![
-            fact("testbed.physical.host", self.wish.target.host.clone()),
+            fact("testbed.physical.host", self.wish.host.clone()),
+            fact("testbed.physical.way", self.wish.reach.way().as_str().to_owned()),
             fact("testbed.physical.interface", self.interface.clone()),
             fact("testbed.physical.address", self.address.to_string()),
             fact("vptest", hello.version.clone()),
@@ -94,18 +103,21 @@ impl Member {
         facts.extend(hello.cpus.iter().map(|cpus| fact("cpus", cpus.to_string())));
         facts.extend(hello.boot_id.iter().map(|boot| fact("boot_id", boot.clone())));
         facts.extend(self.notes.iter().map(|note| fact("testbed.physical.note", note.clone())));
-        match self.client().facts().await {
+        // Asked at once: where each question is a round trip of a letter, they share one.
+        let (client, interface) = (self.client(), &self.interface);
+        let (known, link, clock) = tokio::join!(client.facts(), client.settings(interface), client.clock(CLOCK_ROUNDS));
+        match known {
             Ok(known) => facts.extend(known.into_iter().filter_map(|known| Some(fact(&known.name, known.value?)))),
             Err(error) => tracing::warn!("{}: cannot read what it is: {error}", self.wish.id),
         }
-        match self.client().settings(&self.interface).await {
+        match link {
             Ok(readings) => {
                 let of_link = LINK_FACTS.iter().filter_map(|(from, to)| Some(fact(to, value(&readings, from)?)));
                 facts.extend(of_link);
             }
             Err(error) => tracing::warn!("{}: cannot read what its link is: {error}", self.wish.id),
         }
-        match self.client().clock(CLOCK_ROUNDS).await {
+        match clock {
             Ok(clock) => {
                 let text = format!("{} to {} ns ahead of the host", clock.at_least_ns, clock.at_most_ns);
                 facts.push(fact("clock.offset", text));
@@ -117,7 +129,9 @@ impl Member {
 
     pub(super) async fn settings(&self, wishes: &Wishes) -> Vec<Setting> {
         let node = Some(self.wish.id);
-        let readings = match self.client().settings(&self.interface).await {
+        let asked = self.client().settings(&self.interface);
+        let (readings, of_kernel) = tokio::join!(asked, self.kernel_settings(wishes));
+        let readings = match readings {
             Ok(readings) => readings,
             Err(error) => {
                 tracing::warn!("{}: cannot read the settings of {}: {error}", self.wish.id, self.interface);
@@ -139,7 +153,7 @@ impl Member {
         let others = readings.iter().filter(|reading| !wanted.iter().any(|(name, _)| *name == reading.name));
         settings
             .extend(others.map(|reading| Setting::compare(node, &named(&reading.name), None, reading.value.clone())));
-        settings.extend(self.kernel_settings(wishes).await);
+        settings.extend(of_kernel);
         settings
     }
 
@@ -188,7 +202,7 @@ impl Member {
 
     /// Ends what runs there and puts settings back.
     pub(super) async fn give_back(&self) -> GivenBack {
-        let host = &self.wish.target.host;
+        let host = &self.wish.host;
         let reset = match tokio::time::timeout(RESET, self.client().reset()).await {
             Ok(reset) => reset.err().map(|error| format!("{host}: {error}")),
             Err(_) => Some(format!("{host}: what runs there has not ended within {RESET:?}")),

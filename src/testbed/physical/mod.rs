@@ -1,4 +1,5 @@
-//! The testbed `physical`: hosts that are there already, named in the spec (`[testbed.physical]`) and reached by ssh.
+//! The testbed `physical`: hosts that are there already, named in the spec (`[testbed.physical]`) and reached by ssh,
+//! or by rond through the miniccc on them.
 //!
 //! Nothing is installed on them: vptest copies itself into a directory that goes with the connection, and starts its agent
 //! there. Connections stay from one iteration to the next. Settings are changed only as the spec asks, and put back after
@@ -7,6 +8,7 @@
 mod borrow;
 mod member;
 mod nodes;
+mod rond;
 mod route;
 mod up;
 mod wishes;
@@ -18,7 +20,7 @@ use self::nodes::Nodes;
 use self::up::Up;
 use self::wishes::Wishes;
 use super::{Instance, Request, Testbed, TestbedError};
-use crate::spec::{PhysicalSpec, TestbedSpec, Tuple};
+use crate::spec::{PhysicalSpec, TestbedSpec, Tuple, Way};
 
 /// Name of this testbed in specs.
 const NAME: &str = "physical";
@@ -32,7 +34,7 @@ pub struct Physical {
 impl Physical {
     /// A testbed of these nodes. Connections begin with the first iteration and end with it.
     pub fn new(spec: &TestbedSpec) -> Self {
-        Self { spec: spec.physical.clone(), nodes: Nodes::default() }
+        Self { spec: spec.physical.clone(), nodes: Nodes::new(&spec.physical) }
     }
 }
 
@@ -53,7 +55,11 @@ impl Testbed for Physical {
 
     async fn preflight(&self, request: &Request) -> Result<(), TestbedError> {
         self.accepts(&request.tuple)?;
-        nodes::has_ssh()
+        match self.spec.way {
+            Way::Ssh => nodes::has_ssh(),
+            // Whether rond answers, the first contact says.
+            Way::Rond => Ok(()),
+        }
     }
 
     async fn launch(&self, request: &Request) -> Result<Box<dyn Instance>, TestbedError> {

@@ -12,14 +12,17 @@ use tempfile::TempDir;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
-use super::wishes::NodeWish;
+use super::rond::RondWay;
+use super::wishes::{NodeWish, Reach};
 use crate::agent::{Client, Limits};
 use crate::host::cage::Cage;
 use crate::image::Bundle;
 use crate::node::Process;
 use crate::node::local::Processes;
 use crate::node::ssh::{Connection, Site, SshError, Target};
+use crate::spec::PhysicalSpec;
 use crate::testbed::TestbedError;
+use crate::testbed::minimega::cc::Mailbox;
 use crate::workload::find_in_path;
 
 /// Connections that are opened at the same time: each costs this host a process and a key exchange.
@@ -39,16 +42,34 @@ const PREFIX: &str = "vptest-nodes-";
 /// Held as long as a directory is in use.
 const LOCK: &str = "lock";
 
-/// A node that was reached. Dropping it ends ssh's processes, and with them the agent.
+/// A node that was reached. Dropping it ends what goes to it, and with that the agent.
 pub(super) struct Held {
     pub(super) client: Client,
-    connection: Mutex<Connection>,
-    /// `None` once it was ended.
-    agent: std::sync::Mutex<Option<Box<dyn Process>>>,
+    behind: Behind,
+}
+
+/// What goes to a node.
+enum Behind {
+    Ssh {
+        connection: Box<Mutex<Connection>>,
+        /// `None` once it was ended.
+        agent: std::sync::Mutex<Option<Box<dyn Process>>>,
+    },
+    Rond(Mailbox),
+}
+
+impl Held {
+    /// Round trips through miniccc so far; `None` for a node that is reached otherwise.
+    pub(super) fn round_trips(&self) -> Option<u64> {
+        match &self.behind {
+            Behind::Ssh { .. } => None,
+            Behind::Rond(mailbox) => Some(mailbox.turns()),
+        }
+    }
 }
 
 /// See the module. Clones are the same nodes.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Nodes(Arc<Inner>);
 
 struct Inner {
@@ -58,24 +79,11 @@ struct Inner {
     bundle: Mutex<Option<Arc<Bundle>>>,
     numbers: AtomicU64,
     opening: Semaphore,
+    rond: RondWay,
     /// Was any node reached yet?
     reached: AtomicBool,
     /// Nodes that could not be reached the last time, by the same key.
     silent: std::sync::Mutex<BTreeSet<String>>,
-}
-
-impl Default for Inner {
-    fn default() -> Self {
-        Self {
-            held: Mutex::default(),
-            place: Mutex::default(),
-            bundle: Mutex::default(),
-            numbers: AtomicU64::default(),
-            opening: Semaphore::new(AT_ONCE),
-            reached: AtomicBool::default(),
-            silent: std::sync::Mutex::default(),
-        }
-    }
 }
 
 /// Where ssh's processes run and have their sockets.
@@ -97,9 +105,23 @@ pub(super) fn has_ssh() -> Result<(), TestbedError> {
 }
 
 impl Nodes {
+    /// None is reached yet.
+    pub(super) fn new(spec: &PhysicalSpec) -> Self {
+        Self(Arc::new(Inner {
+            held: Mutex::default(),
+            place: Mutex::default(),
+            bundle: Mutex::default(),
+            numbers: AtomicU64::default(),
+            opening: Semaphore::new(AT_ONCE),
+            rond: RondWay::new(spec.rond.as_deref()),
+            reached: AtomicBool::default(),
+            silent: std::sync::Mutex::default(),
+        }))
+    }
+
     /// The node, ready for an iteration: nothing that an earlier one started runs there any more.
     pub(super) async fn reach(&self, wish: &NodeWish, vptest: &Path) -> Result<Arc<Held>, TestbedError> {
-        let key = key(&wish.target);
+        let key = key(wish);
         let known = self.0.held.lock().await.get(&key).map(Arc::clone);
         if let Some(held) = known {
             match tokio::time::timeout(RESET, held.client.reset()).await {
@@ -116,7 +138,7 @@ impl Nodes {
 
     /// Ends the connection to a node that was no good; the next iteration begins with a new one.
     pub(super) async fn forget(&self, wish: &NodeWish) {
-        let held = self.0.held.lock().await.remove(&key(&wish.target));
+        let held = self.0.held.lock().await.remove(&key(wish));
         if let Some(held) = held {
             close(&held).await;
         }
@@ -127,6 +149,7 @@ impl Nodes {
         let held = std::mem::take(&mut *self.0.held.lock().await);
         futures_util::future::join_all(held.values().map(|held| close(held))).await;
         drop(held);
+        self.0.rond.finish().await;
         if let Some(place) = self.0.place.lock().await.take()
             && let Err(error) = place.processes.close().await
         {
@@ -134,41 +157,67 @@ impl Nodes {
         }
     }
 
+    /// Removes what an iteration has left on the way to the nodes.
+    pub(super) async fn tidy(&self) {
+        self.0.rond.tidy().await;
+    }
+
     async fn open(&self, wish: &NodeWish, vptest: &Path) -> Result<Held, TestbedError> {
-        let (place, bundle) = (self.place().await?, self.bundle(vptest).await?);
+        let bundle = self.bundle(vptest).await?;
         // Never closed, so that there is always a permit to come.
         let _permit = self.0.opening.acquire().await.ok();
+        let held = match &wish.reach {
+            Reach::Ssh(target) => self.open_by_ssh(wish, target, &bundle).await?,
+            Reach::Rond { files } => self.open_by_rond(wish, files, &bundle).await?,
+        };
+        self.0.reached.store(true, Ordering::Relaxed);
+        Ok(held)
+    }
+
+    async fn open_by_rond(&self, wish: &NodeWish, files: &str, bundle: &Bundle) -> Result<Held, TestbedError> {
+        let opened = self.0.rond.open(wish, files, bundle).await;
+        let mailbox = opened.map_err(|error| {
+            let (what, stays) = self.0.rond.explain(&error);
+            if stays && !self.0.reached.load(Ordering::Relaxed) {
+                return TestbedError::Unsupported { what: format!("{}: {what}", wish.id), hint: None };
+            }
+            TestbedError::Guest { node: wish.id, what }
+        })?;
+        Ok(Held { client: mailbox.client.clone(), behind: Behind::Rond(mailbox) })
+    }
+
+    async fn open_by_ssh(&self, wish: &NodeWish, target: &Target, bundle: &Bundle) -> Result<Held, TestbedError> {
+        let place = self.place().await?;
         let number = self.0.numbers.fetch_add(1, Ordering::Relaxed);
         let name = format!("n{number}");
         let site =
             Site { processes: &place.processes, namespace: None, directory: place.directory.path(), name: &name };
         let failed = |error: &SshError| self.failed(wish, error);
-        let opened = Connection::open(&site, &wish.target, Instant::now() + self.patience(wish)).await;
+        let opened = Connection::open(&site, target, Instant::now() + self.patience(wish)).await;
         self.note(wish, opened.as_ref().is_err_and(|error| matches!(error, SshError::Unreachable { .. })));
         let mut connection = opened.map_err(|error| failed(&error))?;
         let limits = Limits { silence: SILENCE, handshake: COPY, ..Limits::default() };
-        let agent = tokio::time::timeout(COPY, connection.agent(&bundle, limits)).await;
+        let agent = tokio::time::timeout(COPY, connection.agent(bundle, limits)).await;
         let late = |_| TestbedError::Guest {
             node: wish.id,
-            what: format!("{}: vptest could not be copied to it and started within {COPY:?}", wish.target.host),
+            what: format!("{}: vptest could not be copied to it and started within {COPY:?}", wish.host),
         };
         let agent = agent.map_err(late)?.map_err(|error| failed(&error))?;
-        self.0.reached.store(true, Ordering::Relaxed);
-        Ok(Held {
-            client: agent.client,
-            connection: Mutex::new(connection),
+        let behind = Behind::Ssh {
+            connection: Box::new(Mutex::new(connection)),
             agent: std::sync::Mutex::new(Some(agent.process)),
-        })
+        };
+        Ok(Held { client: agent.client, behind })
     }
 
     /// How long a node may take to answer ssh.
     fn patience(&self, wish: &NodeWish) -> Duration {
         let silent = self.0.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        if silent.contains(&key(&wish.target)) { REACH_AGAIN } else { REACH }
+        if silent.contains(&key(wish)) { REACH_AGAIN } else { REACH }
     }
 
     fn note(&self, wish: &NodeWish, is_silent: bool) {
-        let (mut silent, key) = (self.0.silent.lock().unwrap_or_else(PoisonError::into_inner), key(&wish.target));
+        let (mut silent, key) = (self.0.silent.lock().unwrap_or_else(PoisonError::into_inner), key(wish));
         if is_silent {
             silent.insert(key)
         } else {
@@ -237,10 +286,15 @@ fn explained(error: &SshError) -> String {
 }
 
 async fn close(held: &Held) {
-    // The connection goes on as long as anything goes through it.
-    drop(held.agent.lock().unwrap_or_else(PoisonError::into_inner).take());
-    if let Err(error) = held.connection.lock().await.close().await {
-        tracing::warn!("{error}");
+    match &held.behind {
+        Behind::Rond(mailbox) => mailbox.close().await,
+        Behind::Ssh { connection, agent } => {
+            // The connection goes on as long as anything goes through it.
+            drop(agent.lock().unwrap_or_else(PoisonError::into_inner).take());
+            if let Err(error) = connection.lock().await.close().await {
+                tracing::warn!("{error}");
+            }
+        }
     }
 }
 
@@ -268,8 +322,8 @@ fn open_lock(directory: &Path) -> std::io::Result<File> {
     File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(directory.join(LOCK))
 }
 
-fn key(target: &Target) -> String {
-    format!("{target:?}")
+fn key(wish: &NodeWish) -> String {
+    format!("{} {:?}", wish.host, wish.reach)
 }
 
 fn unsupported(error: &SshError) -> TestbedError {
@@ -286,10 +340,11 @@ mod tests {
     fn a_node_that_did_not_answer_is_not_waited_for_as_long_again() {
         let wish = |host: &str| {
             let (host, host_keys) = (host.to_owned(), HostKeys::Known);
-            let target = Target { host, port: None, user: None, identity: None, host_keys, config: false };
-            NodeWish { id: NodeId::client(1), target, interface: None, address: None }
+            let target =
+                Target { host: host.clone(), port: None, user: None, identity: None, host_keys, config: false };
+            NodeWish { id: NodeId::client(1), host, reach: Reach::Ssh(target), interface: None, address: None }
         };
-        let (nodes, dead, other) = (Nodes::default(), wish("dead"), wish("other"));
+        let (nodes, dead, other) = (Nodes::new(&PhysicalSpec::default()), wish("dead"), wish("other"));
         assert_eq!(nodes.patience(&dead), REACH);
         nodes.note(&dead, true);
         assert_eq!((nodes.patience(&dead), nodes.patience(&other)), (REACH_AGAIN, REACH));

@@ -45,7 +45,7 @@ impl Member {
         }
         let what = format!(
             "{}: the address {} of {} is one of its own: packets to it would not leave the host",
-            self.wish.target.host, server.address, server.wish.id
+            self.wish.host, server.address, server.wish.id
         );
         Err(TestbedError::Guest { node: self.wish.id, what })
     }

@@ -22,6 +22,7 @@ use crate::instrument::switch::Switch;
 use crate::node::agent::AgentNode;
 use crate::node::{Command, Node, NodeError, Process};
 use crate::record::{Environment, Setting};
+use crate::spec::Way;
 use crate::testbed::{
     CapturePoint, CaptureSource, CountedAt, Instance, KernelAt, Pair, Path, Request, Teardown, TestbedError,
 };
@@ -29,8 +30,12 @@ use crate::workload::PairCpus;
 
 /// How long a node whose agent is gone may take to be reached again and to put back.
 const SETTLE: Duration = Duration::from_secs(10);
+/// The same behind rond, where starting an agent waits for a heartbeat.
+const SETTLE_BY_ROND: Duration = Duration::from_secs(40);
 /// A route that is longer than asked for is walked this much further.
 const EXCESS_HOPS: usize = 8;
+/// The fact that says how many round trips through miniccc an iteration took.
+const ROUND_TRIPS: &str = "testbed.cc.round_trips";
 
 /// See the module.
 pub(super) struct Up {
@@ -111,9 +116,13 @@ impl Up {
             GivenBack::Lost(_) if !self.wishes.change() => return Vec::new(),
             GivenBack::Lost(error) => error,
         };
-        let host = &wish.target.host;
-        let again = tokio::time::timeout(SETTLE, self.settle(wish)).await;
-        match again.unwrap_or_else(|_| Err(format!("it is not reached again within {SETTLE:?}"))) {
+        let host = &wish.host;
+        let limit = match wish.reach.way() {
+            Way::Ssh => SETTLE,
+            Way::Rond => SETTLE_BY_ROND,
+        };
+        let again = tokio::time::timeout(limit, self.settle(wish)).await;
+        match again.unwrap_or_else(|_| Err(format!("it is not reached again within {limit:?}"))) {
             Ok(left) => left.into_iter().map(|left| format!("{host}: not put back: {left}")).collect(),
             Err(why) => vec![format!("{host}: settings may not be put back before the next contact: {error}; {why}")],
         }
@@ -242,7 +251,7 @@ impl Instance for Up {
 
     fn lost(&self) -> Option<BoxFuture<'static, String>> {
         let lost = |member: &Member| {
-            let (client, name) = (member.client().clone(), format!("{} ({})", member.wish.id, member.wish.target.host));
+            let (client, name) = (member.client().clone(), format!("{} ({})", member.wish.id, member.wish.host));
             async move { format!("{name} is gone: {}", client.lost().await) }.boxed()
         };
         let all: Vec<_> = self.members.iter().map(lost).collect();
@@ -271,6 +280,8 @@ impl Instance for Up {
         let left = join_all(members.iter().zip(back).map(|(member, back)| self.settled(&member.wish, back))).await;
         let left = left.into_iter().flatten().collect();
         self.changed.clear();
-        Teardown { left }
+        let facts = members.iter().filter_map(|member| member.trips_since(ROUND_TRIPS)).collect();
+        self.nodes.tidy().await;
+        Teardown { left, facts }
     }
 }

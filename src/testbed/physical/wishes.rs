@@ -8,8 +8,9 @@ use crate::host::loan::{LoanRate, Wanted};
 use crate::ids::NodeId;
 use crate::instrument::switch::{Access, Switch};
 use crate::node::ssh::{HostKeys, Target};
-use crate::spec::{PhysicalNode, PhysicalSpec, SwitchAccess, SwitchSpec, Tuple, Value};
+use crate::spec::{PhysicalNode, PhysicalSpec, SwitchAccess, SwitchSpec, Tuple, Value, Way};
 use crate::testbed::TestbedError;
+use crate::testbed::minimega::cc::GUEST_FILES;
 
 /// What IPv4 needs (RFC 791).
 const LEAST_MTU: i64 = 68;
@@ -36,9 +37,29 @@ pub(super) struct Wishes {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct NodeWish {
     pub(super) id: NodeId,
-    pub(super) target: Target,
+    /// What it is called in the spec.
+    pub(super) host: String,
+    pub(super) reach: Reach,
     pub(super) interface: Option<String>,
     pub(super) address: Option<IpAddr>,
+}
+
+/// How a node is reached.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Reach {
+    /// By ssh.
+    Ssh(Target),
+    /// By rond, with the directory of its miniccc's files.
+    Rond { files: String },
+}
+
+impl Reach {
+    pub(super) fn way(&self) -> Way {
+        match self {
+            Self::Ssh(_) => Way::Ssh,
+            Self::Rond { .. } => Way::Rond,
+        }
+    }
 }
 
 impl Wishes {
@@ -123,22 +144,36 @@ fn switch(spec: &SwitchSpec, pairs: u32) -> Option<Switch> {
 
 /// A host that is there twice.
 fn twice(nodes: &[NodeWish]) -> Option<&str> {
-    let same = |a: &NodeWish, b: &NodeWish| a.target.host == b.target.host && a.target.port == b.target.port;
+    let port = |node: &NodeWish| match &node.reach {
+        Reach::Ssh(target) => target.port,
+        Reach::Rond { .. } => None,
+    };
+    let same = |a: &NodeWish, b: &NodeWish| a.host == b.host && port(a) == port(b);
     let found = nodes.iter().enumerate().find(|(at, node)| nodes[..*at].iter().any(|other| same(other, node)));
-    found.map(|(_, node)| node.target.host.as_str())
+    found.map(|(_, node)| node.host.as_str())
 }
 
 fn wish(spec: &PhysicalSpec, id: NodeId, node: &PhysicalNode) -> NodeWish {
+    let reach = match spec.way {
+        Way::Ssh => Reach::Ssh(target(spec, node)),
+        Way::Rond => {
+            let files = node.files.as_ref().or(spec.files.as_ref());
+            Reach::Rond { files: files.cloned().unwrap_or_else(|| GUEST_FILES.to_owned()) }
+        }
+    };
+    NodeWish { id, host: node.host.clone(), reach, interface: node.interface.clone(), address: node.address }
+}
+
+fn target(spec: &PhysicalSpec, node: &PhysicalNode) -> Target {
     let identity = node.identity.as_ref().or(spec.identity.as_ref());
-    let target = Target {
+    Target {
         host: node.host.clone(),
         port: node.port,
         user: node.user.clone().or_else(|| spec.user.clone()),
         identity: identity.map(|path| key_file(path)),
         host_keys: node.host_key.clone().map_or(HostKeys::Known, HostKeys::This),
         config: true,
-    };
-    NodeWish { id, target, interface: node.interface.clone(), address: node.address }
+    }
 }
 
 /// ssh runs in another directory; what begins with `~` it resolves itself.
@@ -191,6 +226,7 @@ mod tests {
             user: None,
             identity: None,
             host_key: None,
+            files: None,
         }
     }
 
@@ -214,10 +250,14 @@ mod tests {
     #[test]
     fn pairs_are_made_in_the_order_of_the_spec() {
         let wishes = wishes(&spec(), &[("pairs", Value::Integer(2))]).unwrap();
-        let nodes: Vec<_> = wishes.nodes.iter().map(|node| (node.id.to_string(), node.target.host.as_str())).collect();
+        let nodes: Vec<_> = wishes.nodes.iter().map(|node| (node.id.to_string(), node.host.as_str())).collect();
         let expected = [("client1", "a"), ("server1", "x"), ("client2", "b"), ("server2", "y")];
         assert_eq!(nodes, expected.map(|(id, host)| (id.to_owned(), host)));
-        assert!(wishes.nodes.iter().all(|node| node.target.user.as_deref() == Some("me")));
+        let user = |node: &NodeWish| match &node.reach {
+            Reach::Ssh(target) => target.user.clone(),
+            Reach::Rond { .. } => None,
+        };
+        assert!(wishes.nodes.iter().all(|node| user(node).as_deref() == Some("me")));
         assert!(!wishes.change());
     }
 

@@ -132,6 +132,11 @@ impl Double {
         guest::report(&self.shared, "", name, uuid)
     }
 
+    /// The same; what it is told to run is run by a program with these arguments.
+    pub(crate) fn node_by(&self, name: &str, uuid: &str, by: Vec<String>) -> PathBuf {
+        guest::report_by(&self.shared, "", name, uuid, by)
+    }
+
     pub(crate) fn heard(&self) -> Vec<String> {
         self.shared.heard.lock().unwrap().clone()
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::double::{Shared, What, done, error, owned, table, text};
+use super::double::{Command, Shared, What, done, error, owned, table, text};
+use super::guest;
 
 /// `None` closes the connection: so does every command that it cannot parse.
 pub(crate) fn run(shared: &Arc<Shared>, words: &[&str]) -> Option<Value> {
@@ -21,7 +22,23 @@ pub(crate) fn run(shared: &Arc<Shared>, words: &[&str]) -> Option<Value> {
             Some(table(shared, "clients", &rows))
         }
         ["commands"] => {
-            let rows: Vec<_> = all.commands.iter().map(|c| BTreeMap::from([("id", c.id.to_string())])).collect();
+            let row = |c: &Command| {
+                let list = |words: &[String]| format!("[{}]", words.join(" "));
+                let (run, sent, received) = match &c.what {
+                    What::Run(argv) => (list(argv), list(&[]), list(&[])),
+                    What::Send(name) => (list(&[]), list(std::slice::from_ref(name)), list(&[])),
+                    What::Receive(names) => (list(&[]), list(&[]), list(names)),
+                };
+                let (id, responses) = (c.id.to_string(), c.responses.to_string());
+                BTreeMap::from([
+                    ("id", id),
+                    ("command", run),
+                    ("sent", sent),
+                    ("received", received),
+                    ("responses", responses),
+                ])
+            };
+            let rows: Vec<_> = all.commands.iter().map(row).collect();
             Some(table(shared, "commands", &rows))
         }
         ["filter"] => {
@@ -42,6 +59,11 @@ pub(crate) fn run(shared: &Arc<Shared>, words: &[&str]) -> Option<Value> {
         }
         ["clear", "filter"] => {
             all.set_filter(None);
+            Some(done())
+        }
+        ["clear", "commands"] => {
+            all.commands.clear();
+            all.clients.values_mut().for_each(guest::renumber);
             Some(done())
         }
         // None of these says the number.

@@ -11,6 +11,8 @@ pub(crate) struct Client {
     pub(crate) name: String,
     /// Directory of its files, on this host.
     files: PathBuf,
+    /// Begins each command that it runs.
+    by: Vec<String>,
     /// Number of the last command it was given.
     last: u64,
     /// An empty file was received: what is sent no longer arrives.
@@ -19,9 +21,14 @@ pub(crate) struct Client {
 
 /// Has a miniccc report, and follow orders as long as it is listed. Returns the directory of its files.
 pub(crate) fn report(shared: &Arc<Shared>, namespace: &str, name: &str, uuid: &str) -> PathBuf {
+    report_by(shared, namespace, name, uuid, Vec::new())
+}
+
+/// The same; `by` begins each command that it runs.
+pub(crate) fn report_by(shared: &Arc<Shared>, namespace: &str, name: &str, uuid: &str, by: Vec<String>) -> PathBuf {
     let files = shared.directory.join("guest").join(uuid);
     std::fs::create_dir_all(&files).unwrap();
-    let client = Client { name: name.to_owned(), files: files.clone(), last: 0, broken: false };
+    let client = Client { name: name.to_owned(), files: files.clone(), by, last: 0, broken: false };
     let mut state = shared.state.lock().unwrap();
     state.namespaces.entry(namespace.to_owned()).or_default().clients.insert(uuid.to_owned(), client);
     drop(state);
@@ -45,10 +52,27 @@ struct Result {
     received: Vec<(String, Vec<u8>)>,
 }
 
+impl Result {
+    fn of(id: u64) -> Self {
+        Self { id, exit: None, stdout: vec![], stderr: vec![], received: vec![] }
+    }
+}
+
+fn run(argv: &[String]) -> std::process::Command {
+    let mut command = std::process::Command::new(&argv[0]);
+    command.args(&argv[1..]);
+    command
+}
+
+/// All numbers begin anew.
+pub(crate) fn renumber(client: &mut Client) {
+    client.last = 0;
+}
+
 /// One heartbeat; `None` when the client is gone.
 fn beat(shared: &Shared, namespace: &str, uuid: &str) -> Option<()> {
     let traps = shared.trap();
-    let (commands, files, mut broken) = {
+    let (commands, files, by, mut broken) = {
         let mut state = shared.state.lock().unwrap();
         let space = state.namespaces.get_mut(namespace)?;
         let client = space.clients.get_mut(uuid)?;
@@ -63,7 +87,7 @@ fn beat(shared: &Shared, namespace: &str, uuid: &str) -> Option<()> {
         }
         let given: Vec<u64> = commands.iter().map(|command| command.id).collect();
         client.last = client.last.max(given.iter().copied().max().unwrap_or(0));
-        let found = (commands, client.files.clone(), client.broken);
+        let found = (commands, client.files.clone(), client.by.clone(), client.broken);
         for command in space.commands.iter_mut().filter(|command| command.once && given.contains(&command.id)) {
             // Never given again.
             command.there.retain(|one| one != uuid);
@@ -72,7 +96,14 @@ fn beat(shared: &Shared, namespace: &str, uuid: &str) -> Option<()> {
     };
     let mut results = Vec::new();
     for command in commands {
-        results.push(follow(shared, &files, &command, &mut broken));
+        let mut result = follow(shared, &files, &by, &command, &mut broken);
+        // Files are given at once; the rest waits for the heartbeat.
+        let received = Result { received: std::mem::take(&mut result.received), ..Result::of(command.id) };
+        match deliver(shared, namespace, uuid, &received) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.unwrap(),
+        }
+        results.push(result);
     }
     std::thread::sleep(HEARTBEAT);
     {
@@ -96,12 +127,12 @@ fn beat(shared: &Shared, namespace: &str, uuid: &str) -> Option<()> {
     Some(())
 }
 
-fn follow(shared: &Shared, files: &Path, command: &Command, broken: &mut bool) -> Result {
+fn follow(shared: &Shared, files: &Path, by: &[String], command: &Command, broken: &mut bool) -> Result {
     let traps = shared.trap();
     let ends = |name: &str, with: Option<&str>| with.is_some_and(|with| name.ends_with(with));
-    let mut result = Result { id: command.id, exit: None, stdout: vec![], stderr: vec![], received: vec![] };
+    let mut result = Result::of(command.id);
     match &command.what {
-        What::Run(argv) => match std::process::Command::new(&argv[0]).args(&argv[1..]).current_dir(files).output() {
+        What::Run(argv) => match run(&[by, argv].concat()).current_dir(files).output() {
             Ok(output) => {
                 result.exit = Some(output.status.code().unwrap_or(-1));
                 (result.stdout, result.stderr) = (output.stdout, output.stderr);
@@ -125,7 +156,7 @@ fn follow(shared: &Shared, files: &Path, command: &Command, broken: &mut bool) -
                 // A file that is not there is no error.
                 let Ok(mut content) = std::fs::read(name) else { continue };
                 *broken |= content.is_empty();
-                if traps.damage_received {
+                if traps.damage_received && !content.is_empty() {
                     content[0] ^= 1;
                 }
                 result.received.push((name.clone(), content));

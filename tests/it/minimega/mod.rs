@@ -39,11 +39,12 @@
 //! | after `-recover` | `traps::a_minimega_that_has_recovered_…` |
 
 mod contained;
-mod double;
+pub(crate) mod double;
 mod double_container;
 mod double_rond;
 mod double_words;
-mod guest;
+pub(crate) mod guest;
+mod letters;
 mod machines;
 mod phases;
 mod protocol;

@@ -14,7 +14,7 @@ use vptest::ids::NodeId;
 use vptest::image;
 use vptest::testbed::minimega::capture::{self, Options, Point};
 use vptest::testbed::minimega::cc::{
-    Channel, GUEST_FILES, Member, MinimegaHead, Phase, Sent, Step, StepStatus, Timing,
+    Channel, GUEST_FILES, Mailbox, Member, MinimegaHead, Phase, Sent, Step, StepStatus, Timing,
 };
 use vptest::testbed::minimega::guest::{self, Hardware};
 use vptest::testbed::minimega::machine::{self, Boot, Kind, Machine, Nic, Plan};
@@ -169,6 +169,43 @@ async fn work(namespace: Arc<Namespace>, guest: (String, String)) {
     channel.run(&[(members[1].clone(), again)], place.path()).await.unwrap();
     eprintln!("a round trip after {:?}", begun.elapsed());
     assert_eq!(channel.round_trips(), 2);
+}
+
+/// vptest is sent to a guest of busybox and miniccc, and its agent talks by letters through `cc`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_guest_with_miniccc_has_an_agent_by_letters() {
+    let Some((socket, guest)) = socket().zip(guest()) else { return };
+    let namespace = namespace(&socket).await;
+    let done = tokio::spawn(letters(Arc::clone(&namespace), guest)).await;
+    gone(&namespace).await;
+    done.unwrap();
+}
+
+async fn letters(namespace: Arc<Namespace>, guest: (String, String)) {
+    // vptest is there twice for a moment, in memory.
+    let plan = Plan { memory_mib: 1024, ..plan("client1", 1, guest) };
+    let machine = machine::launch(&namespace, &[plan]).await.unwrap().remove(0);
+    machine::start(&namespace, std::slice::from_ref(&machine.name)).await.unwrap();
+    let member = Member { node: machine.name.clone(), uuid: machine.uuid.clone(), files: GUEST_FILES.to_owned() };
+    let channel = Arc::new(Channel::new(Arc::new(MinimegaHead::new(namespace)), Timing::default()));
+    channel.await_clients(std::slice::from_ref(&member), Duration::from_secs(180)).await.unwrap();
+    let bundle = image::Bundle::of(Path::new(crate::campaign::VPTEST)).unwrap();
+    let begun = Instant::now();
+    let mailbox = Mailbox::open(&channel, &member, &bundle).await.unwrap();
+    eprintln!("an agent after {:?}, {} MB sent", begun.elapsed(), bundle.tar.len() >> 20);
+    let client = &mailbox.client;
+    let (begun, before) = (Instant::now(), mailbox.turns());
+    for _ in 0..20 {
+        assert!(client.exists("/proc/uptime").await.unwrap());
+    }
+    eprintln!("20 questions after {:?} and {} letters", begun.elapsed(), mailbox.turns() - before);
+    let bytes = vec![7; 3_000_000];
+    client.put("x", 0o600, bytes.len() as u64, &bytes[..]).await.unwrap();
+    let mut back = Vec::new();
+    client.get("x", 1 << 30, &mut back).await.unwrap();
+    assert!(back == bytes);
+    eprintln!("clock: {:?}", client.clock(16).await.unwrap());
+    mailbox.close().await;
 }
 
 /// vptest's own image: the agent answers on a port of the machine's, without a miniccc.

@@ -8,7 +8,7 @@ use vptest::testbed::minimega::cc::{Channel, Head, Order, Phase, Sent, Step, Ste
 use vptest::testbed::minimega::rond::Rond;
 use vptest::testbed::minimega::{Limits, MinimegaError};
 
-use super::double::{Double, Traps};
+use super::double::{Double, Traps, What};
 use super::text;
 use crate::need::need;
 
@@ -105,7 +105,7 @@ async fn results_of_an_earlier_rond_are_not_taken_for_new_ones() {
 async fn what_it_cannot_parse_is_never_sent_and_its_silence_is_understood() {
     let double = Double::rond(Traps::default());
     let rond = open(&double).await;
-    assert_eq!(double.heard(), ["clients"]);
+    assert_eq!(double.heard(), ["clients", "commands"]);
     double.traps(|traps| traps.close_at = Some("commands"));
     let error = rond.post("uuid-1", &[]).await.unwrap_err();
     assert!(matches!(error, MinimegaError::Closed { .. }), "{error}");
@@ -122,6 +122,40 @@ async fn nodes_that_share_an_identifier_are_missed() {
     let hosts = ["p1".to_owned(), "p2".to_owned()];
     let error = open(&double).await.members(&hosts).await.unwrap_err();
     assert!(text(&error).starts_with("no miniccc has reported from p1"), "{error}");
+}
+
+#[tokio::test]
+async fn nodes_of_the_same_name_are_told() {
+    let double = Double::rond(Traps::default());
+    double.node("p1", "one");
+    double.node("p1", "other");
+    let error = open(&double).await.members(&["p1".to_owned()]).await.unwrap_err();
+    assert!(text(&error).starts_with("2 nodes call themselves p1"), "{error}");
+}
+
+/// Its table of commands would grow for ever.
+#[tokio::test]
+async fn orders_that_are_done_are_cleared_unless_those_of_others_are_among_them() {
+    let double = Double::rond(Traps::default());
+    let files = double.node("p1", "uuid-1");
+    let rond = open(&double).await;
+    let mut members = rond.members(&["p1".to_owned()]).await.unwrap();
+    members[0].files = files.to_string_lossy().into_owned();
+    let channel = Channel::new(Arc::new(rond), Timing { poll: Duration::from_millis(5), ..Timing::default() });
+    let jobs = [(members[0].clone(), Phase { steps: vec![Step::of(["true"], LONG)], ..Phase::default() })];
+    let into = tempfile::tempdir().unwrap();
+    let commands = || double.state().namespaces[""].commands.len();
+    channel.run(&jobs, into.path()).await.unwrap();
+    assert_eq!(commands(), 2);
+    channel.tidy().await.unwrap();
+    assert_eq!(commands(), 2, "it is not worth it yet");
+    channel.finish().await.unwrap();
+    assert_eq!(commands(), 0);
+    // Numbers begin anew, and nothing old is taken for new.
+    channel.run(&jobs, into.path()).await.unwrap();
+    double.state().namespaces.get_mut("").unwrap().post(What::Run(vec!["uptime".to_owned()]), false);
+    channel.finish().await.unwrap();
+    assert_eq!(commands(), 3);
 }
 
 /// Against a rond that runs here: `VPTEST_ROND` is the path of its socket, `VPTEST_ROND_NODE` the host name of a node of its,

@@ -268,12 +268,16 @@ impl Lab {
 
     /// Its spec.
     pub(super) fn spec(&self, factors: &str, more: &str) -> String {
+        Self::spec_of(&self.nodes_text(), factors, more)
+    }
+
+    /// The spec of a sweep over these factors on these nodes.
+    pub(super) fn spec_of(nodes: &str, factors: &str, more: &str) -> String {
         // Other tests keep this host, and so all nodes, busy.
         format!(
             "name = \"physical\"\nrepetitions = 1\ntimeout = \"120 s\"\norder = \"sequential\"\n\n\
              [factors]\ntestbed = \"physical\"\n{factors}\n\n[workload]\npreset = \"ab\"\n\n\
-             [verify]\nforeign_cpu = \"off\"\nsteal = \"off\"\nclient_cpu = \"off\"\n\n{}\n{more}",
-            self.nodes_text()
+             [verify]\nforeign_cpu = \"off\"\nsteal = \"off\"\nclient_cpu = \"off\"\n\n{nodes}\n{more}"
         )
     }
 
@@ -360,7 +364,7 @@ impl PhysicalNode {
         let mut killed = 0;
         for pid in self.processes() {
             let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            if line.contains("\0agent\0--stdio\0") {
+            if ["--stdio", "--mailbox"].iter().any(|way| line.contains(&format!("\0agent\0{way}\0"))) {
                 // A shell or ssh's server with the same words may have ended with another one of them.
                 let sent = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
                 killed += usize::from(sent.is_ok());
@@ -413,6 +417,20 @@ impl PhysicalNode {
         let Some(pid) = self.processes().into_iter().next() else { return false };
         let left = std::fs::read_dir(format!("/proc/{pid}/root/run/tmp"));
         left.is_ok_and(|mut left| left.next().is_none())
+    }
+
+    /// Begins a command that is to run on it.
+    pub(super) fn enter(&self) -> Vec<String> {
+        let is_server = |pid: &i32| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "sshd")
+        };
+        let server = self.processes().into_iter().find(is_server).expect("it has been booted");
+        ["nsenter", "--target", &server.to_string(), "--mount", "--net", "--pid", "--"].map(str::to_owned).to_vec()
+    }
+
+    /// Its address in the experiment.
+    pub(super) fn address(&self) -> Ipv4Addr {
+        self.address
     }
 
     /// Process numbers of what runs in its network.

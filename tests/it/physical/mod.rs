@@ -4,6 +4,7 @@ mod dispatch;
 mod failures;
 mod lab;
 mod network;
+mod rond;
 
 use super::campaign::Campaign;
 use super::qemu::{databases, only, outcome, wait_until};

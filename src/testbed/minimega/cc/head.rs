@@ -35,6 +35,22 @@ pub trait Head: Send + Sync {
 
     /// Posts orders for one client and returns their numbers. Nobody else's orders come between.
     async fn post(&self, uuid: &str, orders: &[Order]) -> Result<Vec<u64>, MinimegaError>;
+
+    /// The same, for orders whose results are found by their names: `None` where numbers would cost more than they are worth.
+    async fn hand_over(&self, uuid: &str, orders: &[Order]) -> Result<Option<Vec<u64>>, MinimegaError> {
+        self.post(uuid, orders).await.map(Some)
+    }
+
+    /// Removes what orders that are long done have left at the head, where nobody else will. Says whether it is time for
+    /// [`Head::clear`].
+    async fn sweep(&self) -> bool {
+        false
+    }
+
+    /// Forgets orders that are done. None of this vptest's may be under way.
+    async fn clear(&self) -> Result<(), MinimegaError> {
+        Ok(())
+    }
 }
 
 /// A namespace of minimega's.

@@ -7,8 +7,10 @@
 
 mod archive;
 mod head;
+mod mailbox;
 mod phase;
 mod report;
+mod turn;
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -20,9 +22,11 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::try_join_all;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::RwLock;
 use tokio::time::Instant;
 
 pub use head::{Head, MinimegaHead, Order};
+pub use mailbox::Mailbox;
 pub use phase::{Phase, SHOWN, SHOWN_ALL, Sent, Step};
 pub use report::{Report, StepReport, StepStatus};
 
@@ -83,6 +87,8 @@ pub struct Channel {
     head: Arc<dyn Head>,
     timing: Timing,
     trips: AtomicU32,
+    /// Held by whoever has orders under way; alone by whoever removes those that are done.
+    quiet: RwLock<()>,
 }
 
 /// What came of a phase on one node.
@@ -109,7 +115,7 @@ struct Posted<'a> {
 impl Channel {
     /// The nodes of this head.
     pub fn new(head: Arc<dyn Head>, timing: Timing) -> Self {
-        Self { head, timing, trips: AtomicU32::new(0) }
+        Self { head, timing, trips: AtomicU32::new(0), quiet: RwLock::default() }
     }
 
     /// How many times nodes were given something to do and waited for, all at once counting once.
@@ -149,6 +155,7 @@ impl Channel {
                 return Err(MinimegaError::Unsendable { word: member.node.clone(), why });
             }
         }
+        let _under_way = self.quiet.read().await;
         // One that is posted when its client is not there is lost for ever.
         let clients = self.head.clients().await?;
         if let Some((member, _)) = jobs.iter().find(|(member, _)| !clients.contains(&member.uuid)) {
@@ -164,6 +171,23 @@ impl Channel {
             self.forget(posted);
         }
         outcomes
+    }
+
+    /// Removes what orders that are done have left at the head, if it is much. Waits for those that are under way then.
+    ///
+    /// # Errors
+    /// As [`super::Daemon::run`].
+    pub async fn tidy(&self) -> Result<(), MinimegaError> {
+        if self.head.sweep().await { self.finish().await } else { Ok(()) }
+    }
+
+    /// Removes it however little it is; clients need a heartbeat for that.
+    ///
+    /// # Errors
+    /// As [`super::Daemon::run`].
+    pub async fn finish(&self) -> Result<(), MinimegaError> {
+        let _alone = self.quiet.write().await;
+        self.head.clear().await
     }
 
     async fn post<'a>(&self, member: &'a Member, phase: &'a Phase) -> Result<Posted<'a>, MinimegaError> {

@@ -22,6 +22,8 @@ pub(super) const REPLAYED: i64 = 97;
 pub(super) const LACKS: i64 = 96;
 
 /// What a node does in a phase.
+///
+/// Its directory is in the environment of the steps, as `VPTEST_PHASE`. It stays when the phase is over.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Phase {
     /// Files that are sent before the first step.
@@ -129,6 +131,7 @@ pub(super) fn script(phase: &Phase, place: &Place, checksums: &[String]) -> Stri
          # vptest {nonce}\n\
          umask 077\n\
          d={directory}\n\
+         VPTEST_PHASE=$d; export VPTEST_PHASE\n\
          mkdir \"$d\" 2>/dev/null || {{ echo 'vptest {nonce} replayed'; exit {REPLAYED}; }}\n\
          for p in timeout wc head sha256sum tar; do\n\
          command -v $p >/dev/null 2>&1 || {{ echo \"vptest {nonce} lacks $p\"; exit {LACKS}; }}\n\

@@ -1,0 +1,267 @@
+//! vptest's agent on a node that is reached through miniccc alone.
+//!
+//! vptest is sent to the node and started there in the background; the bytes of its conversation go back and forth in
+//! letters ([`crate::agent::mailbox`]), one in each direction and turn ([`super::turn`]).
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, DuplexStream, ReadBuf};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::super::error::{MinimegaError, PhaseFailure};
+use super::turn::Address;
+use super::{Channel, Member, Phase, Sent, Step, StepStatus};
+use crate::agent::mailbox::{LARGEST, Letter, PACKED};
+use crate::agent::{AgentError, Client, Limits};
+use crate::image::{BUNDLE_PROGRAM, Bundle};
+use crate::text::printable_bytes;
+
+/// What a conversation by letters may take. A letter waits for the one before.
+const LIMITS: Limits = Limits {
+    handshake: Duration::from_secs(120),
+    heartbeat: Duration::from_secs(5),
+    silence: Duration::from_secs(45),
+    noise: 1 << 20,
+    again: Duration::from_secs(600),
+    pong: Duration::from_secs(10),
+    clock_rounds: 4,
+};
+/// How long unpacking and starting vptest may take.
+const START: Duration = Duration::from_secs(60);
+/// How long the agent runs at the most.
+const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+/// After a letter, the next one waits so long for something to say: a question is often followed by another one.
+const PAUSE: Duration = Duration::from_millis(5);
+/// What is said within this time of the first word goes along.
+const GATHER: Duration = Duration::from_millis(1);
+/// How long the agent may take to end.
+const END: Duration = Duration::from_secs(10);
+
+/// Removes what vptests have left whose agents are gone: a mailbox whose agent runs names it in its command line, and one
+/// without a process that is younger than an hour may be about to get one.
+const SWEEP: &str = r#"cd "$1" || exit 1
+for b in box-*; do
+  [ -d "$b" ] && [ "$b" != "$2" ] || continue
+  for c in /proc/[0-9]*/cmdline; do
+    tr '\0' ' ' <"$c" 2>/dev/null | grep -q -e "--mailbox $1/$b " && continue 2
+  done
+  [ -n "$(find "$b" -maxdepth 0 -mmin +60)" ] || [ -e "$b/started" ] || continue
+  p=$(cat "$b/started" 2>/dev/null)
+  case $p in "$1"/*.d) rm -rf "$p" "${p%.d}.sh" ;; esac
+  rm -rf "$b" "$1/${b#box-}".t*
+done
+exit 0"#;
+
+/// Runs the agent and removes everything after it. For one that is killed, it writes the letter that the host waits for, and
+/// makes the pipe a file, so that nobody waits there.
+const RUN: &str = r#"echo "$VPTEST_PHASE" >"$1/started"
+cd /
+"$1/vptest" agent --mailbox "$1" --incoming "$2" --conversation "$3" --scratch "$1/scratch" --program "$1/vptest" 2>"$1/said"
+s=$?
+echo $s >"$1/ended"
+[ $s = 0 ] || for b in "$1"/bell.*; do
+  [ -p "$b" ] || continue
+  o="$1/out.${b##*.}"
+  { echo "ended with status $s"; tail -c 400 "$1/said"; } >"$o.new"; mv -f "$o.new" "$o"
+  timeout 1 sh -c ': >"$1"' sh "$b"
+  echo >"$b.new"; mv -f "$b.new" "$b"
+  sleep 30
+done
+sleep 2
+rm -rf "$1" "$VPTEST_PHASE" "${VPTEST_PHASE%.d}.sh" "$2/$3".t*"#;
+
+/// Waits until the agent is there, or says why it is not.
+const CHECK: &str = r#"n=0
+until [ -p "$1/bell.1" ]; do
+  if [ -e "$1/ended" ] || [ $n -ge 300 ]; then head -c 2000 "$1/said"; exit 1; fi
+  n=$((n+1)); sleep 0.1 2>/dev/null || sleep 1
+done"#;
+
+/// Where and how an agent is reached. Dropping it ends the letters; the node's agent then ends by itself.
+pub struct Mailbox {
+    /// The conversation.
+    pub client: Client,
+    turns: Arc<AtomicU64>,
+    pump: JoinHandle<()>,
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        self.pump.abort();
+    }
+}
+
+impl Mailbox {
+    /// Sends vptest to the node, starts it and greets it: one round trip for sending, the rest in turns.
+    ///
+    /// # Errors
+    /// [`MinimegaError::Phase`] for what the node lacks or cannot do.
+    pub async fn open(channel: &Arc<Channel>, member: &Member, bundle: &Bundle) -> Result<Self, MinimegaError> {
+        let conversation = crate::agent::fresh_number();
+        let incoming = format!("{}/{}", member.files, channel.head.outgoing().1);
+        let name = format!("box-{conversation:016x}");
+        let directory = format!("{incoming}/{name}");
+        let start = phase(&incoming, &name, &directory, conversation, bundle);
+        let into = std::env::temp_dir();
+        let outcomes = channel.run(&[(member.clone(), start)], &into).await?;
+        for step in outcomes.iter().flat_map(|outcome| &outcome.report.steps) {
+            if !matches!(step.status, None | Some(StepStatus::Exit(0))) {
+                let said = [&step.stdout[..], &step.stderr[..]].concat();
+                let text = printable_bytes(said.trim_ascii(), 400);
+                return Err(MinimegaError::phase(&member.node, PhaseFailure::NotStarted(text)));
+            }
+        }
+        let turns = Arc::new(AtomicU64::new(0));
+        let address = Address { member: member.clone(), directory, conversation };
+        let (input, ours) = tokio::io::duplex(2 * LARGEST);
+        let (heard, output) = mpsc::channel(4);
+        let pump = Pump {
+            channel: Arc::clone(channel),
+            address,
+            from_client: ours,
+            to_client: heard,
+            turns: Arc::clone(&turns),
+            said: 0,
+            heard: 0,
+            newest: 0,
+        };
+        let pump = tokio::spawn(pump.run());
+        let output = Heard { pieces: output, piece: Vec::new(), start: 0 };
+        match Client::connect(output, input, LIMITS).await {
+            Ok(client) => Ok(Self { client, turns, pump }),
+            Err(error) => {
+                pump.abort();
+                Err(MinimegaError::phase(&member.node, PhaseFailure::NotStarted(error.to_string())))
+            }
+        }
+    }
+
+    /// Letters that were exchanged so far; each is a round trip through miniccc.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    /// Ends the agent, which puts back what it has changed; the node removes what was sent to it. An agent that is gone
+    /// already has done so.
+    pub async fn close(&self) {
+        match tokio::time::timeout(END, self.client.power_off()).await {
+            Ok(Ok(()) | Err(AgentError::Lost(_))) => {}
+            Ok(Err(error)) => tracing::warn!("cannot end an agent: {error}"),
+            Err(_) => tracing::warn!("an agent does not end within {END:?}"),
+        }
+    }
+}
+
+/// What a node does to have an agent.
+fn phase(incoming: &str, name: &str, directory: &str, conversation: u64, bundle: &Bundle) -> Phase {
+    let tar = format!("{directory}/{PACKED}");
+    let conversation = format!("{conversation:016x}");
+    let sh = |script: &str, words: &[&str]| {
+        let words = ["sh", "-c", script, "sh"].into_iter().chain(words.iter().copied());
+        Step::of(words, START)
+    };
+    let mut run = sh(RUN, &[directory, incoming, &conversation]);
+    run.limit = LONGEST;
+    run.background = true;
+    debug_assert_eq!(BUNDLE_PROGRAM, "vptest", "the script names it");
+    Phase {
+        send: vec![Sent { path: tar.clone(), mode: 0o600, content: bundle.tar.clone() }],
+        steps: vec![
+            sh(SWEEP, &[incoming, name]),
+            sh(r#"tar -x -f "$2" -C "$1" && mkdir "$1/scratch""#, &[directory, &tar]),
+            run,
+            sh(CHECK, &[directory]),
+        ],
+        fetch: Vec::new(),
+    }
+}
+
+/// Carries letters as long as the conversation goes on.
+struct Pump {
+    channel: Arc<Channel>,
+    address: Address,
+    from_client: DuplexStream,
+    to_client: mpsc::Sender<io::Result<Vec<u8>>>,
+    turns: Arc<AtomicU64>,
+    said: u64,
+    heard: u64,
+    newest: u64,
+}
+
+impl Pump {
+    async fn run(mut self) {
+        if let Err(error) = self.turn_after_turn().await {
+            // Nobody may be there to hear it.
+            let _ = self.to_client.send(Err(io::Error::other(error.to_string()))).await;
+        }
+    }
+
+    async fn turn_after_turn(&mut self) -> Result<(), MinimegaError> {
+        let mut ended = false;
+        for turn in 1.. {
+            let mut bytes = Vec::new();
+            ended = ended || self.gather(&mut bytes).await;
+            let letter = Letter { turn, offset: self.said, taken: self.heard, over: ended, bytes };
+            let theirs = self.channel.turn(&self.address, &letter, &mut self.newest).await?;
+            self.turns.fetch_add(1, Ordering::Relaxed);
+            self.said += letter.bytes.len() as u64;
+            if (theirs.offset, theirs.taken) != (self.heard, self.said) {
+                let why = format!(
+                    "bytes are missing: {} of {} have arrived there, and its own go on at {} after {}",
+                    theirs.taken, self.said, theirs.offset, self.heard
+                );
+                return Err(MinimegaError::phase(&self.address.member.node, PhaseFailure::Letter(why)));
+            }
+            self.heard += theirs.bytes.len() as u64;
+            let over = theirs.over;
+            // Whoever has gone wants no more of it.
+            let gone = !theirs.bytes.is_empty() && self.to_client.send(Ok(theirs.bytes)).await.is_err();
+            if over || gone || ended {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Collects what is to be said: all there is, at most a letter of it. Was it the last?
+    async fn gather(&mut self, bytes: &mut Vec<u8>) -> bool {
+        let mut patience = PAUSE;
+        while bytes.len() < LARGEST {
+            let mut piece = (&mut self.from_client).take((LARGEST - bytes.len()) as u64);
+            match tokio::time::timeout(patience, piece.read_buf(bytes)).await {
+                Ok(Ok(0) | Err(_)) => return true,
+                Ok(Ok(_)) => patience = GATHER,
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+}
+
+/// What the node says, as a stream.
+struct Heard {
+    pieces: mpsc::Receiver<io::Result<Vec<u8>>>,
+    piece: Vec<u8>,
+    start: usize,
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        while self.start == self.piece.len() {
+            match ready!(self.pieces.poll_recv(cx)) {
+                Some(piece) => (self.piece, self.start) = (piece?, 0),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let count = into.remaining().min(self.piece.len() - self.start);
+        into.put_slice(&self.piece[self.start..self.start + count]);
+        self.start += count;
+        Poll::Ready(Ok(()))
+    }
+}
