@@ -164,7 +164,8 @@ impl Past {
         let machine = Killed(command.args(shell).spawn().unwrap());
         let mut journal = noted(&daemon, &campaign).await;
         let pid = i32::try_from(machine.0.id()).unwrap();
-        journal.entry.machines = vec![Noted { id: 7, process: Some((pid, started(pid))), taps: vec![] }];
+        journal.entry.machines =
+            vec![Noted { id: 7, process: Some((pid, started(pid))), taps: vec![], cgroups: vec![] }];
         journal.keep().unwrap();
         let name = journal.entry.namespace.clone();
         std::fs::create_dir_all(files.join(&name)).unwrap();
@@ -174,7 +175,7 @@ impl Past {
     /// Another minimega, at the same place.
     async fn another(&mut self) {
         std::fs::remove_file(self.double.place.path().join("minimega")).unwrap();
-        self.double.child = Process::spawn(self.double.place.path(), "");
+        self.double.child = Process::spawn(self.double.place.path(), "", &[]);
         let socket = self.double.place.path().join("minimega");
         super::until("that it listens", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
     }
