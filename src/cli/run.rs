@@ -191,7 +191,7 @@ fn failure(error: CampaignError) -> Failure {
         CampaignError::Stop(_) => Failure::new(Exit::Usage, error)
             .hint("mend `metric` of `[stop]` and run `vptest sweep` again: iterations that were run keep their results"),
         CampaignError::Locked { .. } => {
-            Failure::new(Exit::Usage, error).hint("wait for it, or run named iterations beside it with --iter")
+            Failure::new(Exit::Usage, error).hint("wait for it; beside one on this host, named iterations can be run with --iter")
         }
         CampaignError::Store(_) | CampaignError::Other(_) => Failure::new(Exit::Unsupported, error),
     }

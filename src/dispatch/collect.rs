@@ -52,6 +52,13 @@ fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> C
     move |source| CollectError::Io { what, path: path.to_owned(), source }
 }
 
+/// Of an artifact: bytes of a name and of its path, directories.
+const LONGEST_NAME: usize = 255;
+const LONGEST_PATH: usize = 1024;
+const DEEPEST: usize = 32;
+/// More attempts than anybody makes at an iteration.
+const MOST_ATTEMPTS: u32 = 100_000;
+
 /// The attempt a file belongs to, by its name; an artifact has a path in the attempt's directory.
 fn attempt_of(name: &str) -> Option<AttemptName> {
     let path = Path::new(name);
@@ -59,7 +66,12 @@ fn attempt_of(name: &str) -> Option<AttemptName> {
     let Some(Component::Normal(first)) = components.next() else { return None };
     let first = first.to_str()?;
     let rest: Vec<Component<'_>> = components.collect();
-    if !rest.iter().all(|component| matches!(component, Component::Normal(_))) {
+    let is_plain = |component: &Component<'_>| match component {
+        Component::Normal(name) => name.len() <= LONGEST_NAME,
+        _ => false,
+    };
+    let is_dull = name.len() <= LONGEST_PATH && !name.ends_with('/') && !name.contains(|c: char| c.is_control());
+    if !is_dull || rest.len() > DEEPEST || !rest.iter().all(is_plain) {
         return None;
     }
     match first.strip_suffix(".d") {
@@ -82,7 +94,9 @@ impl Collector {
         (from, at, bytes): (&File, u64, u64),
         sha256: &str,
     ) -> Result<Collected, CollectError> {
-        let attempt = attempt_of(name).ok_or_else(|| CollectError::Name(printable(name, 200)))?;
+        let attempt = attempt_of(name)
+            .filter(|attempt| attempt.attempt <= MOST_ATTEMPTS)
+            .ok_or_else(|| CollectError::Name(printable(name, 200)))?;
         let path = self.staging.join(name);
         let parent = path.parent().unwrap_or(&self.staging);
         std::fs::create_dir_all(parent).map_err(failed("create", parent))?;
@@ -247,8 +261,15 @@ mod tests {
         assert!(matches!(take(&collector, &eight, &sent(there.path(), &content)), Err(CollectError::Other(_))));
         let cut = sent(there.path(), &content[..content.len() / 2]);
         assert!(matches!(take(&collector, &name, &cut), Err(CollectError::Store(_))));
-        for bad in ["../x.db", "/etc/passwd", "plan.json", "000007-ba7816bf8f0101.d/../../x", "000007-ba7816bf8f0101.d"]
-        {
+        for bad in [
+            "../x.db",
+            "/etc/passwd",
+            "plan.json",
+            "000007-ba7816bf8f0101.d/../../x",
+            "000007-ba7816bf8f0101.d",
+            "000007-ba7816bf8f0101.d/a/",
+            "000007-ba7816bf8f0101.d/a\0",
+        ] {
             assert!(matches!(take(&collector, bad, &sent(there.path(), b"x")), Err(CollectError::Name(_))), "{bad}");
         }
         assert_eq!(store::scan(here.path()).unwrap().len(), 0);

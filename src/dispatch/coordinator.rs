@@ -1,8 +1,9 @@
 //! Hands the iterations of a campaign to hosts and stores what comes back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
@@ -24,12 +25,18 @@ use crate::host::host_name;
 use crate::ids::{IterationNumber, ShortHash};
 use crate::image::Bundle;
 use crate::node::local::Processes;
-use crate::record::{IterationRecord, Status};
-use crate::runner::{Begun, CampaignError, Limits, Options, Progress, Report, Stopping, ToDo, feasible};
-use crate::store::Attempts;
+use crate::record::{IterationRecord, Outcome, Status};
+use crate::runner::{self, BASE_ID, Begun, CampaignError, Limits, Options, Progress, Report, Stopping, ToDo, feasible};
+use crate::store::{self, Attempts, StoreError};
 
 /// Rounds in a row in which nothing was run, until the rest is left.
 const FRUITLESS: u32 = 3;
+/// How long a run goes on without a host that can be reached, when there was one before.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// Between two tries meanwhile.
+const PAUSE: Duration = Duration::from_secs(15);
+/// Testbeds whose nodes are of an image, which may differ between hosts.
+const OF_IMAGES: [&str; 3] = ["qemu", "minimega-kvm", "minimega-container"];
 
 /// A campaign could not be run on hosts, or not to its end.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +91,7 @@ pub async fn run(options: &Options<'_>, hosts: &[Host]) -> Result<Report, Dispat
         *report.outcomes.entry(*status).or_default() += 1;
     }
     coordinator.write_state()?;
-    if report.left == 0 {
+    if report.left == 0 && options.selection.is_none() {
         coordinator.end(&mut report).await?;
     }
     Ok(report)
@@ -101,8 +108,14 @@ pub(super) struct Coordinator<'a> {
     collector: Collector,
     journal: Journal,
     plan: Vec<u8>,
+    /// Iterations that this run has handed out, each with the least number of an attempt that is its own.
+    handed: BTreeMap<IterationNumber, Turn>,
     /// Iterations that were run in this run, each with its last outcome.
     tried: BTreeMap<IterationNumber, Status>,
+    /// Attempts whose files are stored, until their host says that they have ended.
+    stored: BTreeMap<(IterationNumber, u32), (IterationRecord, PathBuf)>,
+    /// What the nodes of each tuple were made of.
+    images: BTreeMap<ShortHash, String>,
     /// What is being run, so that it is told once.
     told: BTreeSet<(IterationNumber, u32)>,
     since: jiff::Timestamp,
@@ -115,7 +128,7 @@ impl<'a> Coordinator<'a> {
             std::fs::canonicalize(options.out).with_context(|| format!("cannot find {}", options.out.display()))?;
         let directory = whole.join(DIRECTORY);
         std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
-        let cage = Cage::open().context("cannot make a process namespace")?;
+        let cage = Cage::open_or_groups().context("cannot make a process namespace")?;
         let processes = Arc::new(Processes::new(cage));
         parallel::check(&processes, &directory).await?;
         let bundle =
@@ -123,7 +136,7 @@ impl<'a> Coordinator<'a> {
         let program = Program::of(&bundle).context("cannot pack vptest")?;
         let path = options.out.join("plan.json");
         let plan = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let id = ShortHash::of(format!("{}\n{}", host_name(), whole.display()).as_bytes());
+        let id = identity(&directory).context("cannot name the campaign on hosts")?;
         let journal = Journal::open(&directory).context("cannot open the journal of attempts")?;
         Ok(Self {
             options,
@@ -134,7 +147,10 @@ impl<'a> Coordinator<'a> {
             journal,
             plan,
             directory,
+            handed: BTreeMap::new(),
             tried: BTreeMap::new(),
+            stored: BTreeMap::new(),
+            images: images(options)?,
             told: BTreeSet::new(),
             since: jiff::Timestamp::now(),
         })
@@ -153,7 +169,9 @@ impl<'a> Coordinator<'a> {
                 while let Ok(Some(found)) = tail.next() {
                     match found.frame {
                         Frame::File { .. } => drop(self.take(&found, &tail)?),
-                        Frame::Beat { running: Some(doing) } => self.journal.floors.raise(doing.number, doing.attempt),
+                        Frame::Beat { running: Some(doing) } => {
+                            self.journal.note(&doing, "?").context("cannot note an attempt")?;
+                        }
                         _ => {}
                     }
                 }
@@ -194,15 +212,14 @@ impl<'a> Coordinator<'a> {
             // What is stored then decides what is still needed.
             shares.truncate(hosts);
         }
-        let orders = self.orders(shares, numbers);
+        for turn in shares.iter().flat_map(|share| &share.iterations) {
+            self.handed.insert(turn.number, *turn);
+        }
+        let orders = self.orders(shares)?;
         let fresh = Round::fresh();
         let files = Files::pack(self.id, &self.plan, &fresh, &orders)?;
-        for text in self.fleet.prepare(Arc::new(files)).await {
-            self.say(&text);
-        }
-        self.write_state()?;
-        if self.fleet.working().is_empty() {
-            return Err(DispatchError::NoHost(self.fleet.why()));
+        if !self.prepare(Arc::new(files)).await? {
+            return Ok(());
         }
         let directory = self.directory.join(format!("round-{}", fresh.as_str()));
         std::fs::create_dir(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
@@ -213,26 +230,55 @@ impl<'a> Coordinator<'a> {
         Ok(())
     }
 
-    fn orders(&self, shares: Vec<Share>, missing: &[IterationNumber]) -> Orders {
-        let options = self.options;
-        let missing: BTreeSet<IterationNumber> = missing.iter().copied().collect();
-        let complete = options.plan.iter().map(|iteration| iteration.number).filter(|number| !missing.contains(number));
-        let most = options.plan.spec.limits.duration;
-        let until = most.and_then(|most| self.since.checked_add(jiff::SignedDuration::try_from(most).ok()?).ok());
-        Orders {
-            spec_hash: options.plan.spec_hash,
-            shares,
-            received: complete.collect(),
-            until,
-            retries: options.retries,
-            allow_changed_image: options.allow_changed_image,
+    /// Gets hosts ready. Where none can be reached any more, it goes on trying. Says whether there is one: there is none when
+    /// somebody wished to stop.
+    async fn prepare(&mut self, files: Arc<Files>) -> Result<bool, DispatchError> {
+        let (begun, mut cancel) = (Instant::now(), self.options.cancel.clone());
+        loop {
+            let was_reached = self.fleet.was_reached();
+            let news = tokio::select! {
+                news = self.fleet.prepare(Arc::clone(&files)) => news,
+                _ = cancel.cancelled() => return Ok(false),
+            };
+            news.iter().for_each(|text| self.say(text));
+            self.write_state()?;
+            if !self.fleet.working().is_empty() {
+                return Ok(true);
+            }
+            if !was_reached || self.fleet.able() == 0 || begun.elapsed() >= PATIENCE {
+                return Err(DispatchError::NoHost(self.fleet.why()));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                _ = cancel.cancelled() => return Ok(false),
+            }
         }
     }
 
-    /// All was run: nothing is needed any more on the hosts, nor here.
+    fn orders(&self, shares: Vec<Share>) -> Result<Orders, DispatchError> {
+        let options = self.options;
+        let complete = runner::complete(options.out).map_err(anyhow::Error::from)?;
+        let most = options.plan.spec.limits.duration;
+        let until = most.and_then(|most| self.since.checked_add(jiff::SignedDuration::try_from(most).ok()?).ok());
+        let until = [until, options.plan.spec.limits.until].into_iter().flatten().min();
+        Ok(Orders {
+            spec_hash: options.plan.spec_hash,
+            shares,
+            received: complete.into_iter().collect(),
+            until,
+            retries: options.retries,
+            allow_changed_image: options.allow_changed_image,
+        })
+    }
+
+    /// All was run: nothing is needed any more on the hosts, nor here. What cannot be told yet stays.
     async fn end(&self, report: &mut Report) -> anyhow::Result<()> {
         let left = self.fleet.remove(self.id).await;
-        if left.is_empty() && report.outcomes.keys().all(|status| *status == Status::Complete) {
+        let is_clear = left.is_empty()
+            && self.fleet.states().iter().all(|state| state.name.is_some())
+            && !self.directory.join("incoming.twice").exists()
+            && report.outcomes.keys().all(|status| *status == Status::Complete);
+        if is_clear {
             std::fs::remove_dir_all(&self.directory)
                 .with_context(|| format!("cannot remove {}", self.directory.display()))?;
         }
@@ -260,7 +306,7 @@ impl<'a> Coordinator<'a> {
     pub(super) fn take(&mut self, found: &Found, tail: &Tail) -> anyhow::Result<Option<Status>> {
         let Frame::File { name, bytes, sha256 } = &found.frame else { return Ok(None) };
         match self.collector.take(name, (tail.file(), found.at, *bytes), sha256) {
-            Ok(Collected::Stored(stored)) => self.stored(&stored.0, &stored.1).map(Some),
+            Ok(Collected::Stored(stored)) => Ok(Some(self.keep(stored.0, stored.1))),
             Ok(Collected::Waiting | Collected::Known) => Ok(None),
             Err(error) if error.is_ours() => Err(error.into()),
             Err(error) => {
@@ -270,18 +316,52 @@ impl<'a> Coordinator<'a> {
         }
     }
 
-    fn stored(&mut self, record: &IterationRecord, file: &std::path::Path) -> anyhow::Result<Status> {
-        let (status, number) = (record.outcome.status(), record.header.number);
-        self.limits.ended(record, file)?;
-        if status != Status::Interrupted {
+    /// An attempt is stored. One that this run has handed out counts when its host says whether it is tried again; others,
+    /// which an earlier run had begun, are only told.
+    fn keep(&mut self, record: IterationRecord, file: PathBuf) -> Status {
+        let (status, number, attempt) = (record.outcome.status(), record.header.number, record.header.attempt);
+        let identity = self.options.plan.get(number).map(|iteration| iteration.identity);
+        let is_of_plan = identity == Some(record.header.identity);
+        if self.handed.get(&number).is_some_and(|turn| is_of_plan && attempt >= turn.attempt) {
+            self.stored.insert((number, attempt), (record, file));
+            return status;
+        }
+        if is_of_plan && status == Status::Complete {
             self.tried.insert(number, status);
         }
-        let wall = record.header.finished_ns.and_then(|end| u64::try_from(end - record.header.started_ns).ok());
-        let wall = std::time::Duration::from_nanos(wall.unwrap_or_default());
+        self.say(&format!("iteration {number}, attempt {attempt}, of an earlier run has come: {status}"));
+        status
+    }
+
+    /// All of an attempt has come.
+    pub(super) fn ended(&mut self, number: IterationNumber, attempt: u32, again: bool) -> anyhow::Result<()> {
+        let Some((record, file)) = self.stored.remove(&(number, attempt)) else { return Ok(()) };
+        let status = record.outcome.status();
         // What ended with its host or its connection is run again.
-        let again = status == Status::Interrupted && self.options.cancel.requested().is_none();
-        self.options.observer.notice(&Progress::End { record, file, wall, again });
-        Ok(status)
+        let again = again || (status == Status::Interrupted && self.options.cancel.requested().is_none());
+        if !again {
+            self.limits.ended(&record, &file)?;
+            let last = self.tried.entry(number).or_insert(status);
+            if *last != Status::Complete {
+                *last = status;
+            }
+        }
+        let wall = record.header.finished_ns.and_then(|end| u64::try_from(end - record.header.started_ns).ok());
+        let wall = Duration::from_nanos(wall.unwrap_or_default());
+        self.options.observer.notice(&Progress::End { record: &record, file: &file, wall, again });
+        Ok(())
+    }
+
+    /// Is what the nodes of this attempt were made of what those of its tuple were made of before? What is wrong, if not.
+    pub(super) fn changed_image(&mut self, number: IterationNumber, attempt: u32) -> Option<String> {
+        let (record, _) = self.stored.get(&(number, attempt))?;
+        let fact = record.environment.iter().find(|fact| fact.name == BASE_ID)?;
+        let before = self.images.entry(record.header.tuple).or_insert_with(|| fact.value.clone());
+        let what = format!(
+            "iteration {number} ran in guests of another image than before: their kernel and programs were {before}, now they are {}",
+            fact.value
+        );
+        (*before != fact.value && !self.options.allow_changed_image).then_some(what)
     }
 
     pub(super) fn write_state(&self) -> anyhow::Result<()> {
@@ -294,10 +374,58 @@ impl<'a> Coordinator<'a> {
 impl CollectError {
     /// Is it this host that fails, and not what was sent?
     fn is_ours(&self) -> bool {
-        matches!(
-            self,
-            Self::Io { .. }
-                | Self::Store(crate::store::StoreError::NoSpace { .. } | crate::store::StoreError::Io { .. })
-        )
+        use std::io::ErrorKind;
+        match self {
+            // Names that a file system does not take are the sender's.
+            Self::Io { source, .. } => !matches!(
+                source.kind(),
+                ErrorKind::NotADirectory
+                    | ErrorKind::IsADirectory
+                    | ErrorKind::InvalidFilename
+                    | ErrorKind::InvalidInput
+                    | ErrorKind::AlreadyExists
+                    | ErrorKind::DirectoryNotEmpty
+            ),
+            Self::Store(error) => matches!(error, StoreError::NoSpace { .. } | StoreError::Io { .. }),
+            _ => false,
+        }
     }
+}
+
+/// What the nodes of each tuple that was run were made of.
+fn images(options: &Options<'_>) -> anyhow::Result<BTreeMap<ShortHash, String>> {
+    let plan = options.plan;
+    let tuples: BTreeMap<ShortHash, ShortHash> = plan
+        .iter()
+        .filter(|iteration| OF_IMAGES.contains(&iteration.tuple.testbed()))
+        .map(|iteration| (iteration.identity, iteration.tuple_id))
+        .collect();
+    let mut images = BTreeMap::new();
+    if tuples.is_empty() {
+        return Ok(images);
+    }
+    for (name, head) in store::heads(options.out)? {
+        let is_complete = head.is_ok_and(|head| head.outcome == Outcome::Complete);
+        let Some(tuple) = tuples.get(&name.identity).filter(|tuple| is_complete && !images.contains_key(*tuple)) else {
+            continue;
+        };
+        let facts = store::environment(options.out, name)?;
+        if let Some(fact) = facts.into_iter().find(|fact| fact.name == BASE_ID) {
+            images.insert(*tuple, fact.value);
+        }
+    }
+    Ok(images)
+}
+
+/// Names the campaign on hosts: by chance, so that no other campaign, here or elsewhere, is taken for it.
+fn identity(directory: &Path) -> std::io::Result<ShortHash> {
+    let path = directory.join("id");
+    if let Some(id) = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) {
+        return Ok(id);
+    }
+    let id = ShortHash::of(format!("{}\n{}", host_name(), crate::agent::fresh_number()).as_bytes());
+    let temp = directory.join("id.new");
+    std::fs::write(&temp, id.to_string())?;
+    std::fs::rename(temp, path)?;
+    Ok(id)
 }

@@ -227,9 +227,15 @@ impl Fleet {
         }
     }
 
-    /// Leaves the wish to end on all hosts that work.
+    /// Was any host reached yet?
+    pub(super) fn was_reached(&self) -> bool {
+        self.members.iter().any(|member| member.state.name.is_some())
+    }
+
+    /// Leaves the wish to end on all hosts that may have something to do.
     pub(super) fn halt(&self, id: ShortHash, round: &Round, wish: &'static str) -> BoxFuture<'static, Vec<String>> {
-        let each = self.members.iter().filter(|member| member.state.phase == Phase::Working).map(|member| {
+        let may_work = |member: &&Member| member.state.phase == Phase::Working || member.worker.is_some();
+        let each = self.members.iter().filter(may_work).map(|member| {
             let (ssh, host, round) = (Arc::clone(&self.ssh), member.host.clone(), round.clone());
             async move { failure(&host, "cannot be told to end", place::halt(&ssh, &host, id, &round, wish).await) }
         });

@@ -52,6 +52,15 @@ pub(super) enum Frame {
         /// SHA-256 of them, lower-case hex.
         sha256: String,
     },
+    /// All files of an attempt were sent.
+    Ended {
+        /// Which iteration.
+        number: IterationNumber,
+        /// Which attempt at it.
+        attempt: u32,
+        /// Will it be tried again at once?
+        again: bool,
+    },
     /// Something that was not stored with an iteration.
     Note {
         /// What.
@@ -81,8 +90,12 @@ pub struct Doing {
 pub(super) enum Left {
     /// Somebody wished it.
     Interrupted(String),
-    /// One of `[limits]`.
+    /// It is too late for more.
+    Late(String),
+    /// One of `[limits]` that is about this host alone.
     Limit(String),
+    /// Somebody else has this host now.
+    Busy(String),
     /// This host cannot run them.
     Unable(String),
 }
@@ -125,6 +138,11 @@ pub(super) struct Tail {
 impl Tail {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self { file: File::open(path)?, at: 0, begun: false })
+    }
+
+    /// Bytes that are there: a file that is on its way is a sign of life.
+    pub(super) fn length(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
     }
 
     /// The file, to read what a frame has behind it.

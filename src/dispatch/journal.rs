@@ -19,10 +19,11 @@ impl Journal {
     /// With what earlier coordinators noted. A line that was not written to its end is passed over.
     pub(super) fn open(directory: &Path) -> io::Result<Self> {
         let path = directory.join("begun");
-        let text = match std::fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             other => other?,
         };
+        let text = String::from_utf8_lossy(&bytes);
         let mut floors = Floors::default();
         for line in text.lines() {
             let mut words = line.split(' ');

@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use super::share::Share;
-use crate::ids::{IterationNumber, ShortHash};
+use crate::ids::ShortHash;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ pub(super) struct Orders {
     /// What hosts are given.
     pub(super) shares: Vec<Share>,
     /// Iterations that are complete where the coordinator is: what a host still has of them is not needed.
-    pub(super) received: Vec<IterationNumber>,
+    pub(super) received: Vec<ShortHash>,
     /// When no further iteration may begin; `None` without such a limit.
     pub(super) until: Option<jiff::Timestamp>,
     /// Further attempts at once at an iteration that failed, timed out or was invalid.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 
@@ -16,6 +17,8 @@ use crate::ids::ShortHash;
 use crate::node::local::Processes;
 use crate::node::{Command, Process, Stream};
 
+/// Between the times of two lists of hosts.
+const LATER: Duration = Duration::from_secs(2);
 /// Name of the program.
 pub(super) const PROGRAM: &str = "parallel";
 
@@ -113,7 +116,9 @@ impl Parallel {
     /// Last line of what ssh or the worker of a share had to complain about.
     pub(super) fn complaint(&self, share: u32) -> String {
         let text = std::fs::read(self.said(share).with_file_name("stderr")).unwrap_or_default();
-        let last = text.rsplit(|&byte| byte == b'\n').find(|line| !line.is_empty()).unwrap_or_default();
+        // What follows an error is advice for who typed the command.
+        let is_it = |line: &&[u8]| !line.is_empty() && !line.starts_with(b"hint: ");
+        let last = text.rsplit(|&byte| byte == b'\n').find(is_it).unwrap_or_default();
         crate::text::printable_bytes(last, 300)
     }
 
@@ -144,11 +149,19 @@ pub(super) fn all_said(directory: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// Put there at once: GNU parallel may read it at any time.
+/// Put there at once: GNU parallel may read it at any time. It reads it again only when its time is more than a second later than
+/// before, in whole seconds.
 fn set_hosts(directory: &Path, hosts: &[&Host]) -> anyhow::Result<()> {
     let text: String = hosts.iter().map(|host| format!("{host}\n")).collect();
     let (path, temp) = (directory.join("hosts"), directory.join("hosts.new"));
-    std::fs::write(&temp, text).and_then(|()| std::fs::rename(&temp, &path)).context("cannot write the list of hosts")
+    let before = std::fs::metadata(&path).and_then(|about| about.modified()).ok();
+    let time = before.map_or_else(SystemTime::now, |before| SystemTime::now().max(before + LATER));
+    let write = || {
+        std::fs::write(&temp, text)?;
+        File::options().write(true).open(&temp)?.set_modified(time)?;
+        std::fs::rename(&temp, &path)
+    };
+    write().context("cannot write the list of hosts")
 }
 
 /// The log of jobs, which grows.

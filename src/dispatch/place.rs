@@ -104,7 +104,8 @@ fn append(archive: &mut tar::Builder<Vec<u8>>, name: &str, content: &[u8]) -> io
 
 /// A campaign's directory there, as a word for a shell there.
 pub(super) fn campaign(id: ShortHash) -> String {
-    format!("{CACHE}/campaigns/{id}")
+    // A home may be the same on all hosts.
+    format!("{CACHE}/campaigns/{id}-\"$(uname -n)\"")
 }
 
 /// Asks a host what it is.
@@ -130,7 +131,12 @@ pub(super) async fn look(ssh: &Ssh, host: &Host, program: &Program) -> Result<Lo
     #[expect(clippy::cast_precision_loss, reason = "a microsecond is not lost")]
     let here = before as f64 / 1e9 + took;
     // It looked at its clock last of all, after the checksums, and its answer then had half of a round trip to go at most.
-    Ok(Look { name: (*name).to_owned(), has_program: *has_program == "yes", clock: clock - here, clock_error: took })
+    Ok(Look {
+        name: crate::text::printable(name, 100),
+        has_program: *has_program == "yes",
+        clock: clock - here,
+        clock_error: took,
+    })
 }
 
 /// Copies what the host lacks: program, plan and orders.
@@ -145,16 +151,17 @@ pub(super) async fn prepare(
         let (directory, mode) = (program.directory(), "umask 077");
         let script = format!(
             "{mode}; mkdir -p {CACHE}/programs && t=$(mktemp -d {CACHE}/programs/.XXXXXX) && tar -x -C \"$t\" && \
-             (cd \"$t\" && sha256sum -c {SUMS} >/dev/null) && rm -rf {directory} && mv \"$t\" {directory} || \
-             {{ e=$?; rm -rf \"$t\"; exit $e; }}"
+             (cd \"$t\" && sha256sum -c {SUMS} >/dev/null) || {{ e=$?; rm -rf \"$t\"; exit $e; }}; \
+             if mv -T \"$t\" {directory} 2>/dev/null; then exit 0; fi; \
+             if (cd {directory} && sha256sum -c {SUMS} >/dev/null 2>&1); then rm -rf \"$t\"; exit 0; fi; \
+             rm -rf {directory} && mv -T \"$t\" {directory}"
         );
         ssh.run(host, &script, &program.archive, COPY).await?;
     }
     let directory = campaign(files.campaign);
-    // Orders and wishes of earlier rounds are of no use.
     let script = format!(
-        "umask 077; mkdir -p {directory}/.worker/sent && rm -f {directory}/.worker/orders-* {directory}/.worker/halt-* && \
-         tar -x -C {directory}"
+        "umask 077; mkdir -p {directory}/.worker/sent && cd {directory} && t=$(mktemp -d .worker/new.XXXXXX) && \
+         tar -x -C \"$t\" && mv \"$t\"/plan.json plan.json && mv \"$t\"/.worker/orders-* .worker/; e=$?; rm -rf \"$t\"; exit $e"
     );
     ssh.run(host, &script, &files.archive, COPY).await?;
     Ok(())

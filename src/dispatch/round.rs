@@ -11,16 +11,16 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 
 use super::coordinator::Coordinator;
-use super::frame::{Found, Frame, Left, Tail, VERSION};
+use super::frame::{Found, Frame, Left, StreamError, Tail, VERSION};
 use super::orders::Round;
 use super::parallel::Parallel;
 use super::place::{Look, PlaceError};
 use super::share::Share;
-use super::state::Phase;
 use crate::host::cage::Cage;
 use crate::host::clock::now_ns;
 use crate::node::local::Processes;
 use crate::record::Status;
+use crate::text::printable;
 
 /// Between two looks at what workers say.
 const LOOK: Duration = Duration::from_millis(100);
@@ -40,7 +40,17 @@ struct Stream {
     host: Option<usize>,
     /// Did it say its last word?
     has_ended: bool,
+    /// Nothing that follows can be read.
+    is_bad: bool,
+    /// Bytes that were there, and when there were more than before.
+    length: u64,
+    heard: Instant,
 }
+
+/// A worker says what cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Nonsense(String);
 
 /// Something that goes on beside.
 enum Errand {
@@ -73,7 +83,7 @@ pub(super) async fn run(
     directory: &Path,
 ) -> anyhow::Result<()> {
     // Of its own, so that all of it can be ended.
-    let processes = Arc::new(Processes::new(Cage::open().context("cannot make a process namespace")?));
+    let processes = Arc::new(Processes::new(Cage::open_or_groups().context("cannot make a process namespace")?));
     let fleet = &coordinator.fleet;
     let what = (fleet.program(), coordinator.id, round);
     let engine = Parallel::start(&processes, fleet.ssh(), directory, what, &fleet.working(), shares.len()).await?;
@@ -144,27 +154,44 @@ impl Running<'_, '_> {
         if !self.streams.contains_key(&share) {
             let path = self.engine.said(share);
             match Tail::open(&path) {
-                Ok(tail) => drop(self.streams.insert(share, Stream { tail, host: None, has_ended: false })),
+                Ok(tail) => drop(self.streams.insert(
+                    share,
+                    Stream { tail, host: None, has_ended: false, is_bad: false, length: 0, heard: Instant::now() },
+                )),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
                 Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
             }
         }
         let Some(mut stream) = self.streams.remove(&share) else { return Ok(()) };
         let read = self.frames(&mut stream);
-        self.streams.insert(share, stream);
-        if let Err(error) = read.as_ref().map_err(|error| error.downcast_ref::<super::frame::StreamError>()) {
-            if let Some(error) = error {
-                let text = format!("share {share}: what its worker says makes no sense: {error}");
-                self.coordinator.say(&text);
-                return Ok(());
+        let host = stream.host;
+        let read = match read {
+            Err(error) if error.is::<StreamError>() || error.is::<Nonsense>() => {
+                stream.is_bad = true;
+                self.coordinator.say(&format!("share {share}: what its worker says makes no sense: {error}"));
+                if let Some(at) = host {
+                    self.kill(at);
+                }
+                Ok(())
             }
-            return read;
-        }
-        Ok(())
+            other => other,
+        };
+        self.streams.insert(share, stream);
+        read
+    }
+
+    /// Ends the worker of a host; its connection ends with it.
+    fn kill(&mut self, at: usize) {
+        let killed = self.coordinator.fleet.kill(at);
+        self.errands.push(Box::pin(async move { Errand::Told(killed.await) }));
     }
 
     fn frames(&mut self, stream: &mut Stream) -> anyhow::Result<()> {
-        while !stream.has_ended {
+        let length = stream.tail.length().map_err(StreamError::from)?;
+        if length > stream.length {
+            (stream.length, stream.heard) = (length, Instant::now());
+        }
+        while !stream.has_ended && !stream.is_bad {
             let Some(found) = stream.tail.next()? else { break };
             self.frame(&found, stream)?;
         }
@@ -173,10 +200,13 @@ impl Running<'_, '_> {
 
     fn frame(&mut self, found: &Found, stream: &mut Stream) -> anyhow::Result<()> {
         if let Frame::Hello { version, login, pid, .. } = &found.frame {
-            anyhow::ensure!(*version == VERSION, "a worker speaks version {version}, and {VERSION} is spoken here");
+            if *version != VERSION {
+                return Err(Nonsense(format!("it speaks version {version}, and {VERSION} is spoken here")).into());
+            }
             let login = login.as_deref().unwrap_or_default();
             let at = self.coordinator.fleet.find(login);
-            let at = at.with_context(|| format!("a worker answers for a host `{login}` that nobody named"))?;
+            let unknown = || Nonsense(format!("it answers for a host `{}` that nobody named", printable(login, 100)));
+            let at = at.ok_or_else(unknown)?;
             stream.host = Some(at);
             self.coordinator.fleet.member(at).worker = Some(*pid);
         }
@@ -196,7 +226,15 @@ impl Running<'_, '_> {
                     self.coordinator.fleet.ended(at, status == Status::Complete);
                 }
             }
-            Frame::Note { text } => self.coordinator.say(&format!("{host}: {text}")),
+            Frame::Ended { number, attempt, again } => {
+                let changed = self.coordinator.changed_image(*number, *attempt);
+                self.coordinator.ended(*number, *attempt, *again)?;
+                if let Some(text) = changed.and_then(|why| self.coordinator.fleet.unable(at, why)) {
+                    self.coordinator.say(&format!("{text} (--allow-changed-image goes on all the same)"));
+                    self.hosts_changed();
+                }
+            }
+            Frame::Note { text } => self.coordinator.say(&format!("{host}: {}", printable(text, 500))),
             Frame::End { left } => {
                 stream.has_ended = true;
                 self.last_word(at, left.as_ref());
@@ -208,10 +246,11 @@ impl Running<'_, '_> {
     fn last_word(&mut self, at: usize, left: Option<&Left>) {
         let fleet = &mut self.coordinator.fleet;
         let news = match left {
-            None | Some(Left::Interrupted(_)) => None,
+            None | Some(Left::Interrupted(_) | Left::Late(_)) => None,
             // It is what it was told.
             Some(Left::Limit(_)) if self.halted.is_some() => None,
-            Some(Left::Limit(why) | Left::Unable(why)) => fleet.unable(at, why.clone()),
+            Some(Left::Busy(why)) => fleet.lose(at, printable(why, 500)),
+            Some(Left::Limit(why) | Left::Unable(why)) => fleet.unable(at, printable(why, 500)),
         };
         if let Some(text) = news {
             self.coordinator.say(&text);
@@ -263,16 +302,21 @@ impl Running<'_, '_> {
         let is_new = wish.is_some_and(|wish| self.halted.is_none_or(|(before, _)| before != wish));
         if let Some(wish) = wish.filter(|_| is_new) {
             self.halted = Some((wish, Instant::now()));
-            let told = self.coordinator.fleet.halt(self.coordinator.id, self.round, wish);
-            self.errands.push(Box::pin(async move { Errand::Told(told.await) }));
+            self.tell(wish);
         }
         Ok(())
+    }
+
+    fn tell(&mut self, wish: &'static str) {
+        let told = self.coordinator.fleet.halt(self.coordinator.id, self.round, wish);
+        self.errands.push(Box::pin(async move { Errand::Told(told.await) }));
     }
 
     /// Has everything ended that ran when it was wished to end, or had its time?
     fn is_halted_and_quiet(&self) -> bool {
         let Some((wish, since)) = self.halted else { return false };
-        let is_quiet = self.streams.iter().all(|(share, stream)| stream.has_ended || self.done.contains_key(share));
+        let is_over = |share: &u32, stream: &Stream| stream.has_ended || stream.is_bad || self.done.contains_key(share);
+        let is_quiet = self.streams.iter().all(|(share, stream)| is_over(share, stream));
         // A worker that is being started has said nothing yet.
         (is_quiet && since.elapsed() > NOTE && self.errands.is_empty()) || (wish == "now" && since.elapsed() > END)
     }
@@ -282,10 +326,15 @@ impl Running<'_, '_> {
         if self.noted.elapsed() >= NOTE {
             self.noted = Instant::now();
             self.coordinator.write_state()?;
-            self.silent();
+            self.silent()?;
         }
-        if self.probed.elapsed() >= PROBE && self.halted.is_none() {
+        if self.probed.elapsed() >= PROBE {
             self.probed = Instant::now();
+            if let Some((wish, _)) = self.halted {
+                // One that was given something meanwhile has not heard of it.
+                self.tell(wish);
+                return Ok(());
+            }
             for at in self.coordinator.fleet.lost() {
                 let attempt = self.coordinator.fleet.attempt(at);
                 self.errands.push(Box::pin(async move {
@@ -298,27 +347,28 @@ impl Running<'_, '_> {
     }
 
     /// Workers that give no sign of life are killed, so that their connections end.
-    fn silent(&mut self) {
-        let silence = i64::try_from(SILENCE.as_nanos()).unwrap_or(i64::MAX);
-        let open: Vec<usize> =
-            self.streams.values().filter(|stream| !stream.has_ended).filter_map(|stream| stream.host).collect();
-        for at in open {
-            let member = self.coordinator.fleet.member(at);
-            let is_silent = member.state.heard_ns.is_some_and(|heard| now_ns() - heard > silence);
-            if is_silent && member.worker.is_some() && member.state.phase == Phase::Working {
-                let text =
-                    format!("{}: no sign of life for {} s: its worker is killed", member.state.host, SILENCE.as_secs());
-                let killed = self.coordinator.fleet.kill(at);
-                self.coordinator.fleet.member(at).worker = None;
-                self.coordinator.say(&text);
-                self.errands.push(Box::pin(async move { Errand::Told(killed.await) }));
-            }
+    fn silent(&mut self) -> anyhow::Result<()> {
+        let open = self.streams.values().filter(|stream| !stream.has_ended && stream.heard.elapsed() > SILENCE);
+        let silent: Vec<Option<usize>> = open.map(|stream| stream.host).collect();
+        // Without a word from it nobody knows where it is.
+        anyhow::ensure!(!silent.contains(&None), "a worker has not said a word for {} s", SILENCE.as_secs());
+        for at in silent.into_iter().flatten() {
+            let host = self.coordinator.fleet.member(at).state.host.clone();
+            self.coordinator.say(&format!("{host}: no sign of life for {} s: its worker is killed", SILENCE.as_secs()));
+            self.kill(at);
         }
+        for stream in self.streams.values_mut().filter(|stream| stream.heard.elapsed() > SILENCE) {
+            // Again later, if that was in vain.
+            stream.heard = Instant::now();
+        }
+        Ok(())
     }
 
     fn errand(&mut self, errand: Errand) -> anyhow::Result<()> {
         let news = match errand {
             Errand::Told(news) => news,
+            // It is given nothing more.
+            Errand::Probed(..) if self.halted.is_some() => Vec::new(),
             Errand::Probed(at, result) => {
                 let news = self.coordinator.fleet.tried(at, *result);
                 self.hosts_changed();

@@ -117,7 +117,7 @@ mod tests {
     fn plan(order: &str, repetitions: u32) -> Plan {
         let text = format!(
             "name = \"x\"\nrepetitions = {repetitions}\nseed = 1\norder = \"{order}\"\n\n[factors]\ntestbed = \"fake\"\nworkers = [1, 2, 3]\n\n\
-             [workload]\npreset = \"command\"\nclient = [\"sample\", \"rps\", \"1\", \"1\"]\n\n[[workload.metric]]\nname = \"rps\"\npattern = 'rps ([0-9.]+)'\nunit = \"1/s\"\n"
+             [workload]\npreset = \"command\"\nclient = [\"sample\", \"rps\", \"1\", \"1\"]\n\n[[workload.metric]]\nname = \"rps\"\nregex = 'rps ([0-9.]+)'\nunit = \"1/s\"\n"
         );
         Plan::expand(Spec::parse(&text).unwrap(), text).unwrap()
     }

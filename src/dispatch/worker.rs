@@ -1,6 +1,6 @@
 //! The part on the host: runs the iterations of a share, and says what comes of each.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
@@ -16,9 +16,10 @@ pub use super::orders::Round;
 use super::orders::{self, Orders};
 use super::share::Share;
 use crate::host::host_name;
-use crate::ids::{IterationNumber, Stage};
+use crate::ids::{ShortHash, Stage};
 use crate::plan::Plan;
 use crate::runner::{self, Cancel, Canceller, Errand, Observer, Options, Progress, Report};
+use crate::spec::LimitsSpec;
 use crate::store::{self, AttemptName};
 
 /// Between two signs of life.
@@ -57,19 +58,29 @@ pub async fn work<W: Write + Send + 'static>(
     voice.say(&hello)?;
     let _pulse = Pulse::start(&voice, canceller, work.place.join(work.round.halt()));
     let left = match lock(&work.place) {
-        Ok(_lock) => run(work, plan, &voice, cancel).await,
+        Ok(Lock::Mine(_lock)) => run(work, plan, &voice, cancel).await,
+        Ok(Lock::Theirs(who)) => Ok(Some(Left::Busy(format!("another worker runs on it: {who}")))),
         Err(error) => Err(error),
     };
     let left = left.unwrap_or_else(|error| Some(Left::Unable(format!("{error:#}"))));
     voice.say(&Frame::End { left })
 }
 
-/// One worker at a time for each user of a host: two would disturb each other's iterations.
-fn lock(place: &Path) -> anyhow::Result<File> {
-    let path = place.parent().unwrap_or(place).join("worker.lock");
+/// Whose a host is.
+enum Lock {
+    /// This worker's, as long as the file is open.
+    Mine(File),
+    /// That of a worker which does not end.
+    Theirs(String),
+}
+
+/// One worker at a time for each user of a host: two would disturb each other's iterations. One of the same campaign has lost its
+/// coordinator, or this would not be here, and is told to end.
+fn lock(place: &Path) -> anyhow::Result<Lock> {
+    let path = place.parent().unwrap_or(place).join(format!("worker-{}.lock", host_name()));
     let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = open.with_context(|| format!("cannot open {}", path.display()))?;
-    let begun = Instant::now();
+    let (begun, mut told) = (Instant::now(), false);
     loop {
         match file.try_lock() {
             Ok(()) => break,
@@ -83,13 +94,27 @@ fn lock(place: &Path) -> anyhow::Result<File> {
         let is_ours = holder.lines().next() == Some(&place.to_string_lossy());
         if begun.elapsed() >= PREDECESSOR || !(is_ours || holder.is_empty()) {
             let who = holder.lines().collect::<Vec<_>>().join(", process ");
-            anyhow::bail!("another worker runs on this host: {}", crate::text::printable(&who, 300));
+            return Ok(Lock::Theirs(crate::text::printable(&who, 300)));
+        }
+        if let Some(pid) = holder.lines().nth(1).and_then(|pid| pid.parse().ok()).filter(|_| is_ours && !told) {
+            told = true;
+            end(pid);
         }
         std::thread::sleep(LOOK);
     }
     let text = format!("{}\n{}\n", place.display(), std::process::id());
     file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).context("cannot write the lock")?;
-    Ok(file)
+    Ok(Lock::Mine(file))
+}
+
+/// Tells a worker to take its iteration down and end. Another process that has its number is left alone.
+fn end(pid: i32) {
+    let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let is_worker = words.split(|&byte| byte == 0).any(|word| word == b"worker");
+    if pid > 1 && is_worker {
+        // It may be gone by now.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+    }
 }
 
 /// Why iterations of the share are left; `None` when none is.
@@ -110,6 +135,8 @@ async fn run<W: Write + Send + 'static>(
         attempts: share.iterations.iter().map(|turn| (turn.number, turn.attempt)).collect::<BTreeMap<_, _>>(),
         halt: Some(work.place.join(work.round.halt())),
         until: orders.until,
+        // The others are the coordinator's to watch, over all hosts.
+        limits: Some(LimitsSpec { free: plan.spec.limits.free, ..LimitsSpec::default() }),
     };
     let options = Options {
         plan,
@@ -128,21 +155,22 @@ async fn run<W: Write + Send + 'static>(
     for text in &report.leftovers {
         voice.say(&Frame::Note { text: format!("left over: {text}") })?;
     }
-    let left = left_of(&report);
+    let left = left_of(&report, &orders);
     put_away(work, share)?;
     Ok(left)
 }
 
-fn left_of(report: &Report) -> Option<Left> {
+fn left_of(report: &Report, orders: &Orders) -> Option<Left> {
     let interrupted = report.interrupted.clone().map(Left::Interrupted);
-    let limited = report.limited.clone().map(Left::Limit);
+    let is_late = orders.until.is_some_and(|until| jiff::Timestamp::now() >= until);
+    let limited = report.limited.clone().map(if is_late { Left::Late } else { Left::Limit });
     let elsewhere = (report.elsewhere > 0).then(|| Left::Interrupted("another process runs some of them".to_owned()));
     interrupted.or(limited).or(elsewhere)
 }
 
 /// Sends what was stored here and may never have arrived, and forgets what arrived.
 fn send_again<W: Write>(work: &Work, orders: &Orders, voice: &Voice<W>) -> anyhow::Result<()> {
-    let received: BTreeSet<IterationNumber> = orders.received.iter().copied().collect();
+    let received: HashSet<ShortHash> = orders.received.iter().copied().collect();
     let mut sent = Vec::new();
     for entry in std::fs::read_dir(orders::sent(&work.place)).into_iter().flatten() {
         let entry = entry.context("cannot list what was sent")?;
@@ -154,7 +182,7 @@ fn send_again<W: Write>(work: &Work, orders: &Orders, voice: &Voice<W>) -> anyho
     for (_, path) in sent {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if !work.round.has(&name) {
-            for attempt in store::scan(&path)?.iter().filter(|attempt| !received.contains(&attempt.number)) {
+            for attempt in store::scan(&path)?.iter().filter(|attempt| !received.contains(&attempt.identity)) {
                 voice.send(&path, *attempt)?;
             }
         }
@@ -163,7 +191,7 @@ fn send_again<W: Write>(work: &Work, orders: &Orders, voice: &Voice<W>) -> anyho
         }
     }
     for attempt in store::scan(&work.place)?.iter() {
-        if !received.contains(&attempt.number) {
+        if !received.contains(&attempt.identity) {
             voice.send(&work.place, *attempt)?;
         }
     }
@@ -359,9 +387,12 @@ impl<W: Write + Send> Observer for Reporter<'_, W> {
                 }
                 Ok(())
             }
-            Progress::End { record, .. } => {
+            Progress::End { record, again, .. } => {
                 self.voice.set_doing(None);
-                self.voice.send(self.place, AttemptName::of(&record.header))
+                let (number, attempt) = (record.header.number, record.header.attempt);
+                let sent = self.voice.send(self.place, AttemptName::of(&record.header));
+                let ended = Frame::Ended { number, attempt, again: *again };
+                sent.and_then(|()| self.voice.say(&ended).map_err(anyhow::Error::from))
             }
             _ => Ok(()),
         };

@@ -19,6 +19,7 @@ use crate::ids::{IterationNumber, ShortHash, Stage};
 use crate::instrument::facts::facts;
 use crate::plan::{Iteration, Plan};
 use crate::record::{Environment, Header, IterationRecord, Outcome, SENTINEL, SPEC, Status};
+use crate::spec::LimitsSpec;
 use crate::store::{self, Attempts, StoreError};
 use crate::testbed::minimega::leftovers;
 use crate::testbed::{self, Testbed, TestbedError};
@@ -62,6 +63,8 @@ pub struct Errand {
     pub halt: Option<PathBuf>,
     /// When no further iteration may begin, besides what `[limits]` says.
     pub until: Option<jiff::Timestamp>,
+    /// Instead of the limits of the spec.
+    pub limits: Option<LimitsSpec>,
 }
 
 /// What came of it.
@@ -229,7 +232,8 @@ impl Campaign<'_> {
         mut report: Report,
     ) -> Result<Report, CampaignError> {
         let mut rule = stopping.map(|stopping| Rule { stopping, settled: HashSet::new(), told: false });
-        let mut limits = Limits::new(&self.options.plan.spec.limits, self.options.out, self.options.errand.clone());
+        let spec = self.options.errand.limits.as_ref().unwrap_or(&self.options.plan.spec.limits);
+        let mut limits = Limits::new(spec, self.options.out, self.options.errand.clone());
         for (done, number) in to_do.iter().enumerate() {
             if self.options.cancel.requested().is_none() {
                 report.limited = limits.reached()?;
@@ -536,7 +540,7 @@ pub(super) fn watches_nothing(
 }
 
 /// Iterations of which a complete attempt is stored. A file that cannot be read is none, and stays where it is.
-fn complete(out: &Path) -> Result<HashSet<ShortHash>, StoreError> {
+pub(crate) fn complete(out: &Path) -> Result<HashSet<ShortHash>, StoreError> {
     let mut complete = HashSet::new();
     for (name, head) in store::heads(out)? {
         match head {

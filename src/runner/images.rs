@@ -12,7 +12,7 @@ use crate::testbed::{Notice, Request, Testbed};
 use crate::workload::Workload;
 
 /// Environment row that holds what the nodes were made of.
-const BASE_ID: &str = "image.base_id";
+pub(crate) const BASE_ID: &str = "image.base_id";
 
 /// Compares the images of one stored iteration of each tuple with those that there would be now.
 ///

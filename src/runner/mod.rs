@@ -20,9 +20,10 @@ mod status;
 mod stopping;
 mod tools;
 
-pub(crate) use campaign::{Begun, ToDo};
+pub(crate) use campaign::{Begun, ToDo, complete};
 pub use campaign::{CampaignError, Errand, Options, Report, run};
 pub use cancel::{Cancel, Canceller};
+pub(crate) use images::BASE_ID;
 pub(crate) use limits::Limits;
 pub use linktest::{LinkTest, Tested};
 pub use observer::{Observer, Progress};

@@ -247,7 +247,15 @@ impl Whereabouts {
         let path = directory.join("where.lock");
         let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.with_context(|| format!("cannot open {}", path.display()))?;
-        let locked = if on_hosts { file.try_lock() } else { file.try_lock_shared() };
+        let mut locked = if on_hosts { file.try_lock() } else { file.try_lock_shared() };
+        // Who only looks has it for a moment.
+        for _ in 0..LOOKS {
+            if !(on_hosts && matches!(locked, Err(TryLockError::WouldBlock))) {
+                break;
+            }
+            std::thread::sleep(LOOK);
+            locked = file.try_lock();
+        }
         match locked {
             Ok(()) if on_hosts => {
                 let text = format!("{} on other hosts", who());

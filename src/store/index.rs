@@ -89,7 +89,8 @@ fn files(dir: &Path) -> Result<Vec<(AttemptName, Stamp)>, StoreError> {
 
 /// What the index has; nothing where it cannot be read. A line that was not written to its end is passed over.
 fn read(dir: &Path) -> HashMap<AttemptName, (Stamp, AttemptHead)> {
-    let text = std::fs::read_to_string(dir.join(INDEX)).unwrap_or_default();
+    let bytes = std::fs::read(dir.join(INDEX)).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
     let Some(lines) = text.strip_prefix(MARK) else { return HashMap::new() };
     let entry = |line: &str| {
         let entry: Entry = serde_json::from_str(line).ok()?;

@@ -36,17 +36,18 @@ pub fn write_iteration(dir: &Path, record: &IterationRecord) -> Result<PathBuf, 
 /// # Errors
 /// As [`write_iteration`].
 pub fn adopt(from: &Path, path: &Path) -> Result<(), StoreError> {
-    let permissions = std::fs::set_permissions(from, Permissions::from_mode(0o644));
+    let io = |error| StoreError::io("write", path, error);
+    std::fs::set_permissions(from, Permissions::from_mode(0o644)).map_err(io)?;
     // A name that is there is not replaced.
-    match permissions.and_then(|()| std::fs::hard_link(from, path)) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            return Err(StoreError::AlreadyExists { path: path.to_owned() });
+    match tempfile::TempPath::try_from_path(from).map_err(io)?.persist_noclobber(path) {
+        Ok(()) => sync_dir(parent(path)),
+        Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let kept = error.path.keep();
+            kept.map_err(|error| io(error.error))?;
+            Err(StoreError::AlreadyExists { path: path.to_owned() })
         }
-        Err(error) => return Err(StoreError::io("write", path, error)),
+        Err(error) => Err(io(error.error)),
     }
-    std::fs::remove_file(from).map_err(|error| StoreError::io("remove", from, error))?;
-    sync_dir(parent(path))
 }
 
 /// The whole database of one record.
