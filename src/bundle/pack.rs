@@ -78,6 +78,9 @@ struct Archive<'a, W: Write> {
 
 impl<W: Write> Archive<'_, W> {
     fn add(&mut self, name: &str, bytes: u64, content: impl Read) -> io::Result<()> {
+        if name.contains(['\n', '\\']) {
+            return Err(io::Error::other(format!("{name:?} cannot be the name of a file in a list of checksums")));
+        }
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes);
         header.set_mode(0o644);

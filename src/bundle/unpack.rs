@@ -8,7 +8,6 @@ use std::path::{Component, Path};
 use sha2::{Digest as _, Sha256};
 
 use super::{DATABASE, METADATA, SPEC, SUMS};
-use crate::ids::ShortHash;
 use crate::plan::{Plan, PlanFileError};
 use crate::store::{RecordFile, StoreError};
 use crate::text::{hex, printable};
@@ -19,6 +18,10 @@ pub const PLAN: &str = "plan.json";
 const MOST: u64 = 1 << 30;
 /// Files in a bundle, at most.
 const MOST_FILES: usize = 1_000_000;
+/// Bytes of all files for each byte of the bundle, at most: SQLite's compress to a tenth, seldom to a hundredth.
+const MOST_RATIO: u64 = 2000;
+/// Bytes of a path, at most.
+const LONGEST: u64 = 4096;
 /// Memory of zstd's decoder, as a power of two.
 const WINDOW: u32 = 27;
 
@@ -80,7 +83,7 @@ pub fn verify(path: &Path, scratch: &Path) -> Result<Bundle, BundleError> {
     let sums = String::from_utf8(text(SUMS)?.clone()).map_err(|_| bad(format!("{SUMS} is no text")))?;
     let mut problems = compare(&sums, &found);
     let plan = Plan::from_json(text(PLAN)?)?;
-    if ShortHash::of(text(SPEC)?) != plan.spec_hash {
+    if text(SPEC)? != plan.spec_text.as_bytes() {
         problems.push(format!("{SPEC} is not the spec of {PLAN}"));
     }
     if let Err(error) = serde_json::from_slice::<serde_json::Value>(text(METADATA)?) {
@@ -116,17 +119,31 @@ pub fn extract(path: &Path, name: &str, out: &mut impl Write) -> Result<(), Bund
 
 /// Shows the files of a bundle, by their paths in its directory.
 fn each(path: &Path, mut visit: impl FnMut(&str, &mut dyn Read) -> Result<(), BundleError>) -> Result<(), BundleError> {
-    let mut decoder = zstd::Decoder::with_buffer(BufReader::with_capacity(1 << 20, File::open(path)?))?;
+    let file = File::open(path)?;
+    let most = file.metadata()?.len().saturating_mul(MOST_RATIO).saturating_add(1 << 20);
+    let mut decoder = zstd::Decoder::with_buffer(BufReader::with_capacity(1 << 20, file))?;
     decoder.window_log_max(WINDOW)?;
-    let mut archive = tar::Archive::new(decoder);
+    let mut archive = tar::Archive::new(decoder.take(most));
     let mut directory = None;
-    for (count, entry) in archive.entries()?.enumerate() {
+    let mut long_name = None;
+    // Raw: tar's own reading of long names has no limit.
+    for (count, entry) in archive.entries()?.raw(true).enumerate() {
         let mut entry = entry?;
-        let path = entry.path()?.into_owned();
-        let shown = || printable(&path.to_string_lossy(), 200);
-        if count >= MOST_FILES {
+        if count >= 2 * MOST_FILES {
             return Err(bad(format!("it has more than {MOST_FILES} files")));
         }
+        if entry.header().entry_type().is_gnu_longname() {
+            let mut name = Vec::new();
+            (&mut entry).take(LONGEST).read_to_end(&mut name)?;
+            name.pop_if(|last| *last == 0);
+            long_name = Some(String::from_utf8(name).map_err(|_| bad("a path in it is no text"))?);
+            continue;
+        }
+        let path = match long_name.take() {
+            Some(name) => std::path::PathBuf::from(name),
+            None => entry.path()?.into_owned(),
+        };
+        let shown = || printable(&path.to_string_lossy(), 200);
         if entry.header().entry_type().is_dir() {
             continue;
         }
@@ -146,7 +163,11 @@ fn each(path: &Path, mut visit: impl FnMut(&str, &mut dyn Read) -> Result<(), Bu
         visit(name, &mut entry)?;
     }
     // tar stops at its end; what is behind must be there as well.
-    io::copy(&mut archive.into_inner(), &mut io::sink())?;
+    let mut rest = archive.into_inner();
+    io::copy(&mut rest, &mut io::sink())?;
+    if rest.limit() == 0 {
+        return Err(bad(format!("it holds more than {MOST_RATIO} times its own size")));
+    }
     Ok(())
 }
 
@@ -231,6 +252,26 @@ mod tests {
         let path = directory.join("x.tar.zst");
         pack("x", &About::default(), parts, 1, File::create(&path).unwrap()).unwrap();
         path
+    }
+
+    #[test]
+    fn paths_of_any_length_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = format!("artifacts/{}/a", ["d"; 100].join("/"));
+        let mut parts = parts();
+        parts.push(Part { name: name.clone(), content: Content::Bytes(b"x".to_vec()) });
+        let bundle = verify(&write(directory.path(), &parts), directory.path()).unwrap();
+        assert_eq!((bundle.problems.len(), bundle.files[&name]), (0, 1));
+    }
+
+    #[test]
+    fn what_is_packed_beyond_measure_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut parts = parts();
+        parts.push(Part { name: "artifacts/zeros".to_owned(), content: Content::Bytes(vec![0; 200 << 20]) });
+        let path = write(directory.path(), &parts);
+        let error = verify(&path, directory.path()).unwrap_err().to_string();
+        assert!(error.contains("more than 2000 times") || error.contains("to its end"), "{error}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ const SHOWN: usize = 40;
 /// Run iterations of a bundle again, here
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The bundle is verified, its plan written to a directory of its own, and its iterations are run there as `vptest run` would. \
+What a bundle says is run here, as whoever runs this: know where it is from. The bundle is verified, its plan written to a directory of its own, and its iterations are run there as `vptest run` would. \
 Afterwards it says which facts about hosts and programs differ from those of the bundle. Results can then be compared: \
 `vptest merge DIR/*.db -o again.db`, and `vptest analyze` over each.
 

@@ -136,7 +136,11 @@ async fn run<W: Write + Send + 'static>(
         halt: Some(work.place.join(work.round.halt())),
         until: orders.until,
         // The others are the coordinator's to watch, over all hosts.
-        limits: Some(LimitsSpec { free: plan.spec.limits.free, ..LimitsSpec::default() }),
+        limits: Some(LimitsSpec {
+            free: plan.spec.limits.free,
+            failures: plan.spec.limits.failures,
+            ..LimitsSpec::default()
+        }),
     };
     let options = Options {
         plan,

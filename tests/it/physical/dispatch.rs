@@ -94,7 +94,8 @@ fn assert_complete(campaign: &Campaign, iterations: u32) {
 
 /// No worker runs on a node, and nothing of the campaign lies there.
 fn assert_left(node: &PhysicalNode) {
-    assert_eq!(node.list(CAMPAIGNS).unwrap(), ["worker.lock"]);
+    let left = node.list(CAMPAIGNS).unwrap();
+    assert!(left.iter().all(|name| name.ends_with(".lock")), "{left:?}");
     assert!(!is_at_work(node));
 }
 
@@ -160,7 +161,10 @@ fn after_kill_9_of_the_coordinator_nothing_runs_and_nothing_is_lost() {
     wait_until("that workers end", || !lab.nodes.iter().any(is_at_work));
     let before = campaign.outcomes();
     let said = run(&lab, &campaign, 0);
-    assert_complete(&campaign, 16);
+    // What a host had and could not send may have been run by another one meanwhile: then both are there.
+    let complete = campaign.outcomes().into_iter().filter(|(_, _, status, _)| status == "complete");
+    let numbers: std::collections::BTreeSet<u32> = complete.map(|(number, ..)| number).collect();
+    assert_eq!(numbers, (1..=16).collect());
     let after = campaign.outcomes();
     assert!(before.iter().all(|attempt| after.contains(attempt)), "{before:?} {after:?}");
     // What ran then was told by its host, and is no attempt that failed.
@@ -206,7 +210,7 @@ fn failures_in_a_row_end_a_campaign_on_hosts_too() {
         .replace(r#"["sample", "rps", "1000", "10"]"#, r#"["false"]"#);
     let campaign = Campaign::planned(&format!("{spec}\n[limits]\nfailures = 3\n"));
     let said = run(&lab, &campaign, 1);
-    assert!(said.err.contains("3 iterations in a row went wrong"), "{}", said.err);
+    assert!(said.err.contains("iterations in a row went wrong (`limits.failures` = 3)"), "{}", said.err);
     assert!(campaign.outcomes().len() < 20, "{:?}", campaign.outcomes());
     assert!(!lab.nodes.iter().any(is_at_work));
 }
