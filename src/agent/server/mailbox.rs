@@ -21,8 +21,10 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long a turn waits for something to say: as long as nothing has been said, but not for ever, since the host cannot say
 /// anything meanwhile.
 const WAIT: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-/// What is said within this time of the first word goes along.
+/// What is said within this time of the word before goes along,
 const GATHER: Duration = Duration::from_millis(2);
+/// and within this time of the first one: a program that goes on talking is no reason for the host to wait.
+const GATHER_ALL: Duration = Duration::from_millis(100);
 /// How long the last letter may wait to be fetched.
 const FAREWELL: Duration = Duration::from_secs(10);
 /// What may wait in either direction; more than one letter has.
@@ -42,7 +44,7 @@ pub struct Mailbox {
 /// Serves one conversation.
 ///
 /// # Errors
-/// When no host was heard.
+/// When no host was heard, and when the mailbox failed, so that whatever has started the agent can tell the host.
 pub(super) async fn serve(mailbox: &Mailbox, options: &Options) -> io::Result<()> {
     make_bell(&mailbox.directory, 1)?;
     let (to_agent, input) = tokio::io::duplex(PIPE);
@@ -52,10 +54,8 @@ pub(super) async fn serve(mailbox: &Mailbox, options: &Options) -> io::Result<()
     let ended = session::converse(&mut input, output, options, None).await.map(drop);
     drop(input);
     // What was said last is still to be fetched.
-    match tokio::time::timeout(FAREWELL, turns).await {
-        Ok(Ok(Err(error))) => tracing::warn!("the mailbox failed: {error}"),
-        Ok(Err(panicked)) => return Err(panicked.into()),
-        Ok(Ok(Ok(()))) | Err(_) => {}
+    if let Ok(turns) = tokio::time::timeout(FAREWELL, turns).await {
+        turns??;
     }
     ended
 }
@@ -63,7 +63,8 @@ pub(super) async fn serve(mailbox: &Mailbox, options: &Options) -> io::Result<()
 /// The pump.
 struct Turns {
     mailbox: Mailbox,
-    to_agent: DuplexStream,
+    /// `None` when the host has said its last word.
+    to_agent: Option<DuplexStream>,
     from_agent: DuplexStream,
     heard: u64,
     said: u64,
@@ -73,7 +74,7 @@ struct Turns {
 
 impl Turns {
     fn new(mailbox: Mailbox, to_agent: DuplexStream, from_agent: DuplexStream) -> Self {
-        Self { mailbox, to_agent, from_agent, heard: 0, said: 0, last: Instant::now() }
+        Self { mailbox, to_agent: Some(to_agent), from_agent, heard: 0, said: 0, last: Instant::now() }
     }
 
     /// Turn after turn. Ends with the conversation, and with the host's silence.
@@ -90,7 +91,7 @@ impl Turns {
                     return Err(error);
                 }
             };
-            if over {
+            if over || self.to_agent.is_none() {
                 return ring(&mut ringing, self.mailbox.conversation, turn);
             }
             make_bell(&self.mailbox.directory, turn + 1)?;
@@ -133,7 +134,13 @@ impl Turns {
         self.heard += letter.bytes.len() as u64;
         self.last = Instant::now();
         // An agent that has ended takes nothing, which its last letter will say.
-        let _ = self.to_agent.write_all(&letter.bytes).await;
+        if let Some(to_agent) = &mut self.to_agent {
+            let _ = to_agent.write_all(&letter.bytes).await;
+        }
+        if letter.over {
+            // It ends at once then, instead of after a silence.
+            self.to_agent = None;
+        }
         Ok(())
     }
 
@@ -142,8 +149,8 @@ impl Turns {
         let wait = self.last.elapsed().clamp(WAIT.0, WAIT.1);
         let mut bytes = Vec::new();
         let mut over = false;
-        let mut patience = wait;
-        while bytes.len() < LARGEST && !over {
+        let (mut patience, mut deadline) = (wait, None);
+        while bytes.len() < LARGEST && !over && deadline.is_none_or(|deadline| Instant::now() < deadline) {
             let room = LARGEST - bytes.len();
             let mut piece = (&mut self.from_agent).take(room as u64);
             match tokio::time::timeout(patience, piece.read_buf(&mut bytes)).await {
@@ -151,6 +158,7 @@ impl Turns {
                 Err(_) => break,
             }
             patience = GATHER;
+            deadline.get_or_insert_with(|| Instant::now() + GATHER_ALL);
         }
         let letter = Letter { turn, offset: self.said, taken: self.heard, over, bytes };
         if !letter.bytes.is_empty() {

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -28,8 +29,9 @@ pub const DEFAULT_SOCKET: &str = "/tmp/rond/rond";
 const OUTGOING: &str = "vptest";
 /// Orders after which its table is cleared when that can be.
 const MANY: usize = 1000;
-/// Between two attempts at the lock.
+/// Between two attempts at the lock, and how long somebody else may have it: orders take milliseconds.
 const LOCK_PACE: Duration = Duration::from_millis(1);
+const LOCK_WAIT: Duration = Duration::from_secs(30);
 /// How long nodes may take to answer what they have done, and between two looks.
 const ANSWERED: Duration = Duration::from_secs(8);
 const ANSWER_PACE: Duration = Duration::from_millis(250);
@@ -45,17 +47,18 @@ pub struct RondClient {
     pub hostname: String,
 }
 
-/// A rond that answers. Its commands are numbered by how many there are, so that only one at a time is given.
-#[derive(Debug)]
+/// A rond that answers; clones are the same one. Its commands are numbered by how many there are, so that only one at a time is
+/// given.
+#[derive(Debug, Clone)]
 pub struct Rond {
     path: PathBuf,
     /// Its directory (`-path`).
     base: PathBuf,
     limits: Limits,
     peer: Peer,
-    socket: Mutex<Option<Socket>>,
+    socket: Arc<Mutex<Option<Socket>>>,
     /// Orders given since its table was cleared.
-    given: AtomicUsize,
+    given: Arc<AtomicUsize>,
 }
 
 impl Rond {
@@ -70,8 +73,8 @@ impl Rond {
             base: socket.parent().unwrap_or(Path::new("/")).to_owned(),
             limits,
             peer: first.peer(),
-            socket: Mutex::new(Some(first)),
-            given: AtomicUsize::new(0),
+            socket: Arc::new(Mutex::new(Some(first))),
+            given: Arc::default(),
         };
         rond.nodes().await?;
         let there = rond.numbers(&mut *rond.socket.lock().await).await?;
@@ -231,8 +234,19 @@ enum Numbers {
 }
 
 impl Rond {
-    /// Gives one node orders, under a filter that is put back.
+    /// Gives one node orders, under a filter that is put back also when whoever waits for it has had enough.
     async fn filtered(
+        &self,
+        uuid: &str,
+        orders: &[Order],
+        numbers: Numbers,
+    ) -> Result<Option<Vec<u64>>, MinimegaError> {
+        let (rond, uuid, orders) = (self.clone(), uuid.to_owned(), orders.to_owned());
+        let given = tokio::spawn(async move { rond.filtered_to_the_end(&uuid, &orders, numbers).await }).await;
+        given.map_err(|error| MinimegaError::file("give orders to rond")(error.into()))?
+    }
+
+    async fn filtered_to_the_end(
         &self,
         uuid: &str,
         orders: &[Order],
@@ -271,10 +285,17 @@ impl Rond {
         let failed = || MinimegaError::file(format!("lock {}", path.display()));
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(failed())?;
         let file = File::options().create(true).append(true).open(&path).map_err(failed())?;
+        let begun = Instant::now();
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
-                Err(std::fs::TryLockError::WouldBlock) => tokio::time::sleep(LOCK_PACE).await,
+                Err(std::fs::TryLockError::WouldBlock) if begun.elapsed() < LOCK_WAIT => {
+                    tokio::time::sleep(LOCK_PACE).await;
+                }
+                Err(std::fs::TryLockError::WouldBlock) => {
+                    let text = format!("another process has had it for {LOCK_WAIT:?}");
+                    return Err(failed()(std::io::Error::new(std::io::ErrorKind::TimedOut, text)));
+                }
                 Err(std::fs::TryLockError::Error(error)) => return Err(failed()(error)),
             }
         }
@@ -285,19 +306,15 @@ impl Rond {
     async fn clear_commands(&self) -> Result<Cleared, MinimegaError> {
         let mut slot = self.socket.lock().await;
         let _turn = self.turn().await?;
-        let columns = ["command", "sent", "received", "responses"];
+        let columns = ["command", "sent", "received", "responses", "filter"];
         let rows = self.rows(&mut slot, "commands", &columns).await?;
-        let ours = format!("/{OUTGOING}/");
-        let sent = format!("[{OUTGOING}/");
-        let is_ours = |row: &Row| {
-            let mut texts = columns[..3].iter().map(|column| row.field(column));
-            texts.any(|text| text.contains(&ours) || text.starts_with(&sent))
-        };
-        if !rows.iter().all(is_ours) {
+        if !rows.iter().all(|row| is_ours(["command", "sent", "received"].map(|column| row.field(column)))) {
             tracing::debug!("commands of others are among those of {}: none are cleared", self.path.display());
             return Ok(Cleared::Never);
         }
-        if rows.iter().any(|row| row.field("responses") == "0") {
+        let clients: Vec<String> =
+            self.rows(&mut slot, "clients", &["UUID"]).await?.iter().map(|row| row.field("UUID").to_owned()).collect();
+        if rows.iter().any(|row| is_awaited(row, &clients)) {
             return Ok(Cleared::NotYet);
         }
         self.ask(&mut slot, &["clear", "commands"]).await?;
@@ -367,6 +384,42 @@ fn name_of(node: RondClient) -> String {
     crate::text::printable(&node.hostname, 64)
 }
 
+/// Is this order one of a vptest's? It sends `[vptest/NAME]`, receives `[…/vptest/NUMBER.d/…]` or `[…/vptest/box-NUMBER/…]`, and
+/// runs `[timeout … sh …/vptest/NUMBER.sh]` or `[sh …/vptest/box-NUMBER/wait …]`.
+fn is_ours(columns: [&str; 3]) -> bool {
+    let [run, sent, received] = columns.map(|text| {
+        let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+        inner.split_ascii_whitespace().collect::<Vec<_>>()
+    });
+    match (run.as_slice(), sent.as_slice(), received.as_slice()) {
+        ([], [name], []) => name.strip_prefix(OUTGOING).is_some_and(|rest| rest.starts_with('/')),
+        ([], [], [path]) => own_name(path).is_some_and(|(number, rest)| {
+            (number.starts_with("box-") || number.ends_with(".d")) && rest.is_some_and(|rest| !rest.contains('/'))
+        }),
+        (["timeout", "-k", _, _, "sh", path], [], []) => {
+            own_name(path).is_some_and(|(name, rest)| name.ends_with(".sh") && rest.is_none())
+        }
+        (["sh", path, _, _], [], []) => {
+            own_name(path).is_some_and(|(name, rest)| name.starts_with("box-") && rest == Some("wait"))
+        }
+        _ => false,
+    }
+}
+
+/// What follows `/vptest/` in a path that is one of a vptest's by its number of 16 digits, in two parts.
+fn own_name(path: &str) -> Option<(&str, Option<&str>)> {
+    let (_, below) = path.rsplit_once(&format!("/{OUTGOING}/"))?;
+    let (name, rest) = below.split_once('/').map_or((below, None), |(name, rest)| (name, Some(rest)));
+    let number = name.strip_prefix("box-").or_else(|| name.strip_suffix(".d")).or_else(|| name.strip_suffix(".sh"))?;
+    (number.len() == 16 && number.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some((name, rest))
+}
+
+/// Is a node still to answer this order? One that has gone answers nothing any more.
+fn is_awaited(row: &Row, clients: &[String]) -> bool {
+    let gone = row.field("filter").strip_prefix("uuid=").is_some_and(|uuid| !clients.iter().any(|one| one == uuid));
+    row.field("responses") == "0" && !gone
+}
+
 /// Removes the directory of a client's answer to a command that waited for a letter, and of one that had nothing to say.
 fn remove_ring(answer: &Path) {
     let mut beginning = [0; RING.len()];
@@ -420,5 +473,28 @@ mod tests {
         assert_eq!(with("IP:\"10.9.0.0/24\""), Ok(Some("ip=10.9.0.0/24".to_owned())));
         assert_eq!(with("OS:\"\""), Ok(None));
         assert!(with("OS:\"a\\\"b\"").is_err() && filter_of("something new").is_err());
+    }
+
+    #[test]
+    fn orders_of_a_vptest_are_told_from_those_of_others() {
+        for ours in [
+            ["[]", "[vptest/0123456789abcdef.t1]", "[]"],
+            ["[timeout -k 5 65 sh /tmp/miniccc/files/vptest/0123456789abcdef.sh]", "[]", "[]"],
+            ["[sh /f/vptest/box-0123456789abcdef/wait /f/vptest/box-0123456789abcdef 7]", "[]", "[]"],
+            ["[]", "[]", "[/f/vptest/box-0123456789abcdef/out.7]"],
+            ["[]", "[]", "[/f/vptest/0123456789abcdef.d/files.tar]"],
+        ] {
+            assert!(is_ours(ours), "{ours:?}");
+        }
+        for theirs in [
+            ["[]", "[other/vptest/a]", "[]"],
+            ["[ls /home/me/vptest/src]", "[]", "[]"],
+            ["[sh /home/me/vptest/run.sh]", "[]", "[]"],
+            ["[]", "[]", "[/home/me/vptest/results.d/x]"],
+            ["[uptime]", "[]", "[]"],
+            ["[]", "[]", "[]"],
+        ] {
+            assert!(!is_ours(theirs), "{theirs:?}");
+        }
     }
 }

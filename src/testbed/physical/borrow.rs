@@ -10,10 +10,13 @@ use super::member::Member;
 use super::nodes::{Held, Nodes};
 use super::wishes::{NodeWish, Wishes};
 use crate::agent::{AgentError, Client, FailureKind, Hello, Lent, LoanRequest};
+use crate::spec::Way;
 use crate::testbed::{Request, TestbedError};
 
-/// How long an interface may be somebody else's: longer than an agent takes to notice that it has lost its vptest.
+/// How long an interface may be somebody else's: longer than an agent takes to notice that it has lost its vptest. With ssh that
+/// is 15 s, with letters 45 s.
 const TURN: Duration = Duration::from_secs(20);
+const TURN_BY_ROND: Duration = Duration::from_secs(60);
 const TURN_POLL: Duration = Duration::from_millis(250);
 
 /// A node that was reached, and its part.
@@ -92,7 +95,7 @@ async fn in_turn(wishes: &Wishes, mut reached: Vec<Reached>, by: &str) -> Borrow
     reached.sort_by_cached_key(order);
     let mut lent = Vec::new();
     for (wish, held) in &reached {
-        lent.push(take_turn(&held.client, &wishes.loan(wish, by)).await);
+        lent.push(take_turn(wish, &held.client, &wishes.loan(wish, by)).await);
         if lent.last().is_some_and(Result::is_err) {
             break;
         }
@@ -137,8 +140,12 @@ impl Borrowed {
 }
 
 /// Borrows as soon as nobody else has the interface: an agent that lost its vptest notices that only after a while.
-pub(super) async fn take_turn(client: &Client, request: &LoanRequest) -> Result<Lent, AgentError> {
-    let deadline = Instant::now() + TURN;
+pub(super) async fn take_turn(wish: &NodeWish, client: &Client, request: &LoanRequest) -> Result<Lent, AgentError> {
+    let turn = match wish.reach.way() {
+        Way::Ssh => TURN,
+        Way::Rond => TURN_BY_ROND,
+    };
+    let deadline = Instant::now() + turn;
     loop {
         match client.lend(request).await {
             Err(error) if error.failure() == Some(FailureKind::Busy) && Instant::now() < deadline => {

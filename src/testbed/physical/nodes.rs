@@ -22,12 +22,14 @@ use crate::node::local::Processes;
 use crate::node::ssh::{Connection, Site, SshError, Target};
 use crate::spec::PhysicalSpec;
 use crate::testbed::TestbedError;
+use crate::testbed::minimega::MinimegaError;
 use crate::testbed::minimega::cc::Mailbox;
 use crate::workload::find_in_path;
 
 /// Connections that are opened at the same time: each costs this host a process and a key exchange.
 const AT_ONCE: usize = 32;
-/// How long a node may take to answer ssh; one that is being started takes longer, and is not ready for an iteration.
+/// How long a node may take to answer ssh, or to report to rond (miniccc connects again after 15 s); one that is being started
+/// takes longer, and is not ready for an iteration.
 const REACH: Duration = Duration::from_secs(30);
 /// The same for one that did not answer the last time: a campaign does not wait that long again and again.
 const REACH_AGAIN: Duration = Duration::from_secs(5);
@@ -175,7 +177,12 @@ impl Nodes {
     }
 
     async fn open_by_rond(&self, wish: &NodeWish, files: &str, bundle: &Bundle) -> Result<Held, TestbedError> {
-        let opened = self.0.rond.open(wish, files, bundle).await;
+        let found = self.0.rond.find(wish, self.patience(wish)).await;
+        self.note(wish, matches!(found, Err(MinimegaError::NoClient { .. })));
+        let opened = match found {
+            Ok(found) => self.0.rond.open(found, files, bundle).await,
+            Err(error) => Err(error),
+        };
         let mailbox = opened.map_err(|error| {
             let (what, stays) = self.0.rond.explain(&error);
             if stays && !self.0.reached.load(Ordering::Relaxed) {
@@ -210,7 +217,7 @@ impl Nodes {
         Ok(Held { client: agent.client, behind })
     }
 
-    /// How long a node may take to answer ssh.
+    /// How long a node may take to answer ssh or to report to rond.
     fn patience(&self, wish: &NodeWish) -> Duration {
         let silent = self.0.silent.lock().unwrap_or_else(PoisonError::into_inner);
         if silent.contains(&key(wish)) { REACH_AGAIN } else { REACH }

@@ -9,18 +9,22 @@ use tokio::time::Instant;
 
 use super::wishes::NodeWish;
 use crate::image::Bundle;
-use crate::testbed::minimega::cc::{Channel, Mailbox, Timing};
+use crate::testbed::minimega::cc::{Channel, Mailbox, Member, Timing};
 use crate::testbed::minimega::rond::{DEFAULT_SOCKET, Rond};
 use crate::testbed::minimega::{Limits, MinimegaError};
 
-/// How long a node may be missing: miniccc connects again after 15 s.
-const REACH: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(250);
 
 /// See the module.
 pub(super) struct RondWay {
     socket: PathBuf,
     head: Mutex<Option<Arc<Head>>>,
+}
+
+/// A node that has reported to rond.
+pub(super) struct Found {
+    head: Arc<Head>,
+    member: Member,
 }
 
 /// A rond that has answered.
@@ -35,15 +39,32 @@ impl RondWay {
         Self { socket: socket.unwrap_or(DEFAULT_SOCKET).into(), head: Mutex::default() }
     }
 
-    /// Has the node vptest's agent.
-    pub(super) async fn open(&self, wish: &NodeWish, files: &str, bundle: &Bundle) -> Result<Mailbox, MinimegaError> {
+    /// The node, which may be missing for `patience`.
+    pub(super) async fn find(&self, wish: &NodeWish, patience: Duration) -> Result<Found, MinimegaError> {
         let head = self.head().await?;
-        let opened = open(&head, wish, files, bundle).await;
-        if opened.as_ref().is_err_and(MinimegaError::is_lost) {
-            // Another one may come.
-            *self.head.lock().await = None;
-        }
+        let member = find(&head, wish, patience).await;
+        self.unless_lost(&head, &member).await;
+        Ok(Found { member: member?, head })
+    }
+
+    /// Has the node vptest's agent.
+    pub(super) async fn open(&self, found: Found, files: &str, bundle: &Bundle) -> Result<Mailbox, MinimegaError> {
+        let Found { head, member } = found;
+        let member = Member { files: files.to_owned(), ..member };
+        let opened = Mailbox::open(&head.channel, &member, bundle).await;
+        self.unless_lost(&head, &opened).await;
         opened
+    }
+
+    /// Another rond may come after one that is lost, and may be there already.
+    async fn unless_lost<T: Sync>(&self, head: &Arc<Head>, came: &Result<T, MinimegaError>) {
+        if !came.as_ref().is_err_and(MinimegaError::is_lost) {
+            return;
+        }
+        let mut known = self.head.lock().await;
+        if known.as_ref().is_some_and(|known| Arc::ptr_eq(known, head)) {
+            *known = None;
+        }
     }
 
     /// Removes what letters have left at rond.
@@ -95,17 +116,15 @@ impl RondWay {
     }
 }
 
-async fn open(head: &Head, wish: &NodeWish, files: &str, bundle: &Bundle) -> Result<Mailbox, MinimegaError> {
-    let deadline = Instant::now() + REACH;
-    let member = loop {
+async fn find(head: &Head, wish: &NodeWish, patience: Duration) -> Result<Member, MinimegaError> {
+    let deadline = Instant::now() + patience;
+    loop {
         match head.rond.members(std::slice::from_ref(&wish.host)).await {
             Err(MinimegaError::NoClient { .. }) if Instant::now() < deadline => tokio::time::sleep(POLL).await,
             Err(MinimegaError::NoClient { missing, .. }) => {
-                return Err(MinimegaError::NoClient { missing, waited: REACH });
+                return Err(MinimegaError::NoClient { missing, waited: patience });
             }
-            other => break other?.remove(0),
+            other => return Ok(other?.remove(0)),
         }
-    };
-    let member = crate::testbed::minimega::cc::Member { files: files.to_owned(), ..member };
-    Mailbox::open(&head.channel, &member, bundle).await
+    }
 }

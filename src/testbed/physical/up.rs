@@ -30,8 +30,9 @@ use crate::workload::PairCpus;
 
 /// How long a node whose agent is gone may take to be reached again and to put back.
 const SETTLE: Duration = Duration::from_secs(10);
-/// The same behind rond, where starting an agent waits for a heartbeat.
-const SETTLE_BY_ROND: Duration = Duration::from_secs(40);
+/// The same behind rond, where starting an agent waits for a heartbeat, and the agent before notices only after 45 s that it
+/// has lost its vptest.
+const SETTLE_BY_ROND: Duration = Duration::from_secs(70);
 /// A route that is longer than asked for is walked this much further.
 const EXCESS_HOPS: usize = 8;
 /// The fact that says how many round trips through miniccc an iteration took.
@@ -133,7 +134,7 @@ impl Up {
         // Whoever borrows pays the debt of the one before.
         let wanted = Wanted { interface: wish.interface.clone().unwrap_or_default(), ..Wanted::default() };
         let nothing = LoanRequest { wanted, address: wish.address, by: self.by.clone() };
-        take_turn(&held.client, &nothing).await.map_err(|error| error.to_string())?;
+        take_turn(wish, &held.client, &nothing).await.map_err(|error| error.to_string())?;
         held.client.give_back().await.map_err(|error| error.to_string())
     }
 

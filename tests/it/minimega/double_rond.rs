@@ -36,6 +36,7 @@ pub(crate) fn run(shared: &Arc<Shared>, words: &[&str]) -> Option<Value> {
                     ("sent", sent),
                     ("received", received),
                     ("responses", responses),
+                    ("filter", c.filter.clone().unwrap_or_default()),
                 ])
             };
             let rows: Vec<_> = all.commands.iter().map(row).collect();

@@ -158,6 +158,41 @@ async fn orders_that_are_done_are_cleared_unless_those_of_others_are_among_them(
     assert_eq!(commands(), 3);
 }
 
+/// A node that is gone answers nothing any more, and what it was told must not keep the table for ever.
+#[tokio::test]
+async fn orders_of_nodes_that_are_gone_are_cleared() {
+    let double = Double::rond(Traps::default());
+    double.node("p1", "uuid-1");
+    let rond = open(&double).await;
+    double.traps(|traps| traps.hang = true);
+    std::fs::create_dir_all(rond.outgoing().0).unwrap();
+    std::fs::write(rond.outgoing().0.join("a"), b"x").unwrap();
+    rond.post("uuid-1", &[Order::Send("a".to_owned())]).await.unwrap();
+    double.state().namespaces.get_mut("").unwrap().clients.remove("uuid-1");
+    rond.clear().await.unwrap();
+    assert_eq!(double.state().namespaces[""].commands.len(), 0);
+}
+
+/// Whoever waits for orders to be given may be ended meanwhile.
+#[tokio::test]
+async fn the_filter_is_put_back_when_nobody_waits_any_more() {
+    let double = Double::rond(Traps::default());
+    double.node("p1", "uuid-1");
+    let rond = open(&double).await;
+    let orders = [Order::Run(vec!["true".to_owned()])];
+    let mut posting = rond.post("uuid-1", &orders);
+    // Begun and dropped as soon as the filter is set.
+    super::until("the filter", || {
+        let waker = std::task::Waker::noop();
+        let polled = posting.as_mut().poll(&mut std::task::Context::from_waker(waker));
+        polled.is_ready() || double.heard().iter().any(|line| line == "filter uuid=uuid-1")
+    })
+    .await;
+    drop(posting);
+    super::until("its end", || double.heard().last().is_some_and(|line| line == "clear filter")).await;
+    assert_eq!(double.state().namespaces[""].filter(), None);
+}
+
 /// Against a rond that runs here: `VPTEST_ROND` is the path of its socket, `VPTEST_ROND_NODE` the host name of a node of its,
 /// `VPTEST_ROND_FILES` the directory of that node's files (`files` below the `-path` of its miniccc).
 #[tokio::test]

@@ -11,11 +11,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, DuplexStream, ReadBuf};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::super::error::{MinimegaError, PhaseFailure};
-use super::turn::Address;
+use super::turn::{Address, WAIT_FOR, WAITER};
 use super::{Channel, Member, Phase, Sent, Step, StepStatus};
 use crate::agent::mailbox::{LARGEST, Letter, PACKED};
 use crate::agent::{AgentError, Client, Limits};
@@ -38,8 +39,10 @@ const START: Duration = Duration::from_secs(60);
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 /// After a letter, the next one waits so long for something to say: a question is often followed by another one.
 const PAUSE: Duration = Duration::from_millis(5);
-/// What is said within this time of the first word goes along.
+/// What is said within this time of the word before goes along,
 const GATHER: Duration = Duration::from_millis(1);
+/// and within this time of the first one: whoever goes on talking is no reason for the others to wait.
+const GATHER_ALL: Duration = Duration::from_millis(100);
 /// How long the agent may take to end.
 const END: Duration = Duration::from_secs(10);
 
@@ -59,7 +62,8 @@ done
 exit 0"#;
 
 /// Runs the agent and removes everything after it. For one that is killed, it writes the letter that the host waits for, and
-/// makes the pipe a file, so that nobody waits there.
+/// makes the pipe a file, so that nobody waits there. What the agent has written about its end stays. An empty file, which a
+/// full disk makes, would break miniccc's transfers for good.
 const RUN: &str = r#"echo "$VPTEST_PHASE" >"$1/started"
 cd /
 "$1/vptest" agent --mailbox "$1" --incoming "$2" --conversation "$3" --scratch "$1/scratch" --program "$1/vptest" 2>"$1/said"
@@ -68,7 +72,10 @@ echo $s >"$1/ended"
 [ $s = 0 ] || for b in "$1"/bell.*; do
   [ -p "$b" ] || continue
   o="$1/out.${b##*.}"
-  { echo "ended with status $s"; tail -c 400 "$1/said"; } >"$o.new"; mv -f "$o.new" "$o"
+  if ! head -c 6 "$o" 2>/dev/null | grep -q '^ended '; then
+    { echo "ended with status $s"; tail -c 400 "$1/said"; } >"$o.new"
+    [ -s "$o.new" ] && mv -f "$o.new" "$o"
+  fi
   timeout 1 sh -c ': >"$1"' sh "$b"
   echo >"$b.new"; mv -f "$b.new" "$b"
   sleep 30
@@ -83,18 +90,13 @@ until [ -p "$1/bell.1" ]; do
   n=$((n+1)); sleep 0.1 2>/dev/null || sleep 1
 done"#;
 
-/// Where and how an agent is reached. Dropping it ends the letters; the node's agent then ends by itself.
+/// Where and how an agent is reached. When it and all clients of its conversation are dropped, a last letter tells the agent,
+/// which then ends.
 pub struct Mailbox {
     /// The conversation.
     pub client: Client,
     turns: Arc<AtomicU64>,
-    pump: JoinHandle<()>,
-}
-
-impl Drop for Mailbox {
-    fn drop(&mut self) {
-        self.pump.abort();
-    }
+    pump: Mutex<JoinHandle<()>>,
 }
 
 impl Mailbox {
@@ -133,13 +135,10 @@ impl Mailbox {
         };
         let pump = tokio::spawn(pump.run());
         let output = Heard { pieces: output, piece: Vec::new(), start: 0 };
-        match Client::connect(output, input, LIMITS).await {
-            Ok(client) => Ok(Self { client, turns, pump }),
-            Err(error) => {
-                pump.abort();
-                Err(MinimegaError::phase(&member.node, PhaseFailure::NotStarted(error.to_string())))
-            }
-        }
+        let client = Client::connect(output, input, LIMITS).await;
+        let client =
+            client.map_err(|error| MinimegaError::phase(&member.node, PhaseFailure::NotStarted(error.to_string())))?;
+        Ok(Self { client, turns, pump: Mutex::new(pump) })
     }
 
     /// Letters that were exchanged so far; each is a round trip through miniccc.
@@ -148,9 +147,19 @@ impl Mailbox {
     }
 
     /// Ends the agent, which puts back what it has changed; the node removes what was sent to it. An agent that is gone
-    /// already has done so.
+    /// already has done so. After one that has ended, no letter is under way any more.
     pub async fn close(&self) {
-        match tokio::time::timeout(END, self.client.power_off()).await {
+        let ended = async {
+            self.client.power_off().await?;
+            let mut pump = self.pump.lock().await;
+            if !pump.is_finished()
+                && let Err(error) = (&mut *pump).await
+            {
+                tracing::warn!("letters ended with {error}");
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(END, ended).await {
             Ok(Ok(()) | Err(AgentError::Lost(_))) => {}
             Ok(Err(error)) => tracing::warn!("cannot end an agent: {error}"),
             Err(_) => tracing::warn!("an agent does not end within {END:?}"),
@@ -171,7 +180,10 @@ fn phase(incoming: &str, name: &str, directory: &str, conversation: u64, bundle:
     run.background = true;
     debug_assert_eq!(BUNDLE_PROGRAM, "vptest", "the script names it");
     Phase {
-        send: vec![Sent { path: tar.clone(), mode: 0o600, content: bundle.tar.clone() }],
+        send: vec![
+            Sent { path: tar.clone(), mode: 0o600, content: bundle.tar.clone() },
+            Sent { path: format!("{directory}/{WAITER}"), mode: 0o600, content: WAIT_FOR.into() },
+        ],
         steps: vec![
             sh(SWEEP, &[incoming, name]),
             sh(r#"tar -x -f "$2" -C "$1" && mkdir "$1/scratch""#, &[directory, &tar]),
@@ -222,23 +234,26 @@ impl Pump {
             let over = theirs.over;
             // Whoever has gone wants no more of it.
             let gone = !theirs.bytes.is_empty() && self.to_client.send(Ok(theirs.bytes)).await.is_err();
-            if over || gone || ended {
+            if over || ended {
                 return Ok(());
             }
+            // The next letter says so.
+            ended = gone;
         }
         Ok(())
     }
 
     /// Collects what is to be said: all there is, at most a letter of it. Was it the last?
     async fn gather(&mut self, bytes: &mut Vec<u8>) -> bool {
-        let mut patience = PAUSE;
-        while bytes.len() < LARGEST {
+        let (mut patience, mut deadline) = (PAUSE, None);
+        while bytes.len() < LARGEST && deadline.is_none_or(|deadline| Instant::now() < deadline) {
             let mut piece = (&mut self.from_client).take((LARGEST - bytes.len()) as u64);
             match tokio::time::timeout(patience, piece.read_buf(bytes)).await {
                 Ok(Ok(0) | Err(_)) => return true,
                 Ok(Ok(_)) => patience = GATHER,
                 Err(_) => return false,
             }
+            deadline.get_or_insert_with(|| Instant::now() + GATHER_ALL);
         }
         false
     }

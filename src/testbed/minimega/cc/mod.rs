@@ -106,6 +106,8 @@ struct Posted<'a> {
     phase: &'a Phase,
     place: Place,
     checksums: Vec<String>,
+    /// What was written to be sent.
+    written: Written,
     command: u64,
     fetch: Option<u64>,
     /// What was written before belongs to another command of the same number.
@@ -167,7 +169,7 @@ impl Channel {
             posted.push(self.post(member, phase).await?);
         }
         let outcomes = try_join_all(posted.iter().map(|posted| self.outcome(posted, into))).await;
-        for posted in &posted {
+        for posted in posted {
             self.forget(posted);
         }
         outcomes
@@ -195,11 +197,11 @@ impl Channel {
         let (directory, name) = self.head.outgoing();
         let place = Place { nonce, incoming: format!("{}/{name}", member.files) };
         let checksums: Vec<String> = phase.send.iter().map(|sent| checksum(&sent.content)).collect();
-        let mut orders = Vec::new();
+        let (mut orders, mut written) = (Vec::new(), Written::default());
         let mut send = |name: String, content: &[u8]| {
             let path = directory.join(&name);
             orders.push(Order::Send(name));
-            write(&path, content).map_err(MinimegaError::file(format!("write {}", path.display())))
+            written.write(path, content)
         };
         // No name is used twice: miniccc never overwrites.
         for (index, sent) in phase.send.iter().enumerate() {
@@ -219,7 +221,7 @@ impl Channel {
             return Err(MinimegaError::Answer { command: "cc".to_owned(), text });
         }
         let fetch = ids.get(command + 1).copied();
-        Ok(Posted { member, phase, place, checksums, command: ids[command], fetch, since })
+        Ok(Posted { member, phase, place, checksums, written, command: ids[command], fetch, since })
     }
 
     async fn outcome(&self, posted: &Posted<'_>, into: &Path) -> Result<Outcome, MinimegaError> {
@@ -307,12 +309,8 @@ impl Channel {
     }
 
     /// Removes a phase's files from this host. Those that stay go with the namespace.
-    fn forget(&self, posted: &Posted<'_>) {
-        let (directory, _) = self.head.outgoing();
-        let sent = (0..posted.phase.send.len()).map(|index| posted.place.sent(index));
-        for name in sent.chain([posted.place.script()]) {
-            let _ = std::fs::remove_file(directory.join(name));
-        }
+    fn forget(&self, posted: Posted<'_>) {
+        drop(posted.written);
         let output = self.response(posted.command, posted.member);
         for name in ["exitcode", "stdout", "stderr"] {
             let path = output.join(name);
@@ -351,6 +349,31 @@ fn checksum(content: &[u8]) -> String {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Files that are to be sent. They are removed when it is dropped, also when whoever waits for what comes of them has had
+/// enough: nobody else would, where the directory is rond's.
+#[derive(Default)]
+struct Written(Vec<PathBuf>);
+
+impl Written {
+    fn write(&mut self, path: PathBuf, content: &[u8]) -> Result<(), MinimegaError> {
+        let written = write(&path, content);
+        let what = format!("write {}", path.display());
+        if !written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+            self.0.push(path);
+        }
+        written.map_err(MinimegaError::file(what))
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // One that could not be written is not there.
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// Writes a file that is not there, and the directory it is in.

@@ -10,11 +10,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::error::{MinimegaError, PhaseFailure};
-use super::{Channel, Member, Order, content, length, write};
+use super::{Channel, Member, Order, Written, content, length};
 use crate::agent::mailbox::{self, ENDED, LARGEST, Letter, OVERHEAD};
 use crate::text::printable_bytes;
 
-/// After that, the command that waits for a node's letter is ended, so that a node whose agent is gone can be given others.
+/// After that, the command that waits for a node's letter is ended, so that a node whose agent is gone can be given others;
+/// [`WAIT_FOR`] names it.
 const WAIT: Duration = Duration::from_secs(15);
 /// How long a letter may take beside that.
 const POST: Duration = Duration::from_secs(10);
@@ -33,34 +34,25 @@ pub(super) struct Address {
 }
 
 impl Channel {
-    /// Sends a letter, unless it says nothing, and brings the node's.
+    /// Sends a letter, unless it says nothing at all, and brings the node's.
     pub(super) async fn turn(&self, at: &Address, letter: &Letter, newest: &mut u64) -> Result<Letter, MinimegaError> {
         let _under_way = self.quiet.read().await;
         let (outgoing, _) = self.head.outgoing();
         let name = mailbox::to_node(at.conversation, letter.turn);
         let path = outgoing.join(&name);
         let mut orders = Vec::new();
-        if !letter.bytes.is_empty() {
-            write(&path, &letter.encode(at.conversation))
-                .map_err(MinimegaError::file(format!("write {}", path.display())))?;
+        // It goes when the turn does, however: it has been fetched, or not, and then nobody wants it any more.
+        let mut written = Written::default();
+        if letter.over || !letter.bytes.is_empty() {
+            written.write(path, &letter.encode(at.conversation))?;
             orders.push(Order::Send(name));
         }
         orders.push(Order::Run(wait_for(at, letter.turn)));
         let theirs = format!("{}/{}", at.directory, mailbox::from_node(letter.turn));
         orders.push(Order::Receive(theirs.clone()));
         let posted = self.head.hand_over(&at.member.uuid, &orders).await;
-        let brought = match posted {
-            Ok(numbers) => {
-                let known = numbers.and_then(|numbers| numbers.last().copied());
-                self.letter(at, letter.turn, &theirs, known, newest).await
-            }
-            Err(error) => Err(error),
-        };
-        if !letter.bytes.is_empty() {
-            // It may have been fetched, or not; nobody wants it any more.
-            let _ = std::fs::remove_file(path);
-        }
-        brought
+        let known = posted?.and_then(|numbers| numbers.last().copied());
+        self.letter(at, letter.turn, &theirs, known, newest).await
     }
 
     /// Waits for the file and reads it.
@@ -122,8 +114,44 @@ impl Channel {
     }
 }
 
-/// The command that waits until the letter is there: `cat` at a pipe, which ends when the agent closes it.
+/// What waits until the letter is there: `cat` at a pipe, which ends when the agent closes it. That of an agent that was
+/// killed is closed before the letter about that is written, so it is waited for as well, some 2 s at most. A file in the
+/// mailbox's directory: its words would not get through a minimega that replaces variables.
+pub(super) const WAIT_FOR: &str = r#"timeout -k 5 15 cat "$1/bell.$2" || exit
+n=0
+until [ -e "$1/out.$2" ] || [ $n -ge 40 ]; do
+  if sleep 0.05 2>/dev/null; then n=$((n+1)); else sleep 1; n=$((n+20)); fi
+done"#;
+/// Its name.
+pub(super) const WAITER: &str = "wait";
+
 fn wait_for(at: &Address, turn: u64) -> Vec<String> {
-    let bell = format!("{}/{}", at.directory, mailbox::bell(turn));
-    ["timeout", "-k", "5", &WAIT.as_secs().to_string(), "cat", &bell].map(str::to_owned).to_vec()
+    debug_assert!(WAIT_FOR.contains(&format!(" {} cat", WAIT.as_secs())), "the script names it");
+    vec!["sh".to_owned(), format!("{}/{WAITER}", at.directory), at.directory.clone(), turn.to_string()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pipe ends before the letter is there, as it does when the agent is killed.
+    #[test]
+    fn a_letter_that_comes_after_the_end_of_the_pipe_is_waited_for() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().to_string_lossy().into_owned();
+        let (bell, letter) = (place.path().join("bell.7"), place.path().join("out.7"));
+        nix::unistd::mkfifo(&bell, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut command = std::process::Command::new("sh");
+        let mut child = command.args(["-c", WAIT_FOR, "wait", &directory, "7"]).spawn().unwrap();
+        // Opening waits for the reader, and closing ends it.
+        drop(std::fs::File::options().write(true).open(&bell).unwrap());
+        let again = nix::fcntl::OFlag::O_WRONLY | nix::fcntl::OFlag::O_NONBLOCK;
+        // Nobody reads any more: `cat` has seen the end.
+        while nix::fcntl::open(&bell, again, nix::sys::stat::Mode::empty()).is_ok() {
+            std::thread::yield_now();
+        }
+        assert_eq!(child.try_wait().unwrap(), None, "it goes on");
+        std::fs::write(&letter, "ended").unwrap();
+        assert!(child.wait().unwrap().success());
+    }
 }
