@@ -63,7 +63,8 @@ impl Tree {
     /// Also for what lies below a link, before anything is made: here the link may lead out of the tree.
     pub(super) fn unpack(&self, place: &Path) -> io::Result<BTreeMap<String, u64>> {
         if let Some((path, link)) = self.0.keys().find_map(|path| Some((path, self.link_above(path)?))) {
-            let what = format!("/{path} cannot be put below /{link}, which is a link in the image: use another directory");
+            let what =
+                format!("/{path} cannot be put below /{link}, which is a link in the image: use another directory");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         let mut sizes = BTreeMap::new();
