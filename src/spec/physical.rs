@@ -172,7 +172,7 @@ fn read_switch(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<SwitchSpec> {
         for (name, entry) in named {
             let Some((node, number)) = port(name, &entry, sink) else { continue };
             if let Some((other, _)) = found.iter().find(|(_, taken)| *taken == number) {
-                entry.refuse(sink, &format!("a port of its own: {other} has that number"));
+                entry.refuse(sink, format!("a port of its own: {other} has that number"));
             }
             found.push((node, number));
         }
