@@ -26,6 +26,8 @@ const LINK_HEADER: usize = 16;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_OPERSTATE: u16 = 16;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
 
 /// One end of a veth pair. The number is chosen by the caller, so that nothing has to be asked for afterwards.
 #[derive(Debug, Clone, Copy)]
@@ -148,6 +150,8 @@ pub struct Interface {
     pub mtu: Option<u32>,
     /// RFC 2863 state; `None` when the kernel did not say.
     pub state: Option<State>,
+    /// `veth`, `tun`, `bridge` …; `None` for what the kernel gives no kind, such as a physical card.
+    pub kind: Option<String>,
 }
 
 impl Interface {
@@ -182,11 +186,14 @@ fn decode(message: &[u8]) -> io::Result<Interface> {
     let (header, attributes) = message.split_at_checked(LINK_HEADER).ok_or_else(|| invalid("short header"))?;
     let index = header[4..].first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
     let name = attribute(attributes, IFLA_IFNAME).ok_or_else(|| invalid("interface without a name"))?;
+    let text = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
+    let info = attribute(attributes, IFLA_LINKINFO);
     Ok(Interface {
         index: index.ok_or_else(|| invalid("short header"))?,
-        name: String::from_utf8_lossy(name).trim_end_matches('\0').to_owned(),
+        name: text(name),
         mtu: attribute(attributes, IFLA_MTU).and_then(|value| value.first_chunk()).map(|mtu| u32::from_ne_bytes(*mtu)),
         state: attribute(attributes, IFLA_OPERSTATE).and_then(|value| value.first()).map(|&state| State::from(state)),
+        kind: info.and_then(|info| attribute(info, IFLA_INFO_KIND)).map(text),
     })
 }
 

@@ -58,7 +58,15 @@ impl Tree {
     /// Makes the tree below an empty directory, all but its devices: those are for the kernel that starts from it.
     ///
     /// Returns how many bytes each file has, links and directories none; the paths are without the leading `/`.
+    ///
+    /// # Errors
+    /// Also for what lies below a link, before anything is made: here the link may lead out of the tree.
     pub(super) fn unpack(&self, place: &Path) -> io::Result<BTreeMap<String, u64>> {
+        if let Some((path, link)) = self.0.keys().find_map(|path| Some((path, self.link_above(path)?))) {
+            let what =
+                format!("/{path} cannot be put below /{link}, which is a link in the image: use another directory");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
         let mut sizes = BTreeMap::new();
         for (path, entry) in &self.0 {
             let at = place.join(path);
@@ -90,6 +98,12 @@ impl Tree {
         for (at, _) in path.match_indices('/') {
             self.0.entry(path[..at].to_owned()).or_insert(Entry::Directory { mode: 0o755 });
         }
+    }
+
+    /// The link that a path leads through, if it does.
+    fn link_above<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let is_link = |above: &&str| matches!(self.0.get(*above), Some(Entry::Link { .. }));
+        path.match_indices('/').map(|(at, _)| &path[..at]).find(is_link)
     }
 
     /// Writes the archive: sorted by path, numbered from 1, owned by root, all of them from 1970.
@@ -192,6 +206,19 @@ mod tests {
         assert_eq!(std::fs::read(place.path().join("bin/sh")).unwrap(), b"program");
         let mode = |path: &str| std::fs::metadata(place.path().join(path)).unwrap().permissions().mode() & 0o7777;
         assert_eq!((mode("bin/busybox"), mode("tmp")), (0o755, 0o1777));
+    }
+
+    #[test]
+    fn nothing_is_unpacked_through_a_link() {
+        let (place, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut tree = Tree::default();
+        tree.link("/var/tmp", outside.path().to_str().unwrap());
+        tree.file("/var/tmp/a/gen", 0o755, &b"program"[..]);
+        let error = tree.unpack(place.path()).unwrap_err().to_string();
+        assert!(error.starts_with("/var/tmp/a cannot be put below /var/tmp, which is a link"), "{error}");
+        for untouched in [&place, &outside] {
+            assert_eq!(std::fs::read_dir(untouched.path()).unwrap().count(), 0);
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::watch::Watch;
 use super::{Image, ImageError, Request, Step, VPTEST};
 
 /// Goes up whenever the same inputs give another image.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 const MANIFEST: &str = "manifest.json";
 const KERNEL: &str = "vmlinux";

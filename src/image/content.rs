@@ -61,8 +61,9 @@ fn skeleton() -> Tree {
     // The kernel opens it for the first process, before anything is mounted.
     tree.device("dev/console", 5, 1);
     tree.device("dev/null", 1, 3);
-    tree.link("var/run", "/run");
-    tree.link("var/tmp", "/tmp");
+    // Relative: unpacked for a container they must not lead to the host's.
+    tree.link("var/run", "../run");
+    tree.link("var/tmp", "../tmp");
     let files = [
         (
             "etc/passwd",

@@ -20,7 +20,7 @@ use super::{ImageError, KernelChoice, Request, Step, VPTEST};
 /// Directory of the roots in the cache.
 pub(super) const ROOTS: &str = "roots";
 /// Goes up whenever the same inputs give another directory.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const MANIFEST: &str = "manifest.json";
 const FILES: &str = "fs";
 

@@ -1,12 +1,14 @@
 //! Checks across sections: what contradicts, matches nothing, is never used or is too much.
 
+use std::time::Duration;
+
 use super::diagnostic::Diagnostic;
 use super::parse_factors::{Read, Table};
 use super::parse_workload::{Arguments, placeholder_help};
 use super::placeholder::{self, Piece};
 use super::read::{Sink, Span};
 use super::space::Space;
-use super::{Spec, User, Value, WorkloadSpec, factors, instruments};
+use super::{Spec, SwitchSpec, User, Value, WorkloadSpec, factors, instruments};
 use crate::units::format_duration;
 
 /// More iterations than this are refused.
@@ -37,6 +39,7 @@ pub(super) fn check(spec: &Spec, places: &Places<'_>, sink: &mut Sink<'_>) {
         enough_requests(spec, places.factors, sink);
         enough_time(spec, places, sink);
     }
+    switch_ports(spec, places, sink);
     let space = Space::new(&spec.factors, &spec.exclude);
     for (index, span) in places.exclusions.iter().enumerate() {
         if !space.can_match(index) {
@@ -203,22 +206,51 @@ fn enough_requests(spec: &Spec, table: &Table, sink: &mut Sink<'_>) {
 /// Requests of an ab run whose tuple does not say.
 const DEFAULT_COUNT: i64 = 1000;
 
-/// A workload that takes longer than the limit can never be complete.
+/// A workload that takes longer than the limit can never be complete; on physical nodes the wait for the switch's counters adds.
 fn enough_time(spec: &Spec, places: &Places<'_>, sink: &mut Sink<'_>) {
     let limit = spec.timeout;
+    let update = switch(spec, places).map_or(Duration::ZERO, |switch| switch.update);
     let (what, time) = match &spec.workload {
         WorkloadSpec::Iperf3 { duration, .. } => ("iperf3 runs for", *duration),
         WorkloadSpec::Protonuke(spec) => ("protonuke runs for", spec.duration),
         WorkloadSpec::Command { time_limit: Some(time), .. } => ("the client may take", *time),
-        _ => return,
+        _ => ("the workload takes more than", Duration::ZERO),
     };
-    let Some(span) = places.workload.clone().filter(|_| time >= limit) else { return };
-    let message = format!("{what} {}, but an iteration ends after {}", format_duration(time), format_duration(limit));
+    let Some(span) = places.workload.clone().filter(|_| time + update >= limit) else { return };
+    let wait = match update.is_zero() {
+        true => String::new(),
+        false => format!(", the switch's counters need `update` = {} more", format_duration(update)),
+    };
+    let (time_text, limit_text) = (format_duration(time), format_duration(limit));
+    let message = format!("{what} {time_text}{wait}, but an iteration ends after {limit_text}");
     let finding = match spec.workload {
         WorkloadSpec::Iperf3 { .. } | WorkloadSpec::Protonuke(_) => Diagnostic::error(span, message),
+        _ if update >= limit => Diagnostic::error(span, message),
         _ => Diagnostic::warning(span, message),
     };
     sink.push(finding.help("raise `timeout`, which also covers launch and checks"));
+}
+
+/// The switch whose counters are read on some testbed of the spec.
+fn switch<'s>(spec: &'s Spec, places: &Places<'_>) -> Option<&'s SwitchSpec> {
+    spec.testbed.physical.switch.as_ref().filter(|_| places.factors.testbeds().contains(&"physical"))
+}
+
+/// A port of a node that takes part in no tuple would be read for none.
+fn switch_ports(spec: &Spec, places: &Places<'_>, sink: &mut Sink<'_>) {
+    let Some(switch) = switch(spec, places) else { return };
+    let pairs = places.factors.find("pairs").map_or(&[][..], |read| &read.values);
+    let number = |value: &Value| match super::space::member_of(value, "pairs").unwrap_or(value) {
+        Value::Integer(pairs) => Some(*pairs),
+        _ => None,
+    };
+    let most = pairs.iter().filter_map(|(value, _)| number(value)).max().unwrap_or(1);
+    for (node, _) in switch.ports.iter().filter(|(node, _)| i64::from(node.pair) > most) {
+        let message =
+            format!("`[testbed.physical.switch]` names a port of {node}, but no tuple has more than {most} pairs");
+        let finding = Diagnostic::error(places.factors.span.clone(), message);
+        sink.push(finding.help("raise `pairs`, or leave that port out"));
+    }
 }
 
 /// Is the sweep small enough? The arithmetic is shown when it is not.

@@ -19,12 +19,23 @@ const LARGEST_IMAGE: ByteSize = ByteSize(1 << 30);
 
 /// Everything but the further options of client and server.
 pub(super) fn read(section: &mut Section<'_>, sink: &mut Sink<'_>) -> ProtonukeSpec {
-    let duration = section.take("duration").and_then(|e| positive_duration(&e, LONGEST, sink));
-    let mean = section.take("mean").and_then(|e| milliseconds(&e, sink));
+    let (time, pause) = (section.take("duration"), section.take("mean"));
+    let duration = time.as_ref().and_then(|e| positive_duration(e, LONGEST, sink));
+    let mean = pause.as_ref().and_then(|e| milliseconds(e, sink));
+    if mean.unwrap_or(DEFAULT_MEAN) >= duration.unwrap_or(DEFAULT_DURATION) {
+        // The client waits before it does anything.
+        match (pause, time) {
+            (Some(pause), _) if mean.is_some() => pause.refuse(sink, "less than `duration`, or nothing is done in it"),
+            (_, Some(time)) if duration.is_some() => {
+                time.refuse(sink, "more than `mean` (1 s where it is not said), or nothing is done in it");
+            }
+            _ => {}
+        }
+    }
     let deviation = section.take("deviation").and_then(|e| milliseconds(&e, sink));
-    let min = section.take("min").and_then(|e| e.quantity_by(sink, DURATION_ACCEPTED, parse_duration));
+    let min = section.take("min").and_then(|e| at_most_a_day(&e, sink));
     let most = section.take("max");
-    let max = most.as_ref().and_then(|e| e.quantity_by(sink, DURATION_ACCEPTED, parse_duration));
+    let max = most.as_ref().and_then(|e| at_most_a_day(e, sink));
     let (min, max) = (min.unwrap_or(Duration::ZERO), max.unwrap_or(DEFAULT_MAX));
     if let Some(entry) = most.filter(|_| max < min) {
         entry.refuse(sink, "at least `min`");
@@ -69,6 +80,15 @@ fn milliseconds(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<Duration> {
     let duration = entry.quantity_by(sink, DURATION_ACCEPTED, parse_duration)?;
     if duration.subsec_nanos() % 1_000_000 != 0 || duration > LONGEST {
         entry.refuse(sink, "whole milliseconds, at most a day (protonuke has no finer ones)");
+        return None;
+    }
+    Some(duration)
+}
+
+fn at_most_a_day(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<Duration> {
+    let duration = entry.quantity_by(sink, DURATION_ACCEPTED, parse_duration)?;
+    if duration > LONGEST {
+        entry.refuse(sink, "at most a day");
         return None;
     }
     Some(duration)

@@ -168,7 +168,15 @@ fn read_switch(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<SwitchSpec> {
     let ports = section.need("ports", sink, "`ports = { client1 = 3, server1 = 4 }`: the switch's number of each port");
     let ports = ports.and_then(|entry| entry.section(sink)).map(|mut ports| {
         let named = ports.rest().into_iter();
-        named.filter_map(|(name, entry)| port(name, &entry, sink)).collect::<Vec<_>>()
+        let mut found: Vec<(NodeId, u32)> = Vec::new();
+        for (name, entry) in named {
+            let Some((node, number)) = port(name, &entry, sink) else { continue };
+            if let Some((other, _)) = found.iter().find(|(_, taken)| *taken == number) {
+                entry.refuse(sink, format!("a port of its own: {other} has that number"));
+            }
+            found.push((node, number));
+        }
+        found
     });
     section.finish(sink);
     let mut ports = ports?;

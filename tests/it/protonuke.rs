@@ -1,6 +1,7 @@
 //! Workload `protonuke`, and ab against its server, on the testbed `netns`: with the program itself where it is in
 //! `PATH`, and with a stand-in that says what the real one said.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
@@ -95,11 +96,18 @@ fn version(db: &Connection) -> String {
     db.query_row("SELECT value FROM environment WHERE name = 'protonuke.version'", [], |row| row.get(0)).unwrap()
 }
 
+/// What protonuke's servers leave in the directory for temporary files when nobody tells them another.
+fn keys() -> BTreeSet<std::ffi::OsString> {
+    let names = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten().map(|entry| entry.file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("protonuke_")).collect()
+}
+
 #[test]
 fn protonuke_itself_is_measured() {
     if !(need::root() && need::program("ip") && need::program("protonuke")) {
         return;
     }
+    let before = keys();
     let (campaign, outcomes) = run(SPEC, None, 0);
     assert_eq!(outcomes, [("complete".to_owned(), "[]".to_owned())]);
     let db = stored(&campaign, 0);
@@ -119,6 +127,7 @@ fn protonuke_itself_is_measured() {
     for name in ["smtp_mails", "https_attempts", "irc_hits", "smtp_mail_time_p50", "https_page_time_mean"] {
         assert!(metric(&db, name).unwrap() > 0.0, "{name}");
     }
+    assert_eq!(keys().difference(&before).count(), 0, "{:?}", keys());
 }
 
 #[test]

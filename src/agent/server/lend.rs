@@ -47,7 +47,7 @@ fn interface(request: &LoanRequest) -> Result<(String, IpAddr), Failure> {
             let address = found.address?;
             let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
             let v6 = || address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()));
-            Some((found.interface_name, v4.or_else(v6)?))
+            Some((without_label(&found.interface_name), v4.or_else(v6)?))
         })
         .collect();
     let is_it = |(interface, address): &&(String, IpAddr)| {
@@ -59,6 +59,11 @@ fn interface(request: &LoanRequest) -> Result<(String, IpAddr), Failure> {
     })
 }
 
+/// getifaddrs(3) gives the label of an IPv4 address for the name: `eth0:1` is one on `eth0`.
+fn without_label(name: &str) -> String {
+    name.split(':').next().unwrap_or_default().to_owned()
+}
+
 fn refused(error: LoanError) -> Failure {
     let what = "change its settings";
     match &error {
@@ -66,5 +71,13 @@ fn refused(error: LoanError) -> Failure {
         LoanError::Busy { .. } => Failure::new(FailureKind::Busy, what, error.to_string()),
         LoanError::NoInterface { .. } => Failure::new(FailureKind::NotFound, what, error.to_string()),
         _ => Failure::new(FailureKind::Other, what, error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_label_is_no_part_of_an_interface() {
+        assert_eq!(["eth0:1", "eth0"].map(super::without_label), ["eth0", "eth0"]);
     }
 }

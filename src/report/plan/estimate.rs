@@ -65,7 +65,7 @@ impl Estimate {
             let all = plan.tuples.iter().map(|planned| each(&planned.tuple)).sum::<Option<f64>>();
             Some(all? * repetitions + sentinel.map_or(Some(0.0), each)? * times as f64)
         };
-        let time = sum(&|tuple| Some((fixed(tuple) + workload(spec, tuple)?).min(limit)));
+        let time = sum(&|tuple| Some((fixed(tuple) + workload(spec, tuple)? + switch(spec, tuple)).min(limit)));
         let links: f64 = plan.tuples.iter().map(|planned| link_test(spec, &planned.tuple).min(limit)).sum();
         let time = time.map(|time| time + links);
         let bytes = sum(&|tuple| storage(spec, tuple));
@@ -86,6 +86,15 @@ const fn whole(figure: f64) -> u64 {
 fn fixed(tuple: &Tuple) -> f64 {
     let own = FIXED_SECONDS.iter().find(|(name, _)| *name == tuple.testbed()).map_or(1.0, |(_, seconds)| *seconds);
     own + f64::from(tuple.pairs() - 1) * PAIR_SECONDS
+}
+
+/// The wait for the counters of the switch between physical nodes.
+fn switch(spec: &Spec, tuple: &Tuple) -> f64 {
+    let Some(switch) = spec.testbed.physical.switch.as_ref().filter(|_| tuple.testbed() == "physical") else {
+        return 0.0;
+    };
+    let is_read = switch.ports.iter().any(|(node, _)| node.pair <= tuple.pairs());
+    if is_read { switch.update.as_secs_f64() } else { 0.0 }
 }
 
 fn link_test(spec: &Spec, tuple: &Tuple) -> f64 {

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use super::cgroup;
 use super::contained::Up;
-use super::inside::Filesystem;
+use super::inside::{self, Filesystem};
 use super::kvm::wishes;
 use super::prepare::Prepared;
 use crate::host::namespace::Namespace as Network;
@@ -113,7 +113,7 @@ impl MinimegaContainer {
         }
         match &self.prepared.spec.filesystem {
             // As minimega sees it.
-            Some(path) if !Path::new(&format!("/proc/{pid}/root{path}")).is_dir() => Err(TestbedError::Unsupported {
+            Some(path) if !inside::has_directory(pid, Path::new(path)) => Err(TestbedError::Unsupported {
                 what: format!("minimega sees no directory {path}"),
                 hint: Some("`filesystem` in `[testbed.minimega]` is the root directory of a system".to_owned()),
             }),

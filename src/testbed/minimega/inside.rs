@@ -134,6 +134,17 @@ async fn connect(first: First) -> io::Result<UnixStream> {
     Err(io::Error::other(format!("{peer} listens at {CONTAINER_SOCKET}, and not its first one ({})", first.pid)))
 }
 
+/// Is there such a directory, as the process sees it? Also by links, which lead where they lead for that process.
+pub(super) fn has_directory(pid: i32, path: &Path) -> bool {
+    let look = || -> io::Result<bool> {
+        let root = File::open(format!("/proc/{pid}/root"))?;
+        let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
+        Ok(File::from(openat2(&root, path, how)?).metadata()?.is_dir())
+    };
+    look().unwrap_or(false)
+}
+
 /// A socket below a root directory, on a way without links and other file systems' tricks.
 fn within(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;

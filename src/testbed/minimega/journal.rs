@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::{self, Cgroups};
 use super::daemon::Namespace;
+use super::leftovers::is_first;
 use super::machine::Machine;
 use super::socket::running_since;
 
@@ -73,6 +74,9 @@ pub struct Noted {
     pub process: Option<(i32, u64)>,
     /// Names of its taps.
     pub taps: Vec<String>,
+    /// Is it a container?
+    #[serde(default)]
+    pub container: bool,
     /// Directories of its cgroups; none for a virtual machine.
     #[serde(default)]
     pub cgroups: Vec<PathBuf>,
@@ -84,7 +88,9 @@ impl Noted {
         let process = machine.pid.and_then(|pid| i32::try_from(pid).ok());
         let process = process.and_then(|pid| Some((pid, running_since(pid)?)));
         let cgroups = process.map(|(pid, _)| Cgroups::of(pid, machine.id).into_directories()).unwrap_or_default();
-        Self { id: machine.id, process, taps: machine.taps.clone(), cgroups }
+        // A QEMU is a child of its minimega, a container's first process the first of a PID namespace.
+        let container = process.is_some_and(|(pid, _)| is_first(pid));
+        Self { id: machine.id, process, taps: machine.taps.clone(), container, cgroups }
     }
 }
 
@@ -285,7 +291,13 @@ mod tests {
             base: "/b".into(),
             files: format!("/b/{name}").into(),
             daemon: Some((1, 2)),
-            machines: vec![Noted { id: 3, process: None, taps: vec!["mega_tap3".to_owned()], cgroups: vec![] }],
+            machines: vec![Noted {
+                id: 3,
+                process: None,
+                taps: vec!["mega_tap3".to_owned()],
+                container: false,
+                cgroups: vec![],
+            }],
             consoles: None,
             kept: false,
         };

@@ -16,13 +16,10 @@ use super::daemon::{Daemon, Owner};
 use super::error::MinimegaError;
 use super::hold::chain;
 use super::journal::{self, Entry, Journal, Noted, is_tap};
-use super::remains;
 use super::socket::{Limits, running_since};
-use crate::host::link;
+use super::{remains, taps};
 use crate::host::namespace::Namespace as Network;
-use crate::host::netlink::Netlink;
 use crate::host::stray::kill_if;
-use crate::node::local::blocking;
 
 /// How long a process may take to end.
 const END: Duration = Duration::from_secs(10);
@@ -200,15 +197,19 @@ async fn sweep(entry: &Entry, running: bool) -> Removed {
     if !done.left.is_empty() {
         return done;
     }
-    let mut taps = Vec::new();
+    // Names of taps begin anew with each daemon, and there may be others than the one that is noted.
+    let mut all = Vec::new();
     for noted in &entry.machines {
-        // Those of a container that has come since cannot be told from this one's.
-        let told_apart = !running || noted.cgroups.is_empty();
-        // Names of taps begin anew with each daemon, and there may be others than the one that is noted.
-        taps.extend(noted.taps.iter().filter(|tap| told_apart && !in_use(tap)));
+        all.extend(noted.taps.iter().filter(|tap| !taps::in_use(tap)).map(|tap| (tap, noted.container)));
     }
-    for tap in taps {
-        match take_tap(tap, networks.first()).await {
+    for (tap, container) in all {
+        let taken = match container {
+            // Those of a container that has come since cannot be told from this one's, which goes by itself.
+            true if running => continue,
+            true => taps::take_port(tap).await,
+            false => taps::take(tap, networks.first()).await,
+        };
+        match taken {
             Ok(true) => done.removed.push(format!("tap {tap}")),
             Ok(false) => {}
             Err(error) => done.left.push(format!("tap {tap}: {error}")),
@@ -259,7 +260,7 @@ fn with_unnoted(entry: &Entry) -> Vec<Noted> {
             if container {
                 taps.extend(remains::taps(&entry.base, id));
             }
-            machines.push(Noted { id, process: Some((pid, started)), taps, cgroups });
+            machines.push(Noted { id, process: Some((pid, started)), taps, container, cgroups });
         }
     }
     machines
@@ -288,8 +289,8 @@ fn is_container(pid: i32, namespace: &str) -> bool {
     words.any(|word| word == b"--machine") && words.next() == Some(namespace.as_bytes()) && is_first(pid)
 }
 
-/// Source: proc_pid_status(5); the last number is that in the innermost namespace.
-fn is_first(pid: i32) -> bool {
+/// Is the process the first of its PID namespace? Source: proc_pid_status(5); the last number is that in the innermost namespace.
+pub(super) fn is_first(pid: i32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
     numbers.and_then(|numbers| numbers.split_ascii_whitespace().next_back()) == Some("1")
@@ -297,46 +298,4 @@ fn is_first(pid: i32) -> bool {
 
 fn command_of(pid: i32) -> Vec<u8> {
     std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
-}
-
-/// Does a QEMU of this host have a tap of this name?
-fn in_use(tap: &str) -> bool {
-    let wanted = format!("ifname={tap}");
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes
-        .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
-        .any(|command| command.split(|&byte| byte == 0 || byte == b',').any(|word| word == wanted.as_bytes()))
-}
-
-/// Takes a tap from its bridge and removes it, in the network where its machine was. Was there one?
-async fn take_tap(tap: &str, network: Option<&Network>) -> io::Result<bool> {
-    let known = ovs(&["port-to-br"], tap).await.is_ok_and(|bridge| !bridge.trim().is_empty());
-    if known {
-        ovs(&["--if-exists", "del-port"], tap).await?;
-    }
-    let path = format!("/sys/class/net/{tap}");
-    let remove = || {
-        let mut netlink = Netlink::open()?;
-        let all = link::read_interfaces(&mut netlink).map_err(|error| error.source)?;
-        let Some(link) = all.into_iter().find(|link| link.name == tap) else { return Ok(false) };
-        netlink.apply(&[link::remove(tap, link.index)]).map_err(|error| error.source)?;
-        Ok(true)
-    };
-    let removed = match network {
-        Some(network) => network.run(remove)?,
-        // Without a machine that was there, only this network is known; a tap elsewhere went with its machine.
-        None if Path::new(&path).exists() => remove()?,
-        None => false,
-    };
-    Ok(removed || known)
-}
-
-async fn ovs(arguments: &'static [&'static str], last: &str) -> io::Result<String> {
-    let last = last.to_owned();
-    let run = move || std::process::Command::new("ovs-vsctl").arg("--timeout=10").args(arguments).arg(last).output();
-    let output = blocking(run).await?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(io::Error::other(format!("ovs-vsctl: {}", String::from_utf8_lossy(&output.stderr).trim())))
 }

@@ -53,6 +53,7 @@ pub mod rond;
 mod site;
 mod socket;
 mod switch;
+mod taps;
 mod up;
 mod version;
 mod wire;

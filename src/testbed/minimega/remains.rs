@@ -44,6 +44,7 @@ pub(super) fn remove(entry: &Entry, noted: &Noted, running: bool) -> (Vec<String
         note(link.display().to_string(), unlink(&link, pid));
     }
     if running {
+        left.extend(not_told_apart(entry, noted));
         return (removed, left);
     }
     for directory in &noted.cgroups {
@@ -52,6 +53,22 @@ pub(super) fn remove(entry: &Entry, noted: &Noted, running: bool) -> (Vec<String
     let place = entry.base.join(noted.id.to_string()).join("fs");
     note(format!("mount {}", place.display()), unmount(&place, noted.id));
     (removed, left)
+}
+
+/// What there still is of a container and may be that of another one by now; `None` where there is nothing.
+fn not_told_apart(entry: &Entry, noted: &Noted) -> Option<String> {
+    let place = entry.base.join(noted.id.to_string());
+    let places = noted.cgroups.iter().chain([&place]).filter(|place| noted.container && place.exists());
+    let places: Vec<String> = places.map(|place| place.display().to_string()).collect();
+    (!places.is_empty()).then(|| {
+        format!(
+            "container {} of {}: {} stay: another minimega has come since and may have given the number to a machine of \
+             its own; clean again when that has ended",
+            noted.id,
+            entry.namespace,
+            places.join(", ")
+        )
+    })
 }
 
 /// Removes a name of a process's network. Was there one?
@@ -67,10 +84,17 @@ fn unlink(link: &Path, pid: i32) -> io::Result<bool> {
     }
 }
 
-/// Removes a cgroup that nothing is in any more. Was there one?
+/// Removes a cgroup. Was there one?
+///
+/// # Errors
+/// Also when something is still in it.
 fn remove_cgroup(directory: &Path) -> io::Result<bool> {
-    if !cgroup::is_version_1(directory) || !cgroup::threads_in(directory)?.is_empty() {
+    if !cgroup::is_version_1(directory) {
         return Ok(false);
+    }
+    let threads = cgroup::threads_in(directory)?.len();
+    if threads > 0 {
+        return Err(io::Error::other(format!("{threads} threads are still in it")));
     }
     match fs::remove_dir(directory) {
         Ok(()) => Ok(true),

@@ -73,12 +73,20 @@ pub(super) async fn borrow_all(wishes: &Wishes, reached: Vec<Reached>, by: &str)
         return collect(reached.into_iter().zip(tried));
     }
     // Whoever waits holds nothing that comes later in the order.
+    let mut borrowed = Borrowed::default();
+    for ((wish, _), lent) in reached.iter().zip(&tried) {
+        // Whether it has lent before it went is not known: nothing may be borrowed on top of that.
+        if let Some(error) = lent.as_ref().err().filter(|error| error.failure().is_none()) {
+            borrowed.lose(wish, error);
+        }
+    }
     let free = reached.iter().zip(&tried).filter(|(_, lent)| lent.is_ok());
     let back = join_all(free.map(|((wish, held), _)| async move { (wish, held.client.give_back().await) })).await;
-    let mut borrowed = Borrowed::default();
     for (wish, back) in back {
-        if let Err(error) = back {
-            borrowed.lose(wish, &error);
+        match back {
+            Ok(left) if left.is_empty() => {}
+            Ok(left) => borrowed.keep(wish, &left),
+            Err(error) => borrowed.lose(wish, &error),
         }
     }
     if borrowed.refused.is_some() {
@@ -136,6 +144,13 @@ impl Borrowed {
     fn lose(&mut self, wish: &NodeWish, error: &AgentError) {
         self.refuse(wish, error);
         self.lost.push((wish.clone(), error.to_string()));
+    }
+
+    /// Not everything was put back.
+    fn keep(&mut self, wish: &NodeWish, left: &[String]) {
+        let why = format!("{}: not put back: {}", wish.host, left.join(", "));
+        self.refused.get_or_insert(TestbedError::Guest { node: wish.id, what: why.clone() });
+        self.lost.push((wish.clone(), why));
     }
 }
 

@@ -49,7 +49,8 @@ pub(super) fn kinds(service: Service) -> Vec<Kind> {
 pub(super) struct Said {
     /// Seconds of each request, in order.
     times: Vec<(Kind, f64)>,
-    /// Lines with the level ERROR or FATAL.
+    /// Lines with the level WARN, ERROR or FATAL. What protonuke warns of is no error to it, but not what was asked for: a
+    /// mail without TLS.
     pub(super) errors: usize,
     /// The text of the first of them.
     pub(super) first_error: Option<String>,
@@ -72,7 +73,7 @@ pub(super) fn read(text: &str) -> Said {
     for line in whole_lines.lines().map(plain) {
         match level_and_text(&line) {
             Some(("INFO", text)) => said.times.extend(time(text)),
-            Some(("ERROR" | "FATAL", text)) => {
+            Some(("WARN" | "ERROR" | "FATAL", text)) => {
                 said.errors += 1;
                 said.first_error.get_or_insert_with(|| text.to_owned());
             }
@@ -166,12 +167,13 @@ mod tests {
     fn errors_are_counted_and_what_says_nothing_is_not() {
         let text = "2026/11/29 11:01:32 \x1b[33mERROR http.go:182: \x1b[31mGet \"http://h\": refused\x1b[0m\n\
             2026/11/29 11:01:32 ERROR http.go:182: second\n\
+            2026/11/29 11:01:33 \x1b[33mWARN smtp.go:227: \x1b[33mcould not start tls\x1b[0m\n\
             2026/11/29 11:02:41 http: TLS handshake error from 10.77.0.1:36126: EOF\n\
             2026/11/29 11:01:32 INFO http.go:191: http h http://h manyns\n\
             2026/11/29 11:01:32 INFO http.go:191: http h ftp://h 1ns\n\
             goroutine 1 [running]:\n\n\u{1b}\u{1b}[\n";
         let said = read(text);
-        assert_eq!((said.times.len(), said.errors), (0, 2));
+        assert_eq!((said.times.len(), said.errors), (0, 3));
         assert_eq!(said.first_error.as_deref(), Some("Get \"http://h\": refused"));
     }
 

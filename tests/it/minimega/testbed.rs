@@ -227,7 +227,7 @@ async fn what_a_dead_minimega_has_left_is_removed_by_the_journal() {
         let pid = i32::try_from(child.id()).unwrap();
         let started = started(pid);
         journal.entry.machines =
-            vec![journal::Noted { id, process: Some((pid, started)), taps: vec![], cgroups: vec![] }];
+            vec![journal::Noted { id, process: Some((pid, started)), taps: vec![], container: false, cgroups: vec![] }];
         journal.keep().unwrap();
     }
     drop(daemon);

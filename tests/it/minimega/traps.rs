@@ -55,7 +55,6 @@ async fn nothing_is_sent_that_is_known_to_break_things() {
     for command in &heard {
         let words = command.split_whitespace().collect::<Vec<_>>();
         for bad in [
-            "stdout=",
             "background-status",
             "capture pcap bridge",
             "cc responses",
@@ -165,7 +164,7 @@ impl Past {
         let mut journal = noted(&daemon, &campaign).await;
         let pid = i32::try_from(machine.0.id()).unwrap();
         journal.entry.machines =
-            vec![Noted { id: 7, process: Some((pid, started(pid))), taps: vec![], cgroups: vec![] }];
+            vec![Noted { id: 7, process: Some((pid, started(pid))), taps: vec![], container: false, cgroups: vec![] }];
         journal.keep().unwrap();
         let name = journal.entry.namespace.clone();
         std::fs::create_dir_all(files.join(&name)).unwrap();
