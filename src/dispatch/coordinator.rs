@@ -224,6 +224,10 @@ impl<'a> Coordinator<'a> {
         let directory = self.directory.join(format!("round-{}", fresh.as_str()));
         std::fs::create_dir(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
         round::run(self, &fresh, &orders.shares, &directory).await?;
+        // Of these all files have come, and their host's last word has not.
+        for (number, attempt) in self.stored.keys().copied().collect::<Vec<_>>() {
+            self.ended(number, attempt, false)?;
+        }
         self.fleet.rest();
         self.collector.clear().map_err(anyhow::Error::from)?;
         std::fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
@@ -325,9 +329,6 @@ impl<'a> Coordinator<'a> {
         if self.handed.get(&number).is_some_and(|turn| is_of_plan && attempt >= turn.attempt) {
             self.stored.insert((number, attempt), (record, file));
             return status;
-        }
-        if is_of_plan && status == Status::Complete {
-            self.tried.insert(number, status);
         }
         self.say(&format!("iteration {number}, attempt {attempt}, of an earlier run has come: {status}"));
         status

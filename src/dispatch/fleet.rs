@@ -189,6 +189,9 @@ impl Fleet {
     /// There is no connection to a host, or what it was given failed. Says so, unless it is known.
     pub(super) fn lose(&mut self, at: usize, why: String) -> Option<String> {
         let member = &mut self.members[at];
+        if member.state.phase == Phase::Unable {
+            return None;
+        }
         // GNU parallel may have given a host that is gone more before it heard of it.
         member.strikes += u32::from(member.state.phase == Phase::Working);
         if member.strikes >= STRIKES {

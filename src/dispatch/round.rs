@@ -232,6 +232,8 @@ impl Running<'_, '_> {
                 if let Some(text) = changed.and_then(|why| self.coordinator.fleet.unable(at, why)) {
                     self.coordinator.say(&format!("{text} (--allow-changed-image goes on all the same)"));
                     self.hosts_changed();
+                    // The rest of its share would be of that image too.
+                    self.kill(at);
                 }
             }
             Frame::Note { text } => self.coordinator.say(&format!("{host}: {}", printable(text, 500))),
