@@ -79,7 +79,7 @@ fn what_failed_is_no_result() {
     let server = data!("http.server.out");
     check(
         parse(HTTP, data!("refused.out"), data!("refused.err"), server),
-        "errors of protonuke's client, the first: Get",
+        "errors and warnings of protonuke's client, the first: Get",
     );
     // The ssh client of minimega 3.1.0 never connects.
     let ssh = parse(&[Service::Ssh], data!("ssh.out"), data!("ssh.err"), "ssh\t0\t0.0 bytes/min\n\n");
