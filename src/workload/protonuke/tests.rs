@@ -83,7 +83,7 @@ fn what_failed_is_no_result() {
     );
     // The ssh client of minimega 3.1.0 never connects.
     let ssh = parse(&[Service::Ssh], data!("ssh.out"), data!("ssh.err"), "ssh\t0\t0.0 bytes/min\n\n");
-    check(ssh.clone(), "33 errors of protonuke's client, the first: ssh: must specify HostKeyCallback");
+    check(ssh.clone(), "33 errors and warnings of protonuke's client, the first: ssh: must specify HostKeyCallback");
     check(ssh, "protonuke's client finished nothing of ssh within 3 s");
     check(parse(HTTP, "", data!("http.err"), server), "protonuke's client ended without a report");
     check(parse(HTTP, "http\t28\t55", data!("http.err"), server), "protonuke's client ended without a report");
