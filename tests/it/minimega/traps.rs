@@ -119,12 +119,14 @@ async fn a_limit_counts_only_when_it_is_in_the_table() {
     let namespace = running(&double).await;
     let rate = Rate::from_bits_per_second(8_000_000).unwrap();
     // A kernel without that queueing discipline.
+    let no = br#"{"Resp":[{"Host":"vm","Response":"","Header":null,"Tabular":null,"Error":"Error: Specified qdisc kind is unknown.","Data":null}],"Rendered":"","More":false,"Status":false}"#;
+    double.traps(|traps| traps.bytes_at = Some(("qos add", no.to_vec())));
     let error = guest::limit_rate(&namespace, "a", 0, rate).await.unwrap_err();
     assert!(text(&error).contains("qos add a 0 rate 8 mbit"), "{error}");
     let done = br#"{"Resp":[{"Host":"vm","Response":"","Header":null,"Tabular":null,"Error":"","Data":null}],"Rendered":"","More":false,"Status":false}"#;
     double.traps(|traps| traps.bytes_at = Some(("qos add", done.to_vec())));
     let error = guest::limit_rate(&namespace, "a", 0, rate).await.unwrap_err();
-    assert_eq!(text(&error), "machine a: its qos is N/A and not [0: rate 8mbit]");
+    assert_eq!(text(&error), "machine a: its qos is [] and not [0: rate 8mbit]");
 }
 
 /// `quit` of rond, and `kill -9` of either, leave the socket.
