@@ -245,13 +245,6 @@ fn a_missing_program_is_named_with_its_package_before_anything_runs() {
     assert!(campaign.files().is_empty());
 }
 
-#[test]
-fn a_testbed_that_is_not_built_yet_is_refused_by_name() {
-    let campaign = Campaign::planned(&REAL.replace("\"netns\"", "\"minimega-container\""));
-    let said = campaign.expect(3, &["run"]);
-    assert!(said.err.contains("minimega-container"), "{}", said.err);
-}
-
 /// A small file system, taken away at the end.
 struct SmallDisk<'a> {
     path: &'a std::path::Path,
