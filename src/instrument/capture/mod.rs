@@ -24,7 +24,7 @@ use std::io::{self, PipeWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(super) use flows::delay;
 pub use flows::{Analysed, Effort, FlowOptions, FlowSinks, Flows, Inlet};
@@ -36,6 +36,7 @@ pub use remote::NodeFacts;
 pub use ring::{available_memory, ring_bytes};
 pub use tally::{SIZE_EDGES, Tally};
 
+use crate::host::clock::Distance;
 use crate::record::{self, Problem, Weight};
 use crate::spec::CaptureSpec;
 use crate::testbed::{CapturePoint, CaptureSource, Recorder};
@@ -48,6 +49,9 @@ use thread::{Finished, Thread};
 /// Packets go on being counted for this long after [`Captures::stop`] was called: the end of a workload's process comes
 /// before the last packets of its connections.
 const LINGER: Duration = Duration::from_millis(2 * BLOCK_TIMEOUT_MS.unsigned_abs() as u64);
+
+/// A capture during which the wall clock was set by more than this is suspect.
+const STEP_NS: u64 = 10_000_000;
 
 /// Takes each captured packet as it is read, on the thread of its capture point.
 ///
@@ -135,7 +139,8 @@ pub struct Captures<S = NoSink> {
     /// Closing it ends all readers.
     stop: Option<PipeWriter>,
     window: Arc<Window>,
-    began: Instant,
+    /// When the capture began; `None` when the kernel did not tell.
+    clocks: Option<Distance>,
 }
 
 #[derive(Debug)]
@@ -196,7 +201,7 @@ impl<S: PacketSink> Captures<S> {
             waiting.push(Waiting::begin(point, &settings, &stopped, &window)?);
         }
         let links = waiting.iter().map(Waiting::ready).collect::<Result<Vec<_>, _>>()?;
-        let (began, from_ns) = (Instant::now(), now_ns());
+        let (clocks, from_ns) = (Distance::read().ok(), now_ns());
         window.from_ns.store(from_ns, Ordering::Relaxed);
         let points = waiting.into_iter().zip(links).map(|(waiting, link)| {
             let point = waiting.point();
@@ -205,7 +210,7 @@ impl<S: PacketSink> Captures<S> {
                 |other: &&CapturePoint| other.node == point.node && matches!(other.source, CaptureSource::Agent(_));
             waiting.go(spec, points.iter().filter(is_beside).count(), sink)
         });
-        let mut captures = Self { points: points.collect(), stop: Some(stop), window, began };
+        let mut captures = Self { points: points.collect(), stop: Some(stop), window, clocks };
         for point in &mut captures.points {
             if let Running::Remote { remote, .. } = point {
                 remote.ready()?;
@@ -244,12 +249,14 @@ impl<S: PacketSink> Captures<S> {
 
     /// Time stamps come from the wall clock, which somebody may have set meanwhile.
     fn clock_step(&self) -> Option<Problem> {
-        let (wall, real) = (now_ns() - self.window.from_ns.load(Ordering::Relaxed), self.began.elapsed());
-        let off = i128::from(wall) - i128::try_from(real.as_nanos()).expect("less than 10^22 years");
-        // NTP may slew by 500 ppm; 10 ms are for a thread that was kept waiting between the two clocks.
-        let allowed = 10_000_000 + i128::try_from(real.as_nanos() / 1000).expect("less than 10^22 years");
-        let text = || format!("the wall clock was set by {:.3} s during the capture", off as f64 / 1e9);
-        (off.abs() > allowed).then(|| Problem { weight: Weight::Suspect, text: text() })
+        let Some((now, before)) = Distance::read().ok().zip(self.clocks) else {
+            let text = "nobody can tell whether the wall clock was set during the capture".to_owned();
+            return Some(Problem { weight: Weight::Suspect, text });
+        };
+        let off = now.step_since(before, STEP_NS)?;
+        #[expect(clippy::cast_precision_loss, reason = "a millisecond is not lost")]
+        let text = format!("the wall clock was set by {:.3} s during the capture", off as f64 / 1e9);
+        Some(Problem { weight: Weight::Suspect, text })
     }
 }
 

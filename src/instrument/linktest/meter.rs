@@ -1,8 +1,7 @@
 //! The rate of a train, from when its packets arrived.
 
-use nix::time::{ClockId, clock_gettime};
-
 use super::Rate;
+use crate::host::clock::Distance;
 
 /// Packets below which no rate is told.
 const FEWEST: usize = 8;
@@ -11,8 +10,6 @@ pub(super) const WARM_UP: usize = 4;
 
 /// If the wall clock, by which the kernel stamps arrivals, was set by more than this meanwhile, no rate is told.
 const STEP_NS: u64 = 1_000_000;
-/// Readings of the distance of two clocks, of which the quickest counts.
-const READINGS: usize = 5;
 
 /// Arrivals of one train.
 #[derive(Debug, Default)]
@@ -20,20 +17,20 @@ pub(super) struct Meter {
     /// Kernel time in nanoseconds and bytes on the link.
     arrivals: Vec<(i64, u32)>,
     /// Of the wall clock from the monotonic one at the first arrival.
-    distance: Option<i64>,
+    distance: Option<Distance>,
 }
 
 impl Meter {
     pub(super) fn add(&mut self, at_ns: i64, wire_bytes: u32) {
         if self.arrivals.is_empty() {
-            self.distance = distance();
+            self.distance = Distance::read().ok();
         }
         self.arrivals.push((at_ns, wire_bytes));
     }
 
     /// `overflow`: datagrams the receiver's socket had no room for.
     pub(super) fn rate(&self, offered: Option<f64>, overflow: u64) -> Rate {
-        let received = self.received().filter(|_| overflow == 0 && steady(self.distance, distance()));
+        let received = self.received().filter(|_| overflow == 0 && steady(self.distance, Distance::read().ok()));
         Rate { received, offered, packets: self.arrivals.len() as u64, overflow }
     }
 
@@ -50,24 +47,9 @@ impl Meter {
     }
 }
 
-/// How far the wall clock is from the monotonic one, in nanoseconds; `None` when the kernel does not tell.
-fn distance() -> Option<i64> {
-    let read = |clock| {
-        let time = clock_gettime(clock).ok()?;
-        time.tv_sec().checked_mul(1_000_000_000)?.checked_add(time.tv_nsec())
-    };
-    let reading = || {
-        let before = read(ClockId::CLOCK_MONOTONIC)?;
-        let wall = read(ClockId::CLOCK_REALTIME)?;
-        let took = read(ClockId::CLOCK_MONOTONIC)?.saturating_sub(before);
-        Some((took, wall.saturating_sub(before)))
-    };
-    (0..READINGS).filter_map(|_| reading()).min().map(|(_, distance)| distance)
-}
-
 /// Was the wall clock left alone between the two?
-fn steady(before: Option<i64>, after: Option<i64>) -> bool {
-    before.zip(after).is_some_and(|(before, after)| before.abs_diff(after) <= STEP_NS)
+fn steady(before: Option<Distance>, after: Option<Distance>) -> bool {
+    before.zip(after).is_some_and(|(before, after)| after.step_since(before, STEP_NS).is_none())
 }
 
 /// `None` when no time has passed.
@@ -94,13 +76,14 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_set_tells_no_rate() {
-        assert!(steady(Some(5), Some(1_000_005)) && steady(Some(1_000_005), Some(5)));
-        assert!(!steady(Some(5), Some(1_000_006)) && !steady(Some(1_000_006), Some(5)));
-        assert!(!steady(None, Some(0)) && !steady(Some(0), None));
+        let at = |ns| Some(Distance { ns, within: 0 });
+        assert!(steady(at(5), at(1_000_005)) && steady(at(1_000_005), at(5)));
+        assert!(!steady(at(5), at(1_000_006)) && !steady(at(1_000_006), at(5)));
+        assert!(!steady(None, at(0)) && !steady(at(0), None));
         let mut meter = Meter::default();
         (0..20).for_each(|ms| meter.add(ms * 1_000_000, 1000));
         assert_eq!(meter.rate(None, 0).received, Some(8e6));
-        meter.distance = meter.distance.map(|distance| distance + 50_000_000);
+        meter.distance = meter.distance.map(|before| Distance { ns: before.ns + 50_000_000, ..before });
         assert_eq!(meter.rate(None, 0).received, None);
     }
 

@@ -2,12 +2,10 @@
 
 use std::io;
 
-use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-/// Readings of two clocks that took longer than this apart are tried again.
-const CLOSE_NS: i64 = 2_000;
-const TRIES: u32 = 5;
+use crate::host::clock::Distance;
+
 /// What two readings may differ by besides the time that they took.
 const GRAIN_NS: u64 = 1_000;
 
@@ -80,14 +78,6 @@ pub(super) struct Watch {
     step_ns: u64,
 }
 
-/// Between wall clock and monotonic clock. It changes only when the wall clock is set: both are slewed alike.
-#[derive(Debug, Clone, Copy)]
-struct Distance {
-    ns: i64,
-    /// The reading may be off by this.
-    within: u64,
-}
-
 impl Watch {
     /// Begins.
     ///
@@ -100,10 +90,8 @@ impl Watch {
 
     /// Looks whether the clock was set.
     pub(super) fn look(&mut self) -> io::Result<()> {
-        let now = Distance::read()?;
-        let step = now.ns.abs_diff(self.begun.ns);
-        if step > now.within + self.begun.within + GRAIN_NS {
-            self.step_ns = self.step_ns.max(step);
+        if let Some(step) = Distance::read()?.step_since(self.begun, GRAIN_NS) {
+            self.step_ns = self.step_ns.max(step.unsigned_abs());
         }
         Ok(())
     }
@@ -116,45 +104,6 @@ impl Watch {
         let Self { boot_id, before, step_ns, .. } = self;
         Ok(ClockFacts { boot_id, source, before, after: KernelState::read(), step_ns })
     }
-}
-
-impl Distance {
-    /// The closest of some readings.
-    fn read() -> io::Result<Self> {
-        let mut best: Option<Self> = None;
-        for _ in 0..TRIES {
-            let (first, wall, second) = (monotonic_ns()?, wall_ns()?, monotonic_ns()?);
-            let apart = second - first;
-            let this = Self { ns: wall - first, within: apart.unsigned_abs() };
-            if best.is_none_or(|best| this.within < best.within) {
-                best = Some(this);
-            }
-            if apart <= CLOSE_NS {
-                break;
-            }
-        }
-        best.ok_or_else(|| io::Error::other("the clocks were not read"))
-    }
-}
-
-/// Monotonic clock in nanoseconds.
-pub(super) fn monotonic_ns() -> io::Result<i64> {
-    read(ClockId::CLOCK_MONOTONIC)
-}
-
-/// Wall clock, nanoseconds since 1970-01-01 UTC; the clock of the kernel's time stamps of packets.
-pub(super) fn wall_ns() -> io::Result<i64> {
-    read(ClockId::CLOCK_REALTIME)
-}
-
-fn read(clock: ClockId) -> io::Result<i64> {
-    let time = clock_gettime(clock)?;
-    Ok(nanoseconds(time))
-}
-
-/// A time as one number.
-pub(super) fn nanoseconds(time: nix::sys::time::TimeSpec) -> i64 {
-    time.tv_sec().saturating_mul(1_000_000_000).saturating_add(time.tv_nsec())
 }
 
 #[cfg(test)]

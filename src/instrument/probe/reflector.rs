@@ -4,11 +4,12 @@ use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::clock::{Watch, monotonic_ns, wall_ns};
+use super::clock::Watch;
 use super::report::{EndReport, Line, ReflectorReport, Steps};
 use super::socket::Socket;
 use super::wait::Waiter;
 use super::wire::{Kind, Nonce, Packet, ours, place};
+use crate::host::clock::{monotonic_ns, wall_ns};
 
 /// Longest wait without a look at its own end.
 const LOOK_NS: i64 = 500_000_000;

@@ -4,12 +4,13 @@ use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::clock::{Watch, monotonic_ns, wall_ns};
+use super::clock::Watch;
 use super::report::{EndReport, Line, SenderReport, Steps};
 use super::schedule::Schedule;
 use super::socket::Socket;
 use super::wait::Waiter;
 use super::wire::{Kind, Nonce, Packet, ours, place};
+use crate::host::clock::{monotonic_ns, wall_ns};
 
 /// Packets read between two looks at the schedule.
 const AT_ONCE: usize = 64;

@@ -12,7 +12,7 @@ use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrStorage, TimestampingFlag, Timestamps, recvmsg, setsockopt, sockopt,
 };
 
-use super::clock::{nanoseconds, wall_ns};
+use crate::host::clock::{nanoseconds, wall_ns};
 
 /// `SOF_TIMESTAMPING_TX_SCHED` of linux/net_tstamp.h, Linux 4.5.
 const BEFORE_QUEUE: u32 = 1 << 8;

@@ -5,9 +5,10 @@ use std::net::Ipv4Addr;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::clock::{KernelState, wall_ns};
+use super::clock::KernelState;
 use super::socket::Socket;
 use super::wire::LEAST_SIZE;
+use crate::host::clock::wall_ns;
 
 /// How long a packet on the loopback interface may take, in milliseconds.
 const PATIENCE_MS: u16 = 1000;
