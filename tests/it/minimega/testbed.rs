@@ -152,6 +152,17 @@ pub(super) async fn noted(daemon: &std::sync::Arc<Daemon>, campaign: &Campaign) 
     journal
 }
 
+/// Waits until this many locks of a campaign's journals are held: a process that another test begins has those that this
+/// process drops, until it executes its program. Looking must not lock them, or such a process would have that as well.
+pub(super) async fn held(campaign: &Campaign, count: usize) {
+    use std::os::unix::fs::MetadataExt as _;
+    let entries = std::fs::read_dir(campaign.path().join(".minimega")).unwrap().flatten();
+    let locks = entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "lock"));
+    let inodes: Vec<String> = locks.map(|entry| format!(":{} ", entry.metadata().unwrap().ino())).collect();
+    let is_held = |inode: &&String| std::fs::read_to_string("/proc/locks").unwrap().contains(*inode);
+    until("the end of locks", || inodes.iter().filter(is_held).count() == count).await;
+}
+
 #[tokio::test]
 async fn clean_removes_what_dead_runs_of_the_campaign_have_left_and_nothing_else() {
     let double = Double::start(Traps::default());
@@ -172,8 +183,11 @@ async fn clean_removes_what_dead_runs_of_the_campaign_have_left_and_nothing_else
     daemon.namespace("exp1").unwrap().run(&["echo", "a"]).await.unwrap();
     let line = |what: &str| format!("namespace {} of minimega", names[what]);
     let removed = |what: &str| Removed { removed: vec![line(what)], left: vec![] };
+    held(&ours, 1).await;
     assert_eq!(leftovers::clean(ours.path(), Kept::Stays).await.unwrap(), removed("dead"));
+    held(&ours, 1).await;
     assert_eq!(leftovers::clean(ours.path(), Kept::Stays).await.unwrap(), Removed::default());
+    held(&ours, 1).await;
     assert_eq!(leftovers::clean(ours.path(), Kept::Goes).await.unwrap(), removed("kept"));
     let left = daemon.namespaces().await.unwrap();
     for (name, stays) in [
@@ -185,6 +199,7 @@ async fn clean_removes_what_dead_runs_of_the_campaign_have_left_and_nothing_else
     ] {
         assert_eq!(left.iter().any(|one| one == name), stays, "{name} of {names:?}");
     }
+    held(&theirs, 0).await;
     assert_eq!(journal::stale(theirs.path()).unwrap().entries.len(), 1);
 }
 
@@ -198,6 +213,7 @@ async fn a_journal_of_elsewhere_removes_nothing() {
     let name = journal.entry.namespace.clone();
     drop(journal);
     std::fs::rename(ours.path().join(".minimega"), copy.path().join(".minimega")).unwrap();
+    held(&copy, 0).await;
     let done = leftovers::clean(copy.path(), Kept::Goes).await.unwrap();
     assert!(done.removed.is_empty() && done.left.len() == 1 && done.left[0].contains(&name), "{done:?}");
     assert!(daemon.namespaces().await.unwrap().contains(&name));
@@ -233,6 +249,7 @@ async fn what_a_dead_minimega_has_left_is_removed_by_the_journal() {
     drop(daemon);
     let mut double = double;
     double.end();
+    held(&campaign, 0).await;
     let done = leftovers::clean(campaign.path(), Kept::Goes).await.unwrap();
     assert!(done.removed.iter().any(|line| line.starts_with("machine 7 of ")), "{done:?}");
     assert!(done.left.iter().any(|line| line.contains("another process")), "{done:?}");

@@ -187,6 +187,7 @@ impl Past {
 
     /// Removes what is left; nothing may stay, and nothing be removed a second time.
     async fn cleaned(&self) -> Vec<String> {
+        super::testbed::held(&self.campaign, 0).await;
         let done = leftovers::clean(self.campaign.path(), Kept::Goes).await.unwrap();
         assert_eq!(done.left, Vec::<String>::new());
         assert!(journal::stale(self.campaign.path()).unwrap().entries.is_empty());
