@@ -16,9 +16,9 @@ pub(super) struct Args {
     /// Which round
     #[arg(long, value_name = "HEX")]
     round: Round,
-    /// Which share of it
+    /// Which share of it; without one, only what was not taken yet is sent
     #[arg(long, value_name = "N")]
-    share: u32,
+    share: Option<u32>,
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {

@@ -65,6 +65,7 @@ pub async fn run(options: &Options<'_>, hosts: &[Host]) -> Result<Report, Dispat
     let mut report = Report::default();
     let (mut is_first, mut fruitless) = (true, 0);
     loop {
+        coordinator.fetch().await?;
         let (attempts, mut to_do) = begun.to_do(options, stopping.as_mut())?;
         if is_first {
             is_first = false;
@@ -136,11 +137,11 @@ impl<'a> Coordinator<'a> {
         let program = Program::of(&bundle).context("cannot pack vptest")?;
         let path = options.out.join("plan.json");
         let plan = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let id = identity(&directory).context("cannot name the campaign on hosts")?;
+        let (id, was_run) = identity(&directory).context("cannot name the campaign on hosts")?;
         let journal = Journal::open(&directory).context("cannot open the journal of attempts")?;
         Ok(Self {
             options,
-            fleet: Fleet::new(hosts, Arc::new(Ssh::new(processes, &directory)), Arc::new(program)),
+            fleet: Fleet::new(hosts, Arc::new(Ssh::new(processes, &directory)), Arc::new(program), was_run),
             limits: Limits::new(&options.plan.spec.limits, options.out, options.errand.clone()),
             id,
             collector: Collector::new(options.out, directory.join("incoming")),
@@ -165,16 +166,7 @@ impl<'a> Coordinator<'a> {
                 continue;
             }
             for path in parallel::all_said(&entry.path()) {
-                let mut tail = Tail::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-                while let Ok(Some(found)) = tail.next() {
-                    match found.frame {
-                        Frame::File { .. } => drop(self.take(&found, &tail)?),
-                        Frame::Beat { running: Some(doing) } => {
-                            self.journal.note(&doing, "?").context("cannot note an attempt")?;
-                        }
-                        _ => {}
-                    }
-                }
+                self.take_all(&path)?;
             }
             std::fs::remove_dir_all(entry.path()).context("cannot remove what an earlier round left")?;
         }
@@ -221,17 +213,27 @@ impl<'a> Coordinator<'a> {
         if !self.prepare(Arc::new(files)).await? {
             return Ok(());
         }
-        let directory = self.directory.join(format!("round-{}", fresh.as_str()));
-        std::fs::create_dir(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        let directory = self.round_directory(&fresh)?;
         round::run(self, &fresh, &orders.shares, &directory).await?;
-        // Of these all files have come, and their host's last word has not.
+        self.settle()?;
+        self.fleet.rest();
+        std::fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+        Ok(())
+    }
+
+    /// Where GNU parallel works in a round.
+    pub(super) fn round_directory(&self, round: &Round) -> anyhow::Result<PathBuf> {
+        let directory = self.directory.join(format!("round-{}", round.as_str()));
+        std::fs::create_dir(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        Ok(directory)
+    }
+
+    /// Nobody says any more: attempts of which all files have come and the last word of their host has not have ended.
+    pub(super) fn settle(&mut self) -> anyhow::Result<()> {
         for (number, attempt) in self.stored.keys().copied().collect::<Vec<_>>() {
             self.ended(number, attempt, false)?;
         }
-        self.fleet.rest();
-        self.collector.clear().map_err(anyhow::Error::from)?;
-        std::fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
-        Ok(())
+        Ok(self.collector.clear()?)
     }
 
     /// Gets hosts ready. Where none can be reached any more, it goes on trying. Says whether there is one: there is none when
@@ -259,7 +261,17 @@ impl<'a> Coordinator<'a> {
         }
     }
 
-    fn orders(&self, shares: Vec<Share>) -> Result<Orders, DispatchError> {
+    /// `plan.json` as it is.
+    pub(super) fn plan(&self) -> &[u8] {
+        &self.plan
+    }
+
+    /// An attempt was begun somewhere.
+    pub(super) fn note(&mut self, doing: &Doing) -> anyhow::Result<()> {
+        self.journal.note(doing, "?").context("cannot note an attempt")
+    }
+
+    pub(super) fn orders(&self, shares: Vec<Share>) -> Result<Orders, DispatchError> {
         let options = self.options;
         let complete = runner::complete(options.out).map_err(anyhow::Error::from)?;
         let most = options.plan.spec.limits.duration;
@@ -418,15 +430,15 @@ fn images(options: &Options<'_>) -> anyhow::Result<BTreeMap<ShortHash, String>> 
     Ok(images)
 }
 
-/// Names the campaign on hosts: by chance, so that no other campaign, here or elsewhere, is taken for it.
-fn identity(directory: &Path) -> std::io::Result<ShortHash> {
+/// Names the campaign on hosts, by chance, so that no other campaign, here or elsewhere, is taken for it. Had it a name before?
+fn identity(directory: &Path) -> std::io::Result<(ShortHash, bool)> {
     let path = directory.join("id");
     if let Some(id) = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) {
-        return Ok(id);
+        return Ok((id, true));
     }
     let id = ShortHash::of(format!("{}\n{}", host_name(), crate::agent::fresh_number()).as_bytes());
     let temp = directory.join("id.new");
     std::fs::write(&temp, id.to_string())?;
     std::fs::rename(temp, path)?;
-    Ok(id)
+    Ok((id, false))
 }

@@ -1,5 +1,6 @@
 //! The hosts of a campaign: which can be used, and what each does.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
@@ -35,10 +36,13 @@ pub(super) struct Member {
     strikes: u32,
     /// Process number of its worker.
     pub(super) worker: Option<u32>,
+    /// It may have results that nobody has taken.
+    pub(super) owes: bool,
 }
 
 impl Fleet {
-    pub(super) fn new(hosts: &[Host], ssh: Arc<Ssh>, program: Arc<Program>) -> Self {
+    /// `was_run` says whether these hosts may have been given iterations before.
+    pub(super) fn new(hosts: &[Host], ssh: Arc<Ssh>, program: Arc<Program>, was_run: bool) -> Self {
         let member = |host: &Host| Member {
             host: host.clone(),
             state: HostState {
@@ -54,6 +58,7 @@ impl Fleet {
             },
             strikes: 0,
             worker: None,
+            owes: was_run,
         };
         Self { ssh, program, members: hosts.iter().map(member).collect(), files: None }
     }
@@ -112,6 +117,28 @@ impl Fleet {
 
     fn may_try(&self, at: usize) -> bool {
         self.members[at].state.phase != Phase::Unable
+    }
+
+    /// Hosts that may have results which nobody has taken.
+    pub(super) fn owing(&self) -> Vec<usize> {
+        (0..self.members.len()).filter(|&at| self.members[at].owes && self.may_try(at)).collect()
+    }
+
+    pub(super) fn is_working(&self, at: usize) -> bool {
+        self.members[at].state.phase == Phase::Working
+    }
+
+    /// Has a host send what it has; its words come into a file.
+    pub(super) fn fetch(
+        &self,
+        at: usize,
+        id: ShortHash,
+        round: &Round,
+        path: PathBuf,
+    ) -> BoxFuture<'static, Result<(), SshFailure>> {
+        let (ssh, program) = (Arc::clone(&self.ssh), Arc::clone(&self.program));
+        let (host, round) = (self.members[at].host.clone(), round.clone());
+        async move { place::fetch(&ssh, &host, (&program, id, &round), &path).await }.boxed()
     }
 
     /// Hosts that are lost and may come back.
@@ -189,6 +216,7 @@ impl Fleet {
     /// There is no connection to a host, or what it was given failed. Says so, unless it is known.
     pub(super) fn lose(&mut self, at: usize, why: String) -> Option<String> {
         let member = &mut self.members[at];
+        member.owes = true;
         if member.state.phase == Phase::Unable {
             return None;
         }

@@ -35,7 +35,7 @@ pub(super) enum Frame {
         login: Option<String>,
         /// Process number of the worker.
         pid: u32,
-        /// Which share it has.
+        /// Which share it has; 0 when it has none and only sends what was not taken.
         share: u32,
     },
     /// It lives. At least every few seconds.

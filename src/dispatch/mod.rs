@@ -7,10 +7,11 @@
 //! ([`run`]) reads these while they grow, verifies what it finds and stores it in the campaign's directory, where nothing
 //! tells an iteration that was run elsewhere from one that was run here but the name of its host.
 //!
-//! Nothing has to be acknowledged: what was lost on the way is run again or, when its host is reached again, sent again.
+//! Nothing has to be acknowledged: what was lost on the way is sent again when its host is reached again (`fetch`), or else run again.
 
 mod collect;
 mod coordinator;
+mod fetch;
 mod fleet;
 mod frame;
 mod hosts;

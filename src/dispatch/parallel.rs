@@ -137,7 +137,7 @@ impl Parallel {
 }
 
 /// Where what was said is kept, in the directory of a run.
-fn said(directory: &Path, share: u32) -> PathBuf {
+pub(super) fn said(directory: &Path, share: u32) -> PathBuf {
     directory.join("said/1").join(share.to_string()).join("stdout")
 }
 

@@ -2,6 +2,7 @@
 //! `~/.cache/vptest/campaigns/HASH/` for a campaign's plan and files.
 
 use std::io::{self, Read as _};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
@@ -18,6 +19,8 @@ use crate::text::hex;
 const WORD: Duration = Duration::from_secs(30);
 /// What it may take for a copy of the program or of a plan.
 const COPY: Duration = Duration::from_secs(600);
+/// Silence of a worker that sends what it has after which it is given up. It gives a sign of life every two seconds.
+const FETCH: Duration = Duration::from_secs(60);
 /// Where all of it lies.
 const CACHE: &str = "\"$HOME\"/.cache/vptest";
 /// List of checksums beside the program, as `sha256sum` reads it.
@@ -182,6 +185,17 @@ impl Files {
     }
 }
 
+/// Has a host send what no coordinator has taken, as a worker's words in a file.
+pub(super) async fn fetch(
+    ssh: &Ssh,
+    host: &Host,
+    (program, id, round): (&Program, ShortHash, &Round),
+    path: &Path,
+) -> Result<(), SshFailure> {
+    let script = format!("exec {} worker --place {} --round {}", program.path(), campaign(id), round.as_str());
+    ssh.save(host, &script, path, FETCH).await
+}
+
 /// Leaves the wish to end on a host.
 pub(super) async fn halt(ssh: &Ssh, host: &Host, id: ShortHash, round: &Round, wish: &str) -> Result<(), SshFailure> {
     let script = format!("echo {wish} > {}/{}", campaign(id), round.halt());
@@ -217,6 +231,6 @@ mod tests {
         let program = Program::of(&one).unwrap();
         let mut archive = tar::Archive::new(program.archive.as_slice());
         let names: Vec<_> = archive.entries().unwrap().map(|e| e.unwrap().path().unwrap().into_owned()).collect();
-        assert_eq!(names, [std::path::Path::new("vptest"), std::path::Path::new(SUMS)]);
+        assert_eq!(names, [Path::new("vptest"), Path::new(SUMS)]);
     }
 }

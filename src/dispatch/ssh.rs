@@ -1,15 +1,17 @@
 //! Short commands on hosts, by ssh.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::unix::pipe;
 
 use super::hosts::Host;
 use crate::host::cage::Job;
 use crate::node::local::Processes;
-use crate::node::{Command, ExitStatus, Stream};
+use crate::node::{Command, ExitStatus, Process, Stream};
 use crate::text::printable_bytes;
 
 /// Variable with the words that begin each call of ssh; GNU parallel has it too.
@@ -26,6 +28,9 @@ pub(super) struct Ssh {
     processes: Arc<Processes>,
     directory: PathBuf,
 }
+
+/// ssh while it runs, with its input and output.
+type Talk = (Box<dyn Process>, pipe::Sender, pipe::Receiver);
 
 /// A command on a host did not do what it was to do.
 #[derive(Debug, thiserror::Error)]
@@ -69,14 +74,7 @@ impl Ssh {
         input: &[u8],
         limit: Duration,
     ) -> Result<Vec<u8>, SshFailure> {
-        let mut argv = self.words.clone();
-        if let Some(port) = host.port() {
-            argv.extend(["-p".to_owned(), port.to_string()]);
-        }
-        argv.extend(["--".to_owned(), host.login(), format!("exec sh -c {}", quoted(script))]);
-        let command = Command { argv, ..Command::default() };
-        let job = Job { command, directory: self.directory.clone(), namespace: None };
-        let (mut process, mut stdin, stdout) = self.processes.converse(job).await?;
+        let (mut process, mut stdin, stdout) = self.begin(host, script).await?;
         let talk = async {
             let write = async {
                 // A script that ends early says why.
@@ -87,19 +85,57 @@ impl Ssh {
             let mut limited = stdout.take(MOST);
             let ((), read) = tokio::join!(write, limited.read_to_end(&mut answer));
             read?;
-            let exit = process.wait().await.map_err(std::io::Error::other)?;
-            Ok::<_, SshFailure>((exit.status, answer))
+            judge(&mut *process).await?;
+            Ok(answer)
         };
-        let (status, answer) = tokio::time::timeout(limit, talk).await.map_err(|_| SshFailure::Silent(limit))??;
-        let said = process.output(Stream::Err).bytes;
-        let last = said.rsplit(|&byte| byte == b'\n').find(|line| !line.is_empty()).unwrap_or_default();
-        let said = printable_bytes(last, 300);
-        match status {
-            ExitStatus::Code(0) => Ok(answer),
-            ExitStatus::Code(255) => Err(SshFailure::Unreachable(said)),
-            status if said.is_empty() => Err(SshFailure::Failed(status.to_string())),
-            _ => Err(SshFailure::Failed(said)),
+        tokio::time::timeout(limit, talk).await.map_err(|_| SshFailure::Silent(limit))?
+    }
+
+    /// Runs a script of sh on a host and writes what it prints to a file, until it ends or nothing comes for `silence`.
+    pub(super) async fn save(
+        &self,
+        host: &Host,
+        script: &str,
+        path: &Path,
+        silence: Duration,
+    ) -> Result<(), SshFailure> {
+        let mut file = std::fs::File::create(path)?;
+        let (mut process, stdin, mut stdout) = self.begin(host, script).await?;
+        let mut buffer = vec![0; 1 << 16];
+        let silent = |_| SshFailure::Silent(silence);
+        loop {
+            let read = tokio::time::timeout(silence, stdout.read(&mut buffer)).await.map_err(silent)??;
+            if read == 0 {
+                break;
+            }
+            file.write_all(&buffer[..read])?;
         }
+        drop(stdin);
+        tokio::time::timeout(silence, judge(&mut *process)).await.map_err(silent)?
+    }
+
+    async fn begin(&self, host: &Host, script: &str) -> std::io::Result<Talk> {
+        let mut argv = self.words.clone();
+        if let Some(port) = host.port() {
+            argv.extend(["-p".to_owned(), port.to_string()]);
+        }
+        argv.extend(["--".to_owned(), host.login(), format!("exec sh -c {}", quoted(script))]);
+        let command = Command { argv, ..Command::default() };
+        self.processes.converse(Job { command, directory: self.directory.clone(), namespace: None }).await
+    }
+}
+
+/// Waits until ssh has ended, and says how.
+async fn judge(process: &mut dyn Process) -> Result<(), SshFailure> {
+    let exit = process.wait().await.map_err(std::io::Error::other)?;
+    let said = process.output(Stream::Err).bytes;
+    let last = said.rsplit(|&byte| byte == b'\n').find(|line| !line.is_empty()).unwrap_or_default();
+    let said = printable_bytes(last, 300);
+    match exit.status {
+        ExitStatus::Code(0) => Ok(()),
+        ExitStatus::Code(255) => Err(SshFailure::Unreachable(said)),
+        status if said.is_empty() => Err(SshFailure::Failed(status.to_string())),
+        _ => Err(SshFailure::Failed(said)),
     }
 }
 

@@ -36,8 +36,8 @@ pub struct Work {
     pub place: PathBuf,
     /// Which round.
     pub round: Round,
-    /// Which share of it.
-    pub share: u32,
+    /// Which share of it; `None` to send only what no coordinator has taken.
+    pub share: Option<u32>,
     /// Path of the running program.
     pub vptest: PathBuf,
 }
@@ -54,7 +54,13 @@ pub async fn work<W: Write + Send + 'static>(
 ) -> io::Result<()> {
     let voice = Voice::new(out, canceller.clone());
     let login = std::env::var("PARALLEL_SSHLOGIN").ok();
-    let hello = Frame::Hello { version: VERSION, host: host_name(), login, pid: std::process::id(), share: work.share };
+    let hello = Frame::Hello {
+        version: VERSION,
+        host: host_name(),
+        login,
+        pid: std::process::id(),
+        share: work.share.unwrap_or(0),
+    };
     voice.say(&hello)?;
     let _pulse = Pulse::start(&voice, canceller, work.place.join(work.round.halt()));
     let left = match lock(&work.place) {
@@ -126,11 +132,12 @@ async fn run<W: Write + Send + 'static>(
 ) -> anyhow::Result<Option<Left>> {
     let orders = Orders::read(&work.place, &work.round)?;
     anyhow::ensure!(orders.spec_hash == plan.spec_hash, "the plan in {} is another one", work.place.display());
-    let share = orders.shares.iter().find(|share| share.number == work.share);
-    let share = share.with_context(|| format!("the orders have no share {}", work.share))?;
     // What earlier rounds could not deliver.
     runner::recover(Some(plan), &work.place)?;
     send_again(work, &orders, voice)?;
+    let Some(number) = work.share else { return Ok(None) };
+    let share = orders.shares.iter().find(|share| share.number == number);
+    let share = share.with_context(|| format!("the orders have no share {number}"))?;
     let errand = Errand {
         attempts: share.iterations.iter().map(|turn| (turn.number, turn.attempt)).collect::<BTreeMap<_, _>>(),
         halt: Some(work.place.join(work.round.halt())),
