@@ -14,7 +14,7 @@ use crate::store::{self, MergeProgress, MergeReport, StoreError};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Attempts that the output holds already are passed over, so new files can be added at any time, and merged files can be \
-merged again. A file that is not vptest's, of another version or damaged is named and left out; the rest is merged. \
+merged again; of an iteration file whose attempt is there only the head is read. A file that is not vptest's, of another version or damaged is named and left out; the rest is merged. \
 Without any readable file no output is made.
 
 Exit status: 0, 2 when the output has the name of an iteration file, 4 when a file was left out or the output cannot be \
@@ -93,12 +93,12 @@ fn print(args: &Args, report: &MergeReport, left_out: &[String]) -> std::io::Res
             "{}",
             json!({
                 "output": args.output, "files": files, "own": report.own, "added": report.added,
-                "known": report.known, "left_out": left_out,
+                "known": report.known, "repeated": report.repeated, "left_out": left_out,
             })
         ),
         Format::Csv => {
-            writeln!(out, "files,added,known,left_out")?;
-            writeln!(out, "{files},{},{},{}", report.added, report.known, left_out.len())
+            writeln!(out, "files,added,known,left_out,repeated")?;
+            writeln!(out, "{files},{},{},{},{}", report.added, report.known, left_out.len(), report.repeated)
         }
         Format::Table => {
             let mut parts = vec![format!("{} added", report.added), format!("{} there already", report.known)];
@@ -108,7 +108,12 @@ fn print(args: &Args, report: &MergeReport, left_out: &[String]) -> std::io::Res
             if report.own > 0 {
                 parts.push(format!("{} is the output itself", report.own));
             }
-            writeln!(out, "{output}: {files} of {} files: {}", args.inputs.len(), parts.join(", "))
+            writeln!(out, "{output}: {files} of {} files: {}", args.inputs.len(), parts.join(", "))?;
+            if report.repeated > 0 {
+                let what = "were run to completion more than once; the attempt that ended first counts in analysis";
+                writeln!(out, "{} iterations {what}", report.repeated)?;
+            }
+            Ok(())
         }
     }
 }

@@ -16,7 +16,7 @@ use super::insert::Inserter;
 use super::reader::{RecordFile, Verified};
 use super::schema;
 use super::writer::{parent, sync_dir, temp_beside};
-use crate::record::Header;
+use crate::record::{Header, Status};
 
 /// Records a reader may be ahead of the writer.
 const LOOKAHEAD: usize = 32;
@@ -37,6 +37,9 @@ pub struct MergeReport {
     pub own: usize,
     /// Inputs that were refused, each with its error; nothing of them was added. Not empty: exit status 4.
     pub refused: Vec<StoreError>,
+    /// Iterations of the output that were run to completion more than once, on whatever hosts; one of these attempts counts in
+    /// analysis.
+    pub repeated: u64,
     /// Attempts whose content differs from what was there before; the earlier one was kept. Not empty: exit status 4.
     pub conflicts: Vec<Conflict>,
 }
@@ -76,7 +79,8 @@ pub struct MergeProgress {
 /// Adds the attempts in `inputs` (iteration files or merged files) to `output`, which is made if it does not exist.
 ///
 /// An attempt is known by identity, attempt number, host and time of start; one that is there already is not added
-/// again, so running a merge again changes nothing: the output is then not even opened for writing. Otherwise the new
+/// again, so running a merge again changes nothing: the output is then not even opened for writing. Of an iteration file only the
+/// head is read when the output has its attempt with the same hash. Otherwise the new
 /// output is written beside the old one and takes its name at the end; until then the old one is as it was. The order
 /// of inputs decides nothing but `iteration.id`. When no input can be read and there is no output yet, none is made.
 /// `progress` is told after each input.
@@ -98,7 +102,8 @@ pub fn merge(
         for first in 0..threads {
             let (sender, receiver) = sync_channel(LOOKAHEAD);
             let inputs = inputs.iter().skip(first).step_by(threads);
-            scope.spawn(move || read_all(inputs, own, &sender));
+            let output = own.is_some().then_some(output.path.as_path());
+            scope.spawn(move || read_all(inputs, own, output, &sender));
             readers.push(receiver);
         }
         // Returning early drops the receivers, which ends the readers.
@@ -148,6 +153,9 @@ impl<'a> Merge<'a, '_> {
         if pending.is_some() || (output.before.is_none() && self.report.files > 0) {
             self.extend(output, pending)?;
         }
+        if self.report.added + self.report.known > 0 {
+            self.report.repeated = output.repeated()?;
+        }
         Ok(self.report)
     }
 
@@ -189,6 +197,10 @@ impl<'a> Merge<'a, '_> {
                     None => return Ok(Some((path, record))),
                 },
                 Message::End => self.report.files += 1,
+                Message::Known => {
+                    self.report.files += 1;
+                    self.report.known += 1;
+                }
                 Message::Own => self.report.own += 1,
                 Message::Refused(error) => self.report.refused.push(error),
                 Message::Changed(error) => return Err(error),
@@ -211,6 +223,8 @@ impl<'a> Merge<'a, '_> {
 enum Message {
     Record(Box<Verified>),
     End,
+    /// The output has the one attempt of this input already.
+    Known,
     Own,
     Refused(StoreError),
     /// The input was right when it was read first, and wrong when it was read again.
@@ -227,10 +241,18 @@ fn conflict(path: &Path, header: &Header) -> Conflict {
     }
 }
 
-fn read_all<'a>(inputs: impl Iterator<Item = &'a PathBuf>, own: Option<FileId>, to: &SyncSender<Message>) {
+fn read_all<'a>(
+    inputs: impl Iterator<Item = &'a PathBuf>,
+    own: Option<FileId>,
+    output: Option<&Path>,
+    to: &SyncSender<Message>,
+) {
+    // An output that cannot be read is told by the writer.
+    let output = output.and_then(|path| super::open_read_only(path).ok());
+    let mut known = output.as_ref().and_then(|output| Lookup::new(output).ok());
     for path in inputs {
         let is_own = own.is_some_and(|own| FileId::of(path).is_some_and(|id| own.same_file(&id)));
-        let end = if is_own { Message::Own } else { read(path, to) };
+        let end = if is_own { Message::Own } else { read(path, known.as_mut(), to) };
         if to.send(end).is_err() {
             return;
         }
@@ -238,11 +260,14 @@ fn read_all<'a>(inputs: impl Iterator<Item = &'a PathBuf>, own: Option<FileId>, 
 }
 
 /// Sends the records of `path` if all of them are right, and returns the message that ends it.
-fn read(path: &Path, to: &SyncSender<Message>) -> Message {
+fn read(path: &Path, known: Option<&mut Lookup<'_>>, to: &SyncSender<Message>) -> Message {
     let file = match RecordFile::open(path) {
         Ok(file) => file,
         Err(error) => return Message::Refused(error),
     };
+    if known.is_some_and(|known| has(known, path, &file)) {
+        return Message::Known;
+    }
     match sole_record(&file) {
         Err(error) => Message::Refused(error),
         Ok(Some(record)) => {
@@ -255,6 +280,14 @@ fn read(path: &Path, to: &SyncSender<Message>) -> Message {
             Err(error) => Message::Changed(error),
         },
     }
+}
+
+/// Does the output have the attempt of an iteration file? What is wrong with the file is for a full reading to say.
+fn has(known: &mut Lookup<'_>, path: &Path, file: &RecordFile) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<AttemptName>().ok());
+    let heads = name.and_then(|_| file.headers().ok()).unwrap_or_default();
+    let [head] = heads.as_slice() else { return false };
+    known.find(&head.header).ok().flatten().is_some_and(|sha256| sha256 == head.sha256)
 }
 
 /// The record of a file that has one; for a file of many `None`, after reading it to its end, so that nothing is taken
@@ -316,11 +349,15 @@ impl<'c> Lookup<'c> {
         connection.prepare(sql).map(Self)
     }
 
+    /// SHA-256 of an attempt; `None` when it is not there.
+    fn find(&mut self, h: &Header) -> rusqlite::Result<Option<Vec<u8>>> {
+        let key = (h.identity.to_string(), h.attempt, &h.host, h.started_ns);
+        self.0.query_row(key, |row| row.get(0)).optional()
+    }
+
     /// `None` when there is no such attempt.
     fn compare(&mut self, new: &Verified) -> rusqlite::Result<Option<Added>> {
-        let h = &new.record.header;
-        let key = (h.identity.to_string(), h.attempt, &h.host, h.started_ns);
-        let known: Option<Vec<u8>> = self.0.query_row(key, |row| row.get(0)).optional()?;
+        let known = self.find(&new.record.header)?;
         Ok(known.map(|sha256| if sha256 == new.digest.sha256 { Added::Known } else { Added::Conflict }))
     }
 }
@@ -362,6 +399,14 @@ impl Output {
     fn open_existing(&self) -> Result<Connection, StoreError> {
         RecordFile::open(&self.path)?.refuse_triggers()?;
         super::open_read_only(&self.path)
+    }
+
+    /// Iterations that were run to completion more than once.
+    fn repeated(&self) -> Result<u64, StoreError> {
+        let sql = "SELECT count(*) FROM (SELECT 1 FROM main.iteration WHERE status = ?1 GROUP BY identity HAVING count(*) > 1)";
+        let db = super::open_read_only(&self.path)?;
+        let count: i64 = db.query_row(sql, [Status::Complete.as_str()], |row| row.get(0)).map_err(|e| self.sql(e))?;
+        Ok(count.unsigned_abs())
     }
 
     /// A temporary file that begins as the old output does; that one is verified first.

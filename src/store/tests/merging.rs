@@ -186,3 +186,35 @@ fn without_a_readable_input_no_output_is_made() {
     assert_eq!(run(&[], &output).files, 0);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn of_a_file_whose_attempt_is_there_only_the_head_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = write_samples(dir.path(), 3);
+    let output = dir.path().join("merged.db");
+    run(&inputs, &output);
+    // What a full reading would refuse.
+    let sqlite = rusqlite::Connection::open(&inputs[0]).unwrap();
+    sqlite.execute_batch("UPDATE metric SET value = value + 1").unwrap();
+    drop(sqlite);
+    let again = run(&inputs, &output);
+    assert_eq!((again.files, again.known, again.added, again.refused.len()), (3, 3, 0, 0));
+    let elsewhere = run(&inputs, &dir.path().join("other.db"));
+    assert_eq!((elsewhere.added, elsewhere.refused.len()), (2, 1));
+}
+
+#[test]
+fn iterations_that_were_completed_twice_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut inputs = write_samples(dir.path(), 2);
+    let mut second = sample(2);
+    (second.header.attempt, second.header.host) = (2, "another".to_owned());
+    second.outcome = crate::record::Outcome::Complete;
+    let first = RecordFile::open(&inputs[1]).unwrap().records().unwrap().next().unwrap().unwrap().record;
+    assert_eq!(first.outcome, crate::record::Outcome::Complete);
+    inputs.push(write_iteration(dir.path(), &second).unwrap());
+    let output = dir.path().join("merged.db");
+    assert_eq!(run(&inputs, &output).repeated, 1);
+    assert_eq!(run(&inputs, &output).repeated, 1, "also when nothing is added");
+    assert_eq!(run(&inputs[..2], &dir.path().join("once.db")).repeated, 0);
+}

@@ -1,7 +1,7 @@
 //! Campaigns on hosts that GNU parallel reaches by ssh: real sshds in namespaces, the `fake` testbed on them.
 
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use super::super::campaign::{Campaign, FAKE, Said, said};
 use super::super::need;
@@ -12,7 +12,12 @@ use super::lab::{Lab, PhysicalNode};
 const CAMPAIGNS: &str = "/root/.cache/vptest/campaigns";
 
 fn lab() -> Option<Lab> {
-    (super::lab::tools() && need::program("parallel") && need::program("perl")).then(Lab::new)
+    tools().then(Lab::new)
+}
+
+/// What hosts need, and this one.
+pub(super) fn tools() -> bool {
+    super::lab::tools() && need::program("parallel") && need::program("perl")
 }
 
 /// Blocks of two iterations each, which take as long as `client` does.
@@ -28,12 +33,18 @@ const SAMPLE: &str = r#"["sample", "rps", "1000", "10"]"#;
 const SLOW: &str = r#"["sh", "-c", "sleep 0.3; echo rps {workers}"]"#;
 
 fn start(lab: &Lab, campaign: &Campaign, more: &[&str]) -> Vptest {
+    let mut command = command(lab, campaign, more);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    Vptest(Some(lab.spawn(command)))
+}
+
+/// `vptest run` on all nodes of the lab.
+pub(super) fn command(lab: &Lab, campaign: &Campaign, more: &[&str]) -> Command {
     let hosts: Vec<String> = lab.nodes.iter().map(PhysicalNode::control).collect();
     let on = format!("parallel:{}", hosts.join(","));
     let mut command = campaign.command(&[&["run", "--on", &on], more].concat());
     command.env("PARALLEL_SSH", lab.ssh()).env("HOME", campaign.path());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    Vptest(Some(lab.spawn(command)))
+    command
 }
 
 fn run(lab: &Lab, campaign: &Campaign, code: i32) -> Said {
@@ -75,7 +86,7 @@ impl Drop for Vptest {
 }
 
 /// One value of each iteration file, by number.
-fn column(campaign: &Campaign, sql: &str) -> Vec<(u32, String)> {
+pub(super) fn column(campaign: &Campaign, sql: &str) -> Vec<(u32, String)> {
     let value = |name: &String| {
         let db = rusqlite::Connection::open(campaign.out().join(name)).unwrap();
         db.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
@@ -93,13 +104,13 @@ fn assert_complete(campaign: &Campaign, iterations: u32) {
 }
 
 /// No worker runs on a node, and nothing of the campaign lies there.
-fn assert_left(node: &PhysicalNode) {
+pub(super) fn assert_left(node: &PhysicalNode) {
     let left = node.list(CAMPAIGNS).unwrap();
     assert!(left.iter().all(|name| name.ends_with(".lock")), "{left:?}");
     assert!(!is_at_work(node));
 }
 
-fn is_at_work(node: &PhysicalNode) -> bool {
+pub(super) fn is_at_work(node: &PhysicalNode) -> bool {
     node.command_lines().iter().any(|line| line.contains(" worker --place "))
 }
 

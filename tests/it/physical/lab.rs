@@ -433,6 +433,31 @@ impl PhysicalNode {
         self.address
     }
 
+    /// Sends a signal to the workers of a campaign on it; says to how many.
+    pub(super) fn signal_workers(&self, signal: nix::sys::signal::Signal) -> usize {
+        let is_worker = |pid: &i32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut words = line.split(|&byte| byte == 0);
+            words.any(|word| word == b"worker") && words.any(|word| word == b"--place")
+        };
+        let workers = self.processes().into_iter().filter(is_worker);
+        // One may have ended by itself.
+        workers.filter(|&pid| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).is_ok()).count()
+    }
+
+    /// Has the home of its users hold no more than it does, or as much as anybody wants.
+    pub(super) fn fill_home(&self, full: bool) {
+        let Some(pid) = self.processes().into_iter().next() else { return };
+        let home = format!("/proc/{pid}/root/root");
+        let held = nix::sys::statvfs::statvfs(home.as_str()).unwrap();
+        let bytes = (held.blocks() - held.blocks_free()) * held.fragment_size();
+        let size = if full { bytes.to_string() } else { "50%".to_owned() };
+        let remount = format!("mount -o remount,size={size} none /root");
+        let target = pid.to_string();
+        let status = Command::new("nsenter").args(["--mount", "--target", &target, "sh", "-c", &remount]).status();
+        assert!(status.unwrap().success(), "{remount}");
+    }
+
     /// Process numbers of what runs in its network.
     fn processes(&self) -> Vec<i32> {
         let namespace = format!("net:[{}]", self.namespace.inode().unwrap());

@@ -5,6 +5,7 @@ mod failures;
 mod lab;
 mod network;
 mod rond;
+mod soak;
 
 use super::campaign::Campaign;
 use super::qemu::{databases, only, outcome, wait_until};

@@ -1,0 +1,281 @@
+//! A campaign on hosts to which everything happens that does within a month: coordinator and workers are killed, hosts die and come
+//! back, stand still, lose their network and their disk, and set their clocks. At its end, each iteration is there once, and
+//! what is analysed is what an undisturbed run gives.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::super::campaign::{Campaign, FAKE};
+use super::super::need;
+use super::dispatch::{assert_left, column, command, is_at_work, tools};
+use super::lab::{Kind, Lab};
+
+/// Iterations, unless `VPTEST_SOAK` says how many.
+const ITERATIONS: u32 = 600;
+/// Where Debian has libfaketime.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+/// Without a new iteration for this long, the campaign has come to a standstill.
+const STANDSTILL: Duration = Duration::from_secs(300);
+
+/// What can happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    CoordinatorKilled,
+    WorkerKilled,
+    HostDies,
+    HostStandsStill,
+    NetworkLost,
+    DiskFull,
+    ClockSet,
+}
+
+const EVENTS: [Event; 7] = [
+    Event::CoordinatorKilled,
+    Event::WorkerKilled,
+    Event::ClockSet,
+    Event::HostStandsStill,
+    Event::HostDies,
+    Event::DiskFull,
+    Event::NetworkLost,
+];
+
+/// xorshift64*, so that a seed repeats a soak as far as the machine does.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, most: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let high = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33;
+        usize::try_from(high).unwrap() % most
+    }
+}
+
+struct Soak {
+    lab: Lab,
+    campaign: Campaign,
+    /// The coordinator, while there is one.
+    vptest: Option<Child>,
+    random: Random,
+    /// What has to be undone, and once how many files are there.
+    undo: Vec<(usize, Event, usize)>,
+    happened: BTreeMap<Event, u32>,
+}
+
+impl Drop for Soak {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.vptest.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The file that says by how much the clock of a node is off.
+fn clock(at: usize, directory: &std::path::Path) -> PathBuf {
+    directory.join(format!("clock{at}"))
+}
+
+fn plan(iterations: u32) -> Campaign {
+    Campaign::planned(&FAKE.replace("repetitions = 3", &format!("repetitions = {}", iterations / 2)))
+}
+
+impl Soak {
+    fn new(iterations: u32, seed: u64, clocks: &std::path::Path) -> Self {
+        let login = |at: usize| {
+            let file = clock(at, clocks);
+            std::fs::write(&file, "+0\n").unwrap();
+            format!(
+                "exec env LD_PRELOAD={FAKETIME} FAKETIME_TIMESTAMP_FILE={} FAKETIME_NO_CACHE=1 \
+                 FAKETIME_DONT_FAKE_MONOTONIC=1 sh -c \"$SSH_ORIGINAL_COMMAND\"",
+                file.display()
+            )
+        };
+        let logins = [login(0), login(1)];
+        let kinds = logins.each_ref().map(|login| Kind { login: Some(login), ..Kind::default() });
+        Self {
+            lab: Lab::with(&kinds),
+            campaign: plan(iterations),
+            vptest: None,
+            random: Random(seed),
+            undo: Vec::new(),
+            happened: BTreeMap::new(),
+        }
+    }
+
+    fn said(&self) -> PathBuf {
+        self.campaign.path().join("said")
+    }
+
+    fn start(&mut self) {
+        let mut command = command(&self.lab, &self.campaign, &[]);
+        let said = File::options().create(true).append(true).open(self.said()).unwrap();
+        command.stdout(Stdio::null()).stderr(said);
+        self.vptest = Some(self.lab.spawn(command));
+    }
+
+    /// Has the coordinator ended, with which status?
+    fn ended(&mut self) -> Option<i32> {
+        let status = self.vptest.as_mut()?.try_wait().unwrap()?;
+        self.vptest = None;
+        // Signals are this test's.
+        Some(status.code().unwrap_or(-1))
+    }
+
+    /// Runs until all is complete, with something new to cope with now and then.
+    fn run(&mut self, iterations: usize, events: usize, clocks: &std::path::Path) {
+        let between = (iterations / events).max(2);
+        let mut next = self.random.below(between);
+        let (mut before, mut since) = (0, Instant::now());
+        self.start();
+        for number in 0.. {
+            let files = loop {
+                let files = self.count();
+                if files > before {
+                    (before, since) = (files, Instant::now());
+                }
+                let is_still = since.elapsed() > STANDSTILL;
+                assert!(!is_still, "{files} files, {:?}: {}", self.happened, self.tail());
+                match self.ended() {
+                    Some(0) => return self.undo_all(clocks),
+                    // Some failed, or no host was left.
+                    Some(1 | 3 | 4 | -1) => {
+                        self.undo_all(clocks);
+                        self.start();
+                    }
+                    Some(other) => panic!("exit status {other}: {}", self.tail()),
+                    None if files >= next => break files,
+                    None => std::thread::sleep(Duration::from_millis(20)),
+                }
+            };
+            self.undo_due(files, clocks);
+            if number < events {
+                let event = EVENTS[if number < EVENTS.len() { number } else { self.random.below(EVENTS.len()) }];
+                let at = self.random.below(2);
+                self.happen(event, at, clocks);
+                *self.happened.entry(event).or_default() += 1;
+                self.undo.push((files + between / 2, event, at));
+                self.start_again();
+            }
+            next = if number < events { files + 1 + self.random.below(between) } else { files + between };
+        }
+    }
+
+    fn start_again(&mut self) {
+        if self.vptest.is_none() {
+            self.start();
+        }
+    }
+
+    fn happen(&mut self, event: Event, at: usize, clocks: &std::path::Path) {
+        match event {
+            Event::CoordinatorKilled => {
+                let mut child = self.vptest.take().expect("it runs");
+                child.kill().unwrap();
+                child.wait().unwrap();
+            }
+            Event::WorkerKilled => drop(self.lab.nodes[at].signal_workers(Signal::SIGKILL)),
+            Event::HostStandsStill => drop(self.lab.nodes[at].signal_workers(Signal::SIGSTOP)),
+            Event::HostDies => self.lab.switch_off(at),
+            Event::NetworkLost => self.lab.cut(at),
+            Event::DiskFull => self.lab.nodes[at].fill_home(true),
+            Event::ClockSet => {
+                let days = i64::try_from(self.random.below(7)).unwrap() - 3;
+                std::fs::write(clock(at, clocks), format!("{:+}\n", days * 86_400 + 1)).unwrap();
+            }
+        }
+    }
+
+    fn undo_due(&mut self, files: usize, clocks: &std::path::Path) {
+        let (due, rest) = std::mem::take(&mut self.undo).into_iter().partition(|&(until, ..)| until <= files);
+        self.undo = rest;
+        let due: Vec<(usize, Event, usize)> = due;
+        for (_, event, at) in due {
+            self.undo(event, at, clocks);
+        }
+    }
+
+    fn undo_all(&mut self, clocks: &std::path::Path) {
+        self.undo_due(usize::MAX, clocks);
+    }
+
+    fn undo(&mut self, event: Event, at: usize, clocks: &std::path::Path) {
+        match event {
+            Event::CoordinatorKilled | Event::WorkerKilled => {}
+            Event::HostStandsStill => drop(self.lab.nodes[at].signal_workers(Signal::SIGCONT)),
+            // A second time it is there already.
+            Event::HostDies if self.lab.nodes[at].command_lines().is_empty() => self.lab.switch_on(at),
+            Event::HostDies => {}
+            Event::NetworkLost => self.lab.plug(at),
+            Event::DiskFull => self.lab.nodes[at].fill_home(false),
+            Event::ClockSet => std::fs::write(clock(at, clocks), "+0\n").unwrap(),
+        }
+    }
+
+    /// Files, without opening them.
+    fn count(&self) -> usize {
+        self.campaign.files().len()
+    }
+
+    fn tail(&self) -> String {
+        let said = std::fs::read_to_string(self.said()).unwrap_or_default();
+        let lines: Vec<&str> = said.lines().filter(|line| !line.contains("complete")).collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+}
+
+/// Values that are analysed.
+fn analysed(campaign: &Campaign) -> serde_json::Value {
+    let paths: Vec<String> = campaign.files().iter().map(|name| format!("out/{name}")).collect();
+    let mut merge = campaign.command(&["merge"]);
+    merge.args(paths);
+    let merged = super::super::campaign::said(merge.output().unwrap());
+    assert_eq!(merged.code, Some(0), "{}{}", merged.out, merged.err);
+    let said = campaign.expect(0, &["analyze", "--metric", "rps", "--format", "json"]);
+    serde_json::from_str(&said.out).unwrap()
+}
+
+#[test]
+fn whatever_happens_each_iteration_is_there_once_as_in_an_undisturbed_run() {
+    let faketime = need::need("faketime", std::path::Path::new(FAKETIME).exists());
+    if !tools() || !need::program("nsenter") || !faketime {
+        return;
+    }
+    let iterations = std::env::var("VPTEST_SOAK").map_or(ITERATIONS, |text| text.parse().unwrap());
+    let seed = std::env::var("VPTEST_SOAK_SEED").map_or(20_261_129, |text| text.parse().unwrap());
+    let clocks = tempfile::tempdir().unwrap();
+    let mut soak = Soak::new(iterations, seed, clocks.path());
+    let begun = Instant::now();
+    let events = usize::try_from(iterations / 100).unwrap().max(EVENTS.len());
+    soak.run(usize::try_from(iterations).unwrap(), events, clocks.path());
+    println!("seed {seed}: {iterations} iterations in {:?}, {:?}", begun.elapsed(), soak.happened);
+
+    let campaign = &soak.campaign;
+    let mut complete: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    let hosts = "SELECT number, CASE status WHEN 'complete' THEN host ELSE '' END FROM iteration";
+    for (number, host) in column(campaign, hosts).into_iter().filter(|(_, host)| !host.is_empty()) {
+        complete.entry(number).or_default().push(host);
+    }
+    assert_eq!(complete.keys().copied().collect::<Vec<_>>(), (1..=iterations).collect::<Vec<_>>());
+    // Only what a host could not send while its network was lost is there twice, once of each host.
+    let twice: Vec<_> = complete.iter().filter(|(_, hosts)| hosts.len() > 1).collect();
+    assert!(twice.iter().all(|(_, hosts)| hosts.len() == 2 && hosts[0] != hosts[1]), "{twice:?}");
+    println!("{} of them were run on both hosts", twice.len());
+    assert!(!campaign.out().join(".dispatch").join("incoming.twice").exists());
+
+    let undisturbed = plan(iterations);
+    undisturbed.expect(0, &["run"]);
+    let (disturbed, undisturbed) = (analysed(campaign), analysed(&undisturbed));
+    assert_eq!(disturbed["groups"], undisturbed["groups"]);
+    assert!(disturbed["groups"].as_array().is_some_and(|groups| groups.len() == 2), "{disturbed}");
+    for node in &soak.lab.nodes {
+        assert!(!is_at_work(node));
+    }
+    soak.lab.nodes.iter().for_each(assert_left);
+}
