@@ -5,17 +5,16 @@ Nodes are two namespaces with an sshd each, so that nothing is waited for on a w
 
 physical.py [ROUNDS]
 """
-import os
 import pathlib
-import signal
 import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 
+from lab import VPTEST, Lab, sh
+
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-VPTEST = pathlib.Path(__file__).resolve().parent.parent / "target/release/vptest"
 # More than a second: a node answers one probe of the path a second, and others only when they are repeated.
 SLEEP = 1.2
 CLIENT = f"ab -q -n 100 http://{{server}}:{{port}}/ >/dev/null && sleep {SLEEP}"
@@ -24,7 +23,6 @@ server = ["{{vptest}}", "serve-http", "--listen", "{{server}}:{{port}}"]
 ready = {{ output = "listening on" }}
 client = ["sh", "-c", "{CLIENT}"]
 """
-TAG = f"vpb{os.getpid()}"
 NODES = ["client", "server"]
 SETTINGS = 'offload = "off"\nmtu = 1400\nrate = "1000 Mbit/s"'
 SYSCTLS = '[testbed.physical.sysctls]\n"net.ipv4.tcp_congestion_control" = "reno"\n'
@@ -33,51 +31,6 @@ VARIANTS = {
     "settings changed and put back, no capture": (SETTINGS, SYSCTLS, "[]"),
     "settings, capture at both endpoints": (SETTINGS, SYSCTLS, '["endpoint"]'),
 }
-
-
-def sh(*argv):
-    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
-
-
-def network():
-    """Namespaces, control network (10.99.0.x) and link (10.98.0.x)."""
-    for name in ["control", "switch", *NODES]:
-        sh("ip", "netns", "add", f"{TAG}-{name}")
-        sh("ip", "-n", f"{TAG}-{name}", "link", "set", "lo", "up")
-    for name in ["control", "switch"]:
-        sh("ip", "-n", f"{TAG}-{name}", "link", "add", "bridge", "type", "bridge")
-        sh("ip", "-n", f"{TAG}-{name}", "link", "set", "bridge", "up")
-    sh("ip", "-n", f"{TAG}-control", "addr", "add", "10.99.0.1/24", "dev", "bridge")
-    for number, node in enumerate(NODES, 2):
-        for at, device, net in [("control", "ctl0", 99), ("switch", "exp0", 98)]:
-            port, place, there = f"port{number}", f"{TAG}-{at}", f"{TAG}-{node}"
-            sh("ip", "-n", place, "link", "add", port, "type", "veth", "peer", "name", device, "netns", there)
-            sh("ip", "-n", place, "link", "set", port, "master", "bridge", "up")
-            sh("ip", "-n", there, "addr", "add", f"10.{net}.0.{number}/24", "dev", device)
-            sh("ip", "-n", there, "link", "set", device, "up")
-
-
-def servers(directory):
-    """An sshd in each node, with a /run and a home of its own."""
-    started = []
-    for number, node in enumerate(NODES, 2):
-        keys = directory / node
-        sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys))
-        config = directory / f"{node}.config"
-        config.write_text(
-            f"Port 22\nListenAddress 10.99.0.{number}\nHostKey {keys}\nAuthorizedKeysFile {directory}/user.pub\n"
-            "StrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\nPidFile none\nUseDNS no\n"
-        )
-        boot = (
-            "mount -t proc none /proc && mount -t tmpfs none /run && mount -t tmpfs none ~root && mkdir /run/sshd && "
-            f'exec "$(command -v sshd)" -D -f {config}'
-        )
-        argv = ["ip", "netns", "exec", f"{TAG}-{node}", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
-        started.append(subprocess.Popen([*argv, "sh", "-c", boot]))
-    for number in range(2, 2 + len(NODES)):
-        wait = f"until (exec 3<>/dev/tcp/10.99.0.{number}/22) 2>/dev/null; do sleep 0.05; done"
-        sh("ip", "netns", "exec", f"{TAG}-control", "timeout", "30", "bash", "-c", wait)
-    return started
 
 
 def spec(directory, variant):
@@ -96,14 +49,13 @@ def spec(directory, variant):
     )
 
 
-def run(directory, variant):
+def run(lab, variant):
     """Milliseconds beside the workload: of the first iteration, and of the others; and medians of the stages."""
-    place = pathlib.Path(tempfile.mkdtemp(dir=directory))
-    (place / "params.toml").write_text(spec(directory, variant))
-    inside = ["ip", "netns", "exec", f"{TAG}-control"]
+    place = pathlib.Path(tempfile.mkdtemp(dir=lab.directory))
+    (place / "params.toml").write_text(spec(lab.directory, variant))
     sh(str(VPTEST), "-q", "sweep", str(place / "params.toml"), "-o", str(place / "out"))
     # Exit status 1 says that an iteration was suspect or failed, which is looked at below.
-    subprocess.run([*inside, str(VPTEST), "-q", "run", "-o", str(place / "out")], check=False)
+    subprocess.run([*lab.inside, str(VPTEST), "-q", "run", "-o", str(place / "out")], check=False)
     begun, beside, stages, bad = [], [], {}, []
     for path in sorted((place / "out").glob("*.db")):
         db = sqlite3.connect(path)
@@ -121,29 +73,14 @@ def run(directory, variant):
 
 
 def main():
-    # So that namespaces and servers are removed then, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    started = []
-    with tempfile.TemporaryDirectory() as name:
-        directory = pathlib.Path(name)
-        directory.chmod(0o755)
-        try:
-            sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / "user"))
-            network()
-            started = servers(directory)
-            print(f"{'fixed cost of an iteration, ms':44} {'median':>8} {'p95':>8} {'max':>8} {'first':>8}")
-            for variant in VARIANTS:
-                first, others, stages = run(directory, variant)
-                others.sort()
-                p95 = others[min(len(others) - 1, int(0.95 * len(others)))]
-                print(f"{variant:44} {statistics.median(others):8.0f} {p95:8.0f} {others[-1]:8.0f} {first:8.0f}")
-                print("    " + ", ".join(f"{stage} {median:.0f}" for stage, median in stages.items()))
-        finally:
-            for process in started:
-                process.kill()
-                process.wait()
-            for name in ["control", "switch", *NODES]:
-                subprocess.run(["ip", "netns", "del", f"{TAG}-{name}"], check=False, stderr=subprocess.DEVNULL)
+    with Lab(NODES) as lab:
+        print(f"{'fixed cost of an iteration, ms':44} {'median':>8} {'p95':>8} {'max':>8} {'first':>8}")
+        for variant in VARIANTS:
+            first, others, stages = run(lab, variant)
+            others.sort()
+            p95 = others[min(len(others) - 1, int(0.95 * len(others)))]
+            print(f"{variant:44} {statistics.median(others):8.0f} {p95:8.0f} {others[-1]:8.0f} {first:8.0f}")
+            print("    " + ", ".join(f"{stage} {median:.0f}" for stage, median in stages.items()))
 
 
 main()

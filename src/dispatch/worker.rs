@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use nix::sys::signal::Signal;
 use sha2::{Digest as _, Sha256};
 
 use super::frame::{Doing, Frame, Left, VERSION};
@@ -26,8 +27,10 @@ use crate::store::{self, AttemptName};
 const BEAT: Duration = Duration::from_secs(2);
 /// Between two looks for the wish to end.
 const LOOK: Duration = Duration::from_millis(200);
-/// How long a worker of the same campaign may take to end: its coordinator is gone.
+/// How long a worker of the same campaign may take to end: its coordinator is gone. Then it is killed.
 const PREDECESSOR: Duration = Duration::from_secs(90);
+/// How long it may take to be gone then.
+const KILLED: Duration = Duration::from_secs(10);
 
 /// What a worker is started with.
 #[derive(Debug, Clone)]
@@ -86,7 +89,8 @@ fn lock(place: &Path) -> anyhow::Result<Lock> {
     let path = place.parent().unwrap_or(place).join(format!("worker-{}.lock", host_name()));
     let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = open.with_context(|| format!("cannot open {}", path.display()))?;
-    let (begun, mut told) = (Instant::now(), false);
+    let begun = Instant::now();
+    let mut wishes = [(Duration::ZERO, Signal::SIGTERM), (PREDECESSOR, Signal::SIGKILL)].into_iter().peekable();
     loop {
         match file.try_lock() {
             Ok(()) => break,
@@ -98,13 +102,15 @@ fn lock(place: &Path) -> anyhow::Result<Lock> {
         let mut holder = String::new();
         File::open(&path).and_then(|mut file| file.read_to_string(&mut holder)).context("cannot read the lock")?;
         let is_ours = holder.lines().next() == Some(&place.to_string_lossy());
-        if begun.elapsed() >= PREDECESSOR || !(is_ours || holder.is_empty()) {
+        if begun.elapsed() >= PREDECESSOR + KILLED || !(is_ours || holder.is_empty()) {
             let who = holder.lines().collect::<Vec<_>>().join(", process ");
             return Ok(Lock::Theirs(crate::text::printable(&who, 300)));
         }
-        if let Some(pid) = holder.lines().nth(1).and_then(|pid| pid.parse().ok()).filter(|_| is_ours && !told) {
-            told = true;
-            end(pid);
+        let pid = holder.lines().nth(1).and_then(|pid| pid.parse().ok()).filter(|_| is_ours);
+        if let Some(pid) = pid
+            && let Some((_, signal)) = wishes.next_if(|(after, _)| begun.elapsed() >= *after)
+        {
+            end(pid, signal);
         }
         std::thread::sleep(LOOK);
     }
@@ -113,13 +119,13 @@ fn lock(place: &Path) -> anyhow::Result<Lock> {
     Ok(Lock::Mine(file))
 }
 
-/// Tells a worker to take its iteration down and end. Another process that has its number is left alone.
-fn end(pid: i32) {
+/// Tells a worker to take its iteration down and end, or ends it. Another process that has its number is left alone.
+fn end(pid: i32, signal: Signal) {
     let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let is_worker = words.split(|&byte| byte == 0).any(|word| word == b"worker");
     if pid > 1 && is_worker {
         // It may be gone by now.
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
     }
 }
 

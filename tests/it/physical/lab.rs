@@ -148,7 +148,11 @@ impl Lab {
     pub(super) fn switch_on(&mut self, at: usize) {
         let mut node = self.nodes.remove(at);
         let mut netlink = within(&node.namespace);
-        netlink.apply(&[qdisc::remove_root(LINK_INDEX, LINK), link::mtu(LINK, LINK_INDEX, 1500)]).unwrap();
+        let roots = qdisc::read_roots(&mut netlink).unwrap();
+        if roots.iter().any(|root| root.index == LINK_INDEX && !root.own) {
+            netlink.apply(&[qdisc::remove_root(LINK_INDEX, LINK)]).unwrap();
+        }
+        netlink.apply(&[link::mtu(LINK, LINK_INDEX, 1500)]).unwrap();
         self.boot(&mut node);
         self.nodes.insert(at, node);
     }
@@ -449,13 +453,16 @@ impl PhysicalNode {
     pub(super) fn fill_home(&self, full: bool) {
         let Some(pid) = self.processes().into_iter().next() else { return };
         let home = format!("/proc/{pid}/root/root");
-        let held = nix::sys::statvfs::statvfs(home.as_str()).unwrap();
-        let bytes = (held.blocks() - held.blocks_free()) * held.fragment_size();
-        let size = if full { bytes.to_string() } else { "50%".to_owned() };
-        let remount = format!("mount -o remount,size={size} none /root");
         let target = pid.to_string();
-        let status = Command::new("nsenter").args(["--mount", "--target", &target, "sh", "-c", &remount]).status();
-        assert!(status.unwrap().success(), "{remount}");
+        wait_until("a home of that size", || {
+            let held = nix::sys::statvfs::statvfs(home.as_str()).unwrap();
+            let bytes = (held.blocks() - held.blocks_free()) * held.fragment_size();
+            // More may be written before the kernel looks, which then refuses.
+            let size = if full { (bytes + (64 << 10)).to_string() } else { "50%".to_owned() };
+            let remount = format!("mount -o remount,size={size} none /root");
+            let enter = ["--mount", "--target", &target, "sh", "-c", &remount];
+            Command::new("nsenter").args(enter).stderr(Stdio::null()).status().unwrap().success()
+        });
     }
 
     /// Process numbers of what runs in its network.

@@ -19,6 +19,8 @@ use super::lab::{Kind, Lab};
 const ITERATIONS: u32 = 600;
 /// Where Debian has libfaketime.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+/// After this long without a new iteration, what was done is undone: it may be that no host is left.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Without a new iteration for this long, the campaign has come to a standstill.
 const STANDSTILL: Duration = Duration::from_secs(300);
 
@@ -142,10 +144,13 @@ impl Soak {
                 }
                 let is_still = since.elapsed() > STANDSTILL;
                 assert!(!is_still, "{files} files, {:?}: {}", self.happened, self.tail());
+                if since.elapsed() > PATIENCE {
+                    self.undo_all(clocks);
+                }
                 match self.ended() {
-                    Some(0) => return self.undo_all(clocks),
-                    // Some failed, or no host was left.
-                    Some(1 | 3 | 4 | -1) => {
+                    Some(0) if self.complete().len() == iterations => return self.undo_all(clocks),
+                    // Some failed or are suspect, as where a clock was set, or no host was left.
+                    Some(0 | 1 | 3 | 4 | -1) => {
                         self.undo_all(clocks);
                         self.start();
                     }
@@ -223,6 +228,16 @@ impl Soak {
         self.campaign.files().len()
     }
 
+    /// Hosts on which each iteration was completed.
+    fn complete(&self) -> BTreeMap<u32, Vec<String>> {
+        let hosts = "SELECT number, CASE status WHEN 'complete' THEN host ELSE '' END FROM iteration";
+        let mut complete: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        for (number, host) in column(&self.campaign, hosts).into_iter().filter(|(_, host)| !host.is_empty()) {
+            complete.entry(number).or_default().push(host);
+        }
+        complete
+    }
+
     fn tail(&self) -> String {
         let said = std::fs::read_to_string(self.said()).unwrap_or_default();
         let lines: Vec<&str> = said.lines().filter(|line| !line.contains("complete")).collect();
@@ -230,7 +245,8 @@ impl Soak {
     }
 }
 
-/// Values that are analysed.
+/// What is made of the values. Whether they depend on each other in the order in which they were measured is another question
+/// after a disturbed run.
 fn analysed(campaign: &Campaign) -> serde_json::Value {
     let paths: Vec<String> = campaign.files().iter().map(|name| format!("out/{name}")).collect();
     let mut merge = campaign.command(&["merge"]);
@@ -238,7 +254,11 @@ fn analysed(campaign: &Campaign) -> serde_json::Value {
     let merged = super::super::campaign::said(merge.output().unwrap());
     assert_eq!(merged.code, Some(0), "{}{}", merged.out, merged.err);
     let said = campaign.expect(0, &["analyze", "--metric", "rps", "--format", "json"]);
-    serde_json::from_str(&said.out).unwrap()
+    let mut groups = serde_json::from_str::<serde_json::Value>(&said.out).unwrap()["groups"].take();
+    for group in groups.as_array_mut().unwrap() {
+        group.as_object_mut().unwrap().remove("doubts").unwrap();
+    }
+    groups
 }
 
 #[test]
@@ -257,12 +277,11 @@ fn whatever_happens_each_iteration_is_there_once_as_in_an_undisturbed_run() {
     println!("seed {seed}: {iterations} iterations in {:?}, {:?}", begun.elapsed(), soak.happened);
 
     let campaign = &soak.campaign;
-    let mut complete: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-    let hosts = "SELECT number, CASE status WHEN 'complete' THEN host ELSE '' END FROM iteration";
-    for (number, host) in column(campaign, hosts).into_iter().filter(|(_, host)| !host.is_empty()) {
-        complete.entry(number).or_default().push(host);
-    }
-    assert_eq!(complete.keys().copied().collect::<Vec<_>>(), (1..=iterations).collect::<Vec<_>>());
+    let complete = soak.complete();
+    let missing: Vec<u32> = (1..=iterations).filter(|number| !complete.contains_key(number)).collect();
+    let outcomes =
+        || campaign.outcomes().into_iter().filter(|(number, ..)| missing.contains(number)).collect::<Vec<_>>();
+    assert!(missing.is_empty(), "{:?}: {}", outcomes(), soak.tail());
     // Only what a host could not send while its network was lost is there twice, once of each host.
     let twice: Vec<_> = complete.iter().filter(|(_, hosts)| hosts.len() > 1).collect();
     assert!(twice.iter().all(|(_, hosts)| hosts.len() == 2 && hosts[0] != hosts[1]), "{twice:?}");
@@ -272,8 +291,8 @@ fn whatever_happens_each_iteration_is_there_once_as_in_an_undisturbed_run() {
     let undisturbed = plan(iterations);
     undisturbed.expect(0, &["run"]);
     let (disturbed, undisturbed) = (analysed(campaign), analysed(&undisturbed));
-    assert_eq!(disturbed["groups"], undisturbed["groups"]);
-    assert!(disturbed["groups"].as_array().is_some_and(|groups| groups.len() == 2), "{disturbed}");
+    assert_eq!(disturbed, undisturbed);
+    assert!(disturbed.as_array().is_some_and(|groups| groups.len() == 2), "{disturbed}");
     for node in &soak.lab.nodes {
         assert!(!is_at_work(node));
     }
