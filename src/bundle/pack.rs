@@ -1,12 +1,15 @@
 //! Writing a bundle.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
 
 use super::metadata::{About, document};
+use super::unpack::WINDOW;
 use super::{METADATA, SUMS};
 use crate::text::hex;
 
@@ -43,12 +46,13 @@ pub fn pack(directory: &str, about: &About, parts: &[Part], seconds: u64, out: i
     let bytes = lines.map(|name| 64 + 2 + name.len() as u64 + 1).sum();
     sizes.push((SUMS.to_owned(), bytes));
     let metadata = serde_json::to_vec_pretty(&document(about, &sizes))?;
-    let mut archive = Archive {
-        builder: tar::Builder::new(zstd::Encoder::new(out, LEVEL)?),
-        directory,
-        seconds,
-        sums: String::new(),
-    };
+    let mut encoder = zstd::Encoder::new(out, LEVEL)?;
+    if has_equal_files(parts)? {
+        // One that stands next to its like then takes next to nothing, at the price of memory for its readers.
+        encoder.long_distance_matching(true)?;
+        encoder.window_log(WINDOW)?;
+    }
+    let mut archive = Archive { builder: tar::Builder::new(encoder), directory, seconds, sums: String::new() };
     archive.builder.get_mut().include_checksum(true)?;
     archive.add(METADATA, metadata.len() as u64, metadata.as_slice())?;
     for (part, (name, bytes)) in parts.iter().zip(&sizes) {
@@ -60,6 +64,19 @@ pub fn pack(directory: &str, about: &About, parts: &[Part], seconds: u64, out: i
     let sums = std::mem::take(&mut archive.sums);
     archive.add(SUMS, sums.len() as u64, sums.as_bytes())?;
     archive.builder.into_inner()?.finish()?.flush()
+}
+
+/// Are some of them one file with several names?
+fn has_equal_files(parts: &[Part]) -> io::Result<bool> {
+    let mut seen = HashSet::new();
+    for part in parts {
+        let Content::File(path) = &part.content else { continue };
+        let file = std::fs::metadata(path)?;
+        if file.nlink() > 1 && !seen.insert((file.dev(), file.ino())) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn size(part: &Part) -> io::Result<u64> {

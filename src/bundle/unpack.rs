@@ -22,8 +22,8 @@ const MOST_FILES: usize = 1_000_000;
 const MOST_RATIO: u64 = 2000;
 /// Bytes of a path, at most.
 const LONGEST: u64 = 4096;
-/// Memory of zstd's decoder, as a power of two.
-const WINDOW: u32 = 27;
+/// Memory of zstd's decoder, as a power of two; what other programs give it without being told.
+pub(super) const WINDOW: u32 = 27;
 
 /// What a bundle holds.
 #[derive(Debug)]
@@ -272,6 +272,31 @@ mod tests {
         let path = write(directory.path(), &parts);
         let error = verify(&path, directory.path()).unwrap_err().to_string();
         assert!(error.contains("more than 2000 times") || error.contains("to its end"), "{error}");
+    }
+
+    #[test]
+    fn files_with_several_names_take_their_room_once() {
+        let directory = tempfile::tempdir().unwrap();
+        // Nothing that compresses, and more than the usual window of zstd.
+        let mut content = vec![0; 3 << 20];
+        File::open("/dev/urandom").unwrap().read_exact(&mut content).unwrap();
+        let files = ["a", "b", "c"].map(|name| directory.path().join(name));
+        std::fs::write(&files[0], &content).unwrap();
+        std::fs::hard_link(&files[0], &files[1]).unwrap();
+        std::fs::write(&files[2], &content).unwrap();
+        let packed = |chosen: [usize; 2]| {
+            let mut parts = parts();
+            for index in chosen {
+                let name = format!("artifacts/{index}");
+                parts.push(Part { name, content: Content::File(files[index].clone()) });
+            }
+            let path = write(directory.path(), &parts);
+            let bundle = verify(&path, directory.path()).unwrap();
+            assert_eq!((bundle.problems.len(), bundle.files[&format!("artifacts/{}", chosen[1])]), (0, 3 << 20));
+            path.metadata().unwrap().len()
+        };
+        let (once, twice) = (packed([0, 1]), packed([0, 2]));
+        assert!(once < 4 << 20 && twice > 6 << 20, "{once} {twice}");
     }
 
     #[test]

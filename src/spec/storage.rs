@@ -86,19 +86,11 @@ pub(super) fn read(
     sink: &mut Sink<'_>,
 ) -> StorageSpec {
     let Some(mut section) = entry.section(sink) else { return StorageSpec::default() };
-    let captures = section.take("captures");
-    let events = section.take("events");
-    if let Some(entry) = captures.as_ref().filter(|_| !capture.keep) {
-        nothing_written(entry, "`capture.keep`", sink);
-    }
-    if let Some(entry) = events.as_ref().filter(|_| !instrument.syscalls.is_some_and(|syscalls| syscalls.log)) {
-        nothing_written(entry, "`instrument.syscalls.log`", sink);
-    }
-    let mut rule = |entry: Option<Entry<'_>>| entry.and_then(|entry| read_rule(&entry, sink)).unwrap_or_default();
+    let of_calls = instrument.syscalls.is_some_and(|syscalls| syscalls.log);
     let storage = StorageSpec {
-        captures: rule(captures),
-        events: rule(events),
-        outputs: rule(section.take("outputs")),
+        captures: read_rule_of(section.take("captures"), capture.keep, "`capture.keep`", sink),
+        events: read_rule_of(section.take("events"), of_calls, "`instrument.syscalls.log`", sink),
+        outputs: section.take("outputs").and_then(|entry| read_rule(&entry, sink)).unwrap_or_default(),
         compress: read_compression(&mut section, sink),
         deduplicate: section.take("deduplicate").and_then(|e| e.switch(sink)).unwrap_or_default(),
     };
@@ -106,9 +98,15 @@ pub(super) fn read(
     storage
 }
 
-fn nothing_written(entry: &Entry<'_>, switch: &str, sink: &mut Sink<'_>) {
-    let message = format!("`{}` says which files stay, but none are written", entry.path);
-    sink.push(Diagnostic::warning(entry.span.clone(), message).help(format!("{switch} has them written")));
+/// The rule for files that are only written where `switch` is on.
+fn read_rule_of(entry: Option<Entry<'_>>, is_written: bool, switch: &str, sink: &mut Sink<'_>) -> KeepRule {
+    let Some(entry) = entry else { return KeepRule::default() };
+    let rule = read_rule(&entry, sink);
+    if rule.is_some() && !is_written {
+        let message = format!("`{}` says which files stay, but none are written", entry.path);
+        sink.push(Diagnostic::warning(entry.span.clone(), message).help(format!("{switch} has them written")));
+    }
+    rule.unwrap_or_default()
 }
 
 fn read_rule(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<KeepRule> {

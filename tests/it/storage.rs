@@ -10,7 +10,7 @@ use super::need;
 use super::qemu::wait_until;
 use super::real::SmallDisk;
 
-/// Two tuples of `ab` against nginx, the second of which asks for what is not there, with captures.
+/// Two tuples of `ab` against nginx, which refuses the requests of the second, with captures.
 fn captured(storage: &str) -> Option<Campaign> {
     let is_there = need::root() && ["ab", "nginx", "zstd", "tcpdump"].iter().all(|name| need::program(name));
     is_there.then(|| {
@@ -22,12 +22,13 @@ order = "sequential"
 
 [factors]
 testbed = "netns"
-url = ["/", "/not-there"]
+method = ["GET", "PUT"]
 count = 100
 
 [workload]
 preset = "ab"
 server = "nginx"
+arguments = ["-m", "{{method}}"]
 
 [capture]
 keep = true
@@ -132,8 +133,9 @@ fn compressed_captures_are_read_as_they_are() {
         assert_eq!(Some(lines.to_string()), packets);
         let flows = |path: &Path| campaign.expect(0, &["flows", "--format", "csv", path.to_str().unwrap()]).out;
         let strip = |text: String, path: &Path| text.replace(path.to_str().unwrap(), "FILE");
-        assert_eq!(strip(flows(&path), &path), strip(flows(&plain), &plain));
-        assert!(flows(&path).lines().count() > 100, "one connection for each request");
+        let found = strip(flows(&path), &path);
+        assert_eq!(found, strip(flows(&plain), &plain));
+        assert!(found.lines().count() > 100, "one connection for each request");
     }
     let logs = campaign.expect(0, &["logs", "--iter", "1"]);
     assert!(logs.out.contains("kept: ") && logs.out.contains("client1-guest.pcapng.zst"), "{}", logs.out);
@@ -193,6 +195,21 @@ fn equal_outputs_are_one_file_compressed_or_not() {
         let links: Vec<u64> = (0..5).map(|index| path(&copied, index, name).metadata().unwrap().nlink()).collect();
         assert_eq!(links.iter().filter(|&&links| links == 3).count(), 3, "{links:?}");
     }
+}
+
+#[test]
+fn a_bundle_of_linked_files_is_read_by_the_usual_tools() {
+    if !need::program("zstd") || !need::program("tar") {
+        return;
+    }
+    let campaign = Campaign::planned(&leaving(3, "seq 300000", "deduplicate = true"));
+    campaign.expect(0, &["run"]);
+    campaign.expect(0, &["bundle", "-o", "study.tar.zst", "--artifacts"]);
+    let verified = campaign.expect(0, &["bundle", "verify", "study.tar.zst"]);
+    assert_eq!(verified.out.matches("/client1/page\n").count(), 3, "{}", verified.out);
+    let unpack = "tar --zstd -xf study.tar.zst && cd study && sha256sum -c --strict --quiet SHA256SUMS";
+    let status = Command::new("sh").args(["-c", unpack]).current_dir(campaign.path()).status().unwrap();
+    assert!(status.success());
 }
 
 #[test]
