@@ -1,8 +1,6 @@
 //! `vptest bundle`
 
-use std::collections::HashMap;
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -139,25 +137,7 @@ fn artifacts<'a>(out: &Path, attempts: impl Iterator<Item = &'a AttemptName>) ->
         }
     }
     parts.sort_by(|a, b| a.name.cmp(&b.name));
-    side_by_side(&mut parts).context("cannot look at what was kept")?;
     Ok(parts)
-}
-
-/// Puts those that are one file next to the first of them, where they take next to no room in the bundle.
-fn side_by_side(parts: &mut [Part]) -> std::io::Result<()> {
-    let mut first: HashMap<(u64, u64), usize> = HashMap::new();
-    let mut places: HashMap<String, usize> = HashMap::new();
-    for (place, part) in parts.iter().enumerate() {
-        let Content::File(path) = &part.content else { continue };
-        let file = path.metadata()?;
-        if file.nlink() > 1 {
-            places.insert(part.name.clone(), *first.entry((file.dev(), file.ino())).or_insert(place));
-        } else {
-            places.insert(part.name.clone(), place);
-        }
-    }
-    parts.sort_by_key(|part| places.get(&part.name).copied());
-    Ok(())
 }
 
 fn list(out: &Path, directory: &Path, parts: &mut Vec<Part>) -> std::io::Result<()> {

@@ -154,6 +154,34 @@ fn nothing_is_said_of_none_and_all_keeps_everything_as_it_is() {
     assert_eq!(events(&campaign, 0), "");
 }
 
+#[test]
+fn logs_of_system_calls_have_a_rule_and_are_compressed_once() {
+    if !super::syscalls::bpf() {
+        return;
+    }
+    let spec = |events: &str| {
+        let fake =
+            FAKE.replace("testbed = \"fake\"", "testbed = \"netns\"").replace("workers = [1, 10]", "workers = 1");
+        let client = r#"client = ["sh", "-c", "head -c 3000000 /dev/zero | wc -c; echo rps 1"]"#;
+        let fake = fake.replace(r#"client = ["sample", "rps", "1000", "10"]"#, client);
+        format!("{fake}\n[instrument.syscalls]\nlog = true\n[storage]\nevents = {events}\ncompress = \"zstd\"\n")
+    };
+    let recorded = |campaign: &Campaign| column(campaign, 0, "SELECT log FROM syscall_trace");
+    let dropping = Campaign::planned(&spec("\"problems\""));
+    dropping.expect(0, &["run", "--iter", "1"]);
+    assert_eq!(dropping.statuses(), ["complete"], "{:?}", dropping.outcomes());
+    assert_eq!((recorded(&dropping), kept(&dropping)[&1].len()), (vec![None], 0));
+    let said = events(&dropping, 0);
+    assert!(said.contains("not kept, as storage.events = \"problems\" says: syscalls-"), "{said}");
+    let keeping = Campaign::planned(&spec("[\"problems\", \"first 1\"]"));
+    keeping.expect(0, &["run", "--iter", "1"]);
+    let [Some(log)] = &recorded(&keeping)[..] else { panic!("{:?}", recorded(&keeping)) };
+    assert!(log.ends_with(".zst") && !log.ends_with(".zst.zst"), "{log}");
+    assert!(keeping.out().join(log).metadata().unwrap().len() > 4096, "small files are not compressed anyway");
+    let calls = keeping.expect(0, &["syscalls", keeping.out().join(log).to_str().unwrap()]).out;
+    assert!(calls.contains("write"), "{calls}");
+}
+
 /// `repetitions` of one tuple whose client leaves `content` (a command of sh) in the file `page`.
 fn leaving(repetitions: u32, content: &str, storage: &str) -> String {
     let command = format!(
@@ -210,6 +238,10 @@ fn a_bundle_of_linked_files_is_read_by_the_usual_tools() {
     let unpack = "tar --zstd -xf study.tar.zst && cd study && sha256sum -c --strict --quiet SHA256SUMS";
     let status = Command::new("sh").args(["-c", unpack]).current_dir(campaign.path()).status().unwrap();
     assert!(status.success());
+    let pages = campaign.files().into_iter().map(|name| name.replace(".db", ".d/client1/page"));
+    let links: Vec<u64> =
+        pages.map(|page| campaign.path().join("study/artifacts").join(page).metadata().unwrap().nlink()).collect();
+    assert_eq!(links, [3; 3]);
 }
 
 #[test]

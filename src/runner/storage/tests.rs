@@ -41,7 +41,8 @@ fn all_kinds() -> Vec<(&'static str, &'static [u8])> {
 
 #[test]
 fn each_kind_has_a_rule_and_what_a_node_handed_over_is_an_output() {
-    let rules: [(fn(&mut StorageSpec), &[usize]); 3] = [
+    type Case = (fn(&mut StorageSpec), &'static [usize]);
+    let rules: [Case; 3] = [
         (|spec| spec.captures = KeepRule::NONE, &[2]),
         (|spec| spec.events = KeepRule::NONE, &[4]),
         (|spec| spec.outputs = KeepRule::NONE, &[0, 1, 3]),
