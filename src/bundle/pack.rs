@@ -1,8 +1,10 @@
 //! Writing a bundle.
 
-use std::fs::File;
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
@@ -32,7 +34,7 @@ pub enum Content {
 }
 
 /// Writes a bundle whose directory is called `directory`; all of its files have the time `seconds` since 1970. Same parts, same
-/// bytes.
+/// bytes. A file that has several names, and stands under more than one of them, is in it once; the others are hard links.
 ///
 /// # Errors
 /// When a part cannot be read or changes meanwhile, and when `out` takes no more.
@@ -48,13 +50,14 @@ pub fn pack(directory: &str, about: &About, parts: &[Part], seconds: u64, out: i
         directory,
         seconds,
         sums: String::new(),
+        first: HashMap::new(),
     };
     archive.builder.get_mut().include_checksum(true)?;
     archive.add(METADATA, metadata.len() as u64, metadata.as_slice())?;
     for (part, (name, bytes)) in parts.iter().zip(&sizes) {
         match &part.content {
-            Content::Bytes(content) => archive.add(name, *bytes, content.as_slice())?,
-            Content::File(path) => archive.add(name, *bytes, File::open(path)?)?,
+            Content::Bytes(content) => drop(archive.add(name, *bytes, content.as_slice())?),
+            Content::File(path) => archive.add_file(name, *bytes, path)?,
         }
     }
     let sums = std::mem::take(&mut archive.sums);
@@ -74,25 +77,70 @@ struct Archive<'a, W: Write> {
     directory: &'a str,
     seconds: u64,
     sums: String,
+    /// Files with several names, by device and inode: the first name here, and the checksum.
+    first: HashMap<(u64, u64), (String, String)>,
 }
 
 impl<W: Write> Archive<'_, W> {
-    fn add(&mut self, name: &str, bytes: u64, content: impl Read) -> io::Result<()> {
-        if name.contains(['\n', '\\']) {
-            return Err(io::Error::other(format!("{name:?} cannot be the name of a file in a list of checksums")));
+    /// A file that is in here under another name is a link to that.
+    fn add_file(&mut self, name: &str, bytes: u64, path: &Path) -> io::Result<()> {
+        let file = File::open(path)?;
+        let known = several_names(&file.metadata()?);
+        if let Some((first, sum)) = known.and_then(|key| self.first.get(&key)) {
+            let (first, sum) = (first.clone(), sum.clone());
+            return self.link(name, &first, &sum);
         }
+        let sum = self.add(name, bytes, file)?;
+        if let Some(key) = known {
+            self.first.insert(key, (name.to_owned(), sum));
+        }
+        Ok(())
+    }
+
+    fn link(&mut self, name: &str, first: &str, sum: &str) -> io::Result<()> {
+        refuse_name(name)?;
+        let mut header = self.header();
+        header.set_entry_type(tar::EntryType::Link);
+        header.set_size(0);
+        let (path, target) = (format!("{}/{name}", self.directory), format!("{}/{first}", self.directory));
+        self.builder.append_link(&mut header, path, target)?;
+        self.sums.push_str(&format!("{sum}  {name}\n"));
+        Ok(())
+    }
+
+    fn header(&self) -> tar::Header {
         let mut header = tar::Header::new_gnu();
-        header.set_size(bytes);
         header.set_mode(0o644);
         header.set_mtime(self.seconds);
+        header
+    }
+
+    /// Returns its checksum.
+    fn add(&mut self, name: &str, bytes: u64, content: impl Read) -> io::Result<String> {
+        refuse_name(name)?;
+        let mut header = self.header();
+        header.set_size(bytes);
         let mut content = Hashing { inner: content, hash: Sha256::new(), read: 0 };
         self.builder.append_data(&mut header, format!("{}/{name}", self.directory), (&mut content).take(bytes))?;
         if content.read != bytes || content.inner.read(&mut [0])? != 0 {
             return Err(io::Error::other(format!("{name} changes while it is read")));
         }
-        self.sums.push_str(&format!("{}  {name}\n", hex(&content.hash.finalize())));
-        Ok(())
+        let sum = hex(&content.hash.finalize());
+        self.sums.push_str(&format!("{sum}  {name}\n"));
+        Ok(sum)
     }
+}
+
+fn refuse_name(name: &str) -> io::Result<()> {
+    if name.contains(['\n', '\\']) {
+        return Err(io::Error::other(format!("{name:?} cannot be the name of a file in a list of checksums")));
+    }
+    Ok(())
+}
+
+/// What tells a file that has other names as well.
+fn several_names(file: &Metadata) -> Option<(u64, u64)> {
+    (file.nlink() > 1).then(|| (file.dev(), file.ino()))
 }
 
 /// Reads and hashes.

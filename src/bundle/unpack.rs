@@ -1,13 +1,14 @@
 //! Reading a bundle, which may come from anybody.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{DATABASE, METADATA, SPEC, SUMS};
+use super::{ARTIFACTS, DATABASE, METADATA, SPEC, SUMS};
 use crate::plan::{Plan, PlanFileError};
 use crate::store::{RecordFile, StoreError};
 use crate::text::{hex, printable};
@@ -65,6 +66,13 @@ pub fn verify(path: &Path, scratch: &Path) -> Result<Bundle, BundleError> {
     let mut texts: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     let database = scratch.join(DATABASE);
     each(path, |name, entry| {
+        let entry = match entry {
+            Found::File(entry) => entry,
+            Found::Like(first) => {
+                let same = found.get(first).cloned().ok_or_else(|| nowhere(name))?;
+                return once(found.insert(name.to_owned(), same), name);
+            }
+        };
         let mut sink = match name {
             DATABASE => Sink::File(File::create(&database)?),
             PLAN | SPEC | SUMS | METADATA => Sink::Memory(Vec::new()),
@@ -74,10 +82,7 @@ pub fn verify(path: &Path, scratch: &Path) -> Result<Bundle, BundleError> {
         if let Sink::Memory(text) = sink {
             texts.insert(name.to_owned(), text);
         }
-        match found.insert(name.to_owned(), (bytes, sum)) {
-            Some(_) => Err(bad(format!("{} is in it twice", printable(name, 200)))),
-            None => Ok(()),
-        }
+        once(found.insert(name.to_owned(), (bytes, sum)), name)
     })?;
     let text = |name: &str| texts.get(name).ok_or_else(|| bad(format!("it has no {name}, and is no bundle of vptest")));
     let sums = String::from_utf8(text(SUMS)?.clone()).map_err(|_| bad(format!("{SUMS} is no text")))?;
@@ -101,66 +106,104 @@ pub fn verify(path: &Path, scratch: &Path) -> Result<Bundle, BundleError> {
     Ok(Bundle { plan, files, attempts, problems })
 }
 
+fn once<T>(before: Option<T>, name: &str) -> Result<(), BundleError> {
+    match before {
+        Some(_) => Err(bad(format!("{} is in it twice", printable(name, 200)))),
+        None => Ok(()),
+    }
+}
+
+fn nowhere(name: &str) -> BundleError {
+    bad(format!("{} is a link to a file that is not before it", printable(name, 200)))
+}
+
 /// Writes one file of a bundle.
 ///
 /// # Errors
 /// When the bundle cannot be read or has no such file.
 pub fn extract(path: &Path, name: &str, out: &mut impl Write) -> Result<(), BundleError> {
     let mut is_there = false;
+    let mut first = None;
     each(path, |found, entry| {
         if found == name {
             is_there = true;
+            match entry {
+                Found::File(entry) => drop(io::copy(entry, out)?),
+                Found::Like(other) => first = Some(other.to_owned()),
+            }
+        }
+        Ok(())
+    })?;
+    let Some(first) = first else {
+        return if is_there { Ok(()) } else { Err(bad(format!("it has no {name}"))) };
+    };
+    let mut is_file = false;
+    each(path, |found, entry| {
+        if let Found::File(entry) = entry
+            && found == first
+        {
+            is_file = true;
             io::copy(entry, out)?;
         }
         Ok(())
     })?;
-    if is_there { Ok(()) } else { Err(bad(format!("it has no {name}"))) }
+    if is_file { Ok(()) } else { Err(nowhere(name)) }
+}
+
+/// A file of a bundle.
+enum Found<'a> {
+    /// With its content.
+    File(&'a mut dyn Read),
+    /// The same as another one.
+    Like(&'a str),
 }
 
 /// Shows the files of a bundle, by their paths in its directory.
-fn each(path: &Path, mut visit: impl FnMut(&str, &mut dyn Read) -> Result<(), BundleError>) -> Result<(), BundleError> {
+fn each(path: &Path, mut visit: impl FnMut(&str, Found<'_>) -> Result<(), BundleError>) -> Result<(), BundleError> {
     let file = File::open(path)?;
     let most = file.metadata()?.len().saturating_mul(MOST_RATIO).saturating_add(1 << 20);
     let mut decoder = zstd::Decoder::with_buffer(BufReader::with_capacity(1 << 20, file))?;
     decoder.window_log_max(WINDOW)?;
     let mut archive = tar::Archive::new(decoder.take(most));
     let mut directory = None;
-    let mut long_name = None;
+    let (mut long_name, mut long_link) = (None, None);
     // Raw: tar's own reading of long names has no limit.
     for (count, entry) in archive.entries()?.raw(true).enumerate() {
         let mut entry = entry?;
         if count >= 2 * MOST_FILES {
             return Err(bad(format!("it has more than {MOST_FILES} files")));
         }
-        if entry.header().entry_type().is_gnu_longname() {
-            let mut name = Vec::new();
-            (&mut entry).take(LONGEST).read_to_end(&mut name)?;
-            name.pop_if(|last| *last == 0);
-            long_name = Some(String::from_utf8(name).map_err(|_| bad("a path in it is no text"))?);
+        let kind = entry.header().entry_type();
+        if kind.is_gnu_longname() {
+            long_name = Some(long_path(&mut entry)?);
+            continue;
+        }
+        if kind.is_gnu_longlink() {
+            long_link = Some(long_path(&mut entry)?);
             continue;
         }
         let path = match long_name.take() {
-            Some(name) => std::path::PathBuf::from(name),
+            Some(name) => name,
             None => entry.path()?.into_owned(),
         };
-        let shown = || printable(&path.to_string_lossy(), 200);
-        if entry.header().entry_type().is_dir() {
+        let long_link = long_link.take();
+        if kind.is_dir() {
             continue;
         }
-        if !entry.header().entry_type().is_file() {
-            return Err(bad(format!("{} is no regular file", shown())));
+        if kind.is_file() {
+            visit(inside(&path, &mut directory)?, Found::File(&mut entry))?;
+            continue;
         }
-        let mut components = path.components();
-        let first = components.next();
-        let name = components.as_path().to_str().filter(|name| !name.is_empty());
-        let is_plain = components.clone().all(|component| matches!(component, Component::Normal(_)));
-        let (Some(Component::Normal(first)), Some(name), true) = (first, name, is_plain) else {
-            return Err(bad(format!("{} is no path in its directory", shown())));
+        let target = long_link.or(entry.link_name()?.map(std::borrow::Cow::into_owned));
+        let Some(target) = target.filter(|_| kind.is_hard_link()) else {
+            return Err(bad(format!("{} is no regular file", printable(&path.to_string_lossy(), 200))));
         };
-        if directory.get_or_insert_with(|| first.to_owned()) != first {
-            return Err(bad(format!("{} is in another directory", shown())));
+        let (name, target) = (inside(&path, &mut directory)?, inside(&target, &mut directory)?);
+        // The others are read for what they are.
+        if ![name, target].iter().all(|name| Path::new(name).starts_with(ARTIFACTS)) {
+            return Err(bad(format!("{} is a link, which only a file in {ARTIFACTS} can be", printable(name, 200))));
         }
-        visit(name, &mut entry)?;
+        visit(name, Found::Like(target))?;
     }
     // tar stops at its end; what is behind must be there as well.
     let mut rest = archive.into_inner();
@@ -169,6 +212,30 @@ fn each(path: &Path, mut visit: impl FnMut(&str, &mut dyn Read) -> Result<(), Bu
         return Err(bad(format!("it holds more than {MOST_RATIO} times its own size")));
     }
     Ok(())
+}
+
+/// The path that stands in an entry of its own.
+fn long_path(entry: &mut impl Read) -> Result<PathBuf, BundleError> {
+    let mut name = Vec::new();
+    entry.take(LONGEST).read_to_end(&mut name)?;
+    name.pop_if(|last| *last == 0);
+    String::from_utf8(name).map(PathBuf::from).map_err(|_| bad("a path in it is no text"))
+}
+
+/// A path without the bundle's directory, which is the first that is seen.
+fn inside<'p>(path: &'p Path, directory: &mut Option<OsString>) -> Result<&'p str, BundleError> {
+    let shown = || printable(&path.to_string_lossy(), 200);
+    let mut components = path.components();
+    let first = components.next();
+    let name = components.as_path().to_str().filter(|name| !name.is_empty());
+    let is_plain = components.clone().all(|component| matches!(component, Component::Normal(_)));
+    let (Some(Component::Normal(first)), Some(name), true) = (first, name, is_plain) else {
+        return Err(bad(format!("{} is no path in its directory", shown())));
+    };
+    if directory.get_or_insert_with(|| first.to_owned()) != first {
+        return Err(bad(format!("{} is in another directory", shown())));
+    }
+    Ok(name)
 }
 
 /// Where the content of a file goes.
@@ -248,7 +315,7 @@ mod tests {
         vec![part(SPEC, text.as_bytes()), part(PLAN, &json), part("artifacts/a", b"packets")]
     }
 
-    fn write(directory: &Path, parts: &[Part]) -> std::path::PathBuf {
+    fn write(directory: &Path, parts: &[Part]) -> PathBuf {
         let path = directory.join("x.tar.zst");
         pack("x", &About::default(), parts, 1, File::create(&path).unwrap()).unwrap();
         path
@@ -272,6 +339,63 @@ mod tests {
         let path = write(directory.path(), &parts);
         let error = verify(&path, directory.path()).unwrap_err().to_string();
         assert!(error.contains("more than 2000 times") || error.contains("to its end"), "{error}");
+    }
+
+    #[test]
+    fn a_file_with_several_names_is_in_it_once() {
+        let directory = tempfile::tempdir().unwrap();
+        // Nothing that compresses, and more than zstd looks back.
+        let mut content = vec![0; 3 << 20];
+        File::open("/dev/urandom").unwrap().read_exact(&mut content).unwrap();
+        let files = ["a", "b", "c"].map(|name| directory.path().join(name));
+        std::fs::write(&files[0], &content).unwrap();
+        std::fs::hard_link(&files[0], &files[1]).unwrap();
+        std::fs::write(&files[2], &content).unwrap();
+        let long = format!("artifacts/{}", ["d"; 100].join("/"));
+        let packed = |chosen: [usize; 3]| {
+            let mut parts = parts();
+            for (place, index) in chosen.into_iter().enumerate() {
+                let name = format!("{long}/{place}");
+                parts.push(Part { name, content: Content::File(files[index].clone()) });
+            }
+            let path = write(directory.path(), &parts);
+            let bundle = verify(&path, directory.path()).unwrap();
+            assert_eq!((bundle.problems.len(), bundle.files[&format!("{long}/2")]), (0, 3 << 20));
+            let mut out = Vec::new();
+            extract(&path, &format!("{long}/2"), &mut out).unwrap();
+            assert!(out == content);
+            path.metadata().unwrap().len() >> 20
+        };
+        assert_eq!((packed([0, 1, 1]), packed([0, 1, 2])), (3, 6));
+    }
+
+    #[test]
+    fn links_that_lead_elsewhere_are_refused() {
+        let refused = |name: &str, target: &str| {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("x.tar.zst");
+            let mut out = tar::Builder::new(zstd::Encoder::new(File::create(&path).unwrap(), 1).unwrap());
+            let mut header = tar::Header::new_gnu();
+            header.set_size(1);
+            out.append_data(&mut header, "x/artifacts/a", &b"a"[..]).unwrap();
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Link);
+            header.set_size(0);
+            header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+            header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
+            header.set_cksum();
+            out.append(&header, io::empty()).unwrap();
+            out.into_inner().unwrap().finish().unwrap();
+            verify(&path, directory.path()).unwrap_err().to_string()
+        };
+        assert!(refused("x/artifacts/b", "x/artifacts/a").contains("no SHA256SUMS"), "this one is no fault");
+        assert_eq!(refused("x/artifacts/b", "/etc/passwd"), "/etc/passwd is no path in its directory");
+        assert_eq!(refused("x/artifacts/b", "x/artifacts/../../y"), "x/artifacts/../../y is no path in its directory");
+        assert_eq!(refused("x/artifacts/b", "y/artifacts/a"), "y/artifacts/a is in another directory");
+        assert_eq!(refused("x/artifacts/b", "x/artifacts/c"), "artifacts/b is a link to a file that is not before it");
+        assert_eq!(refused("x/artifacts/a", "x/artifacts/a"), "artifacts/a is in it twice");
+        let only = "plan.json is a link, which only a file in artifacts can be";
+        assert_eq!(refused("x/plan.json", "x/artifacts/a"), only);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use crate::record::IterationRecord;
+use crate::runner::{Objects, files_of};
 use crate::store::{self, AttemptName, RecordFile, StoreError};
 use crate::text::{hex, printable};
 
@@ -16,6 +17,8 @@ use crate::text::{hex, printable};
 pub(super) struct Collector {
     out: PathBuf,
     staging: PathBuf,
+    /// Where equal files are to be stored once.
+    objects: Option<Objects>,
 }
 
 /// What became of a file.
@@ -84,7 +87,12 @@ fn attempt_of(name: &str) -> Option<AttemptName> {
 impl Collector {
     /// Stores in `out`; `staging` must be on the same file system.
     pub(super) fn new(out: &Path, staging: PathBuf) -> Self {
-        Self { out: out.to_owned(), staging }
+        Self { out: out.to_owned(), staging, objects: None }
+    }
+
+    /// With equal files, of whichever hosts, stored once.
+    pub(super) fn deduplicating(self, deduplicate: bool) -> Self {
+        Self { objects: deduplicate.then(|| Objects::new(&self.out)), ..self }
     }
 
     /// Takes a file that was sent: `bytes` bytes of `from`, beginning at `at`.
@@ -120,9 +128,18 @@ impl Collector {
             // Of an attempt that was not stored there can be no files that anybody needs.
             remove(&kept)?;
             std::fs::rename(&artifacts, &kept).map_err(failed("move", &artifacts))?;
+            self.deduplicate(&kept).map_err(failed("list", &kept))?;
         }
         store::adopt(path, &place)?;
         Ok(Collected::Stored(Box::new((record, place))))
+    }
+
+    fn deduplicate(&self, kept: &Path) -> io::Result<()> {
+        let Some(objects) = &self.objects else { return Ok(()) };
+        if let Some(problem) = objects.deduplicate(&files_of(kept)?).problem {
+            tracing::warn!("equal files are stored more than once: {problem}");
+        }
+        Ok(())
     }
 
     /// The same file once more, or another one of the same name.
@@ -228,6 +245,25 @@ mod tests {
         assert_eq!(std::fs::read(here.path().join(&name)).unwrap(), database);
         let again = take(&collector, &name, &sent(there.path(), &database)).unwrap();
         assert!(matches!(again, Collected::Known));
+    }
+
+    #[test]
+    fn equal_files_of_two_hosts_are_stored_once() {
+        use std::os::unix::fs::MetadataExt as _;
+        let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let collector = Collector::new(here.path(), here.path().join(".dispatch/incoming")).deduplicating(true);
+        let inodes = [7, 8].map(|number| {
+            let path = write_iteration(there.path(), &sample(number)).unwrap();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            let page = name.replace(".db", ".d/client1/page");
+            take(&collector, &page, &sent(there.path(), &[7; 5000])).unwrap();
+            let database = std::fs::read(&path).unwrap();
+            let stored = take(&collector, &name, &sent(there.path(), &database)).unwrap();
+            assert!(matches!(stored, Collected::Stored(_)));
+            assert_eq!(std::fs::read(here.path().join(&page)).unwrap(), [7; 5000]);
+            std::fs::metadata(here.path().join(&page)).unwrap().ino()
+        });
+        assert_eq!(inodes[0], inodes[1]);
     }
 
     #[test]

@@ -144,7 +144,8 @@ impl<'a> Coordinator<'a> {
             fleet: Fleet::new(hosts, Arc::new(Ssh::new(processes, &directory)), Arc::new(program), was_run),
             limits: Limits::new(&options.plan.spec.limits, options.out, options.errand.clone()),
             id,
-            collector: Collector::new(options.out, directory.join("incoming")),
+            collector: Collector::new(options.out, directory.join("incoming"))
+                .deduplicating(options.plan.spec.storage.deduplicate),
             journal,
             plan,
             directory,

@@ -13,14 +13,14 @@ use super::observer::{Observer, Progress};
 use super::recover::{Recovered, recover};
 use super::running::{CampaignLock, Claim, Claimed, Whereabouts};
 use super::stopping::Stopping;
-use super::{feasible, images, space, tools};
+use super::{feasible, images, space, storage, tools};
 use crate::host::host_name;
 use crate::ids::{IterationNumber, ShortHash, Stage};
 use crate::instrument::facts::facts;
 use crate::plan::{Iteration, Plan};
 use crate::record::{Environment, Header, IterationRecord, Outcome, SENTINEL, SPEC, Status};
 use crate::spec::LimitsSpec;
-use crate::store::{self, Attempts, StoreError};
+use crate::store::{self, AttemptName, Attempts, StoreError};
 use crate::testbed::minimega::leftovers;
 use crate::testbed::{self, Testbed, TestbedError};
 use crate::workload::{self, Workload};
@@ -327,11 +327,14 @@ impl Campaign<'_> {
             observer: options.observer,
             cancel: options.cancel.clone(),
         };
+        forget_unstored(options.out, iteration, attempt)?;
         let Ended { record, kept, leftovers } = iteration::run(&setup, &mut claim).await?;
         if let Err(error) = claim.clear_scratch() {
             report.leftovers.push(format!("{error:#}"));
         }
-        let (file, record) = stored(options.out, record)?;
+        let record = storable(record);
+        let record = storage::apply(&options.plan.spec.storage, options.out, record, options.observer).await;
+        let file = store::write_iteration(options.out, &record)?;
         report.leftovers.extend(leftovers);
         report.kept.extend(kept);
         if let Err(error) = claim.release() {
@@ -406,15 +409,25 @@ impl Rule<'_> {
     }
 }
 
-/// Stores a record. One that breaks a rule of the schema, which instruments and guests could make it do, is stored as a failed
-/// attempt without what it measured, so that one iteration cannot end a campaign.
-fn stored(out: &Path, record: IterationRecord) -> Result<(PathBuf, IterationRecord), StoreError> {
-    match store::write_iteration(out, &record) {
-        Err(StoreError::Record(error)) => {
-            let record = record.without_measurements(Stage::Store, format!("the record breaks a rule: {error}"));
-            Ok((store::write_iteration(out, &record)?, record))
+/// A record that breaks a rule of the schema, which instruments and guests could make it do, becomes that of a failed attempt
+/// without what it measured, so that one iteration cannot end a campaign.
+fn storable(record: IterationRecord) -> IterationRecord {
+    match store::check_record(&record) {
+        Err(error) => record.without_measurements(Stage::Store, format!("the record breaks a rule: {error}")),
+        Ok(()) => record,
+    }
+}
+
+/// Removes files of an earlier try at an attempt that was not stored, which this one would write over: they may have other
+/// names, in attempts that were.
+fn forget_unstored(out: &Path, iteration: &Iteration<'_>, attempt: u32) -> anyhow::Result<()> {
+    let name = AttemptName { number: iteration.number, identity: iteration.identity, attempt };
+    let artifacts = name.artifacts(out);
+    match std::fs::remove_dir_all(&artifacts) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", artifacts.display()))
         }
-        other => Ok((other?, record)),
+        _ => Ok(()),
     }
 }
 

@@ -18,6 +18,7 @@ mod running;
 mod space;
 mod status;
 mod stopping;
+mod storage;
 mod tools;
 
 pub(crate) use campaign::{Begun, ToDo, complete};
@@ -32,3 +33,4 @@ pub use running::Running;
 pub use status::{FactorProgress, HostProgress, Overview, ValueProgress, overview};
 pub(crate) use stopping::Stopping;
 pub use stopping::{StopOverview, TupleCourse};
+pub(crate) use storage::{Objects, files_of};

@@ -42,24 +42,37 @@ pub fn recover(plan: Option<&Plan>, out: &Path) -> anyhow::Result<Vec<Recovered>
 }
 
 fn bury(plan: Option<&Plan>, out: &Path, dead: &Dead) -> anyhow::Result<Vec<Recovered>> {
-    let Some(record) = plan.and_then(|plan| obituary(plan, dead)) else { return Ok(Vec::new()) };
     let mut done = Vec::new();
-    let artifacts = AttemptName::of(&record.header).artifacts(out);
+    let Some(record) = plan.and_then(|plan| obituary(plan, dead)) else {
+        done.extend(forget(out, dead)?);
+        return Ok(done);
+    };
     match store::write_iteration(out, &record) {
         Ok(_) => {
             let text = record.outcome.reasons().join("; ");
             done.push(Recovered::Attempt { number: record.header.number, text });
-            if artifacts.exists() {
-                std::fs::remove_dir_all(&artifacts)
-                    .with_context(|| format!("cannot remove {}", artifacts.display()))?;
-                done.push(Recovered::Removed(artifacts));
-            }
+            done.extend(remove(AttemptName::of(&record.header).artifacts(out))?);
         }
         // It died between storing its file and removing its mark: nothing is missing.
         Err(StoreError::AlreadyExists { .. }) => {}
         Err(error) => return Err(error.into()),
     }
     Ok(done)
+}
+
+/// Removes what an attempt kept that is not stored, and never will be.
+fn forget(out: &Path, dead: &Dead) -> anyhow::Result<Option<Recovered>> {
+    let Some(running) = dead.running.as_ref().filter(|running| running.attempt > 0) else { return Ok(None) };
+    let name = AttemptName { number: running.number, identity: running.identity, attempt: running.attempt };
+    if out.join(name.to_string()).exists() { Ok(None) } else { remove(name.artifacts(out)) }
+}
+
+fn remove(artifacts: PathBuf) -> anyhow::Result<Option<Recovered>> {
+    if !artifacts.exists() {
+        return Ok(None);
+    }
+    std::fs::remove_dir_all(&artifacts).with_context(|| format!("cannot remove {}", artifacts.display()))?;
+    Ok(Some(Recovered::Removed(artifacts)))
 }
 
 /// The record of an attempt that could not write its own; `None` when it is not known well enough: it died before it

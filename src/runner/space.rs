@@ -1,6 +1,9 @@
 //! Is there room for what is still to be run?
 
+use std::collections::{HashMap, HashSet};
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
@@ -70,19 +73,43 @@ impl Used {
         let size = |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(0) } else { Err(error) };
         self.files += 1;
         self.bytes += file.metadata().map(|file| file.len()).or_else(size)?;
-        self.bytes += kept(&file.with_extension("d")).or_else(size)?;
+        self.bytes += added(&file.with_extension("d")).or_else(size)?;
         Ok(())
     }
 }
 
-/// Bytes of the files in a directory.
-fn kept(dir: &Path) -> io::Result<u64> {
-    std::fs::read_dir(dir)?.map(|file| Ok(file?.metadata()?.len())).sum()
+/// Shows all files below a directory.
+fn each_kept(dir: &Path, visit: &mut impl FnMut(&Metadata)) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            each_kept(&entry.path(), visit)?;
+        } else {
+            visit(&entry.metadata()?);
+        }
+    }
+    Ok(())
 }
 
-/// What the iterations in a directory take.
+/// Bytes that a directory of kept files adds to those of all others: a file that has names elsewhere was counted there.
+fn added(dir: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    let mut shared: HashMap<(u64, u64), (u64, u64)> = HashMap::new();
+    each_kept(dir, &mut |file| {
+        if file.nlink() == 1 {
+            bytes += file.len();
+        } else {
+            let (_, elsewhere) = shared.entry((file.dev(), file.ino())).or_insert((file.len(), file.nlink()));
+            *elsewhere -= 1;
+        }
+    })?;
+    Ok(bytes + shared.values().filter(|(_, elsewhere)| *elsewhere == 0).map(|(bytes, _)| bytes).sum::<u64>())
+}
+
+/// What the iterations in a directory take; a file with several names takes its room once.
 pub(super) fn used(out: &Path) -> io::Result<Used> {
     let mut used = Used::default();
+    let mut shared = HashSet::new();
     for entry in std::fs::read_dir(out)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -91,7 +118,11 @@ pub(super) fn used(out: &Path) -> io::Result<Used> {
             used.files += 1;
             used.bytes += entry.metadata()?.len();
         } else if name.ends_with(".d") && !name.starts_with('.') && entry.file_type()?.is_dir() {
-            used.bytes += kept(&entry.path())?;
+            each_kept(&entry.path(), &mut |file| {
+                if file.nlink() == 1 || shared.insert((file.dev(), file.ino())) {
+                    used.bytes += file.len();
+                }
+            })?;
         }
     }
     Ok(used)
@@ -131,5 +162,26 @@ mod tests {
         std::fs::create_dir(out.path().join("000001-0123456789ab01.d")).unwrap();
         std::fs::write(out.path().join("000001-0123456789ab01.d/x.pcapng"), [0; 200]).unwrap();
         assert_eq!(used(out.path()).unwrap().mean(), Some(300));
+    }
+
+    #[test]
+    fn files_in_directories_of_nodes_count_and_linked_ones_once() {
+        let out = tempfile::tempdir().unwrap();
+        let file = |n: u32| out.path().join(format!("{n:06}-0123456789ab01.db"));
+        let kept = |n: u32, name: &str| file(n).with_extension("d").join(name);
+        let mut used_so_far = used(out.path()).unwrap();
+        for n in 1..=2 {
+            std::fs::create_dir_all(kept(n, "client1")).unwrap();
+            std::fs::write(file(n), [0; 100]).unwrap();
+            std::fs::write(kept(n, "client1/own"), [0; 10]).unwrap();
+            match n {
+                1 => std::fs::write(kept(n, "client1/a"), [0; 1000]).unwrap(),
+                _ => std::fs::hard_link(kept(1, "client1/a"), kept(n, "client1/a")).unwrap(),
+            }
+            std::fs::hard_link(kept(n, "client1/a"), kept(n, "b")).unwrap();
+            used_so_far.add(&file(n)).unwrap();
+        }
+        let expected = Used { bytes: 1220, files: 2 };
+        assert_eq!((used_so_far, used(out.path()).unwrap()), (expected, expected));
     }
 }

@@ -22,6 +22,7 @@ mod physical;
 pub mod placeholder;
 mod read;
 mod space;
+mod storage;
 mod value;
 
 use std::time::Duration;
@@ -39,6 +40,7 @@ pub use physical::{PhysicalNode, PhysicalSpec, SwitchAccess, SwitchSpec, Way};
 pub use placeholder::PLACEHOLDERS;
 pub(crate) use read::nearest;
 pub(crate) use space::Space;
+pub use storage::{KeepRule, StorageSpec};
 pub(crate) use value::{Columns, PerColumns, json_string};
 pub use value::{Tuple, Value};
 
@@ -81,6 +83,8 @@ pub struct Spec {
     pub sentinel: Option<SentinelSpec>,
     /// When a run ends before everything is done.
     pub limits: LimitsSpec,
+    /// What is kept of the files beside those of iterations.
+    pub storage: StorageSpec,
 }
 
 impl Spec {

@@ -9,7 +9,7 @@ use super::read::{Entry, Section, Sink};
 use super::{
     AnalysisSpec, CaptureSpec, FakeSpec, Fault, FaultKind, Order, Reuse, Spec, TestbedSpec, VerifySpec, check, factors,
     linktest, parse_factors, parse_instrument, parse_limits, parse_minimega, parse_qemu, parse_sentinel, parse_stop,
-    parse_workload, physical,
+    parse_workload, physical, storage,
 };
 use crate::ids::{Stage, Vantage};
 use crate::units::{ByteSize, DURATION_ACCEPTED, Percent, parse_duration};
@@ -82,6 +82,7 @@ fn read_spec(mut top: Section<'_>, sink: &mut Sink<'_>) -> Spec {
     let written = repetitions_entry.map(|entry| (entry.span, repetitions));
     let stop = top.take("stop").and_then(|e| parse_stop::read(&e, written, sink));
     let limits = top.take("limits").map(|e| parse_limits::read(&e, sink)).unwrap_or_default();
+    let storage = top.take("storage").map(|e| storage::read(&e, &capture, &instrument, sink)).unwrap_or_default();
     let spec = Spec {
         name: name.unwrap_or_default(),
         repetitions: stop.as_ref().map(|(_, max)| *max).or(repetitions).unwrap_or(DEFAULT_REPETITIONS),
@@ -99,6 +100,7 @@ fn read_spec(mut top: Section<'_>, sink: &mut Sink<'_>) -> Spec {
         stop: stop.map(|(stop, _)| stop),
         sentinel: sentinel.as_ref().map(|(sentinel, _)| sentinel.clone()),
         limits,
+        storage,
     };
     top.finish(sink);
     let places = check::Places {

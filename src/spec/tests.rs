@@ -743,6 +743,44 @@ fn wrong_limits_are_refused_by_name() {
 }
 
 #[test]
+fn storage_is_read() {
+    let storage = parse(&format!(
+        "{LEAST}[capture]\nkeep = true\n[storage]\ncaptures = [\"first 3\", \"problems\"]\nevents = \"none\"\ncompress = \"zstd\"\ndeduplicate = true\n"
+    ))
+    .storage;
+    let expected = StorageSpec {
+        captures: KeepRule::Those { problems: true, first: 3 },
+        events: KeepRule::NONE,
+        outputs: KeepRule::All,
+        compress: Some(3),
+        deduplicate: true,
+    };
+    assert_eq!(storage, expected);
+    assert_eq!(parse(LEAST).storage, StorageSpec::default());
+    assert_eq!(parse(&format!("{LEAST}[storage]\ncompress = \"none\"\n")).storage, StorageSpec::default());
+}
+
+#[test]
+fn wrong_storage_is_refused_by_name() {
+    let cases = [
+        "storage = \"all\"",
+        "[storage]\ncaptures = \"problem\"\npcaps = \"all\"",
+        "[storage]\noutputs = [\"all\", \"first 3\"]",
+        "[storage]\noutputs = [\"first 3\", \"first 4\"]",
+        "[storage]\noutputs = []",
+        "[storage]\noutputs = \"first 0\"",
+        "[storage]\noutputs = \"first +3\"",
+        "[storage]\nevents = true",
+        "[storage]\ncompress = \"gzip\"",
+        "[storage]\ncompress = \"zstd\"\nlevel = 20",
+        "[storage]\nlevel = 3",
+        "[storage]\ncompress = \"none\"\nlevel = 3",
+        "[storage]\ndeduplicate = 1",
+    ];
+    snapshot_of("storage", &cases.iter().map(|case| format!("{LEAST}{case}\n")).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_file_that_is_not_utf8_says_where() {
     let error = Spec::parse_bytes(b"name = \"t\"\nworkload = \"a\xffb\"\n").unwrap_err();
     insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {

@@ -24,7 +24,7 @@ pub(super) const MAX_CONNECTIONS: usize = 1 << 17;
 pub(super) const MAX_RECORD_BYTES: usize = 192 << 20;
 
 /// Says what is wrong with `record`, if anything.
-pub(super) fn check(record: &IterationRecord) -> Result<(), BadRecord> {
+pub(crate) fn check(record: &IterationRecord) -> Result<(), BadRecord> {
     check_header(&record.header, &record.outcome)?;
     unique("factor", record.factors.iter().map(|(name, _)| name))?;
     unique_metrics(&record.metrics)?;

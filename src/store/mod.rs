@@ -43,6 +43,7 @@ pub use campaign::{
     AttemptHead, AttemptName, Attempts, BadAttemptName, Measured, NamedHead, environment, head, heads, measured,
     next_attempt, scan, stale_temps,
 };
+pub(crate) use check::check as check_record;
 pub use chosen::Chosen;
 pub use circumstances::{Circumstances, Fact, SettingKind};
 pub use conditions::Conditions;

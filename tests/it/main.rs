@@ -39,6 +39,7 @@ mod signals;
 mod ssh;
 mod status;
 mod stop;
+mod storage;
 mod store;
 mod syscalls;
 mod syscalls_bad;

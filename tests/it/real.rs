@@ -246,12 +246,12 @@ fn a_missing_program_is_named_with_its_package_before_anything_runs() {
 }
 
 /// A small file system, taken away at the end.
-struct SmallDisk<'a> {
+pub(crate) struct SmallDisk<'a> {
     path: &'a std::path::Path,
 }
 
 impl<'a> SmallDisk<'a> {
-    fn mount(path: &'a std::path::Path, size: &str) -> Self {
+    pub(crate) fn mount(path: &'a std::path::Path, size: &str) -> Self {
         std::fs::create_dir_all(path).unwrap();
         let options = format!("size={size}");
         let status = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).status().unwrap();

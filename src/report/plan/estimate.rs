@@ -145,7 +145,11 @@ fn storage(spec: &Spec, tuple: &Tuple) -> Option<f64> {
     if !spec.capture.keep || !tuple.instruments().has(Instrument::Capture) {
         return Some(file);
     }
-    Some(file + pairs * kept_bytes(&spec.capture, traffic(spec, tuple)?))
+    let share = spec.storage.captures.share(spec.repetitions);
+    if share == 0.0 {
+        return Some(file);
+    }
+    Some(file + pairs * share * kept_bytes(&spec.capture, traffic(spec, tuple)?))
 }
 
 /// Payload bytes of one pair; `None` when it is limited by nothing that is known here.

@@ -51,6 +51,15 @@ fn the_summary_is_short_and_honest() {
 }
 
 #[test]
+fn captures_that_a_rule_drops_take_no_room() {
+    let bytes = |rule: &str| Estimate::of(&plan(&format!("{TEXT}[storage]\ncaptures = {rule}\n"))).bytes.unwrap();
+    let [all, first, problems] = ["\"all\"", "\"first 1\"", "[\"problems\"]"].map(bytes);
+    assert_eq!(problems, 64 * 220_000, "iteration files alone");
+    assert!(all > 2 * problems && (all - problems).abs_diff(2 * (first - problems)) <= 2, "{all} {first} {problems}");
+    assert_eq!(Estimate::of(&plan(TEXT)).bytes, Some(all));
+}
+
+#[test]
 fn what_a_rule_to_stop_by_may_save_is_said() {
     let stop = "[stop]\nmetric = [\"rps\", \"latency\"]\nhalf_width = \"2 %\"\nmax = 50\n";
     let plan = plan(&format!("{}{stop}", TEXT.replace("repetitions = 2\n", "")));

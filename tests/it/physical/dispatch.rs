@@ -145,6 +145,31 @@ fn hosts_share_a_campaign_by_whole_blocks_and_the_results_are_those_of_one_host(
 }
 
 #[test]
+fn what_is_kept_on_hosts_comes_compressed_and_is_stored_once() {
+    use std::os::unix::fs::MetadataExt as _;
+    let Some(lab) = lab() else { return };
+    let leave = "[\"sh\", \"-c\", \"seq 10000 > page; echo rps 1\"]\nkeep = [\"page\"]";
+    let spec = FAKE.replace(r#"["sample", "rps", "1000", "10"]"#, leave).replace("repetitions = 3", "repetitions = 6");
+    let campaign = Campaign::planned(&format!(
+        "{spec}\n[storage]\noutputs = \"first 4\"\ncompress = \"zstd\"\ndeduplicate = true\n"
+    ));
+    run(&lab, &campaign, 0);
+    assert_complete(&campaign, 12);
+    let hosts = column(&campaign, "SELECT number, host FROM iteration");
+    assert!(["node2", "node3"].iter().all(|name| hosts.iter().any(|(_, host)| host == name)), "{hosts:?}");
+    let page = |name: &String| campaign.out().join(name.replace(".db", ".d")).join("client1/page.zst");
+    let pages: Vec<_> = campaign.files().iter().map(page).filter(|page| page.exists()).collect();
+    let expected: String = (1..=10_000).map(|n| format!("{n}\n")).collect();
+    assert!(
+        pages.iter().all(|page| zstd::decode_all(std::fs::File::open(page).unwrap()).unwrap() == expected.as_bytes())
+    );
+    let files: Vec<_> = pages.iter().map(|page| page.metadata().unwrap()).collect();
+    assert_eq!(files.len(), 8, "two tuples, four repetitions of each");
+    assert!(files.iter().all(|file| file.ino() == files[0].ino() && file.nlink() == 8), "{files:?}");
+    lab.nodes.iter().for_each(assert_left);
+}
+
+#[test]
 fn what_a_dead_host_was_given_is_run_by_others() {
     let Some(mut lab) = lab() else { return };
     let campaign = campaign(10, SLOW);
