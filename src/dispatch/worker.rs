@@ -38,6 +38,8 @@ pub struct Work {
     pub round: Round,
     /// Which share of it.
     pub share: u32,
+    /// How often the share was begun before, on whichever host: attempts at its iterations then have later numbers.
+    pub restarts: u32,
     /// Path of the running program.
     pub vptest: PathBuf,
 }
@@ -53,7 +55,8 @@ pub async fn work<W: Write + Send + 'static>(
     (canceller, cancel): (Canceller, Cancel),
 ) -> io::Result<()> {
     let voice = Voice::new(out, canceller.clone());
-    let login = std::env::var("PARALLEL_SSHLOGIN").ok();
+    // Slurm's name of the node, where it was Slurm that began this.
+    let login = std::env::var("PARALLEL_SSHLOGIN").or_else(|_| std::env::var("SLURMD_NODENAME")).ok();
     let hello = Frame::Hello { version: VERSION, host: host_name(), login, pid: std::process::id(), share: work.share };
     voice.say(&hello)?;
     let _pulse = Pulse::start(&voice, canceller, work.place.join(work.round.halt()));
@@ -131,8 +134,11 @@ async fn run<W: Write + Send + 'static>(
     // What earlier rounds could not deliver.
     runner::recover(Some(plan), &work.place)?;
     send_again(work, &orders, voice)?;
+    // Each time that it was begun may have used as many numbers, on a host that nobody can ask.
+    let used = work.restarts.saturating_mul(orders.retries.saturating_add(1));
+    let later = |attempt: u32| attempt.saturating_add(used);
     let errand = Errand {
-        attempts: share.iterations.iter().map(|turn| (turn.number, turn.attempt)).collect::<BTreeMap<_, _>>(),
+        attempts: share.iterations.iter().map(|turn| (turn.number, later(turn.attempt))).collect::<BTreeMap<_, _>>(),
         halt: Some(work.place.join(work.round.halt())),
         until: orders.until,
         // The others are the coordinator's to watch, over all hosts.

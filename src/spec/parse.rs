@@ -8,8 +8,8 @@ use super::diagnostic::{Diagnostic, Diagnostics};
 use super::read::{Entry, Section, Sink};
 use super::{
     AnalysisSpec, CaptureSpec, FakeSpec, Fault, FaultKind, Order, Reuse, Spec, TestbedSpec, VerifySpec, check, factors,
-    linktest, parse_factors, parse_instrument, parse_limits, parse_minimega, parse_qemu, parse_sentinel, parse_stop,
-    parse_workload, physical,
+    linktest, parse_factors, parse_instrument, parse_limits, parse_minimega, parse_qemu, parse_sentinel, parse_slurm,
+    parse_stop, parse_workload, physical,
 };
 use crate::ids::{Stage, Vantage};
 use crate::units::{ByteSize, DURATION_ACCEPTED, Percent, parse_duration};
@@ -82,6 +82,7 @@ fn read_spec(mut top: Section<'_>, sink: &mut Sink<'_>) -> Spec {
     let written = repetitions_entry.map(|entry| (entry.span, repetitions));
     let stop = top.take("stop").and_then(|e| parse_stop::read(&e, written, sink));
     let limits = top.take("limits").map(|e| parse_limits::read(&e, sink)).unwrap_or_default();
+    let slurm = top.take("slurm").map(|e| parse_slurm::read(&e, sink)).unwrap_or_default();
     let spec = Spec {
         name: name.unwrap_or_default(),
         repetitions: stop.as_ref().map(|(_, max)| *max).or(repetitions).unwrap_or(DEFAULT_REPETITIONS),
@@ -99,6 +100,7 @@ fn read_spec(mut top: Section<'_>, sink: &mut Sink<'_>) -> Spec {
         stop: stop.map(|(stop, _)| stop),
         sentinel: sentinel.as_ref().map(|(sentinel, _)| sentinel.clone()),
         limits,
+        slurm,
     };
     top.finish(sink);
     let places = check::Places {
