@@ -222,7 +222,7 @@ impl<'a> Coordinator<'a> {
         Ok(self.collector.clear().map_err(anyhow::Error::from)?)
     }
 
-    fn announce(&self, to_do: &ToDo) -> Result<(), CampaignError> {
+    pub(super) fn announce(&self, to_do: &ToDo) -> Result<(), CampaignError> {
         let options = self.options;
         feasible::check(options.plan, to_do.numbers.iter().copied()).map_err(CampaignError::Infeasible)?;
         options.observer.notice(&Progress::Campaign {

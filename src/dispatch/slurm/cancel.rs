@@ -15,8 +15,10 @@ use crate::runner::{Begun, Options, Report};
 /// # Errors
 /// When the campaign has a coordinator, when Slurm does not answer, and when results cannot be stored.
 pub async fn cancel(options: &Options<'_>) -> Result<Report, DispatchError> {
-    let _begun = Begun::new(options, true).await?;
+    let begun = Begun::new(options, true).await?;
     let mut coordinator = Coordinator::new(options, &[], Some(None)).await?;
+    let (_, to_do) = begun.to_do(options, None)?;
+    coordinator.announce(&to_do)?;
     let mut left = array::left(options.out).len();
     while let Some(array) = submit::adopt(&mut coordinator).await? {
         follow::follow(&mut coordinator, array).await?;

@@ -12,7 +12,7 @@ use super::super::coordinator::{Coordinator, DispatchError};
 use super::SlurmError;
 use super::array::Array;
 use super::command::Commands;
-use super::element::{Begun, Element};
+use super::element::{Begun, Element, Stream};
 use super::queue::{self, Life, Seen};
 use super::script;
 use super::submit::{excluded, slurm};
@@ -41,6 +41,8 @@ const END: Duration = Duration::from_secs(180);
 const KILLED: Duration = Duration::from_secs(60);
 /// How long Slurm's controller may be away.
 const PATIENCE: Duration = Duration::from_secs(3600);
+/// Why an element was cancelled that was found so.
+const FOUND: &str = "it was cancelled before";
 /// What is said for why an element waits, where nobody has to do anything about it.
 const USUAL: &[&str] = &[
     "Priority",
@@ -194,7 +196,7 @@ impl Following<'_, '_> {
             element.see(seen);
             if is_first && element.state() == "CANCELLED" {
                 // Nobody looked after it then, and it is submitted again because somebody wishes so now.
-                element.killed = Some("it was cancelled".to_owned());
+                element.killed = Some(FOUND.to_owned());
             }
         }
         self.tell_reasons();
@@ -211,7 +213,7 @@ impl Following<'_, '_> {
         let reasons: BTreeSet<String> = waits.filter_map(|seen| seen.reason.clone()).collect();
         let job = self.array.job.unwrap_or_default();
         for reason in reasons {
-            let is_usual = USUAL.contains(&reason.as_str());
+            let is_usual = reason.split(", ").all(|one| USUAL.contains(&one));
             if is_usual || !self.reasons.insert(reason.clone()) {
                 continue;
             }
@@ -309,7 +311,11 @@ impl Following<'_, '_> {
 
     /// An element whose worker gives no sign of life is cancelled.
     fn watch(&mut self, element: &mut Element) {
-        let is_silent = element.streams.values().any(|stream| stream.is_open() && stream.heard.elapsed() > SILENCE);
+        // Workers of the times before may have been lost without a word, and the last one may not have begun yet.
+        let was_long_ago = |since: Instant| since.elapsed() > SILENCE;
+        let is_silent = element.streams.values().any(Stream::is_open)
+            && element.streams.values().all(|stream| was_long_ago(stream.heard))
+            && element.runs_since.is_some_and(was_long_ago);
         if is_silent && element.state() == "RUNNING" && element.killed.is_none() {
             let seconds = SILENCE.as_secs();
             self.coordinator.say(&format!("{}: no sign of life for {seconds} s: it is cancelled", element.name()));
@@ -370,8 +376,13 @@ impl Following<'_, '_> {
         }
         let state = element.state();
         // What is no fault of its node's.
-        let is_innocent = ["TIMEOUT", "OUT_OF_MEMORY", "PREEMPTED", "DEADLINE", "CANCELLED"].contains(&state)
-            && element.killed.as_ref().is_none_or(|_| element.streams.is_empty());
+        let is_innocent = match element.killed.as_deref() {
+            Some(why) => why == FOUND,
+            None => {
+                code == Some(script::ALONE)
+                    || ["TIMEOUT", "OUT_OF_MEMORY", "PREEMPTED", "DEADLINE", "CANCELLED", "REVOKED"].contains(&state)
+            }
+        };
         slurm(self.coordinator).trouble = Some(format!("{}: {why}", element.name()));
         let news = match element.node().filter(|_| !is_innocent).map(str::to_owned) {
             Some(node) => {

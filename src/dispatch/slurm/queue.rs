@@ -90,15 +90,25 @@ fn line(line: &str, name: &str) -> Option<Seen> {
         restarts: restarts.parse().ok(),
         exit: None,
         node: some(node),
-        reason: some(reason).filter(|reason| reason != "None"),
+        reason: reasons(reason),
     };
     seen.exit = (seen.life() == Life::Ended).then_some(ended);
+    if seen.life() == Life::Runs {
+        // Why it had waited.
+        seen.reason = None;
+    }
     Some(seen)
 }
 
 fn some(text: &str) -> Option<String> {
     let is_there = !text.is_empty() && text != "(null)" && text != "N/A";
     is_there.then(|| crate::text::printable(text, 200))
+}
+
+/// Elements that are told together may have several.
+fn reasons(text: &str) -> Option<String> {
+    let all: Vec<&str> = text.split(',').map(str::trim).filter(|reason| *reason != "None").collect();
+    some(&all.join(", "))
 }
 
 /// As `wait` gives it.
@@ -177,8 +187,8 @@ mod tests {
     #[test]
     fn the_queue_is_read() {
         let text = format!(
-            "8|10|2|FAILED|0|18944|n2|{NAME}|NonZeroExitCode|\n8|9|1|RUNNING|1|0|n1|{NAME}|None|\n\
-             8|8|[3-5,7%2]|PENDING|0|0||{NAME}|Resources|\n9|9|1|RUNNING|0|0|n1|other|None|\nnonsense\n"
+            "8|10|2|FAILED|0|18944|n2|{NAME}|NonZeroExitCode|\n8|9|1|RUNNING|1|0|n1|{NAME}|Priority|\n\
+             8|8|[3-5,7%2]|PENDING|0|0||{NAME}|Resources,None|\n9|9|1|RUNNING|0|0|n1|other|None|\nnonsense\n"
         );
         let seen = read(&text, NAME);
         assert_eq!(seen.len(), 3);
@@ -187,6 +197,7 @@ mod tests {
         assert_eq!((by[&2].life(), by[&2].exit), (Life::Ended, Some(74)));
         assert_eq!(by[&2].ending().unwrap(), "exit status 74");
         assert_eq!((by[&1].life(), by[&1].exit, by[&1].restarts), (Life::Runs, None, Some(1)));
+        assert_eq!(by[&1].reason, None);
         assert_eq!((by[&4].life(), by[&4].node.as_deref()), (Life::Waits, None));
         assert_eq!(by[&4].reason.as_deref(), Some("Resources"));
     }

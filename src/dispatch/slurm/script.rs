@@ -80,7 +80,7 @@ is_machine() {{
 # The worker takes its iteration down when it is asked to; nobody else must end before it.
 work() {{
     trap 'kill -TERM "$worker" 2>/dev/null' TERM
-    "$program/{BUNDLE_PROGRAM}" worker --place "$place" --round {round} --share "$SLURM_ARRAY_TASK_ID" --restarts "$1" &
+    "$program/{BUNDLE_PROGRAM}" worker --place "$place" --round {round} --share "$2" --restarts "$1" &
     worker=$!
     while :; do wait "$worker"; e=$?; kill -0 "$worker" 2>/dev/null || break; done
     trap '' TERM
@@ -112,7 +112,7 @@ shared() {{
     mkdir "$said" && : > "$said/stdout" && exec 2> "$said/stderr" || exit {BROKEN}
     is_machine || exit {MACHINE}
     if have; then unpack < "$directory/{FILES}"; else cat "$directory/{PROGRAM}" "$directory/{FILES}" | unpack; fi || exit $?
-    work "$restarts" > "$said/stdout"
+    work "$restarts" "$SLURM_ARRAY_TASK_ID" > "$said/stdout"
     # All that it did is where the coordinator finds it.
     [ $e = 0 ] && rm -rf "$place"
     exit $e
@@ -151,7 +151,7 @@ if {sees}; then shared; else {otherwise}; fi
 echo $$ > "$hold/begun" || exit {BROKEN}
 is_machine || exit {MACHINE}
 unpack || exit $?
-work "$1" < /dev/null
+work "$1" "$2" < /dev/null
 exit $e"#,
             common = self.common()
         )

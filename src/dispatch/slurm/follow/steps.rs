@@ -38,11 +38,10 @@ impl Following<'_, '_> {
         let program = if element.step.with_program { place(script::PROGRAM) } else { String::new() };
         let before = u32::try_from(element.streams.len()).unwrap_or(u32::MAX).max(element.restarts());
         let (files, step, said) = (place(script::FILES), place("step"), quoted(&said.to_string_lossy()));
-        let line = format!(
-            "cat {program} {files} | {STEP}{job} sh -c \"$(cat {step})\" vptest {before} > {said}/stdout 2> {said}/stderr"
-        );
-        element.step.running = Some(begun);
         let (commands, number) = (Arc::clone(&self.commands), element.number);
+        let call = format!("{STEP}{job} sh -c \"$(cat {step})\" vptest {before} {number}");
+        let line = format!("cat {program} {files} | {call} > {said}/stdout 2> {said}/stderr");
+        element.step.running = Some(begun);
         self.errands.push(Box::pin(async move {
             let talk = commands.talk("sh", &["-c".to_owned(), line]).await;
             Errand::Stepped(number, begun, talk.map(|(status, _, err)| (status, err)))
