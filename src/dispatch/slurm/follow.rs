@@ -244,32 +244,26 @@ impl Following<'_, '_> {
                 self.tell(wish);
             }
             if wish == "now" && since.elapsed() > END && !std::mem::replace(&mut self.was_killed, true) {
-                self.scancel(&[&[]]);
+                self.scancel(&[]);
             }
         }
         Ok(())
     }
 
     fn tell(&mut self, wish: &'static str) {
-        match wish {
+        // Each by itself: scancel tries for minutes where Slurm is just moving an element.
+        self.scancel(&["--state=PENDING"]);
+        if wish == "now" {
             // Their workers take the iteration down. scancel alone would leave them `KillWait` for that.
-            "now" => self.scancel(&[&["--state=PENDING"], &["--batch", "--signal=TERM", "--state=RUNNING"]]),
-            _ => self.scancel(&[&["--state=PENDING"]]),
+            self.scancel(&["--batch", "--signal=TERM", "--state=RUNNING"]);
         }
     }
 
-    /// Calls scancel on the array with each of these lists of options.
-    fn scancel(&mut self, calls: &'static [&'static [&'static str]]) {
+    /// Calls scancel on the array.
+    fn scancel(&mut self, options: &'static [&'static str]) {
         let Some(job) = self.array.job else { return };
         let commands = Arc::clone(&self.commands);
-        self.errands.push(Box::pin(async move {
-            for options in calls {
-                if let Err(error) = commands.cancel(options, &job.to_string()).await {
-                    return Errand::Told(Err(error));
-                }
-            }
-            Errand::Told(Ok(()))
-        }));
+        self.errands.push(Box::pin(async move { Errand::Told(commands.cancel(options, &job.to_string()).await) }));
     }
 
     /// Cancels an element alone.
@@ -327,7 +321,8 @@ impl Following<'_, '_> {
     fn finish_all(&mut self) -> anyhow::Result<()> {
         let is_over = |element: &&Element| {
             let never_ran = element.streams.is_empty() && element.node().is_none();
-            let is_heard_out = element.was_heard_out() || never_ran;
+            let has_refused = element.seen.as_ref().and_then(|seen| seen.exit).and_then(script::meaning).is_some();
+            let is_heard_out = element.was_heard_out() || never_ran || has_refused;
             let is_quiet = element.step.running.is_none();
             is_quiet && element.ended.is_some_and(|ended| is_heard_out || ended.elapsed() > GRACE)
         };

@@ -77,7 +77,9 @@ pub(super) async fn submit(
         Err(error @ (SlurmError::Silent(_) | SlurmError::Unreachable(_))) => return Err(error.into()),
         Err(error) => {
             array.remove()?;
-            return Err(error.into());
+            // None may be left.
+            let is_short = matches!(error, SlurmError::Rejected(_)) && !coordinator.fleet.unusable().is_empty();
+            return Err(if is_short { DispatchError::NoHost(coordinator.fleet.why()) } else { error.into() });
         }
     }
     let (job, count) = (array.job.unwrap_or_default(), array.orders.shares.len());

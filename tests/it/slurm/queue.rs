@@ -47,7 +47,7 @@ fn an_element_of_a_node_that_fails_is_run_again_on_another_one() {
     wait_until("an element that waits again", || states(&lab, &campaign).iter().any(|state| state == "requeued"));
     let shown = lab.vptest(&campaign, 0, &["status"]);
     assert!(shown.out.contains("in Slurm's queue: job ") && shown.out.contains("no accounting"), "{}", shown.out);
-    assert!(shown.out.contains("requeued (BeginTime)"), "{}", shown.out);
+    assert!(shown.out.contains("1 requeued"), "{}", shown.out);
     wait_until("the end", || {
         let_requeued_begin(&lab);
         lab.unfinished().is_empty()
