@@ -77,7 +77,7 @@ fn show(out: &mut Vec<u8>, args: &Args, overview: &Overview, arrays: &[ArrayStat
     match args.format {
         Format::Json => {
             let is_somewhere = dispatch.is_some() || !arrays.is_empty();
-            let dispatch = is_somewhere.then(|| Dispatch { state: dispatch.as_ref(), slurm: arrays });
+            let dispatch = is_somewhere.then_some(Dispatch { state: dispatch.as_ref(), slurm: arrays });
             let whole = Whole { overview, dispatch };
             let text = match args.watch {
                 // One document in a line, for who reads them as they come.

@@ -170,10 +170,10 @@ impl Element {
     /// Did the worker that was begun last say its last word?
     pub(super) fn was_heard_out(&self) -> bool {
         let restarts = self.restarts();
-        let own =
+        let mut own =
             self.streams.iter().filter(|(begun, _)| matches!(begun, Begun::Itself(number) if *number >= restarts));
-        let steps = self.streams.iter().filter(|(begun, _)| matches!(begun, Begun::Step(_)));
-        own.last().or(steps.last()).is_some_and(|(_, stream)| stream.has_ended)
+        let mut steps = self.streams.iter().filter(|(begun, _)| matches!(begun, Begun::Step(_)));
+        own.next_back().or_else(|| steps.next_back()).is_some_and(|(_, stream)| stream.has_ended)
     }
 
     /// Did it begin a worker by itself since it has its node?

@@ -21,7 +21,9 @@ pub(super) const NODES: [&str; 2] = ["n1", "n2"];
 /// What a lab needs of this machine.
 pub(super) fn tools() -> bool {
     need::root()
-        && ["slurmctld", "slurmd", "munged", "sbatch", "srun", "unshare"].iter().all(|name| need::program(name))
+        && ["slurmctld", "slurmd", "munged", "sbatch", "srun", "unshare", "setpriv"]
+            .iter()
+            .all(|name| need::program(name))
 }
 
 /// A port that nobody has now.
@@ -66,8 +68,20 @@ impl Lab {
              slurmctld -D -i 2> $D/slurmctld.err &\n{nodes}wait\n",
             place.display()
         );
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", &script]);
+        // Killed with the test, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-c",
+            &script,
+        ]);
         let cluster = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let lab = Self { directory, cluster };
         wait_until("that both nodes are idle", || {
