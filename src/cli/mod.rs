@@ -3,6 +3,7 @@
 mod agent;
 mod analyze;
 mod bundle;
+mod cancel;
 mod clean;
 mod doctor;
 mod exit;
@@ -72,6 +73,7 @@ enum Command {
     Sweep(sweep::Args),
     Run(run::Args),
     Status(status::Args),
+    Cancel(cancel::Args),
     Logs(logs::Args),
     Merge(merge::Args),
     Analyze(analyze::Args),
@@ -119,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Sweep(args) => sweep::run(&args, cli.verbosity),
         Command::Run(args) => run::run(&args, cli.verbosity),
         Command::Status(args) => status::run(&args),
+        Command::Cancel(args) => cancel::run(&args, cli.verbosity),
         Command::Logs(args) => logs::run(&args),
         Command::Merge(args) => merge::run(&args, cli.verbosity),
         Command::Analyze(args) => analyze::run(&args),

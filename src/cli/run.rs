@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::exit::{Exit, Failure};
 use super::progress::Display;
 use super::{Verbosity, plan_file};
-use crate::dispatch::{self, DispatchError, Host};
+use crate::dispatch::{self, DispatchError, Engine, slurm};
 use crate::host::userns::{self, Privilege};
 use crate::plan::{Plan, selection};
 use crate::record::Status;
@@ -21,6 +21,7 @@ Examples:
   vptest run --retries 2          two more tries at each iteration that fails
   vptest run --on parallel:kn1,root@kn2:2222     on hosts that ssh reaches, one iteration at a time on each
   vptest run --on igor:'que[0-9]+'    on the heads of igor's reservations
+  vptest run --on slurm:net       each as an element of an array in Slurm's queue, in the partition `net`
   vptest sweep params.toml --format commands | parallel -j1 --eta
 
 Hosts need ssh without a password, a shell, tar, sha256sum, perl and what the workload needs, but no vptest: it is copied to \
@@ -38,7 +39,7 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
     /// Where iterations run: `local`, `parallel:HOST,HOST,…` (over ssh, with GNU parallel), `igor:REGEX` (the first host of each
-    /// reservation of that name)
+    /// reservation of that name), `slurm` or `slurm:PARTITION` (an array job; `[slurm]` in the spec says more)
     #[arg(long, value_name = "WHERE")]
     on: Option<String>,
     /// Run on the hosts of this file, one `[user@]host[:port]` in a line
@@ -79,8 +80,11 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
     let last = u32::try_from(plan.iterations.len()).unwrap_or(u32::MAX);
     let selection = args.iter.as_deref().map(|text| selection::select(text, last));
     let selection = selection.transpose().map_err(|error| Failure::new(Exit::Usage, error))?;
-    let hosts = hosts(args)?;
-    if hosts.is_none() {
+    let engine = engine(args)?;
+    if engine.is_none() {
+        if slurm::is_left(&args.out) {
+            return Err(queued(&args.out.display().to_string()));
+        }
         enter(&plan)?;
     }
     let vptest = program()?;
@@ -102,9 +106,9 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
     };
     let result = runtime.block_on(async {
         let signals = tokio::spawn(watch_signals(canceller, cancel));
-        let result = match &hosts {
+        let result = match &engine {
             None => crate::runner::run(&options).await.map_err(failure),
-            Some(hosts) => dispatch::run(&options, hosts).await.map_err(dispatch_failure),
+            Some(engine) => dispatch::run(&options, engine).await.map_err(dispatch_failure),
         };
         signals.abort();
         result
@@ -114,16 +118,21 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
 }
 
 /// Where iterations run, when it is not here.
-fn hosts(args: &Args) -> Result<Option<Vec<Host>>, Failure> {
+fn engine(args: &Args) -> Result<Option<Engine>, Failure> {
     let wrong = |error| Failure::new(Exit::Usage, anyhow::Error::new(error));
     let listed = match args.on.as_deref() {
         None | Some("local") => None,
+        Some("slurm") => Some(Engine::Slurm { partition: None }),
         Some(text) => match text.split_once(':') {
-            Some(("parallel", list)) => Some(dispatch::from_list(list).map_err(wrong)?),
-            Some(("igor", expression)) => Some(super::igor::heads(expression)?),
+            Some(("parallel", list)) => Some(Engine::Hosts(dispatch::from_list(list).map_err(wrong)?)),
+            Some(("igor", expression)) => Some(Engine::Hosts(super::igor::heads(expression)?)),
+            Some(("slurm", partition)) if slurm::is_partition(partition) => {
+                Some(Engine::Slurm { partition: Some(partition.to_owned()) })
+            }
             _ => {
-                let what =
-                    format!("`--on {}`: iterations can run on `local`, `parallel:HOST,…` and `igor:REGEX`", text);
+                let what = format!(
+                    "`--on {text}`: iterations can run on `local`, `parallel:HOST,…`, `igor:REGEX`, `slurm` and `slurm:PARTITION`"
+                );
                 return Err(Failure::text(Exit::Usage, what));
             }
         },
@@ -132,7 +141,7 @@ fn hosts(args: &Args) -> Result<Option<Vec<Host>>, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Failure::new(Exit::Usage, anyhow::Error::new(error).context(format!("cannot read {}", path.display())))
     })?;
-    Ok(Some(dispatch::from_file(path, &text).map_err(wrong)?))
+    Ok(Some(Engine::Hosts(dispatch::from_file(path, &text).map_err(wrong)?)))
 }
 
 /// Gets what the testbeds of a plan need of this process. Must come before any thread starts: only a process of one thread can
@@ -160,13 +169,43 @@ pub(super) fn program() -> Result<PathBuf, Failure> {
     })
 }
 
-fn dispatch_failure(error: DispatchError) -> Failure {
+/// Another engine has iterations of the campaign.
+fn queued(out: &str) -> Failure {
+    Failure::new(Exit::Usage, DispatchError::Queued(out.to_owned()))
+        .hint("`vptest run --on slurm` goes on with them; `vptest cancel` ends them and stores what has come")
+}
+
+pub(super) fn dispatch_failure(error: DispatchError) -> Failure {
     match error {
         DispatchError::Campaign(error) => failure(error),
+        DispatchError::Queued(out) => queued(&out),
+        DispatchError::Slurm(error) => slurm_failure(error),
         DispatchError::NoHost(_) => Failure::new(Exit::Unsupported, error)
             .hint("what came back is stored; `vptest run` with the same words goes on with what is left"),
         DispatchError::Other(_) => Failure::new(Exit::Unsupported, error),
     }
+}
+
+fn slurm_failure(error: slurm::SlurmError) -> Failure {
+    use slurm::SlurmError as Error;
+    let hint = match &error {
+        Error::NoProgram(_) => "`--on slurm` needs Slurm's programs on this host, and a `slurm.conf`",
+        Error::Unreachable(_) | Error::Silent(_) => {
+            "nothing is lost: `vptest run --on slurm` goes on with what is in the queue as soon as Slurm answers (`scontrol ping`)"
+        }
+        Error::Partition { .. } => {
+            "`sinfo` lists the partitions; `[slurm] partition` in the spec or `--on slurm:PARTITION` names one"
+        }
+        Error::Rejected(_) => "`[slurm]` in the spec has what sbatch was asked for",
+        Error::Cancelled { .. } => "what had come is stored; `vptest run --on slurm` goes on with what is left",
+        Error::Failed { .. } | Error::Io { .. } => "what had come is stored; `vptest run --on slurm` goes on",
+    };
+    let exit = match &error {
+        Error::Partition { .. } | Error::Rejected(_) => Exit::Usage,
+        Error::Cancelled { .. } => Exit::Interrupted,
+        _ => Exit::Unsupported,
+    };
+    Failure::new(exit, error).hint(hint)
 }
 
 const DOCTOR: &str = "`vptest doctor` shows what this host can run and what is missing";

@@ -7,11 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::exit::{Exit, Failure};
 use super::progress::coarse;
 use super::{Format, plan_file};
+use crate::dispatch::slurm::{self, ArrayStatus, ElementStatus};
 use crate::dispatch::{State, read_state};
 use crate::runner::{Overview, Running, StopOverview, ValueProgress, overview};
 
 /// Reasons that are shown; the rest is counted.
 const SHOWN_REASONS: usize = 10;
+/// Elements of an array of Slurm's that are shown.
+const SHOWN_ELEMENTS: usize = 20;
 /// Values of a factor that are shown.
 const SHOWN_VALUES: usize = 12;
 
@@ -44,14 +47,15 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         let plan = plan_file::read(&args.out)?;
         let overview = overview(&plan, &args.out)?;
         let mut page = Vec::new();
-        show(&mut page, args, &overview)?;
+        let arrays = arrays(&args.out)?;
+        show(&mut page, args, &overview, &arrays)?;
         if args.watch.is_some() && out.is_terminal() {
             // To the upper left corner, and nothing below.
             out.write_all(b"\x1b[H\x1b[2J")?;
         }
         out.write_all(&page)?;
         out.flush()?;
-        let is_over = overview.left == 0 && overview.running.is_empty() && !overview.on_hosts;
+        let is_over = overview.left == 0 && overview.running.is_empty() && !overview.on_hosts && arrays.is_empty();
         match args.watch.filter(|_| !is_over) {
             Some(seconds) => std::thread::sleep(Duration::from_secs(seconds)),
             None => return Ok(if overview.unreadable.is_empty() { Exit::Done } else { Exit::Unreadable }),
@@ -59,11 +63,22 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     }
 }
 
-fn show(out: &mut Vec<u8>, args: &Args, overview: &Overview) -> Result<(), Failure> {
+/// What Slurm says of the campaign; nobody asks it where the campaign has nothing there.
+fn arrays(out: &std::path::Path) -> Result<Vec<ArrayStatus>, Failure> {
+    if !slurm::is_left(out) {
+        return Ok(Vec::new());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(slurm::status(out))?)
+}
+
+fn show(out: &mut Vec<u8>, args: &Args, overview: &Overview, arrays: &[ArrayStatus]) -> Result<(), Failure> {
     let dispatch = overview.on_hosts.then(|| read_state(&args.out)).flatten();
     match args.format {
         Format::Json => {
-            let whole = Whole { overview, dispatch: dispatch.as_ref() };
+            let is_somewhere = dispatch.is_some() || !arrays.is_empty();
+            let dispatch = is_somewhere.then_some(Dispatch { state: dispatch.as_ref(), slurm: arrays });
+            let whole = Whole { overview, dispatch };
             let text = match args.watch {
                 // One document in a line, for who reads them as they come.
                 Some(_) => serde_json::to_string(&whole),
@@ -77,6 +92,9 @@ fn show(out: &mut Vec<u8>, args: &Args, overview: &Overview) -> Result<(), Failu
             print_progress(out, overview)?;
             if let Some(state) = &dispatch {
                 print_hosts(out, state)?;
+            }
+            for array in arrays {
+                print_array(out, array)?;
             }
         }
     }
@@ -116,7 +134,48 @@ struct Whole<'a> {
     #[serde(flatten)]
     overview: &'a Overview,
     /// Who runs it on which hosts; `null` when nobody does.
-    dispatch: Option<&'a State>,
+    dispatch: Option<Dispatch<'a>>,
+}
+
+#[derive(serde::Serialize)]
+struct Dispatch<'a> {
+    /// Not there when nobody looks after what is in Slurm's queue.
+    #[serde(flatten)]
+    state: Option<&'a State>,
+    slurm: &'a [ArrayStatus],
+}
+
+/// What Slurm says of an array.
+fn print_array(out: &mut impl std::io::Write, array: &ArrayStatus) -> std::io::Result<()> {
+    let job = array.job.map_or_else(|| "an array that is not in the queue".to_owned(), |job| format!("job {job}"));
+    let counts: Vec<String> = array.counts().iter().map(|(state, count)| format!("{count} {state}")).collect();
+    let more = match (&array.problem, array.accounting) {
+        (Some(problem), _) => format!("; {problem}"),
+        (None, Some(false)) => "; no accounting".to_owned(),
+        (None, _) => String::new(),
+    };
+    writeln!(out, "in Slurm's queue: {job}, {} elements: {}{more}", array.elements.len(), counts.join(", "))?;
+    let is_shown = |element: &&ElementStatus| !matches!(element.state, "stored" | "pending");
+    let shown: Vec<&ElementStatus> = array.elements.iter().filter(is_shown).collect();
+    for element in shown.iter().take(SHOWN_ELEMENTS) {
+        let numbers: Vec<String> = element.iterations.iter().map(ToString::to_string).collect();
+        let node = element.node.as_ref().map_or_else(String::new, |node| format!(" on {node}"));
+        let reason = element.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+        let exit =
+            element.exit.filter(|exit| *exit != 0).map_or_else(String::new, |exit| format!(", exit status {exit}"));
+        let what = format!("{}{node}{reason}{exit}", element.state);
+        writeln!(out, "  element {:<5} iteration {:<12} {what}", element.element, numbers.join(","))?;
+    }
+    if shown.len() > SHOWN_ELEMENTS {
+        writeln!(out, "  and {} more (--format json has them all)", shown.len() - SHOWN_ELEMENTS)?;
+    }
+    // The same for all of them, most of the time.
+    let waits = array.elements.iter().filter(|element| element.state == "pending");
+    let reasons: std::collections::BTreeSet<&str> = waits.filter_map(|element| element.reason.as_deref()).collect();
+    if !reasons.is_empty() {
+        writeln!(out, "  pending: {}", reasons.into_iter().collect::<Vec<_>>().join(", "))?;
+    }
+    Ok(())
 }
 
 /// What each host does.

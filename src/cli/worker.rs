@@ -19,13 +19,22 @@ pub(super) struct Args {
     /// Which share of it; without one, only what was not taken yet is sent
     #[arg(long, value_name = "N")]
     share: Option<u32>,
+    /// How often it was begun before
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    restarts: u32,
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let plan = plan_file::read(&args.place)?;
     run::enter(&plan)?;
     let vptest = run::program()?;
-    let work_to_do = Work { place: args.place.clone(), round: args.round.clone(), share: args.share, vptest };
+    let work_to_do = Work {
+        place: args.place.clone(),
+        round: args.round.clone(),
+        share: args.share,
+        restarts: args.restarts,
+        vptest,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (canceller, cancel) = Canceller::new();
     runtime.block_on(async {

@@ -17,6 +17,7 @@ use super::parallel;
 use super::place::{Files, Program};
 use super::round;
 use super::share::{self, Share, Sizes, Turn};
+use super::slurm::{self, Slurm, SlurmError};
 use super::ssh::Ssh;
 use super::state::{DIRECTORY, State};
 use crate::host::cage::Cage;
@@ -47,20 +48,44 @@ pub enum DispatchError {
     /// None of the hosts can be used.
     #[error("no host is left that can run iterations: {0}")]
     NoHost(String),
+    /// Slurm does not do what it is asked for.
+    #[error(transparent)]
+    Slurm(#[from] SlurmError),
+    /// Iterations wait in, or run by, Slurm's queue, and another engine was asked for.
+    #[error("Slurm's queue has iterations of the campaign in {0}")]
+    Queued(String),
     /// Something else.
     #[error(transparent)]
     Other(#[from] anyhow::Error),
 }
 
-/// Runs what is to be run on these hosts.
+/// What hands iterations to hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Engine {
+    /// GNU parallel, on these.
+    Hosts(Vec<Host>),
+    /// Slurm.
+    Slurm {
+        /// Instead of the spec's; `None` for that.
+        partition: Option<String>,
+    },
+}
+
+/// Runs what is to be run on hosts.
 ///
 /// # Errors
 /// Before the first iteration: when no host can run it, or another process runs the campaign. Later: when no host is left, and
 /// when results cannot be stored. A failed iteration is no error.
-pub async fn run(options: &Options<'_>, hosts: &[Host]) -> Result<Report, DispatchError> {
+pub async fn run(options: &Options<'_>, engine: &Engine) -> Result<Report, DispatchError> {
     let begun = Begun::new(options, true).await?;
     let mut stopping = Stopping::new(options.plan, options.out).filter(|_| options.selection.is_none());
-    let mut coordinator = Coordinator::new(options, hosts).await?;
+    let mut coordinator = match engine {
+        Engine::Hosts(_) if slurm::is_left(options.out) => {
+            return Err(DispatchError::Queued(options.out.display().to_string()));
+        }
+        Engine::Hosts(hosts) => Coordinator::new(options, hosts, None).await?,
+        Engine::Slurm { partition } => Coordinator::new(options, &[], Some(partition.as_deref())).await?,
+    };
     coordinator.recover()?;
     let mut report = Report::default();
     let (mut is_first, mut fruitless) = (true, 0);
@@ -82,15 +107,17 @@ pub async fn run(options: &Options<'_>, hosts: &[Host]) -> Result<Report, Dispat
             break;
         }
         let before = coordinator.tried.len();
-        coordinator.round(&attempts, &to_do.numbers, stopping.is_some()).await?;
+        match coordinator.slurm {
+            Some(_) => slurm::round(&mut coordinator, &attempts, &to_do.numbers, stopping.is_some()).await?,
+            None => coordinator.round(&attempts, &to_do.numbers, stopping.is_some()).await?,
+        }
         fruitless = if coordinator.tried.len() > before { 0 } else { fruitless + 1 };
         if fruitless == FRUITLESS {
-            return Err(DispatchError::NoHost(coordinator.fleet.why()));
+            let why = coordinator.slurm.as_ref().map_or_else(|| coordinator.fleet.why(), Slurm::why);
+            return Err(DispatchError::NoHost(why));
         }
     }
-    for status in coordinator.tried.values() {
-        *report.outcomes.entry(*status).or_default() += 1;
-    }
+    report.outcomes = coordinator.report().outcomes;
     coordinator.write_state()?;
     if report.left == 0 && options.selection.is_none() {
         coordinator.end(&mut report).await?;
@@ -102,15 +129,17 @@ pub async fn run(options: &Options<'_>, hosts: &[Host]) -> Result<Report, Dispat
 pub(super) struct Coordinator<'a> {
     pub(super) options: &'a Options<'a>,
     pub(super) fleet: Fleet,
+    /// `None` when GNU parallel is the engine.
+    pub(super) slurm: Option<Slurm>,
     pub(super) limits: Limits<'a>,
     /// Identifies the campaign on hosts.
     pub(super) id: ShortHash,
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     collector: Collector,
     journal: Journal,
-    plan: Vec<u8>,
+    pub(super) plan: Vec<u8>,
     /// Iterations that this run has handed out, each with the least number of an attempt that is its own.
-    handed: BTreeMap<IterationNumber, Turn>,
+    pub(super) handed: BTreeMap<IterationNumber, Turn>,
     /// Iterations that were run in this run, each with its last outcome.
     tried: BTreeMap<IterationNumber, Status>,
     /// Attempts whose files are stored, until their host says that they have ended.
@@ -123,7 +152,12 @@ pub(super) struct Coordinator<'a> {
 }
 
 impl<'a> Coordinator<'a> {
-    async fn new(options: &'a Options<'a>, hosts: &[Host]) -> Result<Self, DispatchError> {
+    /// `slurm`: the partition, when Slurm is the engine.
+    pub(super) async fn new(
+        options: &'a Options<'a>,
+        hosts: &[Host],
+        slurm: Option<Option<&str>>,
+    ) -> Result<Self, DispatchError> {
         // GNU parallel works in a directory of its own.
         let whole =
             std::fs::canonicalize(options.out).with_context(|| format!("cannot find {}", options.out.display()))?;
@@ -131,7 +165,13 @@ impl<'a> Coordinator<'a> {
         std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let cage = Cage::open_or_groups().context("cannot make a process namespace")?;
         let processes = Arc::new(Processes::new(cage));
-        parallel::check(&processes, &directory).await?;
+        let slurm = match slurm {
+            Some(partition) => Some(Slurm::new(&directory, partition).context("cannot make a process namespace")?),
+            None => {
+                parallel::check(&processes, &directory).await?;
+                None
+            }
+        };
         let bundle =
             Bundle::of(&options.vptest).map_err(|error| anyhow::Error::new(error).context("cannot pack vptest"))?;
         let program = Program::of(&bundle).context("cannot pack vptest")?;
@@ -142,6 +182,7 @@ impl<'a> Coordinator<'a> {
         Ok(Self {
             options,
             fleet: Fleet::new(hosts, Arc::new(Ssh::new(processes, &directory)), Arc::new(program), was_run),
+            slurm,
             limits: Limits::new(&options.plan.spec.limits, options.out, options.errand.clone()),
             id,
             collector: Collector::new(options.out, directory.join("incoming"))
@@ -174,7 +215,7 @@ impl<'a> Coordinator<'a> {
         Ok(self.collector.clear().map_err(anyhow::Error::from)?)
     }
 
-    fn announce(&self, to_do: &ToDo) -> Result<(), CampaignError> {
+    pub(super) fn announce(&self, to_do: &ToDo) -> Result<(), CampaignError> {
         let options = self.options;
         feasible::check(options.plan, to_do.numbers.iter().copied()).map_err(CampaignError::Infeasible)?;
         options.observer.notice(&Progress::Campaign {
@@ -194,11 +235,7 @@ impl<'a> Coordinator<'a> {
         is_short: bool,
     ) -> Result<(), DispatchError> {
         let plan = self.options.plan;
-        let turns: Vec<Turn> = numbers
-            .iter()
-            .filter_map(|&number| Some((number, plan.get(number)?.identity)))
-            .map(|(number, identity)| self.journal.floors.turn(number, attempts.next(identity)))
-            .collect();
+        let turns = self.turns(attempts, numbers);
         let (hosts, sizes) = (self.fleet.able().max(1), if is_short { Sizes::Even } else { Sizes::Guided });
         let mut shares = share::cut(plan, &turns, hosts, sizes);
         if is_short {
@@ -216,8 +253,7 @@ impl<'a> Coordinator<'a> {
         }
         let directory = self.round_directory(&fresh)?;
         round::run(self, &fresh, &orders.shares, &directory).await?;
-        self.settle()?;
-        self.fleet.rest();
+        self.rest()?;
         std::fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
         Ok(())
     }
@@ -229,12 +265,38 @@ impl<'a> Coordinator<'a> {
         Ok(directory)
     }
 
-    /// Nobody says any more: attempts of which all files have come and the last word of their host has not have ended.
-    pub(super) fn settle(&mut self) -> anyhow::Result<()> {
-        for (number, attempt) in self.stored.keys().copied().collect::<Vec<_>>() {
+    /// Iterations as they are handed out: with the number that the next attempt at each must have at least.
+    pub(super) fn turns(&self, attempts: &Attempts, numbers: &[IterationNumber]) -> Vec<Turn> {
+        let plan = self.options.plan;
+        let known = numbers.iter().filter_map(|&number| Some((number, plan.get(number)?.identity)));
+        known.map(|(number, identity)| self.journal.floors.turn(number, attempts.next(identity))).collect()
+    }
+
+    /// Nothing more comes of what was handed out.
+    pub(super) fn rest(&mut self) -> anyhow::Result<()> {
+        let all: Vec<IterationNumber> = self.stored.keys().map(|(number, _)| *number).collect();
+        self.all_came(&all)?;
+        self.fleet.rest();
+        Ok(self.collector.clear()?)
+    }
+
+    /// Of these iterations all files have come, though perhaps not their host's last word.
+    pub(super) fn all_came(&mut self, numbers: &[IterationNumber]) -> anyhow::Result<()> {
+        let keys: Vec<(IterationNumber, u32)> =
+            self.stored.keys().filter(|(number, _)| numbers.contains(number)).copied().collect();
+        for (number, attempt) in keys {
             self.ended(number, attempt, false)?;
         }
-        Ok(self.collector.clear()?)
+        Ok(())
+    }
+
+    /// What this run has tried.
+    pub(super) fn report(&self) -> Report {
+        let mut report = Report::default();
+        for status in self.tried.values() {
+            *report.outcomes.entry(*status).or_default() += 1;
+        }
+        report
     }
 
     /// Gets hosts ready. Where none can be reached any more, it goes on trying. Says whether there is one: there is none when
@@ -290,7 +352,8 @@ impl<'a> Coordinator<'a> {
 
     /// All was run: nothing is needed any more on the hosts, nor here. What cannot be told yet stays.
     async fn end(&self, report: &mut Report) -> anyhow::Result<()> {
-        let left = self.fleet.remove(self.id).await;
+        // Nodes of Slurm's keep nothing of what has come.
+        let left = if self.slurm.is_some() { Vec::new() } else { self.fleet.remove(self.id).await };
         let is_clear = left.is_empty()
             && self.fleet.states().iter().all(|state| state.name.is_some())
             && !self.directory.join("incoming.twice").exists()

@@ -17,7 +17,8 @@ impl Coordinator<'_> {
     /// Fetches it from all hosts that may have something and can be reached now. Those that cannot be keep it, and what they were
     /// given is run by others.
     pub(super) async fn fetch(&mut self) -> Result<(), DispatchError> {
-        if self.fleet.owing().is_empty() {
+        // What Slurm's nodes have comes with their streams.
+        if self.slurm.is_some() || self.fleet.owing().is_empty() {
             return Ok(());
         }
         let round = Round::fresh();
@@ -39,7 +40,7 @@ impl Coordinator<'_> {
                 }
             }
         }
-        self.settle()?;
+        self.rest()?;
         std::fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
         Ok(())
     }

@@ -40,34 +40,75 @@ pub(super) struct Member {
     pub(super) owes: bool,
 }
 
+impl Member {
+    fn of(host: &Host) -> Self {
+        let state = HostState {
+            host: host.to_string(),
+            name: None,
+            phase: Phase::Waiting,
+            why: None,
+            doing: None,
+            heard_ns: None,
+            ended: 0,
+            complete: 0,
+            clock_seconds: None,
+        };
+        Self { host: host.clone(), state, strikes: 0, worker: None, owes: false }
+    }
+}
+
 impl Fleet {
     /// `was_run` says whether these hosts may have been given iterations before.
     pub(super) fn new(hosts: &[Host], ssh: Arc<Ssh>, program: Arc<Program>, was_run: bool) -> Self {
-        let member = |host: &Host| Member {
-            host: host.clone(),
-            state: HostState {
-                host: host.to_string(),
-                name: None,
-                phase: Phase::Waiting,
-                why: None,
-                doing: None,
-                heard_ns: None,
-                ended: 0,
-                complete: 0,
-                clock_seconds: None,
-            },
-            strikes: 0,
-            worker: None,
-            owes: was_run,
-        };
+        let member = |host| Member { owes: was_run, ..Member::of(host) };
         Self { ssh, program, members: hosts.iter().map(member).collect(), files: None }
+    }
+
+    /// A node that Slurm has chosen says what it calls itself.
+    pub(super) fn met(&mut self, node: &str, name: &str) -> usize {
+        let at = self.node(node);
+        let state = &mut self.members[at].state;
+        state.name = Some(name.to_owned());
+        if state.phase != Phase::Unable {
+            (state.phase, state.why) = (Phase::Working, None);
+        }
+        at
+    }
+
+    /// A node that Slurm has chosen, which may not have said anything yet.
+    pub(super) fn node(&mut self, node: &str) -> usize {
+        self.find(node).unwrap_or_else(|| {
+            self.members.push(Member::of(&Host::named(node)));
+            self.members.len() - 1
+        })
+    }
+
+    /// What a node was given failed, and Slurm may choose it again. Says so.
+    pub(super) fn struck(&mut self, at: usize, why: String) -> Option<String> {
+        let member = &mut self.members[at];
+        if member.state.phase == Phase::Unable {
+            return None;
+        }
+        member.strikes += 1;
+        if member.strikes >= STRIKES {
+            return self.unable(at, format!("it failed {STRIKES} times in a row, the last time: {why}"));
+        }
+        let text = format!("{}: {why}; its iterations are run again", member.state.host);
+        (member.state.why, member.state.doing) = (Some(why), None);
+        Some(text)
+    }
+
+    /// Hosts that are not used any more.
+    pub(super) fn unusable(&self) -> Vec<String> {
+        let unable = self.members.iter().filter(|member| member.state.phase == Phase::Unable);
+        unable.map(|member| member.state.host.clone()).collect()
     }
 
     pub(super) fn ssh(&self) -> &Arc<Ssh> {
         &self.ssh
     }
 
-    pub(super) fn program(&self) -> &Program {
+    pub(super) fn program(&self) -> &Arc<Program> {
         &self.program
     }
 

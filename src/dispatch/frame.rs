@@ -31,7 +31,7 @@ pub(super) enum Frame {
         version: u32,
         /// Name that the host has for itself.
         host: String,
-        /// The host as GNU parallel knows it; `None` when it was not GNU parallel that began this.
+        /// The host as GNU parallel or Slurm knows it; `None` when neither began this.
         login: Option<String>,
         /// Process number of the worker.
         pid: u32,

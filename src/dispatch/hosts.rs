@@ -25,6 +25,11 @@ pub struct BadHost {
 }
 
 impl Host {
+    /// One that nobody logs in to, by the name that whoever chose it gave.
+    pub(super) fn named(name: &str) -> Self {
+        Self { user: None, name: name.to_owned(), port: None }
+    }
+
     /// Where to log in to, as ssh takes it.
     pub fn login(&self) -> String {
         self.user.as_ref().map_or_else(|| self.name.clone(), |user| format!("{user}@{}", self.name))

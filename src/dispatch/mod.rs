@@ -1,4 +1,4 @@
-//! Where iterations run: here, or on hosts that GNU parallel reaches by ssh; which hosts igor has reserved.
+//! Where iterations run: here, on hosts that GNU parallel reaches by ssh, or where Slurm puts them; which hosts igor has reserved.
 //!
 //! A *share* is a number of iterations that one host is given at a time: whole blocks where the order has blocks, so that
 //! what differs between hosts differs between blocks and not between tuples. On the host, a *worker* ([`worker`]) runs the
@@ -14,6 +14,7 @@ mod coordinator;
 mod fetch;
 mod fleet;
 mod frame;
+mod hear;
 mod hosts;
 pub mod igor;
 mod journal;
@@ -22,11 +23,12 @@ mod parallel;
 mod place;
 mod round;
 mod share;
+pub mod slurm;
 mod ssh;
 mod state;
 pub mod worker;
 
-pub use coordinator::{DispatchError, run};
+pub use coordinator::{DispatchError, Engine, run};
 pub use frame::Doing;
 pub use hosts::{BadHost, Host, from_file, from_list};
 pub use state::{HostState, Phase, State, read as read_state};

@@ -24,7 +24,7 @@ const FETCH: Duration = Duration::from_secs(60);
 /// Where all of it lies.
 const CACHE: &str = "\"$HOME\"/.cache/vptest";
 /// List of checksums beside the program, as `sha256sum` reads it.
-const SUMS: &str = "SHA256SUMS";
+pub(super) const SUMS: &str = "SHA256SUMS";
 
 /// The program as it is copied.
 pub(super) struct Program {
@@ -76,6 +76,21 @@ impl Program {
 
     fn directory(&self) -> String {
         format!("{CACHE}/programs/{}", self.hash)
+    }
+
+    /// Program, libraries and their checksums, as a tar archive.
+    pub(super) fn archive(&self) -> &[u8] {
+        &self.archive
+    }
+
+    /// Identifies all of it: hexadecimal digits.
+    pub(super) fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// The architecture that it runs on, as `uname -m` has it.
+    pub(super) fn machine(&self) -> &str {
+        &self.machine
     }
 
     /// Its path there, as a word for a shell there.
@@ -182,6 +197,11 @@ impl Files {
         append(&mut archive, "plan.json", plan)?;
         append(&mut archive, &round.orders(), &serde_json::to_vec(orders)?)?;
         Ok(Self { campaign, archive: archive.into_inner()? })
+    }
+
+    /// As a tar archive.
+    pub(super) fn archive(&self) -> &[u8] {
+        &self.archive
     }
 }
 

@@ -12,14 +12,13 @@ use futures_util::stream::FuturesUnordered;
 
 use super::coordinator::Coordinator;
 use super::frame::{Found, Frame, Left, StreamError, Tail, VERSION};
+use super::hear::Heard;
 use super::orders::Round;
 use super::parallel::Parallel;
 use super::place::{Look, PlaceError};
 use super::share::Share;
 use crate::host::cage::Cage;
-use crate::host::clock::now_ns;
 use crate::node::local::Processes;
-use crate::record::Status;
 use crate::text::printable;
 
 /// Between two looks at what workers say.
@@ -50,7 +49,7 @@ struct Stream {
 /// A worker says what cannot be.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Nonsense(String);
+pub(super) struct Nonsense(pub(super) String);
 
 /// Something that goes on beside.
 enum Errand {
@@ -85,7 +84,7 @@ pub(super) async fn run(
     // Of its own, so that all of it can be ended.
     let processes = Arc::new(Processes::new(Cage::open_or_groups().context("cannot make a process namespace")?));
     let fleet = &coordinator.fleet;
-    let what = (fleet.program(), coordinator.id, round);
+    let what = (fleet.program().as_ref(), coordinator.id, round);
     let engine = Parallel::start(&processes, fleet.ssh(), directory, what, &fleet.working(), shares.len()).await?;
     let now = Instant::now();
     let mut running = Running {
@@ -211,33 +210,15 @@ impl Running<'_, '_> {
             self.coordinator.fleet.member(at).worker = Some(*pid);
         }
         let Some(at) = stream.host else { return Ok(()) };
-        let host = self.coordinator.fleet.member(at).state.host.clone();
-        self.coordinator.fleet.member(at).state.heard_ns = Some(now_ns());
-        match &found.frame {
-            Frame::Hello { .. } => {}
-            Frame::Beat { running } => {
-                self.coordinator.fleet.member(at).state.doing.clone_from(running);
-                if let Some(doing) = running {
-                    self.coordinator.doing(doing, &host)?;
-                }
+        match self.coordinator.hear(at, found, &stream.tail)? {
+            Heard::Nothing | Heard::Changed(None) => {}
+            Heard::Changed(Some(text)) => {
+                self.coordinator.say(&text);
+                self.hosts_changed();
+                // The rest of its share would be of that image too.
+                self.kill(at);
             }
-            Frame::File { .. } => {
-                if let Some(status) = self.coordinator.take(found, &stream.tail)? {
-                    self.coordinator.fleet.ended(at, status == Status::Complete);
-                }
-            }
-            Frame::Ended { number, attempt, again } => {
-                let changed = self.coordinator.changed_image(*number, *attempt);
-                self.coordinator.ended(*number, *attempt, *again)?;
-                if let Some(text) = changed.and_then(|why| self.coordinator.fleet.unable(at, why)) {
-                    self.coordinator.say(&format!("{text} (--allow-changed-image goes on all the same)"));
-                    self.hosts_changed();
-                    // The rest of its share would be of that image too.
-                    self.kill(at);
-                }
-            }
-            Frame::Note { text } => self.coordinator.say(&format!("{host}: {}", printable(text, 500))),
-            Frame::End { left } => {
+            Heard::End(left) => {
                 stream.has_ended = true;
                 self.last_word(at, left.as_ref());
             }

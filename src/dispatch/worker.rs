@@ -41,6 +41,8 @@ pub struct Work {
     pub round: Round,
     /// Which share of it; `None` to send only what no coordinator has taken.
     pub share: Option<u32>,
+    /// How often the share was begun before, on whichever host: attempts at its iterations then have later numbers.
+    pub restarts: u32,
     /// Path of the running program.
     pub vptest: PathBuf,
 }
@@ -56,7 +58,8 @@ pub async fn work<W: Write + Send + 'static>(
     (canceller, cancel): (Canceller, Cancel),
 ) -> io::Result<()> {
     let voice = Voice::new(out, canceller.clone());
-    let login = std::env::var("PARALLEL_SSHLOGIN").ok();
+    // Slurm's name of the node, where it was Slurm that began this.
+    let login = std::env::var("PARALLEL_SSHLOGIN").or_else(|_| std::env::var("SLURMD_NODENAME")).ok();
     let hello = Frame::Hello {
         version: VERSION,
         host: host_name(),
@@ -144,8 +147,11 @@ async fn run<W: Write + Send + 'static>(
     let Some(number) = work.share else { return Ok(None) };
     let share = orders.shares.iter().find(|share| share.number == number);
     let share = share.with_context(|| format!("the orders have no share {number}"))?;
+    // Each time that it was begun may have used as many numbers, on a host that nobody can ask.
+    let used = work.restarts.saturating_mul(orders.retries.saturating_add(1));
+    let later = |attempt: u32| attempt.saturating_add(used);
     let errand = Errand {
-        attempts: share.iterations.iter().map(|turn| (turn.number, turn.attempt)).collect::<BTreeMap<_, _>>(),
+        attempts: share.iterations.iter().map(|turn| (turn.number, later(turn.attempt))).collect::<BTreeMap<_, _>>(),
         halt: Some(work.place.join(work.round.halt())),
         until: orders.until,
         // The others are the coordinator's to watch, over all hosts.

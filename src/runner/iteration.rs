@@ -39,6 +39,9 @@ use crate::workload::{Workload, assign_cpus};
 /// to 70 s of it.
 const TEARDOWN_LIMIT: Duration = Duration::from_secs(90);
 
+/// How long the wish to stop may take to be heard here, when it has reached the processes of the workload before.
+const WISH_LIMIT: Duration = Duration::from_millis(20);
+
 /// How long after an error a lost node may take to be noticed.
 const LOSS_LIMIT: Duration = Duration::from_secs(3);
 
@@ -98,6 +101,7 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
             Outcome::Failed { stage: life.current(), error: format!("{:#}", anyhow::Error::from(error)) }
         }
     };
+    let outcome = unless_wished(outcome, &setup.cancel, life.current()).await;
     let keep =
         setup.keep_failed && matches!(outcome, Outcome::Failed { .. } | Outcome::TimedOut { .. } | Outcome::Invalid(_));
     let kept = if keep { stages.keep(&mut life, &mut instance).await } else { None };
@@ -559,6 +563,19 @@ fn keep_consoles(scratch: &Path, artifacts: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Who ends a job of a batch system ends all of its processes at the same time: what went wrong with the workload then was no
+/// fault of the workload's.
+async fn unless_wished(outcome: Outcome, cancel: &Cancel, stage: Stage) -> Outcome {
+    if !matches!(outcome, Outcome::Failed { .. } | Outcome::Invalid(_)) {
+        return outcome;
+    }
+    let mut cancel = cancel.clone();
+    match tokio::time::timeout(WISH_LIMIT, cancel.cancelled()).await {
+        Ok(by) => Outcome::Interrupted { stage, by },
+        Err(_) => outcome,
+    }
+}
+
 /// May the nodes serve again after this?
 const fn good(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Complete | Outcome::Suspect(_))
@@ -592,6 +609,17 @@ mod tests {
         let reasons = || vec!["x".to_owned()];
         assert!(good(&Outcome::Complete) && good(&Outcome::Suspect(reasons())));
         assert!(!good(&Outcome::Invalid(reasons())));
+    }
+
+    #[tokio::test]
+    async fn what_went_wrong_when_it_was_to_end_was_interrupted() {
+        let (canceller, cancel) = crate::runner::Canceller::new();
+        let bad = || Outcome::Failed { stage: Stage::Workload, error: "signal 15".to_owned() };
+        assert_eq!(unless_wished(bad(), &cancel, Stage::Workload).await, bad());
+        canceller.cancel("SIGTERM");
+        let interrupted = Outcome::Interrupted { stage: Stage::Workload, by: "SIGTERM".to_owned() };
+        assert_eq!(unless_wished(bad(), &cancel, Stage::Workload).await, interrupted);
+        assert_eq!(unless_wished(Outcome::Complete, &cancel, Stage::Workload).await, Outcome::Complete);
         assert!(!good(&Outcome::Failed { stage: Stage::Workload, error: "x".to_owned() }));
         assert!(!good(&Outcome::TimedOut { stage: Stage::Workload }));
     }

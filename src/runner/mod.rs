@@ -29,7 +29,7 @@ pub(crate) use limits::Limits;
 pub use linktest::{LinkTest, Tested};
 pub use observer::{Observer, Progress};
 pub use recover::{Recovered, recover};
-pub use running::Running;
+pub use running::{Running, holders};
 pub use status::{FactorProgress, HostProgress, Overview, ValueProgress, overview};
 pub(crate) use stopping::Stopping;
 pub use stopping::{StopOverview, TupleCourse};

@@ -4,6 +4,7 @@
 //! The lock goes with the process, however it ends. So a file that nobody has locked belongs to a dead run, and says
 //! which iteration it was in, and how far.
 
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -280,6 +281,30 @@ impl Whereabouts {
     }
 }
 
+/// Who runs iterations of a campaign, each once: process number and host.
+///
+/// # Errors
+/// When the campaign's directory cannot be read.
+pub fn holders(out: &Path) -> anyhow::Result<BTreeSet<(u32, String)>> {
+    let mut all: BTreeSet<_> = find(out)?.alive.into_iter().map(|running| (running.pid, running.host)).collect();
+    for name in ["campaign.lock", "where.lock"] {
+        let path = out.join(DIRECTORY).join(name);
+        let Ok(file) = File::open(&path) else { continue };
+        if matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+            let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            all.extend(named(&text));
+        }
+    }
+    Ok(all)
+}
+
+/// The process that [`who`] has named.
+fn named(text: &str) -> Option<(u32, String)> {
+    let mut words = text.strip_prefix("process ")?.split(' ');
+    let pid = words.next()?.parse().ok()?;
+    Some((pid, words.nth(1)?.to_owned()))
+}
+
 /// This process, for another one's eyes.
 fn who() -> String {
     format!("process {} on {}", std::process::id(), crate::host::host_name())
@@ -407,10 +432,14 @@ mod tests {
         assert_eq!(take(true).unwrap_err(), "other processes on this host");
         assert!(!Whereabouts::is_on_hosts(out.path()));
         drop((one, other));
-        let _coordinator = take(true).unwrap();
+        let coordinator = take(true).unwrap();
         assert_eq!(take(false).unwrap_err(), format!("{} on other hosts", who()));
         take(true).unwrap_err();
         assert!(Whereabouts::is_on_hosts(out.path()));
+        let me = (std::process::id(), crate::host::host_name());
+        assert_eq!(holders(out.path()).unwrap(), [me].into());
+        drop(coordinator);
+        assert_eq!(holders(out.path()).unwrap(), [].into());
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod parse_probe;
 mod parse_protonuke;
 mod parse_qemu;
 mod parse_sentinel;
+mod parse_slurm;
 mod parse_stop;
 mod parse_workload;
 mod physical;
@@ -85,6 +86,8 @@ pub struct Spec {
     pub limits: LimitsSpec,
     /// What is kept of the files beside those of iterations.
     pub storage: StorageSpec,
+    /// How Slurm is asked for hosts.
+    pub slurm: SlurmSpec,
 }
 
 impl Spec {
@@ -659,6 +662,39 @@ pub struct LimitsSpec {
     pub duration: Option<Duration>,
     /// When a run ends; `None`: never.
     pub until: Option<jiff::Timestamp>,
+}
+
+/// `[slurm]`: how `vptest run --on slurm` puts iterations into Slurm's queue.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SlurmSpec {
+    /// Partition; `None` for Slurm's default.
+    pub partition: Option<String>,
+    /// Account; `None` for the user's default.
+    pub account: Option<String>,
+    /// Features that nodes must have, as sbatch takes them; `None` for any node.
+    pub constraint: Option<String>,
+    /// Quality of service; `None` for the default.
+    pub qos: Option<String>,
+    /// How long an element of the array may take; `None`: as long as its iterations may take.
+    pub time: Option<Duration>,
+    /// Do nodes see the campaign's directory? `None`: each element finds out.
+    pub shared: Option<bool>,
+    /// What an element of the array runs.
+    pub element: Element,
+    /// Nodes that are not used.
+    pub exclude: Vec<String>,
+    /// Further options of sbatch, each a word.
+    pub options: Vec<String>,
+}
+
+/// What an element of an array of Slurm runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Element {
+    /// One iteration.
+    #[default]
+    Iteration,
+    /// The iterations of a block, one after the other on one node.
+    Block,
 }
 
 /// `[analysis]`

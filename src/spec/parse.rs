@@ -8,8 +8,8 @@ use super::diagnostic::{Diagnostic, Diagnostics};
 use super::read::{Entry, Section, Sink};
 use super::{
     AnalysisSpec, CaptureSpec, FakeSpec, Fault, FaultKind, Order, Reuse, Spec, TestbedSpec, VerifySpec, check, factors,
-    linktest, parse_factors, parse_instrument, parse_limits, parse_minimega, parse_qemu, parse_sentinel, parse_stop,
-    parse_workload, physical, storage,
+    linktest, parse_factors, parse_instrument, parse_limits, parse_minimega, parse_qemu, parse_sentinel, parse_slurm,
+    parse_stop, parse_workload, physical, storage,
 };
 use crate::ids::{Stage, Vantage};
 use crate::units::{ByteSize, DURATION_ACCEPTED, Percent, parse_duration};
@@ -83,6 +83,7 @@ fn read_spec(mut top: Section<'_>, sink: &mut Sink<'_>) -> Spec {
     let stop = top.take("stop").and_then(|e| parse_stop::read(&e, written, sink));
     let limits = top.take("limits").map(|e| parse_limits::read(&e, sink)).unwrap_or_default();
     let storage = top.take("storage").map(|e| storage::read(&e, &capture, &instrument, sink)).unwrap_or_default();
+    let slurm = top.take("slurm").map(|e| parse_slurm::read(&e, sink)).unwrap_or_default();
     let spec = Spec {
         name: name.unwrap_or_default(),
         repetitions: stop.as_ref().map(|(_, max)| *max).or(repetitions).unwrap_or(DEFAULT_REPETITIONS),
@@ -101,6 +102,7 @@ fn read_spec(mut top: Section<'_>, sink: &mut Sink<'_>) -> Spec {
         sentinel: sentinel.as_ref().map(|(sentinel, _)| sentinel.clone()),
         limits,
         storage,
+        slurm,
     };
     top.finish(sink);
     let places = check::Places {

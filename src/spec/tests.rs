@@ -979,3 +979,41 @@ fn sweeps_that_come_along_are_clean_and_have_their_size() {
     let spec = parse(quickstart);
     assert!(spec.factors.iter().filter(|factor| factor.values.len() > 1).count() >= 2 && spec.repetitions >= 5);
 }
+
+#[test]
+fn slurm_is_read() {
+    let slurm = parse(&format!(
+        "{LEAST}[slurm]\npartition = \"net\"\naccount = \"lab\"\nconstraint = \"[rack1|rack2]\"\ntime = \"30 min\"\nshared = false\n\
+         element = \"block\"\nexclude = \"kn7\"\noptions = [\"--licenses=scope:1\", \"--reservation=study\"]\n"
+    ))
+    .slurm;
+    let expected = SlurmSpec {
+        partition: Some("net".to_owned()),
+        account: Some("lab".to_owned()),
+        constraint: Some("[rack1|rack2]".to_owned()),
+        qos: None,
+        time: Some(Duration::from_secs(1800)),
+        shared: Some(false),
+        element: Element::Block,
+        exclude: vec!["kn7".to_owned()],
+        options: vec!["--licenses=scope:1".to_owned(), "--reservation=study".to_owned()],
+    };
+    assert_eq!(slurm, expected);
+    assert_eq!(parse(LEAST).slurm, SlurmSpec::default());
+}
+
+#[test]
+fn wrong_words_for_slurm_are_refused_by_name() {
+    for (text, why) in [
+        ("partition = \"a b\"", "one word that does not begin with `-`"),
+        ("partion = \"a\"", "partition"),
+        ("time = \"30 s\"", "at least 2 min"),
+        ("element = \"tuple\"", "block"),
+        ("options = \"-p x\"", "a long option of sbatch in one word"),
+        ("options = [\"--part=x\"]", "which has a key of its own: `partition`"),
+        ("options = [\"--arr=1-2\"]", "no `--array`, which vptest has a say in"),
+    ] {
+        let error = said(&format!("{LEAST}[slurm]\n{text}\n"));
+        assert!(error.contains(why), "{text}: {error}");
+    }
+}

@@ -36,6 +36,7 @@ mod remote;
 mod report;
 mod sentinel;
 mod signals;
+mod slurm;
 mod ssh;
 mod status;
 mod stop;

@@ -1,0 +1,413 @@
+//! Follows an array to its end: what its workers say, what Slurm says of its elements, and what becomes of both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+
+use super::super::coordinator::{Coordinator, DispatchError};
+use super::SlurmError;
+use super::array::Array;
+use super::command::Commands;
+use super::element::{Begun, Element, Stream};
+use super::queue::{self, Life, Seen};
+use super::script;
+use super::submit::{excluded, slurm};
+use crate::node::ExitStatus;
+
+mod listen;
+mod steps;
+
+/// Between two looks at what workers say.
+const LOOK: Duration = Duration::from_millis(100);
+/// Between two looks for new ones.
+const LIST: Duration = Duration::from_millis(300);
+/// Between two questions to Slurm, at least; otherwise so many times what its answer takes.
+const ASK: Duration = Duration::from_secs(1);
+const ASK_TIMES: u32 = 20;
+/// Between two notes of what nodes do.
+const NOTE: Duration = Duration::from_secs(1);
+/// Between two tries to end what was begun meanwhile.
+const AGAIN: Duration = Duration::from_secs(5);
+/// How long a worker's last words may take on a shared file system, once Slurm says that it has ended.
+const GRACE: Duration = Duration::from_secs(10);
+/// Silence after which an element is cancelled. Its worker gives a sign of life every two seconds.
+const SILENCE: Duration = Duration::from_secs(180);
+/// How long elements may take to end that were told to, before they are killed, and how long then.
+const END: Duration = Duration::from_secs(180);
+const KILLED: Duration = Duration::from_secs(60);
+/// How long Slurm's controller may be away.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// Why an element was cancelled that was found so.
+const FOUND: &str = "it was cancelled before";
+/// What is said for why an element waits, where nobody has to do anything about it.
+const USUAL: &[&str] = &[
+    "Priority",
+    "Resources",
+    "BeginTime",
+    "JobArrayTaskLimit",
+    "Cleaning",
+    "NodesBusy",
+    "Prolog",
+    "WaitingForScheduling",
+];
+
+/// Something that goes on beside.
+enum Errand {
+    Asked(Result<Vec<Seen>, SlurmError>, Duration),
+    Told(Result<(), SlurmError>),
+    Stepped(u32, Begun, Result<(ExitStatus, String), SlurmError>),
+}
+
+struct Following<'r, 'a> {
+    coordinator: &'r mut Coordinator<'a>,
+    commands: Arc<Commands>,
+    array: Array,
+    /// Those that are not done.
+    elements: BTreeMap<u32, Element>,
+    errands: FuturesUnordered<BoxFuture<'static, Errand>>,
+    listed: Option<Instant>,
+    /// When Slurm is asked again; `None` while it is being asked.
+    ask: Option<Instant>,
+    was_asked: bool,
+    /// Since when it does not answer.
+    unanswered: Option<Instant>,
+    noted: Instant,
+    /// The wish that was told, since when, and when it was told last.
+    halted: Option<(&'static str, Instant, Instant)>,
+    was_killed: bool,
+    /// What was said for why elements wait.
+    reasons: BTreeSet<String>,
+    excluded: String,
+    /// Elements that somebody else cancelled.
+    cancelled: Vec<u32>,
+}
+
+/// See the module.
+pub(super) async fn follow(coordinator: &mut Coordinator<'_>, array: Array) -> Result<(), DispatchError> {
+    let now = Instant::now();
+    let waiting = array.orders.shares.iter().filter(|share| !array.done.contains(&share.number));
+    let mut following = Following {
+        commands: Arc::clone(&slurm(coordinator).commands),
+        excluded: excluded(coordinator),
+        elements: waiting.map(|share| (share.number, Element::of(share))).collect(),
+        coordinator,
+        array,
+        errands: FuturesUnordered::new(),
+        listed: None,
+        ask: Some(now),
+        was_asked: false,
+        unanswered: None,
+        noted: now,
+        halted: None,
+        was_killed: false,
+        reasons: BTreeSet::new(),
+        cancelled: Vec::new(),
+    };
+    following.go().await
+}
+
+impl Following<'_, '_> {
+    async fn go(&mut self) -> Result<(), DispatchError> {
+        while !self.elements.is_empty() {
+            tokio::select! {
+                Some(errand) = self.errands.next() => self.errand(errand)?,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            self.list()?;
+            self.read_all()?;
+            self.finish_all()?;
+            self.wishes()?;
+            self.ask();
+            self.care()?;
+            if self.halted.is_some_and(|(wish, since, _)| wish == "now" && since.elapsed() > END + KILLED) {
+                self.coordinator.say("elements of Slurm's have not ended: `vptest run` goes on with them");
+                break;
+            }
+        }
+        self.rest()
+    }
+
+    /// Nothing more comes of it.
+    fn rest(&mut self) -> Result<(), DispatchError> {
+        let coordinator = &mut *self.coordinator;
+        coordinator.rest()?;
+        if self.elements.is_empty() {
+            self.array.remove()?;
+        }
+        coordinator.write_state()?;
+        if self.cancelled.is_empty() {
+            return Ok(());
+        }
+        let word = if self.cancelled.len() == 1 { "element" } else { "elements" };
+        let what = format!("{} {word} of {}", self.cancelled.len(), self.array.orders.shares.len());
+        Err(SlurmError::Cancelled { job: self.array.job.unwrap_or_default(), what }.into())
+    }
+
+    fn errand(&mut self, errand: Errand) -> anyhow::Result<()> {
+        match errand {
+            Errand::Asked(result, took) => self.asked(result, took),
+            Errand::Told(Err(error)) => {
+                self.coordinator.say(&error.to_string());
+                Ok(())
+            }
+            Errand::Told(Ok(())) => Ok(()),
+            Errand::Stepped(number, begun, result) => self.stepped(number, begun, result),
+        }
+    }
+
+    fn ask(&mut self) {
+        if self.ask.is_some_and(|at| at <= Instant::now()) {
+            self.ask = None;
+            let (commands, name, job) = (Arc::clone(&self.commands), self.array.name.clone(), self.array.job);
+            self.errands.push(Box::pin(async move {
+                let begun = Instant::now();
+                let seen = commands.queue(&name, job).await;
+                Errand::Asked(seen, begun.elapsed())
+            }));
+        }
+    }
+
+    fn asked(&mut self, result: Result<Vec<Seen>, SlurmError>, took: Duration) -> anyhow::Result<()> {
+        self.ask = Some(Instant::now() + ASK.max(took * ASK_TIMES));
+        let seen = match result {
+            Ok(seen) => seen,
+            Err(error) => {
+                let since = *self.unanswered.get_or_insert_with(|| {
+                    self.coordinator.say(&format!("{error}; going on as soon as Slurm answers"));
+                    Instant::now()
+                });
+                return if since.elapsed() < PATIENCE { Ok(()) } else { Err(error.into()) };
+            }
+        };
+        if self.unanswered.take().is_some() {
+            self.coordinator.say("Slurm answers again");
+        }
+        if let Some(first) = seen.first().filter(|_| self.array.job.is_none()) {
+            self.array.submitted(first.array)?;
+        }
+        let by = queue::by_element(&seen);
+        let is_first = !std::mem::replace(&mut self.was_asked, true);
+        for (number, element) in &mut self.elements {
+            let seen = by.get(number).copied();
+            element.see(seen);
+            if is_first && element.state() == "CANCELLED" {
+                // Nobody looked after it then, and it is submitted again because somebody wishes so now.
+                element.killed = Some(FOUND.to_owned());
+            }
+        }
+        self.tell_reasons();
+        Ok(())
+    }
+
+    /// Says why elements wait, when it is not that it is not their turn yet.
+    fn tell_reasons(&mut self) {
+        let waits = self
+            .elements
+            .values()
+            .filter_map(|element| element.seen.as_ref())
+            .filter(|seen| seen.life() == Life::Waits);
+        let reasons: BTreeSet<String> = waits.filter_map(|seen| seen.reason.clone()).collect();
+        let job = self.array.job.unwrap_or_default();
+        for reason in reasons {
+            let is_usual = reason.split(", ").all(|one| USUAL.contains(&one));
+            if is_usual || !self.reasons.insert(reason.clone()) {
+                continue;
+            }
+            let hint = match reason.contains("JobHeld") || reason.contains("requeued held") {
+                true => format!(" (`scontrol release {job}` lets them run)"),
+                false => String::new(),
+            };
+            self.coordinator.say(&format!("job {job} of Slurm has elements that wait: {reason}{hint}"));
+        }
+    }
+
+    /// Has somebody wished that it ends?
+    fn wishes(&mut self) -> anyhow::Result<()> {
+        let wish = match self.coordinator.options.cancel.requested() {
+            Some(_) => Some("now"),
+            None if self.halted.is_none() => self.coordinator.limits.reached()?.map(|_| "soon"),
+            None => None,
+        };
+        let now = Instant::now();
+        if let Some(wish) = wish.filter(|wish| self.halted.is_none_or(|(before, ..)| before != *wish)) {
+            self.halted = Some((wish, now, now));
+            self.tell(wish);
+        }
+        if let Some((wish, since, told)) = self.halted {
+            if told.elapsed() > AGAIN {
+                // What had no node then may have one now.
+                self.halted = Some((wish, since, now));
+                self.tell(wish);
+            }
+            if wish == "now" && since.elapsed() > END && !std::mem::replace(&mut self.was_killed, true) {
+                self.scancel(&[]);
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, wish: &'static str) {
+        // Each by itself: scancel tries for minutes where Slurm is just moving an element.
+        self.scancel(&["--state=PENDING"]);
+        if wish == "now" {
+            // Their workers take the iteration down. scancel alone would leave them `KillWait` for that.
+            self.scancel(&["--batch", "--signal=TERM", "--state=RUNNING"]);
+        }
+    }
+
+    /// Calls scancel on the array.
+    fn scancel(&mut self, options: &'static [&'static str]) {
+        let Some(job) = self.array.job else { return };
+        let commands = Arc::clone(&self.commands);
+        self.errands.push(Box::pin(async move { Errand::Told(commands.cancel(options, &job.to_string()).await) }));
+    }
+
+    /// Cancels an element alone.
+    fn kill(&mut self, element: &mut Element, why: String) {
+        element.killed.get_or_insert(why);
+        let Some(job) = self.array.job else { return };
+        let (commands, job) = (Arc::clone(&self.commands), format!("{job}_{}", element.number));
+        self.errands.push(Box::pin(async move { Errand::Told(commands.cancel(&[], &job).await) }));
+    }
+
+    /// Elements that wait are kept from nodes that are not used any more.
+    fn nodes_changed(&mut self) {
+        let nodes = excluded(self.coordinator);
+        if let Some(job) = self.array.job.filter(|_| nodes != self.excluded) {
+            let (commands, list) = (Arc::clone(&self.commands), nodes.clone());
+            self.errands.push(Box::pin(async move { Errand::Told(commands.exclude(job, &list).await) }));
+        }
+        self.excluded = nodes;
+    }
+
+    fn care(&mut self) -> anyhow::Result<()> {
+        if self.noted.elapsed() >= NOTE {
+            self.noted = Instant::now();
+            self.coordinator.write_state()?;
+        }
+        self.each(|this, element| {
+            this.watch(element);
+            this.send_step(element)
+        })
+    }
+
+    /// Does something with each element.
+    fn each(&mut self, mut work: impl FnMut(&mut Self, &mut Element) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let mut elements = std::mem::take(&mut self.elements);
+        let result = elements.values_mut().try_for_each(|element| work(self, element));
+        self.elements = elements;
+        result
+    }
+
+    /// An element whose worker gives no sign of life is cancelled.
+    fn watch(&mut self, element: &mut Element) {
+        // Workers of the times before may have been lost without a word, and the last one may not have begun yet.
+        let was_long_ago = |since: Instant| since.elapsed() > SILENCE;
+        let is_silent = element.streams.values().any(Stream::is_open)
+            && element.streams.values().all(|stream| was_long_ago(stream.heard))
+            && element.runs_since.is_some_and(was_long_ago);
+        if is_silent && element.state() == "RUNNING" && element.killed.is_none() {
+            let seconds = SILENCE.as_secs();
+            self.coordinator.say(&format!("{}: no sign of life for {seconds} s: it is cancelled", element.name()));
+            self.kill(element, format!("no sign of life for {seconds} s"));
+        }
+    }
+
+    /// Elements of which nothing more can come.
+    fn finish_all(&mut self) -> anyhow::Result<()> {
+        let is_over = |element: &&Element| {
+            let never_ran = element.streams.is_empty() && element.node().is_none();
+            let has_refused = element.seen.as_ref().and_then(|seen| seen.exit).and_then(script::meaning).is_some();
+            let is_heard_out = element.was_heard_out() || never_ran || has_refused;
+            let is_quiet = element.step.running.is_none();
+            is_quiet && element.ended.is_some_and(|ended| is_heard_out || ended.elapsed() > GRACE)
+        };
+        let over: Vec<u32> = self.elements.values().filter(is_over).map(|element| element.number).collect();
+        for number in over {
+            if let Some(element) = self.elements.remove(&number) {
+                self.finish(&element)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, element: &Element) -> anyhow::Result<()> {
+        self.coordinator.all_came(&element.iterations)?;
+        if let Some(at) = element.node().and_then(|node| self.coordinator.fleet.find(node)) {
+            self.coordinator.fleet.member(at).state.doing = None;
+        }
+        let is_ours = self.halted.is_some() || element.killed.is_some();
+        if element.state() == "CANCELLED" && !is_ours {
+            self.cancelled.push(element.number);
+        } else if !element.was_heard_out() {
+            self.lost(element);
+        } else {
+            self.interrupted(element);
+        }
+        // Files of workers that have said all are of no use any more, and may be large.
+        for begun in element.streams.keys() {
+            super::array::remove(&begun.said(&self.array.directory, element.number))?;
+        }
+        self.array.finish(element.number)
+    }
+
+    /// It ended without its worker's last word.
+    fn lost(&mut self, element: &Element) {
+        // It was told to end, or never began.
+        if self.halted.is_some() {
+            return;
+        }
+        let seen = element.seen.as_ref();
+        let code = seen.and_then(|seen| seen.exit);
+        let ending = element.killed.clone().or_else(|| code.and_then(script::meaning).map(str::to_owned));
+        let ending = ending.or_else(|| seen.and_then(Seen::ending));
+        let mut why = ending.unwrap_or_else(|| "nothing came of it".to_owned());
+        if let Some(complaint) = self.complaint(element) {
+            why = format!("{why}: {complaint}");
+        }
+        let state = element.state();
+        // What is no fault of its node's.
+        let is_innocent = match element.killed.as_deref() {
+            Some(why) => why == FOUND,
+            None => {
+                code == Some(script::ALONE)
+                    || ["TIMEOUT", "OUT_OF_MEMORY", "PREEMPTED", "DEADLINE", "CANCELLED", "REVOKED"].contains(&state)
+            }
+        };
+        slurm(self.coordinator).trouble = Some(format!("{}: {why}", element.name()));
+        let news = match element.node().filter(|_| !is_innocent).map(str::to_owned) {
+            Some(node) => {
+                let at = self.coordinator.fleet.node(&node);
+                self.coordinator.fleet.struck(at, why)
+            }
+            None => Some(format!("{}: {why}", element.name())),
+        };
+        if let Some(text) = news {
+            self.coordinator.say(&text);
+        }
+        self.nodes_changed();
+    }
+
+    /// Its worker left iterations because somebody other than the user wished it.
+    fn interrupted(&mut self, element: &Element) {
+        let by = element.streams.values().last().and_then(|stream| stream.was_interrupted.clone());
+        if let Some(by) = by.filter(|_| self.halted.is_none() && element.killed.is_none()) {
+            let text = format!("{}: ended by {by}, as at the end of its time (`slurm.time`)", element.name());
+            self.coordinator.say(&text);
+            slurm(self.coordinator).trouble = Some(text);
+        }
+    }
+
+    /// Last line of what the element that was begun last had to complain about.
+    fn complaint(&self, element: &Element) -> Option<String> {
+        let begun = element.streams.keys().last()?;
+        let text = std::fs::read(begun.said(&self.array.directory, element.number).join("stderr")).ok()?;
+        let is_it = |line: &&[u8]| !line.is_empty() && !line.starts_with(b"hint: ") && !line.starts_with(b"srun: ");
+        let last = text.rsplit(|&byte| byte == b'\n').find(is_it)?;
+        Some(crate::text::printable_bytes(last, 300))
+    }
+}

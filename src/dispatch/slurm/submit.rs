@@ -1,0 +1,113 @@
+//! How an array comes into the queue, or is found there again.
+
+use std::time::Duration;
+
+use super::super::coordinator::{Coordinator, DispatchError};
+use super::super::share::{self, Share, Turn};
+use super::array::{self, Array};
+use super::{Slurm, SlurmError};
+use crate::ids::IterationNumber;
+use crate::spec::Element;
+use crate::store::Attempts;
+
+/// What an element takes besides its iterations, and what each of these takes besides its time limit (teardown, storing).
+const START: Duration = Duration::from_secs(600);
+const AROUND: Duration = Duration::from_secs(120);
+
+/// The oldest array that an earlier coordinator has left; `None` when none is left.
+pub(super) async fn adopt(coordinator: &mut Coordinator<'_>) -> Result<Option<Array>, DispatchError> {
+    for path in array::left(coordinator.options.out) {
+        let Some(mut array) = Array::read(&path)? else {
+            array::remove(&path)?;
+            continue;
+        };
+        if array.job.is_none() {
+            let commands = std::sync::Arc::clone(&slurm(coordinator).commands);
+            if let Some(seen) = commands.queue(&array.name, None).await?.first() {
+                array.submitted(seen.array)?;
+            }
+        }
+        for turn in array.orders.shares.iter().flat_map(|share| &share.iterations) {
+            coordinator.handed.insert(turn.number, *turn);
+        }
+        if let Some(job) = array.job {
+            coordinator.say(&format!("goes on with job {job} of Slurm"));
+        }
+        return Ok(Some(array));
+    }
+    Ok(None)
+}
+
+pub(super) fn slurm<'c>(coordinator: &'c mut Coordinator<'_>) -> &'c mut Slurm {
+    coordinator.slurm.as_mut().expect("only a coordinator with Slurm comes here")
+}
+
+/// Submits what is to be done, or as much of it as Slurm takes at a time.
+pub(super) async fn submit(
+    coordinator: &mut Coordinator<'_>,
+    attempts: &Attempts,
+    numbers: &[IterationNumber],
+    is_short: bool,
+) -> Result<Array, DispatchError> {
+    let spec = &coordinator.options.plan.spec.slurm;
+    let commands = std::sync::Arc::clone(&slurm(coordinator).commands);
+    let partition = slurm(coordinator).partition.clone().or_else(|| spec.partition.clone());
+    let mut most = commands.sizes().await?.elements;
+    if is_short {
+        // What is stored then decides what is still needed.
+        most = most.min(commands.nodes(partition.as_deref()).await?);
+    }
+    let turns = coordinator.turns(attempts, numbers);
+    let mut shares = cut(coordinator, &turns, spec.element);
+    shares.truncate(most);
+    for turn in shares.iter().flat_map(|share| &share.iterations) {
+        coordinator.handed.insert(turn.number, *turn);
+    }
+    let time = spec.time.unwrap_or_else(|| usual_time(coordinator, &shares));
+    let excluded = excluded(coordinator);
+    let orders = coordinator.orders(shares)?;
+    let program = std::sync::Arc::clone(coordinator.fleet.program());
+    let shared = spec.shared;
+    let what = (program.as_ref(), coordinator.plan.as_slice());
+    let mut array = Array::make(&coordinator.directory, coordinator.id, what, orders, shared)?;
+    let words = array.words(spec, partition.as_deref(), time, &excluded);
+    match commands.submit(&words, partition.as_deref()).await {
+        Ok(job) => array.submitted(job)?,
+        // It may have got through, and is found by its name then.
+        Err(error @ (SlurmError::Silent(_) | SlurmError::Unreachable(_))) => return Err(error.into()),
+        Err(error) => {
+            array.remove()?;
+            // None may be left.
+            let is_short = matches!(error, SlurmError::Rejected(_)) && !coordinator.fleet.unusable().is_empty();
+            return Err(if is_short { DispatchError::NoHost(coordinator.fleet.why()) } else { error.into() });
+        }
+    }
+    let (job, count) = (array.job.unwrap_or_default(), array.orders.shares.len());
+    let word = if count == 1 { "element" } else { "elements" };
+    coordinator.say(&format!("job {job} of Slurm: {count} {word}"));
+    Ok(array)
+}
+
+fn cut(coordinator: &Coordinator<'_>, turns: &[Turn], element: Element) -> Vec<Share> {
+    match element {
+        Element::Iteration => {
+            (1..).zip(turns).map(|(number, turn)| Share { number, iterations: vec![*turn] }).collect()
+        }
+        Element::Block => share::cut(coordinator.options.plan, turns, 1, share::Sizes::Even),
+    }
+}
+
+/// As long as the largest element may take.
+fn usual_time(coordinator: &Coordinator<'_>, shares: &[Share]) -> Duration {
+    let options = coordinator.options;
+    let each = (options.plan.spec.timeout + AROUND) * options.retries.saturating_add(1);
+    let most = shares.iter().map(|share| share.iterations.len()).max().unwrap_or(1);
+    START + each * u32::try_from(most).unwrap_or(u32::MAX)
+}
+
+/// Nodes that are not to be used, as Slurm takes them.
+pub(super) fn excluded(coordinator: &Coordinator<'_>) -> String {
+    let mut nodes = coordinator.options.plan.spec.slurm.exclude.clone();
+    nodes.extend(coordinator.fleet.unusable());
+    nodes.join(",")
+}
