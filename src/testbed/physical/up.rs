@@ -23,6 +23,7 @@ use crate::node::agent::AgentNode;
 use crate::node::{Command, Node, NodeError, Process};
 use crate::record::{Environment, Setting};
 use crate::spec::Way;
+use crate::testbed::minimega::cc::ROUND_TRIPS;
 use crate::testbed::{
     CapturePoint, CaptureSource, CountedAt, Instance, KernelAt, Pair, Path, Request, Teardown, TestbedError,
 };
@@ -35,8 +36,6 @@ const SETTLE: Duration = Duration::from_secs(10);
 const SETTLE_BY_ROND: Duration = Duration::from_secs(70);
 /// A route that is longer than asked for is walked this much further.
 const EXCESS_HOPS: usize = 8;
-/// The fact that says how many round trips through miniccc an iteration took.
-const ROUND_TRIPS: &str = "testbed.cc.round_trips";
 
 /// See the module.
 pub(super) struct Up {

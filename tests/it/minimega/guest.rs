@@ -26,7 +26,7 @@ pub(crate) fn report(shared: &Arc<Shared>, namespace: &str, name: &str, uuid: &s
 
 /// The same; `by` begins each command that it runs.
 pub(crate) fn report_by(shared: &Arc<Shared>, namespace: &str, name: &str, uuid: &str, by: Vec<String>) -> PathBuf {
-    let files = shared.directory.join("guest").join(uuid);
+    let files = if shared.trap().same_files { shared_files(shared) } else { shared.directory.join("guest").join(uuid) };
     std::fs::create_dir_all(&files).unwrap();
     let client = Client { name: name.to_owned(), files: files.clone(), by, last: 0, broken: false };
     let mut state = shared.state.lock().unwrap();
@@ -35,6 +35,11 @@ pub(crate) fn report_by(shared: &Arc<Shared>, namespace: &str, name: &str, uuid:
     let (shared, namespace, uuid) = (Arc::clone(shared), namespace.to_owned(), uuid.to_owned());
     std::thread::spawn(move || while beat(&shared, &namespace, &uuid).is_some() {});
     files
+}
+
+/// Directory of all guests' files, where they have one together.
+pub(crate) fn shared_files(shared: &Shared) -> PathBuf {
+    shared.directory.join("guest/all")
 }
 
 /// It connects anew: all commands are given to it again that are not run once.

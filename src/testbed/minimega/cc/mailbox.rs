@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, DuplexStream, ReadBuf};
 use tokio::sync::{Mutex, mpsc};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
 use super::super::error::{MinimegaError, PhaseFailure};
 use super::turn::{Address, WAIT_FOR, WAITER};
-use super::{Channel, Member, Phase, Sent, Step, StepStatus};
+use super::{Channel, Member, Outcome, Phase, Sent, Step, StepReport, StepStatus};
 use crate::agent::mailbox::{LARGEST, Letter, PACKED};
 use crate::agent::{AgentError, Client, Limits};
 use crate::image::{BUNDLE_PROGRAM, Bundle};
@@ -34,9 +34,9 @@ const LIMITS: Limits = Limits {
     clock_rounds: 4,
 };
 /// How long unpacking and starting vptest may take.
-const START: Duration = Duration::from_secs(60);
+pub(super) const START: Duration = Duration::from_secs(60);
 /// How long the agent runs at the most.
-const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+pub(super) const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 /// After a letter, the next one waits so long for something to say: a question is often followed by another one.
 const PAUSE: Duration = Duration::from_millis(5);
 /// What is said within this time of the word before goes along,
@@ -83,6 +83,9 @@ done
 sleep 2
 rm -rf "$1" "$VPTEST_PHASE" "${VPTEST_PHASE%.d}.sh" "$2/$3".t*"#;
 
+/// Unpacks vptest.
+pub(super) const UNPACK: &str = r#"tar -x -f "$2" -C "$1" && mkdir "$1/scratch""#;
+
 /// Waits until the agent is there, or says why it is not.
 const CHECK: &str = r#"n=0
 until [ -p "$1/bell.1" ]; do
@@ -97,6 +100,7 @@ pub struct Mailbox {
     pub client: Client,
     turns: Arc<AtomicU64>,
     pump: Mutex<JoinHandle<()>>,
+    stop: AbortHandle,
 }
 
 impl Mailbox {
@@ -112,12 +116,8 @@ impl Mailbox {
         let start = phase(&incoming, &name, &directory, conversation, bundle);
         let into = std::env::temp_dir();
         let outcomes = channel.run(&[(member.clone(), start)], &into).await?;
-        for step in outcomes.iter().flat_map(|outcome| &outcome.report.steps) {
-            if !matches!(step.status, None | Some(StepStatus::Exit(0))) {
-                let said = [&step.stdout[..], &step.stderr[..]].concat();
-                let text = printable_bytes(said.trim_ascii(), 400);
-                return Err(MinimegaError::phase(&member.node, PhaseFailure::NotStarted(text)));
-            }
+        if let Some(why) = outcomes.iter().find_map(failed_step) {
+            return Err(MinimegaError::phase(&member.node, PhaseFailure::NotStarted(why)));
         }
         let turns = Arc::new(AtomicU64::new(0));
         let address = Address { member: member.clone(), directory, conversation };
@@ -134,16 +134,22 @@ impl Mailbox {
             newest: 0,
         };
         let pump = tokio::spawn(pump.run());
+        let stop = pump.abort_handle();
         let output = Heard { pieces: output, piece: Vec::new(), start: 0 };
         let client = Client::connect(output, input, LIMITS).await;
         let client =
             client.map_err(|error| MinimegaError::phase(&member.node, PhaseFailure::NotStarted(error.to_string())))?;
-        Ok(Self { client, turns, pump: Mutex::new(pump) })
+        Ok(Self { client, turns, pump: Mutex::new(pump), stop })
     }
 
     /// Letters that were exchanged so far; each is a round trip through miniccc.
     pub fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
+    }
+
+    /// No letter goes any more, and none is waited for: where the node goes, and nothing is left to be put back.
+    pub fn abandon(&self) {
+        self.stop.abort();
     }
 
     /// Ends the agent, which puts back what it has changed; the node removes what was sent to it. An agent that is gone
@@ -167,6 +173,14 @@ impl Mailbox {
     }
 }
 
+/// What the first step has said that failed.
+pub(super) fn failed_step(outcome: &Outcome) -> Option<String> {
+    let failed = |step: &&StepReport| !matches!(step.status, None | Some(StepStatus::Exit(0)));
+    let step = outcome.report.steps.iter().find(failed)?;
+    let said = [&step.stdout[..], &step.stderr[..]].concat();
+    Some(printable_bytes(said.trim_ascii(), 400))
+}
+
 /// What a node does to have an agent.
 fn phase(incoming: &str, name: &str, directory: &str, conversation: u64, bundle: &Bundle) -> Phase {
     let tar = format!("{directory}/{PACKED}");
@@ -184,12 +198,7 @@ fn phase(incoming: &str, name: &str, directory: &str, conversation: u64, bundle:
             Sent { path: tar.clone(), mode: 0o600, content: bundle.tar.clone() },
             Sent { path: format!("{directory}/{WAITER}"), mode: 0o600, content: WAIT_FOR.into() },
         ],
-        steps: vec![
-            sh(SWEEP, &[incoming, name]),
-            sh(r#"tar -x -f "$2" -C "$1" && mkdir "$1/scratch""#, &[directory, &tar]),
-            run,
-            sh(CHECK, &[directory]),
-        ],
+        steps: vec![sh(SWEEP, &[incoming, name]), sh(UNPACK, &[directory, &tar]), run, sh(CHECK, &[directory])],
         fetch: Vec::new(),
     }
 }
