@@ -69,6 +69,8 @@ struct State {
     pongs: HashMap<u64, oneshot::Sender<i64>>,
     last: u32,
     over: bool,
+    /// The other side was asked to end.
+    ending: bool,
 }
 
 #[derive(Debug)]
@@ -109,6 +111,17 @@ impl Link {
     /// Why the conversation is over; `None` as long as it is not.
     pub(super) fn lost(&self) -> Option<Lost> {
         self.0.lost.borrow().clone()
+    }
+
+    /// Is anything to be heard from the other side: the rest of a call, the answer to a ping that somebody waits for, its end?
+    pub(super) fn is_awaited(&self) -> bool {
+        let state = self.state();
+        state.ending || !state.calls.is_empty() || state.pongs.values().any(|pong| !pong.is_closed())
+    }
+
+    /// From now on, the other side's end is to be heard.
+    pub(super) fn await_end(&self) {
+        self.state().ending = true;
     }
 
     /// Waits for the end of the conversation.

@@ -185,9 +185,8 @@ impl Up {
                 Err(error) => tracing::warn!("QEMU does not say its version: {}", chain(&error)),
             }
         }
-        for guest in &self.guests {
-            facts.extend(guests::facts(guest.plan.id, &guest.client).await);
-        }
+        let of_guests = self.guests.iter().map(|guest| guests::facts(guest.plan.id, &guest.client));
+        facts.extend(join_all(of_guests).await.into_iter().flatten());
         facts
     }
 }

@@ -77,20 +77,27 @@ impl Up {
             Some(error) => Err(error),
             None => up.ready().await,
         };
-        if let Err(error) = ready {
-            let left = up.teardown().await.left.into_iter().chain(up.abandon(borrowed.lost).await);
-            left.for_each(|left| tracing::warn!("{left}"));
-            return Err(error);
-        }
+        let facts = match ready {
+            Ok(facts) => facts,
+            Err(error) => {
+                let left = up.teardown().await.left.into_iter().chain(up.abandon(borrowed.lost).await);
+                left.for_each(|left| tracing::warn!("{left}"));
+                return Err(error);
+            }
+        };
         up.pairs = up.make_pairs();
-        up.facts = join_all(up.members.iter().map(Member::facts)).await.into_iter().flatten().collect();
+        up.facts = facts;
         Ok(up)
     }
 
-    /// Waits for all links; then each client's server must be somewhere else.
-    async fn ready(&self) -> Result<(), TestbedError> {
+    /// Waits for all links; then each client's server must be somewhere else. Facts about the nodes are asked for at the same
+    /// time, since each letter to a node behind rond costs a round trip.
+    async fn ready(&self) -> Result<Vec<Environment>, TestbedError> {
         try_join_all(self.members.iter().map(Member::await_link)).await?;
-        try_join_all(self.couples().map(|(client, server)| client.is_no_end_of(server))).await.map(drop)
+        let apart = try_join_all(self.couples().map(|(client, server)| client.is_no_end_of(server)));
+        let facts = join_all(self.members.iter().map(Member::facts));
+        let (apart, facts) = tokio::join!(apart, facts);
+        apart.map(|_| facts.into_iter().flatten().collect())
     }
 
     /// Client and server of each pair.

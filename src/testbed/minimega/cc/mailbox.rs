@@ -5,8 +5,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,28 +19,29 @@ use super::super::error::{MinimegaError, PhaseFailure};
 use super::turn::{Address, WAIT_FOR, WAITER};
 use super::{Channel, Member, Outcome, Phase, Sent, Step, StepReport, StepStatus};
 use crate::agent::mailbox::{LARGEST, Letter, PACKED};
-use crate::agent::{AgentError, Client, Limits};
+use crate::agent::{AgentError, Awaited, Client, Limits};
 use crate::image::{BUNDLE_PROGRAM, Bundle};
 use crate::text::printable_bytes;
 
 /// What a conversation by letters may take. A letter waits for the one before.
 const LIMITS: Limits = Limits {
     handshake: Duration::from_secs(120),
-    heartbeat: Duration::from_secs(5),
+    heartbeat: Duration::from_secs(20),
     silence: Duration::from_secs(45),
     noise: 1 << 20,
     again: Duration::from_secs(600),
     pong: Duration::from_secs(10),
     clock_rounds: 4,
+    is_slow: true,
 };
 /// How long unpacking and starting vptest may take.
 pub(super) const START: Duration = Duration::from_secs(60);
 /// How long the agent runs at the most.
 pub(super) const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 /// After a letter, the next one waits so long for something to say: a question is often followed by another one.
-const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(25);
 /// What is said within this time of the word before goes along,
-const GATHER: Duration = Duration::from_millis(1);
+const GATHER: Duration = Duration::from_millis(3);
 /// and within this time of the first one: whoever goes on talking is no reason for the others to wait.
 const GATHER_ALL: Duration = Duration::from_millis(100);
 /// How long the agent may take to end.
@@ -120,6 +121,7 @@ impl Mailbox {
             return Err(MinimegaError::phase(&member.node, PhaseFailure::NotStarted(why)));
         }
         let turns = Arc::new(AtomicU64::new(0));
+        let awaited = Arc::new(OnceLock::new());
         let address = Address { member: member.clone(), directory, conversation };
         let (input, ours) = tokio::io::duplex(2 * LARGEST);
         let (heard, output) = mpsc::channel(4);
@@ -129,6 +131,7 @@ impl Mailbox {
             from_client: ours,
             to_client: heard,
             turns: Arc::clone(&turns),
+            awaited: Arc::clone(&awaited),
             said: 0,
             heard: 0,
             newest: 0,
@@ -139,6 +142,7 @@ impl Mailbox {
         let client = Client::connect(output, input, LIMITS).await;
         let client =
             client.map_err(|error| MinimegaError::phase(&member.node, PhaseFailure::NotStarted(error.to_string())))?;
+        let _ = awaited.set(client.awaited());
         Ok(Self { client, turns, pump: Mutex::new(pump), stop })
     }
 
@@ -210,6 +214,8 @@ struct Pump {
     from_client: DuplexStream,
     to_client: mpsc::Sender<io::Result<Vec<u8>>>,
     turns: Arc<AtomicU64>,
+    /// Not set before the node was greeted.
+    awaited: Arc<OnceLock<Awaited>>,
     said: u64,
     heard: u64,
     newest: u64,
@@ -252,7 +258,13 @@ impl Pump {
         Ok(())
     }
 
-    /// Collects what is to be said: all there is, at most a letter of it. Was it the last?
+    /// Is nothing to be heard from the node, so that it need not be asked?
+    fn is_idle(&self) -> bool {
+        self.awaited.get().is_some_and(|awaited| !awaited.is_any())
+    }
+
+    /// Collects what is to be said: all there is, at most a letter of it. Waits as long as nothing is to be said or heard. Was
+    /// it the last?
     async fn gather(&mut self, bytes: &mut Vec<u8>) -> bool {
         let (mut patience, mut deadline) = (PAUSE, None);
         while bytes.len() < LARGEST && deadline.is_none_or(|deadline| Instant::now() < deadline) {
@@ -260,6 +272,7 @@ impl Pump {
             match tokio::time::timeout(patience, piece.read_buf(bytes)).await {
                 Ok(Ok(0) | Err(_)) => return true,
                 Ok(Ok(_)) => patience = GATHER,
+                Err(_) if deadline.is_none() && self.is_idle() => continue,
                 Err(_) => return false,
             }
             deadline.get_or_insert_with(|| Instant::now() + GATHER_ALL);
