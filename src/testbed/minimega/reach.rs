@@ -126,17 +126,20 @@ impl OwnGuests {
         member: &Member,
         limit: Duration,
     ) -> Result<Reached, Box<dyn Error + Send + Sync>> {
+        let name = format!("agent-{:016x}", crate::agent::fresh_number());
+        let by = |client: Client| {
+            let is_sent = client.hello().vptest.split('/').any(|part| part == name);
+            Reached { client, by: if is_sent { By::Miniccc } else { By::Image } }
+        };
         let mut reached = pin!(guest::reach(self.namespace.daemon(), machine, limit));
-        let mut started = pin!(self.start(member, limit));
         let started = tokio::select! {
             biased;
-            client = &mut reached => return Ok(Reached { client: client?, by: By::Image }),
-            started = &mut started => started,
+            // Also while the phase goes on that has started it.
+            client = &mut reached => return Ok(by(client?)),
+            started = self.start(member, &name, limit) => started,
         };
         match (reached.await, started) {
-            (Ok(client), Ok(())) => Ok(Reached { client, by: By::Miniccc }),
-            // Another one had the port.
-            (Ok(client), Err(_)) => Ok(Reached { client, by: By::Image }),
+            (Ok(client), _) => Ok(by(client)),
             (Err(error), Ok(())) => Err(error.into()),
             (Err(error), Err(why)) => {
                 let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -145,9 +148,9 @@ impl OwnGuests {
         }
     }
 
-    async fn start(&self, member: &Member, limit: Duration) -> Result<(), MinimegaError> {
+    async fn start(&self, member: &Member, name: &str, limit: Duration) -> Result<(), MinimegaError> {
         self.channel.await_clients(std::slice::from_ref(member), limit).await?;
         tokio::time::sleep(OWN_AGENT).await;
-        start_at_port(&self.channel, member, &self.bundle, PORT).await
+        start_at_port(&self.channel, member, &self.bundle, PORT, name).await
     }
 }

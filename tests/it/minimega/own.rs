@@ -109,7 +109,7 @@ async fn start(lab: &Lab, namespace: vptest::testbed::minimega::Namespace) -> Re
     let channel =
         Channel::new(std::sync::Arc::new(MinimegaHead::new(std::sync::Arc::new(namespace))), Timing::default());
     let bundle = vptest::image::Bundle::of(std::path::Path::new(crate::campaign::VPTEST)).unwrap();
-    start_at_port(&channel, &member, &bundle, vptest::agent::PORT).await
+    start_at_port(&channel, &member, &bundle, vptest::agent::PORT, "agent-1").await
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Against a minimega that runs here. `VPTEST_MINIMEGA` is the path of its command socket (the usual one without it).
 //!
 //! Machines need a kernel and an initramfs with a miniccc: `VPTEST_MINIMEGA_KERNEL` and `VPTEST_MINIMEGA_INITRD`. It must
-//! have an interface for each card and take `vmname=` and `vmip=` from the kernel's command line.
+//! have an interface for each card and take `vmname=` and `vmip=` from the kernel's command line; sweeps in them need `ab`.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};

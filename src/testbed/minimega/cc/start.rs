@@ -21,7 +21,8 @@ until [ $n -ge 20 ]; do
   n=$((n+1)); sleep 0.1 2>/dev/null || { sleep 1; n=$((n+10)); }
 done"#;
 
-/// Sends vptest to a guest and starts it at the virtio-serial port of that name. It ends with the guest.
+/// Sends vptest to a guest and starts it at the virtio-serial port of that name. It ends with the guest. Its program lies in a
+/// directory called `name`, which nothing else may be, so that its greeting tells it from another agent at the port.
 ///
 /// # Errors
 /// [`MinimegaError::Phase`] for what the guest lacks or cannot do, also when another agent has the port.
@@ -30,9 +31,10 @@ pub async fn start_at_port(
     member: &Member,
     bundle: &Bundle,
     port: &str,
+    name: &str,
 ) -> Result<(), MinimegaError> {
     let incoming = format!("{}/{}", member.files, channel.head.outgoing().1);
-    let directory = format!("{incoming}/agent-{:016x}", crate::agent::fresh_number());
+    let directory = format!("{incoming}/{name}");
     let outcomes = channel.run(&[(member.clone(), phase(&directory, port, bundle))], &std::env::temp_dir()).await?;
     match outcomes.iter().find_map(failed_step) {
         Some(why) => Err(MinimegaError::phase(&member.node, PhaseFailure::NotStarted(why))),
