@@ -71,6 +71,8 @@ struct State {
     over: bool,
     /// The other side was asked to end.
     ending: bool,
+    /// How many wait for an answer.
+    asking: usize,
 }
 
 #[derive(Debug)]
@@ -85,6 +87,16 @@ struct Entry {
 struct Room {
     data: AtomicUsize,
     control: AtomicUsize,
+}
+
+/// See [`Link::ask`].
+#[derive(Debug)]
+pub(super) struct Asking(Link);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.state().asking -= 1;
+    }
 }
 
 /// What the writer takes from.
@@ -117,6 +129,18 @@ impl Link {
     pub(super) fn is_awaited(&self) -> bool {
         let state = self.state();
         state.ending || !state.calls.is_empty() || state.pongs.values().any(|pong| !pong.is_closed())
+    }
+
+    /// Somebody waits for an answer that comes at once, as long as this is held.
+    pub(super) fn ask(&self) -> Asking {
+        self.state().asking += 1;
+        Asking(self.clone())
+    }
+
+    /// Does anybody?
+    pub(super) fn is_asked(&self) -> bool {
+        let state = self.state();
+        state.asking > 0 || state.pongs.values().any(|pong| !pong.is_closed())
     }
 
     /// From now on, the other side's end is to be heard.

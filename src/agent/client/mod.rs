@@ -94,6 +94,11 @@ impl Awaited {
     pub(crate) fn is_any(&self) -> bool {
         self.0.is_awaited()
     }
+
+    /// Does somebody wait for an answer that comes as soon as the agent has it?
+    pub(crate) fn is_asked(&self) -> bool {
+        self.0.is_asked()
+    }
 }
 
 impl Drop for Inner {
@@ -338,6 +343,7 @@ impl Client {
 
     /// A call with nothing but an end.
     async fn ask(&self, name: &'static str, request: &Request) -> Result<Outcome, AgentError> {
+        let _asking = self.0.link.ask();
         let (mut inbox, _outbox) = self.call(request).await?;
         loop {
             match inbox.next().await {

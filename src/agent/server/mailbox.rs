@@ -74,11 +74,13 @@ struct Turns {
     said: u64,
     /// When anything was said last, by either side.
     last: Instant,
+    /// Does the host wait for an answer?
+    asked: bool,
 }
 
 impl Turns {
     fn new(mailbox: Mailbox, to_agent: DuplexStream, from_agent: DuplexStream) -> Self {
-        Self { mailbox, to_agent: Some(to_agent), from_agent, heard: 0, said: 0, last: Instant::now() }
+        Self { mailbox, to_agent: Some(to_agent), from_agent, heard: 0, said: 0, last: Instant::now(), asked: false }
     }
 
     /// Turn after turn. Ends with the conversation, and with the host's silence.
@@ -128,7 +130,10 @@ impl Turns {
     /// Takes the turn's letter, if there is one.
     async fn listen(&mut self, turn: u64) -> io::Result<()> {
         let path = self.mailbox.incoming.join(mailbox::to_node(self.mailbox.conversation, turn));
-        let Some(file) = read(&path)? else { return Ok(()) };
+        let Some(file) = read(&path)? else {
+            self.asked = false;
+            return Ok(());
+        };
         let letter = Letter::decode(&file, self.mailbox.conversation, turn).map_err(io::Error::other)?;
         if letter.offset != self.heard {
             let text = format!("a letter begins at byte {}, and byte {} was due", letter.offset, self.heard);
@@ -136,7 +141,10 @@ impl Turns {
         }
         fs::remove_file(&path)?;
         self.heard += letter.bytes.len() as u64;
-        self.last = Instant::now();
+        if !letter.bytes.is_empty() {
+            self.last = Instant::now();
+        }
+        self.asked = letter.asked;
         // An agent that has ended takes nothing, which its last letter will say.
         if let Some(to_agent) = &mut self.to_agent {
             let _ = to_agent.write_all(&letter.bytes).await;
@@ -150,7 +158,8 @@ impl Turns {
 
     /// Waits a while for something to say and writes it down. Was it the last?
     async fn answer(&mut self, turn: u64) -> io::Result<bool> {
-        let wait = patience(self.last.elapsed());
+        // Whoever waits for an answer has nothing else to say.
+        let wait = if self.asked { WAIT.1 } else { patience(self.last.elapsed()) };
         let mut bytes = Vec::new();
         let mut over = false;
         let (mut patience, mut deadline) = (wait, None);
@@ -164,7 +173,7 @@ impl Turns {
             patience = GATHER;
             deadline.get_or_insert_with(|| Instant::now() + GATHER_ALL);
         }
-        let letter = Letter { turn, offset: self.said, taken: self.heard, over, bytes };
+        let letter = Letter { turn, offset: self.said, taken: self.heard, over, asked: false, bytes };
         if !letter.bytes.is_empty() {
             self.said += letter.bytes.len() as u64;
             self.last = Instant::now();

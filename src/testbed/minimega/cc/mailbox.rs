@@ -234,7 +234,8 @@ impl Pump {
         for turn in 1.. {
             let mut bytes = Vec::new();
             ended = ended || self.gather(&mut bytes).await;
-            let letter = Letter { turn, offset: self.said, taken: self.heard, over: ended, bytes };
+            let asked = !ended && self.is_asked();
+            let letter = Letter { turn, offset: self.said, taken: self.heard, over: ended, asked, bytes };
             let theirs = self.channel.turn(&self.address, &letter, &mut self.newest).await?;
             self.turns.fetch_add(1, Ordering::Relaxed);
             self.said += letter.bytes.len() as u64;
@@ -256,6 +257,11 @@ impl Pump {
             ended = gone;
         }
         Ok(())
+    }
+
+    /// Does somebody wait for an answer? The greeting has one.
+    fn is_asked(&self) -> bool {
+        self.awaited.get().is_none_or(Awaited::is_asked)
     }
 
     /// Is nothing to be heard from the node, so that it need not be asked?
