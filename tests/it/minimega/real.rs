@@ -25,6 +25,7 @@ use vptest::units::{ByteSize, Rate};
 use super::text;
 use crate::campaign::Campaign;
 use crate::need::{self, need};
+use crate::qemu::outcome;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -266,11 +267,11 @@ fn own_sweep(socket: &Path, (kernel, initrd): (String, String), reach: &str) {
          [capture]\nvantage = [\"guest\", \"host\"]\n\n[instrument.counters]\n\n\
          [verify]\nforeign_cpu = \"off\"\nsteal = \"off\"\nclient_cpu = \"off\"\n\n\
          [testbed.minimega]\nsocket = \"{}\"\nkernel = \"{kernel}\"\ninitrd = \"{initrd}\"\nreach = \"{reach}\"\n\
-         append = [\"console=ttyS0\", \"quiet\", \"vmname=own\"]\nboot_timeout = \"300 s\"\n",
+         append = [\"console=ttyS0\", \"quiet\", \"ipv6.disable_ipv6=1\", \"vmname=own\"]\nboot_timeout = \"300 s\"\n",
         socket.display()
     ));
     campaign.expect(0, &["run"]);
-    assert_eq!(campaign.statuses(), ["complete"]);
+    assert_eq!(outcome(&campaign), ("complete".to_owned(), "[]".to_owned()));
     let database = rusqlite::Connection::open(campaign.out().join(&campaign.files()[0])).unwrap();
     let count = |query: &str| -> i64 { database.query_row(query, [], |row| row.get(0)).unwrap() };
     assert_eq!(count("SELECT count(*) FROM setting WHERE ok = 0"), 0);

@@ -31,7 +31,7 @@ const LIMITS: Limits = Limits {
     noise: 1 << 20,
     again: Duration::from_secs(600),
     pong: Duration::from_secs(10),
-    clock_rounds: 4,
+    clock_rounds: 2,
     is_slow: true,
 };
 /// How long unpacking and starting vptest may take.
