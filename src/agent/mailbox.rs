@@ -14,6 +14,8 @@ pub const OVERHEAD: usize = 80;
 const MAGIC: [u8; 8] = *b"vptmail1";
 /// There is nothing more to come.
 const OVER: u64 = 1;
+/// An answer is due.
+const ASKED: u64 = 2;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,6 +28,8 @@ pub struct Letter {
     pub taken: u64,
     /// Was this the last one?
     pub over: bool,
+    /// Does whoever writes it wait for an answer, and for nothing else?
+    pub asked: bool,
     /// What the conversation goes on with.
     pub bytes: Vec<u8>,
 }
@@ -34,7 +38,7 @@ impl Letter {
     /// As a file of the conversation with this number.
     pub fn encode(&self, conversation: u64) -> Vec<u8> {
         let mut file = MAGIC.to_vec();
-        let flags = if self.over { OVER } else { 0 };
+        let flags = if self.over { OVER } else { 0 } | if self.asked { ASKED } else { 0 };
         for number in [conversation, self.turn, self.offset, self.taken, flags] {
             file.extend(number.to_le_bytes());
         }
@@ -65,7 +69,8 @@ impl Letter {
         if (number(0), number(1)) != (conversation, turn) || bytes.len() > LARGEST {
             return Err(format!("a letter of turn {} of another conversation, or too long", number(1)));
         }
-        Ok(Self { turn, offset: number(2), taken: number(3), over: number(4) & OVER != 0, bytes: bytes.to_vec() })
+        let (over, asked) = (number(4) & OVER != 0, number(4) & ASKED != 0);
+        Ok(Self { turn, offset: number(2), taken: number(3), over, asked, bytes: bytes.to_vec() })
     }
 }
 
@@ -104,7 +109,8 @@ mod tests {
     #[test]
     fn a_letter_is_read_as_it_was_written() {
         for bytes in [vec![], vec![7; 3], vec![0; 100_000]] {
-            let letter = Letter { turn: 3, offset: 1 << 40, taken: 9, over: bytes.is_empty(), bytes };
+            let (over, asked) = (bytes.is_empty(), bytes.len() == 3);
+            let letter = Letter { turn: 3, offset: 1 << 40, taken: 9, over, asked, bytes };
             assert_eq!(Letter::decode(&letter.encode(5), 5, 3).unwrap(), letter);
         }
     }

@@ -66,8 +66,11 @@ pub(super) enum Request {
         path: String,
         limit: u64,
     },
+    /// Now, or within this time.
     Listening {
         port: u16,
+        #[serde(default)]
+        within_ms: u64,
     },
     Exists {
         path: String,

@@ -27,6 +27,7 @@ pub mod results;
 pub mod server;
 pub mod wire;
 
+pub(crate) use client::Awaited;
 pub use client::{Client, Limits, RemoteCounters, RemoteTrace};
 pub use error::{AgentError, Lost};
 pub use message::{

@@ -69,6 +69,10 @@ struct State {
     pongs: HashMap<u64, oneshot::Sender<i64>>,
     last: u32,
     over: bool,
+    /// The other side was asked to end.
+    ending: bool,
+    /// How many wait for an answer.
+    asking: usize,
 }
 
 #[derive(Debug)]
@@ -83,6 +87,16 @@ struct Entry {
 struct Room {
     data: AtomicUsize,
     control: AtomicUsize,
+}
+
+/// See [`Link::ask`].
+#[derive(Debug)]
+pub(super) struct Asking(Link);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.state().asking -= 1;
+    }
 }
 
 /// What the writer takes from.
@@ -109,6 +123,29 @@ impl Link {
     /// Why the conversation is over; `None` as long as it is not.
     pub(super) fn lost(&self) -> Option<Lost> {
         self.0.lost.borrow().clone()
+    }
+
+    /// Is anything to be heard from the other side: the rest of a call, the answer to a ping that somebody waits for, its end?
+    pub(super) fn is_awaited(&self) -> bool {
+        let state = self.state();
+        state.ending || !state.calls.is_empty() || state.pongs.values().any(|pong| !pong.is_closed())
+    }
+
+    /// Somebody waits for an answer that comes at once, as long as this is held.
+    pub(super) fn ask(&self) -> Asking {
+        self.state().asking += 1;
+        Asking(self.clone())
+    }
+
+    /// Does anybody?
+    pub(super) fn is_asked(&self) -> bool {
+        let state = self.state();
+        state.asking > 0 || state.pongs.values().any(|pong| !pong.is_closed())
+    }
+
+    /// From now on, the other side's end is to be heard.
+    pub(super) fn await_end(&self) {
+        self.state().ending = true;
     }
 
     /// Waits for the end of the conversation.

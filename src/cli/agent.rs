@@ -79,7 +79,13 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let scratch = scratch.unwrap_or_else(|| PathBuf::from(agent::GUEST_SCRATCH));
     server::serve(
         &source,
-        Options { scratch, results: args.results.clone(), owns_scratch, program: args.program.clone() },
+        Options {
+            scratch,
+            results: args.results.clone(),
+            owns_scratch,
+            program: args.program.clone(),
+            ..Options::guest()?
+        },
     )?;
     Ok(Exit::Done)
 }

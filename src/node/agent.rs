@@ -1,6 +1,7 @@
 //! A node behind an agent: a guest, or a physical host.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -60,6 +61,11 @@ impl Node for AgentNode {
 
     async fn listening(&self, port: u16) -> Result<bool, NodeError> {
         self.client.listening(port).await.map_err(self.failed("list its sockets".to_owned()))
+    }
+
+    async fn await_listening(&self, port: u16, within: Duration) -> Result<bool, NodeError> {
+        let found = self.client.await_listening(port, within).await;
+        found.map_err(self.failed("list its sockets".to_owned()))
     }
 
     async fn exists(&self, path: &str) -> Result<bool, NodeError> {

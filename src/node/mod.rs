@@ -43,6 +43,11 @@ pub trait Node: Send + Sync {
     /// Is a TCP socket listening on `port`? Looks at the node's sockets and sends no packet.
     async fn listening(&self, port: u16) -> Result<bool, NodeError>;
 
+    /// The same within a time, as far as waiting there is better than asking again: `false` may come before it is up.
+    async fn await_listening(&self, port: u16, _within: Duration) -> Result<bool, NodeError> {
+        self.listening(port).await
+    }
+
     /// Does the file exist?
     async fn exists(&self, path: &str) -> Result<bool, NodeError>;
 

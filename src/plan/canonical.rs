@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crate::ids::{ShortHash, Vantage};
 use crate::spec::{
-    CaptureSpec, CounterSpec, Fault, GuestAccess, GuestKernel, HttpServer, MetricPattern, MetricRule, MinimegaSpec,
-    PhysicalSpec, ProbeSpec, Protocol, ProtonukeSpec, Ready, Reuse, Source, Spec, StressPlace, SyscallSpec, TapCapture,
-    TestbedSpec, Value, WorkloadSpec, factors, json_string,
+    CaptureSpec, CounterSpec, Fault, GuestAccess, GuestBoot, GuestImage, GuestKernel, GuestReach, HttpServer,
+    MetricPattern, MetricRule, MinimegaSpec, PhysicalSpec, ProbeSpec, Protocol, ProtonukeSpec, Ready, Reuse, Source,
+    Spec, StressPlace, SyscallSpec, TapCapture, TestbedSpec, Value, WorkloadSpec, factors, json_string,
 };
 use crate::units::format_duration;
 
@@ -205,6 +205,9 @@ fn kernel(kernel: &GuestKernel) -> Object {
 /// As [`qemu`]. Where minimega's socket is changes nothing.
 fn minimega(minimega: &MinimegaSpec) -> Object {
     let mut object = around(kernel(&minimega.kernel), minimega);
+    if let Some(image) = &minimega.image {
+        object = guest_image(object, image);
+    }
     if !minimega.append.is_empty() {
         object = object.with("append", strings(&minimega.append));
     }
@@ -215,6 +218,19 @@ fn minimega(minimega: &MinimegaSpec) -> Object {
         object = object.text("cpu", cpu);
     }
     object
+}
+
+/// Which files they are; of a kernel and an initramfs also what is in them counts (`image.base_id`).
+fn guest_image(object: Object, image: &GuestImage) -> Object {
+    let object = match &image.boot {
+        GuestBoot::Kernel { initrd, .. } => object.text("initrd", initrd),
+        GuestBoot::Disk { path, snapshot: true } => object.text("disk", path),
+        GuestBoot::Disk { path, snapshot: false } => object.text("disk", path).with("snapshot", "false"),
+    };
+    match image.reach {
+        GuestReach::Port => object,
+        GuestReach::Cc { .. } => object.text("reach", image.reach.as_str()),
+    }
 }
 
 /// Containers have neither a kernel nor a QEMU of their own.

@@ -374,14 +374,22 @@ fn what_minimega_is_told_changes_what_iterations_mean_and_where_it_is_does_not()
         "cpu = \"max\"",
         "qemu = \"/q\"",
         "stress = \"guest\"",
+        "kernel = \"/k\"\ninitrd = \"/i\"",
+        "kernel = \"/k\"\ninitrd = \"/i\"\nreach = \"cc\"",
+        "disk = \"/d\"",
+        "disk = \"/{node}\"\nsnapshot = false",
     ];
+    let by_cc = "disk = \"/d\"\nreach = \"cc\"\n";
+    assert_eq!(with(&format!("{by_cc}files = \"/f\"")), with(by_cc), "where files arrive changes nothing");
     assert_eq!(with("filesystem = \"/f\""), with(""), "a virtual machine has none");
     for other in others {
         assert!(with(other).is_disjoint(&with("")), "{other}");
     }
     let contained = spec.replace("minimega-kvm", "minimega-container");
     let with = |line: &str| identities(&plan(&format!("{contained}{line}\n")));
-    for same in ["kernel = \"cloud\"", "append = [\"a\"]", "cpu = \"max\"", "qemu = \"/q\"", "socket = \"/run/m\""] {
+    let own = "disk = \"/d\"";
+    for same in ["kernel = \"cloud\"", "append = [\"a\"]", "cpu = \"max\"", "qemu = \"/q\"", "socket = \"/run/m\"", own]
+    {
         assert_eq!(with(same), with(""), "{same}: a container has none");
     }
     for other in ["filesystem = \"/f\"", "capture = \"minimega\"", "stress = \"guest\""] {

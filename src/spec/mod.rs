@@ -9,6 +9,7 @@ mod instruments;
 mod linktest;
 mod parse;
 mod parse_factors;
+mod parse_guest_image;
 mod parse_instrument;
 mod parse_limits;
 mod parse_minimega;
@@ -35,6 +36,7 @@ use factors::User;
 pub use instruments::{Instrument, Instruments};
 pub use linktest::{LinkLevel, LinkTestSpec};
 pub use parse::{DEFAULT_REPETITIONS, DEFAULT_SEED, DEFAULT_SNAPLEN, DEFAULT_TIMEOUT};
+pub use parse_guest_image::{GuestBoot, GuestImage, GuestReach, NODE};
 pub use parse_stop::MOST_STOP_METRICS;
 pub use parse_workload::{DEFAULT_IPERF3_DURATION, DEFAULT_READY_TIMEOUT};
 pub use physical::{PhysicalNode, PhysicalSpec, SwitchAccess, SwitchSpec, Way};
@@ -469,9 +471,11 @@ pub struct MinimegaSpec {
     pub socket: Option<String>,
     /// Kernel of the guests. Default [`GuestKernel::Full`].
     pub kernel: GuestKernel,
+    /// An image of the user's that virtual machines boot; `None` for vptest's own.
+    pub image: Option<GuestImage>,
     /// Programs in the guests beside those of the workload, by name or path.
     pub programs: Vec<String>,
-    /// Further kernel arguments.
+    /// Further kernel arguments; with an image of the user's, all of them.
     pub append: Vec<String>,
     /// Path of the directory that is the root of every container; `None` for one that vptest makes.
     pub filesystem: Option<String>,

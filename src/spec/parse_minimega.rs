@@ -1,5 +1,6 @@
 //! `[testbed.minimega]`.
 
+use super::parse_guest_image;
 use super::parse_qemu::{read_boot_timeout, read_guest_kernel, read_stress, words};
 use super::read::{Entry, Sink};
 use super::{MinimegaSpec, TapCapture};
@@ -17,7 +18,8 @@ pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> MinimegaSpec {
             entry.refuse(sink, format!("a path of at most {SOCKET_PATH} bytes"));
         }
     }
-    read_guest_kernel(&mut section, &mut minimega.kernel, sink);
+    let kernel = read_guest_kernel(&mut section, &mut minimega.kernel, sink);
+    minimega.image = parse_guest_image::read(&mut section, (kernel.as_ref(), &minimega.kernel), sink);
     minimega.programs = section.take("programs").and_then(|entry| words(&entry, sink)).unwrap_or_default();
     minimega.append = section.take("append").and_then(|entry| entry.strings(sink)).unwrap_or_default();
     if let Some(entry) = section.take("filesystem") {
@@ -37,7 +39,7 @@ pub(super) fn read(entry: &Entry<'_>, sink: &mut Sink<'_>) -> MinimegaSpec {
 }
 
 /// minimega looks for relative paths among its own files.
-fn absolute(entry: &Entry<'_>, what: &str, sink: &mut Sink<'_>) -> Option<String> {
+pub(super) fn absolute(entry: &Entry<'_>, what: &str, sink: &mut Sink<'_>) -> Option<String> {
     let path = entry.filled(sink)?;
     if path.starts_with('/') {
         return Some(path.to_owned());

@@ -621,6 +621,22 @@ fn options_of_minimega_are_read() {
 }
 
 #[test]
+fn images_of_ones_own_are_read() {
+    let image = |text: &str| parse(&format!("{LEAST}[testbed.minimega]\n{text}")).testbed.minimega.image;
+    assert_eq!(image("kernel = \"/k\""), None, "a kernel for vptest's own image");
+    let boot = GuestBoot::Kernel { kernel: "/k".to_owned(), initrd: "/i".to_owned() };
+    let kernel = "kernel = \"/k\"\ninitrd = \"/i\"\nappend = [\"quiet\"]";
+    assert_eq!(image(kernel), Some(GuestImage { boot: boot.clone(), reach: GuestReach::Port }));
+    let reach = GuestReach::Cc { files: Some("/var/cc".to_owned()) };
+    let by_cc = format!("{kernel}\nreach = \"cc\"\nfiles = \"/var/cc\"");
+    assert_eq!(image(&by_cc), Some(GuestImage { boot, reach }));
+    let disk = |path: &str, snapshot| Some(GuestBoot::Disk { path: path.to_owned(), snapshot });
+    assert_eq!(image("disk = \"/d\"").map(|image| image.boot), disk("/d", true));
+    let kept = image("disk = \"/{node}.img\"\nsnapshot = false");
+    assert_eq!(kept.map(|image| image.boot), disk("/{node}.img", false));
+}
+
+#[test]
 fn wrong_options_of_minimega_are_refused_by_name() {
     let long = format!("socket = \"/{}\"", "x".repeat(107));
     for (line, expected) in [
@@ -633,6 +649,22 @@ fn wrong_options_of_minimega_are_refused_by_name() {
         ("boot_timeout = \"0 s\"", "boot_timeout"),
         ("modules = \"/m\"", "a kernel of your own"),
         ("scoket = \"/s\"", "socket"),
+        ("initrd = \"/i\"", "`kernel` beside it"),
+        ("initrd = \"/i\"\nkernel = \"cloud\"", "the path of a kernel, beginning with `/`, beside `initrd`"),
+        ("initrd = \"/i\"\nkernel = \"./k\"", "the path of a kernel, beginning with `/`, beside `initrd`"),
+        ("initrd = \"/i\"\nkernel = \"/k\"\nmodules = \"/m\"", "leave `modules` out"),
+        ("initrd = \"i\"\nkernel = \"/k\"", "the path of an initramfs, beginning with `/`"),
+        ("initrd = \"/i\"\nkernel = \"/k\"\ndisk = \"/d\"", "no disk beside `initrd`"),
+        ("disk = \"d.qcow2\"", "the path of a disk, beginning with `/`"),
+        ("disk = \"/a,b\"", "the path of a disk, without commas"),
+        ("disk = \"/d\"\nkernel = \"/k\"", "no kernel beside `disk`"),
+        ("disk = \"/d\"\nappend = [\"quiet\"]", "no kernel arguments beside `disk`"),
+        ("disk = \"/d\"\nsnapshot = false", "a path with `{node}` beside `snapshot = false`"),
+        ("snapshot = false", "only beside `disk`"),
+        ("reach = \"cc\"", "only beside `initrd` or `disk`"),
+        ("disk = \"/d\"\nreach = \"ssh\"", "`\"port\"`, `\"cc\"`"),
+        ("disk = \"/d\"\nfiles = \"/f\"", "only beside `reach = \"cc\"`"),
+        ("disk = \"/d\"\nreach = \"cc\"\nfiles = \"f\"", "the path of a directory in the guests, beginning with `/`"),
     ] {
         let told = said(&format!("{LEAST}[testbed.minimega]\n{line}\n"));
         assert!(told.contains("error") && told.contains(expected), "{line}:\n{told}");

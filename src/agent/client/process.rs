@@ -33,6 +33,7 @@ impl Client {
     pub async fn spawn(&self, command: &Command) -> Result<RemoteProcess, AgentError> {
         let Command { argv, env, directory, cpus } = command.clone();
         let request = Request::Spawn { argv, env, directory, cpus, limit: OUTPUT_LIMIT as u64 };
+        let _asking = self.0.link.ask();
         let (mut inbox, outbox) = self.call(&request).await?;
         let (pid, cpus) = loop {
             match inbox.next().await {

@@ -15,13 +15,16 @@ use super::super::wire::Kind;
 use super::files::blocking;
 use crate::instrument::capture::{CaptureError, FILTER, Here, Holding, Outlet, Watch};
 
-/// Time between two pieces of news.
-const PROGRESS: Duration = Duration::from_millis(500);
 /// Bytes that may wait between the capture and its channel, if the system lets a pipe have so many.
 const PIPE: i32 = 1 << 20;
 
-/// Captures until the host says stop, or goes.
-pub(super) async fn capture(request: CaptureRequest, mut inbox: Inbox, outbox: &Outbox) -> Result<Outcome, Failure> {
+/// Captures until the host says stop, or goes. There is news every `news`.
+pub(super) async fn capture(
+    request: CaptureRequest,
+    mut inbox: Inbox,
+    outbox: &Outbox,
+    news: Duration,
+) -> Result<Outcome, Failure> {
     let (keep, pump) = if request.keep {
         let (writer, reader) = pipe().map_err(|error| Failure::io("make a pipe", &error))?;
         let outbox = outbox.clone();
@@ -35,7 +38,7 @@ pub(super) async fn capture(request: CaptureRequest, mut inbox: Inbox, outbox: &
         tokio::spawn(async move { send_headers(outlet, &outbox).await })
     });
     outbox.send(Kind::Reply, &News::Capturing { link: here.link() }).await?;
-    let stopped = follow(&here.watch(), &mut inbox, outbox).await;
+    let stopped = follow(&here.watch(), &mut inbox, outbox, news).await;
     if let Err(lost) = stopped {
         // Nobody wants the record; ending may block until nobody is there any more who should take packets.
         if let Some(pump) = pump {
@@ -71,12 +74,12 @@ fn pipe() -> std::io::Result<(File, pipe::Receiver)> {
 }
 
 /// Sends news until the host says stop.
-async fn follow(watch: &Watch, inbox: &mut Inbox, outbox: &Outbox) -> Result<(), Failure> {
+async fn follow(watch: &Watch, inbox: &mut Inbox, outbox: &Outbox, news: Duration) -> Result<(), Failure> {
     let mut last = None;
     loop {
         let item = tokio::select! {
             item = inbox.next() => item,
-            () = tokio::time::sleep(PROGRESS) => {
+            () = tokio::time::sleep(news) => {
                 let progress = watch.progress();
                 if last.replace(progress) != Some(progress) {
                     outbox.send(Kind::Reply, &News::Progress(progress)).await?;

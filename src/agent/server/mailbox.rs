@@ -14,19 +14,22 @@ use super::super::mailbox::{self, LARGEST, Letter, OVERHEAD};
 use super::super::mux::Input;
 use super::{Options, session};
 
-/// How long nobody may ring; the host rings at least every second or so.
+/// How long nobody may ring; the host rings at least as often as it pings.
 const DESERTED: Duration = Duration::from_secs(120);
 /// Between two looks whether the mailbox is still there.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a turn waits for something to say: as long as nothing has been said, but not for ever, since the host cannot say
 /// anything meanwhile.
-const WAIT: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+const WAIT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
+const USUAL: Duration = Duration::from_secs(1);
 /// What is said within this time of the word before goes along,
-const GATHER: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(10);
 /// and within this time of the first one: a program that goes on talking is no reason for the host to wait.
 const GATHER_ALL: Duration = Duration::from_millis(100);
 /// How long the last letter may wait to be fetched.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// Between two pieces of news of a capture: each would be a letter of its own.
+const NEWS: Duration = Duration::from_secs(20);
 /// What may wait in either direction; more than one letter has.
 const PIPE: usize = 2 * LARGEST;
 
@@ -51,7 +54,8 @@ pub(super) async fn serve(mailbox: &Mailbox, options: &Options) -> io::Result<()
     let (output, from_agent) = tokio::io::duplex(PIPE);
     let turns = tokio::spawn(Turns::new(mailbox.clone(), to_agent, from_agent).run());
     let mut input = Input::new(input);
-    let ended = session::converse(&mut input, output, options, None).await.map(drop);
+    let options = Options { news: NEWS, ..options.clone() };
+    let ended = session::converse(&mut input, output, &options, None).await.map(drop);
     drop(input);
     // What was said last is still to be fetched.
     if let Ok(turns) = tokio::time::timeout(FAREWELL, turns).await {
@@ -70,11 +74,13 @@ struct Turns {
     said: u64,
     /// When anything was said last, by either side.
     last: Instant,
+    /// Does the host wait for an answer?
+    asked: bool,
 }
 
 impl Turns {
     fn new(mailbox: Mailbox, to_agent: DuplexStream, from_agent: DuplexStream) -> Self {
-        Self { mailbox, to_agent: Some(to_agent), from_agent, heard: 0, said: 0, last: Instant::now() }
+        Self { mailbox, to_agent: Some(to_agent), from_agent, heard: 0, said: 0, last: Instant::now(), asked: false }
     }
 
     /// Turn after turn. Ends with the conversation, and with the host's silence.
@@ -124,7 +130,10 @@ impl Turns {
     /// Takes the turn's letter, if there is one.
     async fn listen(&mut self, turn: u64) -> io::Result<()> {
         let path = self.mailbox.incoming.join(mailbox::to_node(self.mailbox.conversation, turn));
-        let Some(file) = read(&path)? else { return Ok(()) };
+        let Some(file) = read(&path)? else {
+            self.asked = false;
+            return Ok(());
+        };
         let letter = Letter::decode(&file, self.mailbox.conversation, turn).map_err(io::Error::other)?;
         if letter.offset != self.heard {
             let text = format!("a letter begins at byte {}, and byte {} was due", letter.offset, self.heard);
@@ -132,7 +141,10 @@ impl Turns {
         }
         fs::remove_file(&path)?;
         self.heard += letter.bytes.len() as u64;
-        self.last = Instant::now();
+        if !letter.bytes.is_empty() {
+            self.last = Instant::now();
+        }
+        self.asked = letter.asked;
         // An agent that has ended takes nothing, which its last letter will say.
         if let Some(to_agent) = &mut self.to_agent {
             let _ = to_agent.write_all(&letter.bytes).await;
@@ -146,7 +158,8 @@ impl Turns {
 
     /// Waits a while for something to say and writes it down. Was it the last?
     async fn answer(&mut self, turn: u64) -> io::Result<bool> {
-        let wait = self.last.elapsed().clamp(WAIT.0, WAIT.1);
+        // Whoever waits for an answer has nothing else to say.
+        let wait = if self.asked { WAIT.1 } else { patience(self.last.elapsed()) };
         let mut bytes = Vec::new();
         let mut over = false;
         let (mut patience, mut deadline) = (wait, None);
@@ -160,7 +173,7 @@ impl Turns {
             patience = GATHER;
             deadline.get_or_insert_with(|| Instant::now() + GATHER_ALL);
         }
-        let letter = Letter { turn, offset: self.said, taken: self.heard, over, bytes };
+        let letter = Letter { turn, offset: self.said, taken: self.heard, over, asked: false, bytes };
         if !letter.bytes.is_empty() {
             self.said += letter.bytes.len() as u64;
             self.last = Instant::now();
@@ -190,6 +203,12 @@ impl Turns {
     }
 }
 
+/// How long a turn waits after this time without a word: as long, but more than [`USUAL`] only for the quarter of it, since what the
+/// host wants to end goes on meanwhile.
+fn patience(quiet: Duration) -> Duration {
+    quiet.min(USUAL.max(quiet / 4)).clamp(WAIT.0, WAIT.1)
+}
+
 /// Whoever waits for it may have had enough.
 fn ring(bell: &mut File, conversation: u64, turn: u64) -> io::Result<()> {
     match bell.write_all(mailbox::ring(conversation, turn).as_bytes()) {
@@ -214,4 +233,17 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let mut content = Vec::new();
     file.take((LARGEST + OVERHEAD + 1) as u64).read_to_end(&mut content)?;
     Ok(Some(content))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_wait_longer_when_less_is_said_and_never_for_long() {
+        for (quiet_ms, wait_ms) in [(0, 250), (600, 600), (3_000, 1_000), (8_000, 2_000), (3_600_000, 3_000)] {
+            let wait = patience(Duration::from_millis(quiet_ms));
+            assert_eq!(wait, Duration::from_millis(wait_ms), "after {quiet_ms} ms");
+        }
+    }
 }

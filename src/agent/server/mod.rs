@@ -28,6 +28,8 @@ use super::wire::{Answer, GREETING, PROTOCOL, Preamble, skip_to_greeting};
 const MAX_NOISE: u64 = 4 << 20;
 /// How often a port is looked at whose host is away: such a port cannot be waited for.
 const PORT_PACE: Duration = Duration::from_millis(20);
+/// Time between two pieces of news of a capture.
+const NEWS: Duration = Duration::from_millis(500);
 /// Bounds of the silence that a host may ask for.
 const SILENCE: [u32; 2] = [100, 3_600_000];
 
@@ -53,6 +55,8 @@ pub struct Options {
     pub owns_scratch: bool,
     /// The script that starts this program, where it cannot be started without; the program itself lies beside it.
     pub program: Option<PathBuf>,
+    /// Time between two pieces of news of a capture.
+    pub news: Duration,
 }
 
 impl Options {
@@ -61,7 +65,13 @@ impl Options {
     /// # Errors
     /// None now; the signature leaves room for what a guest must have.
     pub fn guest() -> io::Result<Self> {
-        Ok(Self { scratch: PathBuf::from(super::GUEST_SCRATCH), results: None, owns_scratch: true, program: None })
+        Ok(Self {
+            scratch: PathBuf::from(super::GUEST_SCRATCH),
+            results: None,
+            owns_scratch: true,
+            program: None,
+            news: NEWS,
+        })
     }
 }
 
@@ -255,7 +265,7 @@ mod tests {
     #[tokio::test]
     async fn hosts_that_go_anywhere_are_followed_by_others() {
         let scratch = tempfile::tempdir().unwrap();
-        let options = Options { scratch: scratch.path().to_owned(), results: None, owns_scratch: true, program: None };
+        let options = Options { scratch: scratch.path().to_owned(), ..Options::guest().unwrap() };
         let (agent, host) = Port::pair();
         tokio::spawn(serve(agent, options));
         let limits = Limits { again: Duration::from_millis(100), ..Limits::default() };

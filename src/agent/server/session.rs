@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::super::error::Lost;
 use super::super::message::{Failure, FailureKind, Outcome, Request};
@@ -31,6 +32,11 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long putting settings back may take: a card may take seconds for each.
 const GIVE_BACK_LIMIT: Duration = Duration::from_secs(30);
+
+/// Between two looks for a socket that is to listen,
+const LOOK: Duration = Duration::from_millis(10);
+/// and how long is looked at most.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
 /// How long the answer to the last request may take to go out.
 const FAREWELL: Duration = Duration::from_millis(50);
@@ -197,10 +203,7 @@ impl Session {
                 let script = self.options.program.clone();
                 blocking(move || files::build(script.as_deref())).await
             }
-            Request::Listening { port } => {
-                let failed = |error: io::Error| Failure::io("list its sockets", &error);
-                blocking(move || any_listener(port).map(Outcome::Is).map_err(failed)).await
-            }
+            Request::Listening { port, within_ms } => await_listener(port, Duration::from_millis(within_ms)).await,
             Request::Exists { path } => {
                 let there = self.resolve(&path).try_exists();
                 there.map(Outcome::Is).map_err(|error| Failure::io(format!("look for {path}"), &error))
@@ -223,7 +226,7 @@ impl Session {
             Request::Facts => blocking(host::facts).await,
             Request::Route { to, from } => blocking(move || network::route(to, from)).await,
             Request::Walk { target, limit } => blocking(move || network::walk(target, limit)).await,
-            Request::Capture(request) => capture::capture(*request, inbox, outbox).await,
+            Request::Capture(request) => capture::capture(*request, inbox, outbox, self.options.news).await,
             Request::TraceSyscalls(request) => trace::trace(self, request, inbox, outbox).await,
             Request::Count(request) => counters::count(request, inbox, outbox).await,
             Request::Archive { paths, nonce } => {
@@ -268,6 +271,19 @@ impl Session {
         {
             tracing::warn!("cannot end what was started: {error}");
         }
+    }
+}
+
+/// Does a socket listen within this time? Looks at least once.
+async fn await_listener(port: u16, within: Duration) -> Result<Outcome, Failure> {
+    let deadline = Instant::now() + within.min(LONGEST_LOOK);
+    loop {
+        let failed = |error: io::Error| Failure::io("list its sockets", &error);
+        let found = blocking(move || any_listener(port).map_err(failed)).await?;
+        if found || Instant::now() >= deadline {
+            return Ok(Outcome::Is(found));
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

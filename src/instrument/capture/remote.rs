@@ -123,10 +123,11 @@ impl Remote {
             let started = async {
                 let failed = |what: &str, source| AgentError::Here { what: what.to_owned(), source };
                 let keep = keep.transpose().map_err(|error| failed("create the file to keep", error))?;
-                let before = client.clock(ROUNDS).await?;
                 let (sender, headers) = tokio::sync::mpsc::channel(WAITING);
                 let sender = inlet.is_some().then_some(sender);
-                let capture = client.capture(&request, keep.map(|file| Box::new(Blocking(file)) as _), sender).await?;
+                let capture = client.capture(&request, keep.map(|file| Box::new(Blocking(file)) as _), sender);
+                // At once, so that they share a letter where the node is reached by letters.
+                let (before, capture) = tokio::try_join!(client.clock(ROUNDS), capture)?;
                 let link = LinkType(capture.link());
                 let feeder = inlet.map(|inlet| feed(inlet, link, ahead_ns(&before), headers)).transpose();
                 Ok((capture, before, feeder.map_err(|error| failed("start a thread", error))?))

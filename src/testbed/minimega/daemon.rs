@@ -1,6 +1,7 @@
 //! A running minimega, and namespaces of it.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -180,7 +181,13 @@ impl Daemon {
             let why = "names have letters, digits, hyphens and underscores".to_owned();
             return Err(MinimegaError::Unsendable { word: shown(name), why });
         }
-        Ok(Namespace { daemon: Arc::clone(self), name: name.to_owned(), configuring: tokio::sync::Mutex::default() })
+        Ok(Namespace {
+            daemon: Arc::clone(self),
+            name: name.to_owned(),
+            configuring: tokio::sync::Mutex::default(),
+            busy: tokio::sync::RwLock::default(),
+            gone: AtomicBool::new(false),
+        })
     }
 
     /// A namespace that nobody has and nobody will have again: its name says whose it is.
@@ -258,6 +265,10 @@ pub struct Namespace {
     daemon: Arc<Daemon>,
     name: String,
     configuring: tokio::sync::Mutex<()>,
+    /// Held by whoever uses it; alone by whoever removes it.
+    busy: tokio::sync::RwLock<()>,
+    /// Was it removed? minimega would make it anew at the next mention.
+    gone: AtomicBool,
 }
 
 impl Namespace {
@@ -284,7 +295,7 @@ impl Namespace {
     /// Runs a command in the namespace; minimega changes none of its words.
     ///
     /// # Errors
-    /// As [`Daemon::run`], and [`MinimegaError::Unsendable`] for what this minimega would change.
+    /// As [`Daemon::run`], and [`MinimegaError::Unsendable`] for what this minimega would change, and once it was removed.
     pub async fn run<S: AsRef<str>>(&self, words: &[S]) -> Result<Answer, MinimegaError> {
         self.run_within(words, self.daemon.limits.answer).await
     }
@@ -303,7 +314,18 @@ impl Namespace {
             return Err(MinimegaError::Unsendable { word: shown(word), why });
         }
         line.extend(words.iter().map(AsRef::as_ref));
+        let _here = self.here().await?;
         self.daemon.run_within(&Line::of(line), limit).await
+    }
+
+    /// It stays as long as this is held.
+    async fn here(&self) -> Result<tokio::sync::RwLockReadGuard<'_, ()>, MinimegaError> {
+        let busy = self.busy.read().await;
+        if !self.gone.load(Ordering::SeqCst) {
+            return Ok(busy);
+        }
+        let why = "this namespace was removed, and minimega would make it anew".to_owned();
+        Err(MinimegaError::Unsendable { word: self.name.clone(), why })
     }
 
     /// As [`Namespace::run`] for a question that is asked again and again: it stays out of minimega's history.
@@ -316,6 +338,7 @@ impl Namespace {
             line.extend([".record", "false"]);
         }
         line.extend(words);
+        let _here = self.here().await?;
         self.daemon.run(&Line::of(line)).await
     }
 
@@ -326,6 +349,11 @@ impl Namespace {
     pub async fn rows(&self, words: &[&str], columns: &[&str]) -> Result<Vec<Row>, MinimegaError> {
         let answer = self.poll(words).await?;
         answer.table(columns).map_err(|garbled| MinimegaError::answer(&words.join(" "), garbled))
+    }
+
+    /// From now on, nothing is sent to it any more: somebody else removes it.
+    pub(super) fn leave(&self) {
+        self.gone.store(true, Ordering::SeqCst);
     }
 
     /// Removes the namespace with its machines, networks and captures, and its files. Goes on past failures and returns
@@ -351,7 +379,12 @@ impl Namespace {
         for words in [["clear", "cc"], ["clear", "capture"]] {
             failures.extend(self.run(&words).await.err());
         }
-        failures.extend(self.clear().await.err());
+        // Nobody else is at it then.
+        let alone = self.busy.write().await;
+        let cleared = self.clear().await;
+        self.gone.store(cleared.is_ok(), Ordering::SeqCst);
+        drop(alone);
+        failures.extend(cleared.err());
         if failures.iter().any(MinimegaError::is_lost) {
             // A daemon that comes after it gives the same numbers to machines of others.
             return failures;

@@ -81,7 +81,11 @@ impl Holds {
 impl Drop for Holds {
     /// The connections of the runtime that is left here may not answer any more, so that a thread makes its own.
     fn drop(&mut self) {
-        let held: Vec<Journal> = self.held.drain(..).map(|held| held.journal).collect();
+        let journal = |held: Held| {
+            held.namespace.leave();
+            held.journal
+        };
+        let held: Vec<Journal> = self.held.drain(..).map(journal).collect();
         if held.is_empty() {
             return;
         }

@@ -43,7 +43,7 @@ impl Testbed for MinimegaKvm {
     }
 
     async fn base_id(&self, request: &Request) -> Result<Option<String>, TestbedError> {
-        Ok(Some(self.prepared.image(request).await?.base_id.clone()))
+        self.prepared.base_id(request).await
     }
 
     fn accepts(&self, tuple: &Tuple) -> Result<(), TestbedError> {

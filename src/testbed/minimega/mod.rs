@@ -8,6 +8,8 @@
 //! daemon   minimega, namespaces of it
 //! machine  virtual machines and containers of a namespace
 //! guest    guests of vptest's own image, and their agent
+//! own      guests of an image of the user's
+//! reach    how the agent of such a guest is reached
 //! capture  captures that minimega takes
 //! recorder the same as capture points
 //! qmp      what QEMU says of a machine
@@ -45,8 +47,10 @@ mod kvm;
 pub mod leftovers;
 mod line;
 pub mod machine;
+mod own;
 mod prepare;
 pub mod qmp;
+mod reach;
 mod recorder;
 mod remains;
 pub mod rond;

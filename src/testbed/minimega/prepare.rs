@@ -11,10 +11,12 @@ use super::daemon::{DEFAULT_SOCKET, Daemon};
 use super::error::MinimegaError;
 use super::hold::chain;
 use super::line::Line;
+use super::own::{self, Stamp};
 use super::socket::Limits;
-use crate::image::{self, Image};
+use crate::ids::NodeId;
+use crate::image::{self, Bundle, Image};
 use crate::instrument::capture::available_memory;
-use crate::spec::MinimegaSpec;
+use crate::spec::{GuestImage, MinimegaSpec};
 use crate::testbed::qemu::prepare::{build, check_image, no_image, programs};
 use crate::testbed::qemu::wishes::Wishes;
 use crate::testbed::{Request, TestbedError};
@@ -33,6 +35,24 @@ struct Known {
     daemon: Option<Arc<Daemon>>,
     /// By the programs in them.
     images: BTreeMap<BTreeSet<String>, Arc<Image>>,
+    /// Hash of the user's kernel and initramfs, and when they were looked at.
+    own: Option<(Stamp, String)>,
+    /// vptest for guests of the user's image.
+    bundle: Option<Arc<Bundle>>,
+}
+
+/// What guests boot.
+#[derive(Clone)]
+pub(super) enum Booted {
+    /// An image of vptest's.
+    Image(Arc<Image>),
+    /// One of the user's.
+    Own {
+        image: GuestImage,
+        /// Of kernel and initramfs; `None` for disks.
+        identity: Option<String>,
+        bundle: Arc<Bundle>,
+    },
 }
 
 impl Prepared {
@@ -83,14 +103,71 @@ impl Prepared {
     /// [`TestbedError::Unsupported`] without an image or a minimega, [`TestbedError::Request`] for what does not fit.
     pub(super) async fn check(&self, wishes: &Wishes, request: &Request) -> Result<(), TestbedError> {
         self.visible_daemon().await?;
-        let image = self.image(request).await?;
-        let refused = |what| TestbedError::Request { testbed: wishes.topology.testbed, what };
-        check_image(&image, wishes, &wishes.driver).map_err(refused)?;
+        match &self.spec.image {
+            Some(image) => {
+                let nodes: Vec<NodeId> = wishes.topology.nodes().iter().map(|plan| plan.id).collect();
+                own::check(image, &nodes)?;
+                self.bundle(request).await?;
+            }
+            None => {
+                let image = self.image(request).await?;
+                let refused = |what| TestbedError::Request { testbed: wishes.topology.testbed, what };
+                check_image(&image, wishes, &wishes.driver).map_err(refused)?;
+            }
+        }
         match available_memory() {
             Some(available) => wishes.check_memory(available),
             // A kernel that does not say how much there is will say when there is not enough.
             None => Ok(()),
         }
+    }
+
+    /// What the guests boot.
+    ///
+    /// # Errors
+    /// [`TestbedError::Unsupported`] when it cannot be made or read.
+    pub(super) async fn booted(&self, request: &Request) -> Result<Booted, TestbedError> {
+        let Some(image) = self.spec.image.clone() else { return Ok(Booted::Image(self.image(request).await?)) };
+        let identity = self.own_identity(&image).await?;
+        Ok(Booted::Own { image, identity, bundle: self.bundle(request).await? })
+    }
+
+    /// Tells images apart: of kernel and programs without vptest, or of the user's kernel and initramfs; `None` for disks.
+    ///
+    /// # Errors
+    /// As [`Prepared::booted`].
+    pub(super) async fn base_id(&self, request: &Request) -> Result<Option<String>, TestbedError> {
+        match &self.spec.image {
+            Some(image) => self.own_identity(image).await,
+            None => Ok(Some(self.image(request).await?.base_id.clone())),
+        }
+    }
+
+    /// Files that were changed meanwhile are read again.
+    async fn own_identity(&self, image: &GuestImage) -> Result<Option<String>, TestbedError> {
+        let mut known = self.known.lock().await;
+        let Some(stamp) = own::stamp(image)? else { return Ok(None) };
+        if let Some((_, identity)) = known.own.as_ref().filter(|(of, _)| *of == stamp) {
+            return Ok(Some(identity.clone()));
+        }
+        let image = image.clone();
+        let identity = blocking("read the guests' image", move || own::identity(&image)).await??;
+        known.own = identity.clone().map(|identity| (stamp, identity));
+        Ok(identity)
+    }
+
+    async fn bundle(&self, request: &Request) -> Result<Arc<Bundle>, TestbedError> {
+        let mut known = self.known.lock().await;
+        if let Some(bundle) = &known.bundle {
+            return Ok(Arc::clone(bundle));
+        }
+        let vptest = request.vptest.clone();
+        let packed = blocking("pack vptest for the guests", move || Bundle::of(&vptest)).await?;
+        let packed = packed.map_err(|error| TestbedError::Unsupported {
+            what: format!("vptest cannot be packed for the guests: {:#}", anyhow::Error::from(error)),
+            hint: None,
+        })?;
+        Ok(Arc::clone(known.bundle.insert(Arc::new(packed))))
     }
 
     pub(super) async fn image(&self, request: &Request) -> Result<Arc<Image>, TestbedError> {
@@ -103,6 +180,11 @@ impl Prepared {
         known.images.insert(programs, Arc::clone(&image));
         Ok(image)
     }
+}
+
+async fn blocking<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, TestbedError> {
+    let failed = |error| TestbedError::Io { what: what.to_owned(), source: std::io::Error::other(error) };
+    tokio::task::spawn_blocking(work).await.map_err(|error: tokio::task::JoinError| failed(error))
 }
 
 /// In a mesh, minimega chooses the host of each machine, and on others vptest reaches none.

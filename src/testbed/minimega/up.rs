@@ -9,12 +9,15 @@ use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all, select_all, try_join_all};
 
+use super::cc::ROUND_TRIPS;
 use super::daemon::{Daemon, Namespace};
 use super::guest::{self, Hardware};
 use super::hold::{Holds, chain};
 use super::line::Line;
 use super::machine::{self, Machine};
-use super::prepare::Prepared;
+use super::own;
+use super::prepare::{Booted, Prepared};
+use super::reach::{OwnGuests, Reached};
 use super::recorder::Group;
 use super::switch::Switch;
 use super::{MinimegaError, qmp};
@@ -22,7 +25,6 @@ use crate::agent::Client;
 use crate::host::cage::Cage;
 use crate::host::{cpus, host_name};
 use crate::ids::{NodeId, Role, Vantage};
-use crate::image::Image;
 use crate::node::agent::AgentNode;
 use crate::node::local::{self, Processes};
 use crate::node::{Command, Node, NodeError, Process};
@@ -48,6 +50,7 @@ pub(super) struct Guest {
     pub(super) plan: NodePlan,
     pub(super) machine: Machine,
     pub(super) client: Client,
+    reached: Reached,
     namespace: Arc<Namespace>,
 }
 
@@ -72,7 +75,7 @@ pub(super) struct Up {
 struct Site<'a> {
     wishes: &'a Wishes,
     spec: &'a MinimegaSpec,
-    image: &'a Image,
+    booted: &'a Booted,
     scratch: &'a std::path::Path,
 }
 
@@ -83,10 +86,10 @@ pub(super) fn failed(node: NodeId, what: impl std::fmt::Display) -> TestbedError
 impl Up {
     /// When it fails, or is given up half-way, the namespaces are removed.
     pub(super) async fn launch(prepared: &Prepared, wishes: Wishes, request: &Request) -> Result<Self, TestbedError> {
-        let (daemon, image) = (prepared.daemon().await?, prepared.image(request).await?);
+        let (daemon, booted) = (prepared.daemon().await?, prepared.booted(request).await?);
         let pairs = usize::from(wishes.topology.pairs);
         let cpus = if wishes.pinning { Some(host_cpus(pairs)?) } else { None };
-        let site = Site { wishes: &wishes, spec: &prepared.spec, image: &image, scratch: &request.scratch };
+        let site = Site { wishes: &wishes, spec: &prepared.spec, booted: &booted, scratch: &request.scratch };
         let mut holds = Holds::default();
         let started = async {
             let guests = site.start(&daemon, &mut holds, request).await?;
@@ -131,7 +134,7 @@ impl Up {
             cpus,
             holds,
         };
-        up.facts = up.read_facts(&image).await;
+        up.facts = up.read_facts(&booted).await;
         Ok(up)
     }
 
@@ -146,7 +149,7 @@ impl Up {
         clients.map(group).collect()
     }
 
-    async fn read_facts(&self, image: &Image) -> Vec<Environment> {
+    async fn read_facts(&self, booted: &Booted) -> Vec<Environment> {
         let host = host_name();
         let fact = |name: &str, value: String| Environment { host: host.clone(), name: name.to_owned(), value };
         let capture = match self.spec.capture {
@@ -159,10 +162,16 @@ impl Up {
             fact("testbed.minimega.version", self.daemon.version.text.clone()),
             fact("testbed.minimega.topology", format!("{pairs} x (guest - tap - vlan - tap - guest){tunnel}")),
             fact("testbed.minimega.capture", capture.to_owned()),
-            fact("image.id", image.id.clone()),
-            fact("image.base_id", image.base_id.clone()),
-            fact("image.kernel", image.kernel_source.clone()),
         ];
+        let of_image = match booted {
+            Booted::Image(image) => vec![
+                ("image.id", image.id.clone()),
+                ("image.base_id", image.base_id.clone()),
+                ("image.kernel", image.kernel_source.clone()),
+            ],
+            Booted::Own { image, identity, .. } => own::facts(image, identity.as_deref()),
+        };
+        facts.extend(of_image.into_iter().map(|(name, value)| fact(name, value)));
         if let Some(first) = self.guests.first() {
             facts.push(fact("testbed.minimega.bridge", first.machine.bridge.clone()));
             let version =
@@ -176,9 +185,8 @@ impl Up {
                 Err(error) => tracing::warn!("QEMU does not say its version: {}", chain(&error)),
             }
         }
-        for guest in &self.guests {
-            facts.extend(guests::facts(guest.plan.id, &guest.client).await);
-        }
+        let of_guests = self.guests.iter().map(|guest| guests::facts(guest.plan.id, &guest.client));
+        facts.extend(join_all(of_guests).await.into_iter().flatten());
         facts
     }
 }
@@ -207,13 +215,20 @@ impl Site<'_> {
         let further = BOOT_TCG.1.saturating_mul(u32::try_from(plans.len()).unwrap_or(u32::MAX));
         let limit = self.spec.boot_timeout.unwrap_or(BOOT_TCG.0 + further);
         let machines = links.iter().zip(launched).flat_map(|((_, namespace), machines)| {
-            machines.into_iter().map(move |machine| (Arc::clone(namespace), machine))
+            let own = match self.booted {
+                Booted::Image(_) => None,
+                Booted::Own { image, bundle, .. } => Some(OwnGuests::new(namespace, image, bundle)),
+            };
+            machines.into_iter().map(move |machine| (Arc::clone(namespace), own.clone(), machine))
         });
-        let reached = plans.into_iter().zip(machines).map(|(plan, (namespace, machine))| async move {
-            let client = guest::reach(namespace.daemon(), &machine, limit).await;
-            match client {
-                Ok(client) => Ok(Guest { plan, machine, client, namespace }),
-                Err(error) => Err(self.not_reached(plan.id, &machine, &namespace, &error).await),
+        let reached = plans.into_iter().zip(machines).map(|(plan, (namespace, own, machine))| async move {
+            let reached = match &own {
+                None => Reached::at_port(&namespace, &machine, limit).await,
+                Some(own) => own.reach(&machine, limit).await,
+            };
+            match reached {
+                Ok(reached) => Ok(Guest { plan, machine, client: reached.client.clone(), reached, namespace }),
+                Err(error) => Err(self.not_reached(plan.id, &machine, &namespace, error.as_ref()).await),
             }
         });
         try_join_all(reached).await
@@ -233,7 +248,10 @@ impl Site<'_> {
         let nodes = [NodeId::client(pair), NodeId::server(pair)];
         let plans = nodes.map(|node| {
             let console = self.console(node).to_string_lossy().into_owned();
-            guest::plan(node, self.image, &hardware, Some(console))
+            match self.booted {
+                Booted::Image(image) => guest::plan(node, image, &hardware, Some(console)),
+                Booted::Own { image, .. } => own::plan(node, image, &hardware, console),
+            }
         });
         machine::launch(namespace, &plans).await.map_err(|error| of_pair(pair, error, "launch"))
     }
@@ -254,7 +272,7 @@ impl Site<'_> {
         node: NodeId,
         machine: &Machine,
         namespace: &Namespace,
-        error: &crate::agent::AgentError,
+        error: &(dyn std::error::Error + Send + Sync),
     ) -> TestbedError {
         let state = state_of(namespace, &machine.name).await;
         let console = std::fs::read(self.console(node)).unwrap_or_default();
@@ -272,8 +290,10 @@ impl Site<'_> {
     async fn set_up_guest(&self, guest: &Guest, cpus: Option<&[PairCpus]>) -> Result<(), TestbedError> {
         let node = guest.plan.id;
         let mut setup = self.wishes.network(&guest.plan);
-        // Loaded at boot.
-        setup.modules.clear();
+        if let Booted::Image(_) = self.booted {
+            // Loaded at boot.
+            setup.modules.clear();
+        }
         guest.client.configure(&setup).await.map_err(|error| failed(node, Causes(&error)))?;
         for interface in &setup.interfaces {
             guests::await_link(&guest.client, &interface.name).await.map_err(|why| failed(node, why))?;
@@ -345,6 +365,12 @@ impl Guest {
         let threads = self.threads().await.ok()?;
         let text = |thread| Some(cpus::of(thread)?.iter().map(usize::to_string).collect::<Vec<_>>().join(","));
         Some(threads.into_iter().map(text).collect::<Option<Vec<String>>>()?.join(";"))
+    }
+
+    /// How many round trips through its miniccc there were, as a fact.
+    fn round_trips(&self) -> Option<Environment> {
+        let value = self.reached.round_trips()?.to_string();
+        Some(Environment { host: self.plan.id.to_string(), name: ROUND_TRIPS.to_owned(), value })
     }
 
     /// Threads of the virtual CPUs, as this host numbers them.
@@ -547,8 +573,9 @@ impl Instance for Up {
             left.push(format!("processes of iteration {}: {error}", self.number));
         }
         self.pairs.clear();
-        self.guests.clear();
+        // Letters end with them.
+        let facts = self.guests.drain(..).filter_map(|guest| guest.round_trips()).collect();
         left.extend(self.holds.release().await);
-        Teardown { left, facts: Vec::new() }
+        Teardown { left, facts }
     }
 }

@@ -160,7 +160,7 @@ impl Member {
     /// Kernel parameters that were asked for, and the governors of all CPUs.
     async fn kernel_settings(&self, wishes: &Wishes) -> Vec<Setting> {
         let governor = |cpu: u32| format!("/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor");
-        let governors = self.cpus().await.into_iter().map(governor);
+        let governors = self.cpus().await.iter().copied().map(governor);
         let paths = wishes.sysctls.iter().map(|(name, _)| format!("/proc/sys/{name}")).chain(governors);
         let paths: Vec<String> = paths.collect();
         let read = match self.client().read_files(&paths, VALUE).await {
@@ -193,11 +193,14 @@ impl Member {
         settings
     }
 
-    /// All CPUs of the node, not only those that the agent may use; none when they cannot be read.
-    async fn cpus(&self) -> Vec<u32> {
-        let path = "/sys/devices/system/cpu/present".to_owned();
-        let read = self.client().read_files(&[path], VALUE).await.ok().and_then(|mut read| read.pop().flatten());
-        read.and_then(|bytes| crate::host::cpus::parse_list(&String::from_utf8_lossy(&bytes))).unwrap_or_default()
+    /// All CPUs of the node, not only those that the agent may use; none when they cannot be read. They are asked for once.
+    async fn cpus(&self) -> &[u32] {
+        let read = async {
+            let path = "/sys/devices/system/cpu/present".to_owned();
+            let read = self.client().read_files(&[path], VALUE).await.map_err(drop)?.pop().flatten().ok_or(())?;
+            crate::host::cpus::parse_list(&String::from_utf8_lossy(&read)).ok_or(())
+        };
+        self.held.cpus.get_or_try_init(|| read).await.map_or(&[], Vec::as_slice)
     }
 
     /// Ends what runs there and puts settings back.

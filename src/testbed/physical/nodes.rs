@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, OnceCell, Semaphore};
 use tokio::time::Instant;
 
 use super::rond::RondWay;
@@ -47,6 +47,8 @@ const LOCK: &str = "lock";
 /// A node that was reached. Dropping it ends what goes to it, and with that the agent.
 pub(super) struct Held {
     pub(super) client: Client,
+    /// All CPUs of the node, as soon as they are known.
+    pub(super) cpus: OnceCell<Vec<u32>>,
     behind: Behind,
 }
 
@@ -190,7 +192,7 @@ impl Nodes {
             }
             TestbedError::Guest { node: wish.id, what }
         })?;
-        Ok(Held { client: mailbox.client.clone(), behind: Behind::Rond(mailbox) })
+        Ok(Held { client: mailbox.client.clone(), cpus: OnceCell::new(), behind: Behind::Rond(mailbox) })
     }
 
     async fn open_by_ssh(&self, wish: &NodeWish, target: &Target, bundle: &Bundle) -> Result<Held, TestbedError> {
@@ -214,7 +216,7 @@ impl Nodes {
             connection: Box::new(Mutex::new(connection)),
             agent: std::sync::Mutex::new(Some(agent.process)),
         };
-        Ok(Held { client: agent.client, behind })
+        Ok(Held { client: agent.client, cpus: OnceCell::new(), behind })
     }
 
     /// How long a node may take to answer ssh or to report to rond.

@@ -23,6 +23,7 @@ use crate::node::agent::AgentNode;
 use crate::node::{Command, Node, NodeError, Process};
 use crate::record::{Environment, Setting};
 use crate::spec::Way;
+use crate::testbed::minimega::cc::ROUND_TRIPS;
 use crate::testbed::{
     CapturePoint, CaptureSource, CountedAt, Instance, KernelAt, Pair, Path, Request, Teardown, TestbedError,
 };
@@ -35,8 +36,6 @@ const SETTLE: Duration = Duration::from_secs(10);
 const SETTLE_BY_ROND: Duration = Duration::from_secs(70);
 /// A route that is longer than asked for is walked this much further.
 const EXCESS_HOPS: usize = 8;
-/// The fact that says how many round trips through miniccc an iteration took.
-const ROUND_TRIPS: &str = "testbed.cc.round_trips";
 
 /// See the module.
 pub(super) struct Up {
@@ -78,20 +77,27 @@ impl Up {
             Some(error) => Err(error),
             None => up.ready().await,
         };
-        if let Err(error) = ready {
-            let left = up.teardown().await.left.into_iter().chain(up.abandon(borrowed.lost).await);
-            left.for_each(|left| tracing::warn!("{left}"));
-            return Err(error);
-        }
+        let facts = match ready {
+            Ok(facts) => facts,
+            Err(error) => {
+                let left = up.teardown().await.left.into_iter().chain(up.abandon(borrowed.lost).await);
+                left.for_each(|left| tracing::warn!("{left}"));
+                return Err(error);
+            }
+        };
         up.pairs = up.make_pairs();
-        up.facts = join_all(up.members.iter().map(Member::facts)).await.into_iter().flatten().collect();
+        up.facts = facts;
         Ok(up)
     }
 
-    /// Waits for all links; then each client's server must be somewhere else.
-    async fn ready(&self) -> Result<(), TestbedError> {
+    /// Waits for all links; then each client's server must be somewhere else. Facts about the nodes are asked for at the same
+    /// time, since each letter to a node behind rond costs a round trip.
+    async fn ready(&self) -> Result<Vec<Environment>, TestbedError> {
         try_join_all(self.members.iter().map(Member::await_link)).await?;
-        try_join_all(self.couples().map(|(client, server)| client.is_no_end_of(server))).await.map(drop)
+        let apart = try_join_all(self.couples().map(|(client, server)| client.is_no_end_of(server)));
+        let facts = join_all(self.members.iter().map(Member::facts));
+        let (apart, facts) = tokio::join!(apart, facts);
+        apart.map(|_| facts.into_iter().flatten().collect())
     }
 
     /// Client and server of each pair.

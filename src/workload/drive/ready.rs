@@ -13,6 +13,9 @@ use crate::spec::Ready;
 /// Between two looks, at first and at last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 
+/// How long one look may take: so much later is noticed that a server has ended.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// A condition that can be looked at.
 pub(super) enum Condition {
     Tcp(u16),
@@ -67,7 +70,7 @@ impl Condition {
 
     async fn holds(&self, node: &dyn Node, server: &Running) -> Result<bool, DriveError> {
         match self {
-            Self::Tcp(port) => Ok(node.listening(*port).await?),
+            Self::Tcp(port) => Ok(node.await_listening(*port, LOOK).await?),
             Self::File(path) => Ok(node.exists(path).await?),
             Self::Output(regex) => Ok([Stream::Out, Stream::Err].into_iter().any(|stream| {
                 let output = server.output(stream);

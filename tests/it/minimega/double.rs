@@ -404,6 +404,9 @@ impl Shared {
                 }
                 let uuid = found.uuid.clone();
                 drop(state);
+                if self.trap().silent_start {
+                    return done();
+                }
                 guest::report(self, name, machine, &uuid);
                 done()
             }

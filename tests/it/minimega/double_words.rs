@@ -43,6 +43,10 @@ pub(crate) struct Traps {
     pub(crate) fail: Option<&'static str>,
     /// Hosts of its mesh; `None` for itself alone.
     pub(crate) mesh: Option<&'static str>,
+    /// No miniccc reports from a machine that was started.
+    pub(crate) silent_start: bool,
+    /// All guests' files are in one directory, [`super::guest::shared_files`].
+    pub(crate) same_files: bool,
     /// Containers are real ones; the double must have a network and mounts of its own.
     pub(crate) contain: bool,
 }

@@ -68,6 +68,13 @@ async fn a_conversation_by_letters_is_one_as_any_other() {
     first.signal(libc::SIGKILL).unwrap();
     assert_eq!(first.end().await.unwrap().status.to_string(), "signal 9");
     assert!(mailbox.turns() > 5);
+    // As long as nothing is to be said or heard, nothing is asked.
+    let before = mailbox.turns();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(mailbox.turns(), before);
+    // A node that waits for a socket is asked once.
+    assert!(!client.await_listening(1, Duration::from_millis(600)).await.unwrap());
+    assert!(mailbox.turns() - before <= 4, "{}", mailbox.turns() - before);
     assert_eq!(lab.channel.round_trips(), 1, "the phase that has sent vptest");
     mailbox.close().await;
     until("the end of what was sent", || std::fs::read_dir(&lab.files).unwrap().next().is_none()).await;

@@ -29,6 +29,7 @@
 //! | a wrong filter shows only at the start, paths are relative to two places | `machines::a_capture_that_cannot_start_…` |
 //! | an existing file is cut, a killed machine stays in the table | `traps::a_file_of_an_earlier_capture_…`, `traps::a_capture_of_a_machine_…` |
 //! | a limit that could not be set takes the old one away | `traps::a_limit_counts_only_when_it_is_in_the_table` |
+//! | any mention of a namespace makes it | `own::guests_with_a_miniccc_alone_…`, `own::a_namespace_that_was_removed_stays_so` |
 //! | rond says no numbers, its filter is everybody's | `rond::commands_are_told_apart_…`, `rond::a_filter_that_somebody_…` |
 //! | rond closes at what it cannot parse | `rond::what_it_cannot_parse_…` |
 //! | two nodes with one identifier show as one | `rond::nodes_that_share_an_identifier_are_missed` |
@@ -46,6 +47,7 @@ mod double_words;
 pub(crate) mod guest;
 mod letters;
 mod machines;
+mod own;
 mod phases;
 mod protocol;
 mod real;

@@ -1,7 +1,7 @@
 //! Against a minimega that runs here. `VPTEST_MINIMEGA` is the path of its command socket (the usual one without it).
 //!
 //! Machines need a kernel and an initramfs with a miniccc: `VPTEST_MINIMEGA_KERNEL` and `VPTEST_MINIMEGA_INITRD`. It must
-//! have an interface for each card and take `vmname=` and `vmip=` from the kernel's command line.
+//! have an interface for each card and take `vmname=` and `vmip=` from the kernel's command line; sweeps in them need `ab`.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -25,6 +25,7 @@ use vptest::units::{ByteSize, Rate};
 use super::text;
 use crate::campaign::Campaign;
 use crate::need::{self, need};
+use crate::qemu::outcome;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -255,6 +256,55 @@ async fn a_sweep_runs_on_a_real_minimega() {
     let owner = Owner::of(&campaign.out());
     assert!(open_real(&socket).await.namespaces_of(&owner).await.unwrap().is_empty());
     assert!(!campaign.out().join(".minimega").exists());
+}
+
+/// The image of the other tests, with busybox and miniccc and ApacheBench: nothing of vptest's is in it.
+fn own_sweep(socket: &Path, (kernel, initrd): (String, String), reach: &str) {
+    let campaign = Campaign::planned(&format!(
+        "name = \"own\"\nrepetitions = 1\ntimeout = \"500 s\"\n\n[factors]\ntestbed = \"minimega-kvm\"\n\
+         driver = \"virtio-net-pci\"\nmemory = \"1 GiB\"\noffload = \"off\"\nrate = \"50 Mbit/s\"\n\
+         request = {{ url = \"/\", count = 50 }}\n\n[workload]\npreset = \"ab\"\n\n\
+         [capture]\nvantage = [\"guest\", \"host\"]\n\n[instrument.counters]\n\n\
+         [verify]\nforeign_cpu = \"off\"\nsteal = \"off\"\nclient_cpu = \"off\"\n\n\
+         [testbed.minimega]\nsocket = \"{}\"\nkernel = \"{kernel}\"\ninitrd = \"{initrd}\"\nreach = \"{reach}\"\n\
+         append = [\"console=ttyS0\", \"quiet\", \"ipv6.disable_ipv6=1\", \"vmname=own\"]\nboot_timeout = \"300 s\"\n",
+        socket.display()
+    ));
+    campaign.expect(0, &["run"]);
+    assert_eq!(outcome(&campaign), ("complete".to_owned(), "[]".to_owned()));
+    let database = rusqlite::Connection::open(campaign.out().join(&campaign.files()[0])).unwrap();
+    let count = |query: &str| -> i64 { database.query_row(query, [], |row| row.get(0)).unwrap() };
+    assert_eq!(count("SELECT count(*) FROM setting WHERE ok = 0"), 0);
+    assert_eq!(count("SELECT count(*) FROM capture WHERE packets > 0 AND dropped_kernel = 0"), 4);
+    assert_eq!(count("SELECT count(*) FROM metric WHERE name = 'rps' AND value > 0"), 1);
+    let facts = "SELECT count(*) FROM environment WHERE name IN ('image.id', 'image.initrd')";
+    assert_eq!(count(facts), 2);
+    let mut trips = database
+        .prepare("SELECT host, CAST(value AS INTEGER) FROM environment WHERE name = 'testbed.cc.round_trips'")
+        .unwrap();
+    let trips: Vec<(String, i64)> =
+        trips.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect();
+    eprintln!("round trips by {reach}: {trips:?}");
+    assert_eq!(trips.len(), 2);
+    let most = if reach == "port" { 1 } else { 200 };
+    assert!(trips.iter().all(|(_, trips)| (1..=most).contains(trips)), "{trips:?}");
+}
+
+#[tokio::test]
+async fn guests_of_ones_own_image_run_a_sweep_by_letters() {
+    let Some((socket, guest)) = socket().zip(guest()) else { return };
+    if need::root() {
+        own_sweep(&socket, guest, "cc");
+    }
+}
+
+/// Their miniccc starts the agent, once; it then answers at its port.
+#[tokio::test]
+async fn guests_of_ones_own_image_run_a_sweep_at_a_port() {
+    let Some((socket, guest)) = socket().zip(guest()) else { return };
+    if need::root() {
+        own_sweep(&socket, guest, "port");
+    }
 }
 
 async fn open_real(socket: &Path) -> Arc<Daemon> {

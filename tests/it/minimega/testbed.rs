@@ -29,7 +29,7 @@ impl Campaign {
         self.0.path()
     }
 
-    fn request(&self) -> Request {
+    pub(super) fn request(&self) -> Request {
         Request {
             tuple: Tuple::default(),
             number: 1,
@@ -42,7 +42,7 @@ impl Campaign {
         }
     }
 
-    fn is_clean(&self) -> bool {
+    pub(super) fn is_clean(&self) -> bool {
         !self.path().join(".minimega").exists()
     }
 }
@@ -58,7 +58,7 @@ async fn failure(socket: &Path, campaign: &Campaign, boot: Duration) -> TestbedE
 }
 
 /// Has nothing but what was there before?
-fn is_empty(double: &Double) -> bool {
+pub(super) fn is_empty(double: &Double) -> bool {
     double.state().namespaces.keys().all(|name| name == "minimega")
 }
 

@@ -5,42 +5,43 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, DuplexStream, ReadBuf};
 use tokio::sync::{Mutex, mpsc};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
 use super::super::error::{MinimegaError, PhaseFailure};
 use super::turn::{Address, WAIT_FOR, WAITER};
-use super::{Channel, Member, Phase, Sent, Step, StepStatus};
+use super::{Channel, Member, Outcome, Phase, Sent, Step, StepReport, StepStatus};
 use crate::agent::mailbox::{LARGEST, Letter, PACKED};
-use crate::agent::{AgentError, Client, Limits};
+use crate::agent::{AgentError, Awaited, Client, Limits};
 use crate::image::{BUNDLE_PROGRAM, Bundle};
 use crate::text::printable_bytes;
 
 /// What a conversation by letters may take. A letter waits for the one before.
 const LIMITS: Limits = Limits {
     handshake: Duration::from_secs(120),
-    heartbeat: Duration::from_secs(5),
+    heartbeat: Duration::from_secs(20),
     silence: Duration::from_secs(45),
     noise: 1 << 20,
     again: Duration::from_secs(600),
     pong: Duration::from_secs(10),
-    clock_rounds: 4,
+    clock_rounds: 2,
+    is_slow: true,
 };
 /// How long unpacking and starting vptest may take.
-const START: Duration = Duration::from_secs(60);
+pub(super) const START: Duration = Duration::from_secs(60);
 /// How long the agent runs at the most.
-const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+pub(super) const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 /// After a letter, the next one waits so long for something to say: a question is often followed by another one.
-const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(25);
 /// What is said within this time of the word before goes along,
-const GATHER: Duration = Duration::from_millis(1);
+const GATHER: Duration = Duration::from_millis(3);
 /// and within this time of the first one: whoever goes on talking is no reason for the others to wait.
 const GATHER_ALL: Duration = Duration::from_millis(100);
 /// How long the agent may take to end.
@@ -83,6 +84,9 @@ done
 sleep 2
 rm -rf "$1" "$VPTEST_PHASE" "${VPTEST_PHASE%.d}.sh" "$2/$3".t*"#;
 
+/// Unpacks vptest.
+pub(super) const UNPACK: &str = r#"tar -x -f "$2" -C "$1" && mkdir "$1/scratch""#;
+
 /// Waits until the agent is there, or says why it is not.
 const CHECK: &str = r#"n=0
 until [ -p "$1/bell.1" ]; do
@@ -97,6 +101,7 @@ pub struct Mailbox {
     pub client: Client,
     turns: Arc<AtomicU64>,
     pump: Mutex<JoinHandle<()>>,
+    stop: AbortHandle,
 }
 
 impl Mailbox {
@@ -112,14 +117,11 @@ impl Mailbox {
         let start = phase(&incoming, &name, &directory, conversation, bundle);
         let into = std::env::temp_dir();
         let outcomes = channel.run(&[(member.clone(), start)], &into).await?;
-        for step in outcomes.iter().flat_map(|outcome| &outcome.report.steps) {
-            if !matches!(step.status, None | Some(StepStatus::Exit(0))) {
-                let said = [&step.stdout[..], &step.stderr[..]].concat();
-                let text = printable_bytes(said.trim_ascii(), 400);
-                return Err(MinimegaError::phase(&member.node, PhaseFailure::NotStarted(text)));
-            }
+        if let Some(why) = outcomes.iter().find_map(failed_step) {
+            return Err(MinimegaError::phase(&member.node, PhaseFailure::NotStarted(why)));
         }
         let turns = Arc::new(AtomicU64::new(0));
+        let awaited = Arc::new(OnceLock::new());
         let address = Address { member: member.clone(), directory, conversation };
         let (input, ours) = tokio::io::duplex(2 * LARGEST);
         let (heard, output) = mpsc::channel(4);
@@ -129,21 +131,29 @@ impl Mailbox {
             from_client: ours,
             to_client: heard,
             turns: Arc::clone(&turns),
+            awaited: Arc::clone(&awaited),
             said: 0,
             heard: 0,
             newest: 0,
         };
         let pump = tokio::spawn(pump.run());
+        let stop = pump.abort_handle();
         let output = Heard { pieces: output, piece: Vec::new(), start: 0 };
         let client = Client::connect(output, input, LIMITS).await;
         let client =
             client.map_err(|error| MinimegaError::phase(&member.node, PhaseFailure::NotStarted(error.to_string())))?;
-        Ok(Self { client, turns, pump: Mutex::new(pump) })
+        let _ = awaited.set(client.awaited());
+        Ok(Self { client, turns, pump: Mutex::new(pump), stop })
     }
 
     /// Letters that were exchanged so far; each is a round trip through miniccc.
     pub fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
+    }
+
+    /// No letter goes any more, and none is waited for: where the node goes, and nothing is left to be put back.
+    pub fn abandon(&self) {
+        self.stop.abort();
     }
 
     /// Ends the agent, which puts back what it has changed; the node removes what was sent to it. An agent that is gone
@@ -167,6 +177,14 @@ impl Mailbox {
     }
 }
 
+/// What the first step has said that failed.
+pub(super) fn failed_step(outcome: &Outcome) -> Option<String> {
+    let failed = |step: &&StepReport| !matches!(step.status, None | Some(StepStatus::Exit(0)));
+    let step = outcome.report.steps.iter().find(failed)?;
+    let said = [&step.stdout[..], &step.stderr[..]].concat();
+    Some(printable_bytes(said.trim_ascii(), 400))
+}
+
 /// What a node does to have an agent.
 fn phase(incoming: &str, name: &str, directory: &str, conversation: u64, bundle: &Bundle) -> Phase {
     let tar = format!("{directory}/{PACKED}");
@@ -184,12 +202,7 @@ fn phase(incoming: &str, name: &str, directory: &str, conversation: u64, bundle:
             Sent { path: tar.clone(), mode: 0o600, content: bundle.tar.clone() },
             Sent { path: format!("{directory}/{WAITER}"), mode: 0o600, content: WAIT_FOR.into() },
         ],
-        steps: vec![
-            sh(SWEEP, &[incoming, name]),
-            sh(r#"tar -x -f "$2" -C "$1" && mkdir "$1/scratch""#, &[directory, &tar]),
-            run,
-            sh(CHECK, &[directory]),
-        ],
+        steps: vec![sh(SWEEP, &[incoming, name]), sh(UNPACK, &[directory, &tar]), run, sh(CHECK, &[directory])],
         fetch: Vec::new(),
     }
 }
@@ -201,6 +214,8 @@ struct Pump {
     from_client: DuplexStream,
     to_client: mpsc::Sender<io::Result<Vec<u8>>>,
     turns: Arc<AtomicU64>,
+    /// Not set before the node was greeted.
+    awaited: Arc<OnceLock<Awaited>>,
     said: u64,
     heard: u64,
     newest: u64,
@@ -219,7 +234,8 @@ impl Pump {
         for turn in 1.. {
             let mut bytes = Vec::new();
             ended = ended || self.gather(&mut bytes).await;
-            let letter = Letter { turn, offset: self.said, taken: self.heard, over: ended, bytes };
+            let asked = !ended && self.is_asked();
+            let letter = Letter { turn, offset: self.said, taken: self.heard, over: ended, asked, bytes };
             let theirs = self.channel.turn(&self.address, &letter, &mut self.newest).await?;
             self.turns.fetch_add(1, Ordering::Relaxed);
             self.said += letter.bytes.len() as u64;
@@ -243,7 +259,18 @@ impl Pump {
         Ok(())
     }
 
-    /// Collects what is to be said: all there is, at most a letter of it. Was it the last?
+    /// Does somebody wait for an answer? The greeting has one.
+    fn is_asked(&self) -> bool {
+        self.awaited.get().is_none_or(Awaited::is_asked)
+    }
+
+    /// Is nothing to be heard from the node, so that it need not be asked?
+    fn is_idle(&self) -> bool {
+        self.awaited.get().is_some_and(|awaited| !awaited.is_any())
+    }
+
+    /// Collects what is to be said: all there is, at most a letter of it. Waits as long as nothing is to be said or heard. Was
+    /// it the last?
     async fn gather(&mut self, bytes: &mut Vec<u8>) -> bool {
         let (mut patience, mut deadline) = (PAUSE, None);
         while bytes.len() < LARGEST && deadline.is_none_or(|deadline| Instant::now() < deadline) {
@@ -251,6 +278,7 @@ impl Pump {
             match tokio::time::timeout(patience, piece.read_buf(bytes)).await {
                 Ok(Ok(0) | Err(_)) => return true,
                 Ok(Ok(_)) => patience = GATHER,
+                Err(_) if deadline.is_none() && self.is_idle() => continue,
                 Err(_) => return false,
             }
             deadline.get_or_insert_with(|| Instant::now() + GATHER_ALL);

@@ -10,6 +10,7 @@ mod head;
 mod mailbox;
 mod phase;
 mod report;
+mod start;
 mod turn;
 
 use std::fs::File;
@@ -29,12 +30,15 @@ pub use head::{Head, MinimegaHead, Order};
 pub use mailbox::Mailbox;
 pub use phase::{Phase, SHOWN, SHOWN_ALL, Sent, Step};
 pub use report::{Report, StepReport, StepStatus};
+pub use start::start_at_port;
 
 use self::phase::Place;
 use self::report::Seen;
 use super::error::{MinimegaError, PhaseFailure};
 use crate::text::printable_bytes;
 
+/// The fact that says how many round trips through miniccc an iteration took on a node.
+pub(in crate::testbed) const ROUND_TRIPS: &str = "testbed.cc.round_trips";
 /// Where miniccc keeps files when it is not told otherwise.
 pub const GUEST_FILES: &str = "/tmp/miniccc/files";
 /// Bytes per second that files move with at least.

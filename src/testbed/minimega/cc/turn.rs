@@ -43,7 +43,7 @@ impl Channel {
         let mut orders = Vec::new();
         // It goes when the turn does, however: it has been fetched, or not, and then nobody wants it any more.
         let mut written = Written::default();
-        if letter.over || !letter.bytes.is_empty() {
+        if letter.over || letter.asked || !letter.bytes.is_empty() {
             written.write(path, &letter.encode(at.conversation))?;
             orders.push(Order::Send(name));
         }
