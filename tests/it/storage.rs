@@ -189,6 +189,8 @@ fn leaving(repetitions: u32, content: &str, storage: &str) -> String {
     );
     FAKE.replace(r#"client = ["sample", "rps", "1000", "10"]"#, &command)
         .replace("workers = [1, 10]", "workers = 1")
+        // What it writes is all that it does.
+        .replace("[verify]\n", "[verify]\nclient_cpu = \"off\"\n")
         .replace("repetitions = 3", &format!("repetitions = {repetitions}"))
         + &format!("\n[storage]\n{storage}\n")
 }
