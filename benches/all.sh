@@ -8,6 +8,7 @@ heading "plan of 10^6 iterations";                    cargo bench --bench plan; 
 heading "set-up and tear-down of a pair";             cargo bench --bench netns_setup
 heading "fixed cost of an iteration";                 benches/iteration.sh
 heading "fixed cost on physical nodes";               benches/physical.py
+heading "dispatch of iterations to hosts";             benches/dispatch.py
 heading "capture: requests/s with and without";       cargo bench --bench capture -- requests
 heading "capture: a gigabit";                         cargo bench --bench capture -- gigabit
 heading "HTTP servers";                               benches/http_server.sh

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What it costs to have an iteration run on another host: vptest's `fake` iterations, which do nothing, against GNU parallel and srun, which
-run `true`. Hosts are two namespaces with an sshd each; Slurm is two daemons on loopback. Needs root, OpenSSH, iproute2, GNU parallel, slurm-wlm,
-munge, and a release build.
+"""What it costs to have an iteration run on another host: vptest's `fake` iterations, which do nothing, against GNU parallel, which runs
+`true`. Hosts are two namespaces with an sshd each. Needs root, OpenSSH, iproute2, GNU parallel, and a release build.
 
-dispatch.py [ITERATIONS [SRUNS]]      default: 10000 100
+dispatch.py [ITERATIONS]      default: 10000
 """
+import os
 import pathlib
 import shutil
 import subprocess
@@ -15,7 +15,6 @@ import time
 from lab import VPTEST, Lab, sh
 
 ITERATIONS = int(sys.argv[1]) if len(sys.argv) > 1 else 10000
-SRUNS = int(sys.argv[2]) if len(sys.argv) > 2 else 100
 SPEC = f"""name = "dispatch"
 repetitions = {ITERATIONS // 2}
 [factors]
@@ -58,8 +57,6 @@ def campaign(lab, name, *more, environment=None):
 
 def main():
     with Lab(["kn1", "kn2"]) as lab:
-        import os
-
         environment = {**os.environ, "PARALLEL_SSH": lab.ssh, "HOME": str(lab.directory)}
         numbers = "\n".join(map(str, range(ITERATIONS))).encode()
         jobs = ["parallel", "--will-cite", "-j1"]

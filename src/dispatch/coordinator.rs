@@ -87,6 +87,7 @@ pub async fn run(options: &Options<'_>, engine: &Engine) -> Result<Report, Dispa
         Engine::Slurm { partition } => Coordinator::new(options, &[], Some(partition.as_deref())).await?,
     };
     coordinator.recover()?;
+    coordinator.images = images(options)?;
     let mut report = Report::default();
     let (mut is_first, mut fruitless) = (true, 0);
     loop {
@@ -109,7 +110,13 @@ pub async fn run(options: &Options<'_>, engine: &Engine) -> Result<Report, Dispa
         let before = coordinator.tried.len();
         match coordinator.slurm {
             Some(_) => slurm::round(&mut coordinator, &attempts, &to_do.numbers, stopping.is_some()).await?,
-            None => coordinator.round(&attempts, &to_do.numbers, stopping.is_some()).await?,
+            None => {
+                // Hosts that come back may have what was to be done.
+                if coordinator.await_hosts().await? == Hosts::Returned {
+                    continue;
+                }
+                coordinator.round(&attempts, &to_do.numbers, stopping.is_some()).await?;
+            }
         }
         fruitless = if coordinator.tried.len() > before { 0 } else { fruitless + 1 };
         if fruitless == FRUITLESS {
@@ -123,6 +130,15 @@ pub async fn run(options: &Options<'_>, engine: &Engine) -> Result<Report, Dispa
         coordinator.end(&mut report).await?;
     }
     Ok(report)
+}
+
+/// Are there hosts to be given something?
+#[derive(Debug, PartialEq, Eq)]
+enum Hosts {
+    /// There are, or it is not known yet.
+    There,
+    /// There were none for a while.
+    Returned,
 }
 
 /// See the module.
@@ -193,7 +209,7 @@ impl<'a> Coordinator<'a> {
             handed: BTreeMap::new(),
             tried: BTreeMap::new(),
             stored: BTreeMap::new(),
-            images: images(options)?,
+            images: BTreeMap::new(),
             told: BTreeSet::new(),
             since: jiff::Timestamp::now(),
         })
@@ -208,7 +224,7 @@ impl<'a> Coordinator<'a> {
                 continue;
             }
             for path in parallel::all_said(&entry.path()) {
-                self.take_all(&path)?;
+                self.take_all(&path, None)?;
             }
             std::fs::remove_dir_all(entry.path()).context("cannot remove what an earlier round left")?;
         }
@@ -290,6 +306,19 @@ impl<'a> Coordinator<'a> {
         Ok(())
     }
 
+    /// Attempts that are stored and of which nobody has said yet whether they are the last of their iterations.
+    pub(super) fn waiting(&self) -> Vec<(IterationNumber, u32)> {
+        self.stored.keys().copied().collect()
+    }
+
+    /// May an iteration be tried again after an attempt that is stored?
+    pub(super) fn may_retry(&self, number: IterationNumber, attempt: u32) -> bool {
+        let status = self.stored.get(&(number, attempt)).map(|(record, _)| record.outcome.status());
+        let is_bad = matches!(status, Some(Status::Failed | Status::TimedOut | Status::Invalid));
+        let first = self.handed.get(&number).map_or(attempt, |turn| turn.attempt);
+        is_bad && attempt - first < self.options.retries
+    }
+
     /// What this run has tried.
     pub(super) fn report(&self) -> Report {
         let mut report = Report::default();
@@ -299,29 +328,44 @@ impl<'a> Coordinator<'a> {
         report
     }
 
-    /// Gets hosts ready. Where none can be reached any more, it goes on trying. Says whether there is one: there is none when
-    /// somebody wished to stop.
+    /// Gets hosts ready. Says whether there is one: there is none when somebody wished to stop, or when none can be reached any more.
     async fn prepare(&mut self, files: Arc<Files>) -> Result<bool, DispatchError> {
+        let mut cancel = self.options.cancel.clone();
+        let news = tokio::select! {
+            news = self.fleet.prepare(Arc::clone(&files)) => news,
+            _ = cancel.cancelled() => return Ok(false),
+        };
+        news.iter().for_each(|text| self.say(text));
+        self.write_state()?;
+        if self.fleet.working().is_empty() && (!self.fleet.was_reached() || self.fleet.able() == 0) {
+            return Err(DispatchError::NoHost(self.fleet.why()));
+        }
+        Ok(!self.fleet.working().is_empty())
+    }
+
+    /// Where hosts that were reached before cannot be any more, it goes on trying for a while.
+    async fn await_hosts(&mut self) -> Result<Hosts, DispatchError> {
         let (begun, mut cancel) = (Instant::now(), self.options.cancel.clone());
-        loop {
-            let was_reached = self.fleet.was_reached();
+        let mut was_absent = false;
+        while self.fleet.was_reached() && self.fleet.working().is_empty() && self.fleet.able() > 0 {
+            was_absent = true;
+            if begun.elapsed() >= PATIENCE {
+                return Err(DispatchError::NoHost(self.fleet.why()));
+            }
+            let look = async {
+                tokio::time::sleep(PAUSE).await;
+                let lost = self.fleet.lost();
+                self.fleet.look_again(lost).await
+            };
             let news = tokio::select! {
-                news = self.fleet.prepare(Arc::clone(&files)) => news,
-                _ = cancel.cancelled() => return Ok(false),
+                news = look => news,
+                // The caller notices.
+                _ = cancel.cancelled() => return Ok(Hosts::Returned),
             };
             news.iter().for_each(|text| self.say(text));
             self.write_state()?;
-            if !self.fleet.working().is_empty() {
-                return Ok(true);
-            }
-            if !was_reached || self.fleet.able() == 0 || begun.elapsed() >= PATIENCE {
-                return Err(DispatchError::NoHost(self.fleet.why()));
-            }
-            tokio::select! {
-                () = tokio::time::sleep(PAUSE) => {}
-                _ = cancel.cancelled() => return Ok(false),
-            }
         }
+        Ok(if was_absent { Hosts::Returned } else { Hosts::There })
     }
 
     /// `plan.json` as it is.
@@ -337,13 +381,17 @@ impl<'a> Coordinator<'a> {
     pub(super) fn orders(&self, shares: Vec<Share>) -> Result<Orders, DispatchError> {
         let options = self.options;
         let complete = runner::complete(options.out).map_err(anyhow::Error::from)?;
+        let all = store::scan(options.out).map_err(anyhow::Error::from)?;
+        let is_told = |name: &&store::AttemptName| options.again || !complete.contains(&name.identity);
+        let stored = all.iter().filter(is_told).map(ToString::to_string).collect();
         let most = options.plan.spec.limits.duration;
         let until = most.and_then(|most| self.since.checked_add(jiff::SignedDuration::try_from(most).ok()?).ok());
         let until = [until, options.plan.spec.limits.until].into_iter().flatten().min();
         Ok(Orders {
             spec_hash: options.plan.spec_hash,
             shares,
-            received: complete.into_iter().collect(),
+            complete: if options.again { Vec::new() } else { complete.into_iter().collect() },
+            stored,
             until,
             retries: options.retries,
             allow_changed_image: options.allow_changed_image,

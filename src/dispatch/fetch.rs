@@ -1,6 +1,7 @@
 //! What hosts have and no coordinator has taken: the results of a run that died, or of a connection that did. It is fetched
 //! before iterations are handed out, so that none of them is run a second time elsewhere.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,74 +13,129 @@ use super::frame::{Frame, Tail};
 use super::orders::Round;
 use super::parallel;
 use super::place::Files;
+use super::ssh::SshFailure;
+use crate::ids::IterationNumber;
+use crate::record::Status;
 
 impl Coordinator<'_> {
     /// Fetches it from all hosts that may have something and can be reached now. Those that cannot be keep it, and what they were
     /// given is run by others.
     pub(super) async fn fetch(&mut self) -> Result<(), DispatchError> {
         // What Slurm's nodes have comes with their streams.
-        if self.slurm.is_some() || self.fleet.owing().is_empty() {
+        if self.slurm.is_some() || self.fleet.owing().is_empty() || self.options.cancel.requested().is_some() {
             return Ok(());
         }
         let round = Round::fresh();
         let files = Arc::new(Files::pack(self.id, self.plan(), &round, &self.orders(Vec::new())?)?);
         let directory = self.round_directory(&round)?;
+        let paths: BTreeMap<usize, PathBuf> =
+            self.fleet.owing().into_iter().map(|at| (at, said(&directory, at))).collect();
+        for parent in paths.values().filter_map(|path| path.parent()) {
+            std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+        }
         let mut cancel = self.options.cancel.clone();
         let fetched = tokio::select! {
-            fetched = self.fetch_into(files, &round, &directory) => fetched?,
+            fetched = self.fetch_into(files, &round, &paths) => fetched,
             _ = cancel.cancelled() => Vec::new(),
         };
-        for (at, path, result) in fetched {
-            // Also of what broke off, files that came whole are taken.
-            let has_ended = self.take_all(&path)?;
+        // Also of what broke off, or was interrupted, files that came whole are taken.
+        let mut has_ended = BTreeSet::new();
+        for (at, path) in &paths {
+            if self.take_all(path, Some(*at))? {
+                has_ended.insert(*at);
+            }
+        }
+        for (at, result) in fetched {
             match result {
-                Ok(()) => self.fleet.member(at).owes = !has_ended,
+                Ok(()) => self.fleet.member(at).owes = !has_ended.contains(&at),
+                Err(SshFailure::Disk(error)) => {
+                    return Err(anyhow::Error::new(error).context("cannot store what hosts have").into());
+                }
                 Err(error) => {
-                    let news = self.fleet.lose(at, format!("what it has cannot be fetched: {error}"));
+                    let news = self.fleet.absent(at, format!("what it has cannot be fetched: {error}"));
                     news.iter().for_each(|text| self.say(text));
                 }
             }
         }
-        self.rest()?;
+        self.settle_fetched()?;
         std::fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
         Ok(())
     }
 
+    /// Looks at the hosts and has those that can be reached send what they have.
     async fn fetch_into(
         &mut self,
         files: Arc<Files>,
         round: &Round,
-        directory: &Path,
-    ) -> anyhow::Result<Vec<(usize, PathBuf, Result<(), super::ssh::SshFailure>)>> {
-        let news = self.fleet.prepare(files).await;
-        news.iter().for_each(|text| self.say(text));
-        self.write_state()?;
-        let mut fetches = Vec::new();
-        for at in self.fleet.owing().into_iter().filter(|&at| self.fleet.is_working(at)) {
-            let path = parallel::said(directory, u32::try_from(at).unwrap_or(u32::MAX));
-            let parent = path.parent().unwrap_or(directory);
-            std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-            let fetch = self.fleet.fetch(at, self.id, round, path.clone());
-            fetches.push(async move { (at, path, fetch.await) });
+        paths: &BTreeMap<usize, PathBuf>,
+    ) -> Vec<(usize, Result<(), SshFailure>)> {
+        let reached = self.fleet.prepare_only(paths.keys().copied(), files).await;
+        for text in reached.news {
+            self.say(&text);
         }
-        Ok(join_all(fetches).await)
+        let fetches = reached.ready.into_iter().map(|at| {
+            let fetch = self.fleet.fetch(at, self.id, round, paths[&at].clone());
+            async move { (at, fetch.await) }
+        });
+        join_all(fetches).await
     }
 
-    /// Stores what a worker said as far as it is whole; was its last word that it had sent all that it had?
-    pub(super) fn take_all(&mut self, path: &Path) -> anyhow::Result<bool> {
+    /// Stores what a worker said as far as it is whole, that of the host `at` if it is known; was its last word that it had sent
+    /// all that it had?
+    pub(super) fn take_all(&mut self, path: &Path, at: Option<usize>) -> anyhow::Result<bool> {
         let mut tail = match Tail::open(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
             other => other.with_context(|| format!("cannot open {}", path.display()))?,
         };
         let mut is_done = false;
-        while let Ok(Some(found)) = tail.next() {
+        loop {
+            let found = match tail.next() {
+                Ok(Some(found)) => found,
+                Ok(None) => return Ok(is_done),
+                Err(error) => {
+                    self.say(&format!("what a worker had said makes no sense: {error}"));
+                    return Ok(false);
+                }
+            };
             match &found.frame {
-                Frame::File { .. } => drop(self.take(&found, &tail)?),
+                Frame::File { .. } => {
+                    let status = self.take(&found, &tail)?;
+                    if let Some((at, status)) = at.zip(status) {
+                        self.fleet.ended(at, status == Status::Complete);
+                        self.judge_images(at)?;
+                    }
+                }
                 Frame::Beat { running: Some(doing) } => self.note(doing)?,
                 Frame::End { left } => is_done = left.is_none(),
                 _ => {}
             }
         }
-        Ok(is_done)
     }
+
+    /// A host whose guests are of another image than those of others is not used any more.
+    fn judge_images(&mut self, at: usize) -> anyhow::Result<()> {
+        for (number, attempt) in self.waiting() {
+            if let Some(text) = self.changed_image(number, attempt).and_then(|why| self.fleet.unable(at, why)) {
+                self.say(&format!("{text} (--allow-changed-image goes on all the same)"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Attempts that were fetched have ended, and nobody says whether their iterations are tried again: they are if there was an
+    /// attempt after them, or may be one.
+    fn settle_fetched(&mut self) -> anyhow::Result<()> {
+        let waiting = self.waiting();
+        let last: BTreeMap<IterationNumber, u32> = waiting.iter().copied().collect();
+        for (number, attempt) in waiting {
+            let again = last[&number] > attempt || self.may_retry(number, attempt);
+            self.ended(number, attempt, again)?;
+        }
+        self.rest()
+    }
+}
+
+/// Where what a host says is kept until it is taken.
+fn said(directory: &Path, at: usize) -> PathBuf {
+    parallel::said(directory, u32::try_from(at).unwrap_or(u32::MAX))
 }

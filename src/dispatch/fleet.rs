@@ -1,7 +1,9 @@
 //! The hosts of a campaign: which can be used, and what each does.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all};
@@ -16,6 +18,8 @@ use crate::ids::ShortHash;
 
 /// Failures in a row after which a host is not tried again.
 const STRIKES: u32 = 3;
+/// Between two tries at fetching what a host has that is lost, or not used any more.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// Seconds that clocks may differ by without a word.
 const CLOCKS: f64 = 1.0;
 
@@ -28,6 +32,15 @@ pub(super) struct Fleet {
     files: Option<Arc<Files>>,
 }
 
+/// Hosts that were looked at.
+#[derive(Debug, Default)]
+pub(super) struct Reached {
+    /// Those that are ready.
+    pub(super) ready: Vec<usize>,
+    /// What is worth knowing.
+    pub(super) news: Vec<String>,
+}
+
 /// A host of the fleet.
 pub(super) struct Member {
     pub(super) host: Host,
@@ -38,6 +51,8 @@ pub(super) struct Member {
     pub(super) worker: Option<u32>,
     /// It may have results that nobody has taken.
     pub(super) owes: bool,
+    /// When it was asked for them last.
+    asked: Option<Instant>,
 }
 
 impl Member {
@@ -53,7 +68,7 @@ impl Member {
             complete: 0,
             clock_seconds: None,
         };
-        Self { host: host.clone(), state, strikes: 0, worker: None, owes: false }
+        Self { host: host.clone(), state, strikes: 0, worker: None, owes: false, asked: None }
     }
 }
 
@@ -162,11 +177,53 @@ impl Fleet {
 
     /// Hosts that may have results which nobody has taken.
     pub(super) fn owing(&self) -> Vec<usize> {
-        (0..self.members.len()).filter(|&at| self.members[at].owes && self.may_try(at)).collect()
+        let is_due = |member: &Member| {
+            // One that did not answer just now is not waited for again.
+            matches!(member.state.phase, Phase::Waiting | Phase::Working)
+                || member.asked.is_none_or(|asked| asked.elapsed() >= ASK_AGAIN)
+        };
+        (0..self.members.len()).filter(|&at| self.members[at].owes && is_due(&self.members[at])).collect()
     }
 
-    pub(super) fn is_working(&self, at: usize) -> bool {
-        self.members[at].state.phase == Phase::Working
+    /// Copies to some of the hosts what they lack. Those that are not used any more stay so.
+    pub(super) async fn prepare_only(&mut self, hosts: impl Iterator<Item = usize>, files: Arc<Files>) -> Reached {
+        self.files = Some(files);
+        let hosts: Vec<usize> = hosts.collect();
+        hosts.iter().for_each(|&at| self.members[at].asked = Some(Instant::now()));
+        let tries: Vec<_> = hosts.into_iter().map(|at| self.attempt(at)).collect();
+        let (mut reached, mut names) = (Reached::default(), BTreeSet::new());
+        for (at, result) in join_all(tries).await {
+            // Two names of one host are one that has something.
+            if result.as_ref().is_ok_and(|look| names.insert(look.name.clone())) {
+                reached.ready.push(at);
+            }
+            if self.may_try(at) {
+                reached.news.extend(self.tried(at, result));
+            }
+        }
+        reached
+    }
+
+    /// Looks whether hosts that were lost are back; says what is worth knowing.
+    pub(super) async fn look_again(&mut self, hosts: Vec<usize>) -> Vec<String> {
+        let tries: Vec<_> = hosts.into_iter().map(|at| self.attempt(at)).collect();
+        let mut news = Vec::new();
+        for (at, result) in join_all(tries).await {
+            news.extend(self.tried(at, result));
+        }
+        news
+    }
+
+    /// There is no connection to a host that was given nothing. Says so, unless it is known.
+    pub(super) fn absent(&mut self, at: usize, why: String) -> Option<String> {
+        let state = &mut self.members[at].state;
+        let is_news = state.phase == Phase::Working;
+        if is_news {
+            state.phase = Phase::Lost;
+        }
+        let text = format!("{}: {why}", state.host);
+        state.why = Some(why);
+        is_news.then_some(text)
     }
 
     /// Has a host send what it has; its words come into a file.
@@ -192,11 +249,12 @@ impl Fleet {
     pub(super) fn attempt(&self, at: usize) -> BoxFuture<'static, (usize, Result<Look, PlaceError>)> {
         let (ssh, program) = (Arc::clone(&self.ssh), Arc::clone(&self.program));
         let (host, files) = (self.members[at].host.clone(), self.files.clone());
+        let was_lost = self.members[at].state.phase == Phase::Lost;
         async move {
             let prepared = async {
                 let look = place::look(&ssh, &host, &program).await?;
                 if let Some(files) = files {
-                    place::prepare(&ssh, &host, &look, &program, &files).await?;
+                    place::prepare(&ssh, &host, (&look, was_lost), &program, &files).await?;
                 }
                 Ok(look)
             };
@@ -326,12 +384,16 @@ impl Fleet {
 
     /// Removes the campaign from all hosts; what cannot be removed.
     pub(super) async fn remove(&self, id: ShortHash) -> Vec<String> {
-        let reached = self.members.iter().filter(|member| member.state.name.is_some());
-        let each = reached.map(|member| async move {
+        let (owing, reached): (Vec<_>, Vec<_>) =
+            self.members.iter().filter(|member| member.state.name.is_some()).partition(|member| member.owes);
+        let owed =
+            owing.iter().map(|member| format!("{}: it may have results, and its files stay there", member.state.host));
+        let owed: Vec<String> = owed.collect();
+        let each = reached.into_iter().map(|member| async move {
             let removed = place::remove(&self.ssh, &member.host, id).await;
             failure(&member.host, "the campaign's files stay there", removed)
         });
-        join_all(each).await.into_iter().flatten().collect()
+        owed.into_iter().chain(join_all(each).await.into_iter().flatten()).collect()
     }
 }
 

@@ -6,6 +6,7 @@
 //! plan.json  NNNNNN-HASH.db  …       as in any campaign's directory
 //! .worker/orders-ROUND.json          these
 //! .worker/halt-ROUND                 `soon`: no further iteration; `now`: not this one either
+//! .worker/again-ROUND                the connection was lost in this round: what was sent may not have arrived
 //! .worker/sent/ROUND-SHARE/          files of a share that was sent whole
 //! ```
 
@@ -26,7 +27,9 @@ pub(super) struct Orders {
     /// What hosts are given.
     pub(super) shares: Vec<Share>,
     /// Iterations that are complete where the coordinator is: what a host still has of them is not needed.
-    pub(super) received: Vec<ShortHash>,
+    pub(super) complete: Vec<ShortHash>,
+    /// Names of the attempts at others that are stored there.
+    pub(super) stored: Vec<String>,
     /// When no further iteration may begin; `None` without such a limit.
     pub(super) until: Option<jiff::Timestamp>,
     /// Further attempts at once at an iteration that failed, timed out or was invalid.
@@ -59,9 +62,15 @@ impl Round {
         format!("{WORKER}/halt-{}", self.0)
     }
 
-    /// Is that the name of a directory for files that were sent in it?
-    pub(super) fn has(&self, sent: &str) -> bool {
-        sent.strip_prefix(&self.0).is_some_and(|rest| rest.starts_with('-'))
+    /// Name of the file that says that what was sent in it may not have arrived.
+    pub(super) fn again(&self) -> String {
+        format!("{WORKER}/again-{}", self.0)
+    }
+
+    /// Is that the name of a directory for files that were sent in it? Then the number of the share, 0 for what came before.
+    pub(super) fn share(&self, sent: &str) -> Option<u32> {
+        let rest = sent.strip_prefix(&self.0)?.strip_prefix('-')?;
+        Some(rest.parse().unwrap_or(0))
     }
 }
 

@@ -19,8 +19,8 @@ use crate::text::hex;
 const WORD: Duration = Duration::from_secs(30);
 /// What it may take for a copy of the program or of a plan.
 const COPY: Duration = Duration::from_secs(600);
-/// Silence of a worker that sends what it has after which it is given up. It gives a sign of life every two seconds.
-const FETCH: Duration = Duration::from_secs(60);
+/// How long a worker may send nothing of what it has, signs of life aside. It may wait so long for one before it to end.
+const FETCH: Duration = Duration::from_secs(180);
 /// Where all of it lies.
 const CACHE: &str = "\"$HOME\"/.cache/vptest";
 /// List of checksums beside the program, as `sha256sum` reads it.
@@ -157,11 +157,11 @@ pub(super) async fn look(ssh: &Ssh, host: &Host, program: &Program) -> Result<Lo
     })
 }
 
-/// Copies what the host lacks: program, plan and orders.
+/// Copies what the host lacks: program, plan and orders. One that was lost is told that what it has sent may not have arrived.
 pub(super) async fn prepare(
     ssh: &Ssh,
     host: &Host,
-    look: &Look,
+    (look, was_lost): (&Look, bool),
     program: &Program,
     files: &Files,
 ) -> Result<(), PlaceError> {
@@ -177,8 +177,9 @@ pub(super) async fn prepare(
         ssh.run(host, &script, &program.archive, COPY).await?;
     }
     let directory = campaign(files.campaign);
+    let mark = if was_lost { format!("&& : > {} ", files.round.again()) } else { String::new() };
     let script = format!(
-        "umask 077; mkdir -p {directory}/.worker/sent && cd {directory} && t=$(mktemp -d .worker/new.XXXXXX) && \
+        "umask 077; mkdir -p {directory}/.worker/sent && cd {directory} {mark}&& t=$(mktemp -d .worker/new.XXXXXX) && \
          tar -x -C \"$t\" && mv \"$t\"/plan.json plan.json && mv \"$t\"/.worker/orders-* .worker/; e=$?; rm -rf \"$t\"; exit $e"
     );
     ssh.run(host, &script, &files.archive, COPY).await?;
@@ -188,6 +189,7 @@ pub(super) async fn prepare(
 /// A plan and a round's orders, packed.
 pub(super) struct Files {
     campaign: ShortHash,
+    round: Round,
     archive: Vec<u8>,
 }
 
@@ -196,7 +198,7 @@ impl Files {
         let mut archive = tar::Builder::new(Vec::new());
         append(&mut archive, "plan.json", plan)?;
         append(&mut archive, &round.orders(), &serde_json::to_vec(orders)?)?;
-        Ok(Self { campaign, archive: archive.into_inner()? })
+        Ok(Self { campaign, round: round.clone(), archive: archive.into_inner()? })
     }
 
     /// As a tar archive.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
+use tokio::time::Instant;
 
 use super::hosts::Host;
 use crate::host::cage::Job;
@@ -19,6 +20,8 @@ const VARIABLE: &str = "PARALLEL_SSH";
 /// No questions; a host that is silent for 20 s is gone.
 const OPTIONS: &[&str] =
     &["BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3", "LogLevel=ERROR"];
+/// Bytes that come at once of a worker that sends nothing but signs of life, at most.
+const SIGN_OF_LIFE: usize = 256;
 /// Bytes that a command may answer.
 const MOST: u64 = 1 << 20;
 
@@ -44,6 +47,9 @@ pub(super) enum SshFailure {
     /// Nothing came in time.
     #[error("no answer within {0:?}")]
     Silent(Duration),
+    /// What came cannot be stored here.
+    #[error("cannot store what came: {0}")]
+    Disk(#[source] std::io::Error),
     /// ssh could not be started.
     #[error("cannot start ssh: {0}")]
     Here(#[from] std::io::Error),
@@ -91,27 +97,26 @@ impl Ssh {
         tokio::time::timeout(limit, talk).await.map_err(|_| SshFailure::Silent(limit))?
     }
 
-    /// Runs a script of sh on a host and writes what it prints to a file, until it ends or nothing comes for `silence`.
-    pub(super) async fn save(
-        &self,
-        host: &Host,
-        script: &str,
-        path: &Path,
-        silence: Duration,
-    ) -> Result<(), SshFailure> {
-        let mut file = std::fs::File::create(path)?;
+    /// Runs a script of sh on a host and writes what it prints to a file, until it ends or nothing but signs of life comes for
+    /// `quiet`.
+    pub(super) async fn save(&self, host: &Host, script: &str, path: &Path, quiet: Duration) -> Result<(), SshFailure> {
+        let mut file = std::fs::File::create(path).map_err(SshFailure::Disk)?;
         let (mut process, stdin, mut stdout) = self.begin(host, script).await?;
         let mut buffer = vec![0; 1 << 16];
-        let silent = |_| SshFailure::Silent(silence);
+        let silent = |_| SshFailure::Silent(quiet);
+        let mut deadline = Instant::now() + quiet;
         loop {
-            let read = tokio::time::timeout(silence, stdout.read(&mut buffer)).await.map_err(silent)??;
+            let read = tokio::time::timeout_at(deadline, stdout.read(&mut buffer)).await.map_err(silent)??;
             if read == 0 {
                 break;
             }
-            file.write_all(&buffer[..read])?;
+            if read > SIGN_OF_LIFE {
+                deadline = Instant::now() + quiet;
+            }
+            file.write_all(&buffer[..read]).map_err(SshFailure::Disk)?;
         }
         drop(stdin);
-        tokio::time::timeout(silence, judge(&mut *process)).await.map_err(silent)?
+        tokio::time::timeout(quiet, judge(&mut *process)).await.map_err(silent)?
     }
 
     async fn begin(&self, host: &Host, script: &str) -> std::io::Result<Talk> {

@@ -29,6 +29,8 @@ const BEAT: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a worker of the same campaign may take to end: its coordinator is gone. Then it is killed.
 const PREDECESSOR: Duration = Duration::from_secs(90);
+/// Shares of a round whose files stay until the next one: a connection that is lost is noticed late.
+const LAST_SHARES: usize = 3;
 /// How long it may take to be gone then.
 const KILLED: Duration = Duration::from_secs(10);
 
@@ -92,8 +94,8 @@ fn lock(place: &Path) -> anyhow::Result<Lock> {
     let path = place.parent().unwrap_or(place).join(format!("worker-{}.lock", host_name()));
     let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = open.with_context(|| format!("cannot open {}", path.display()))?;
-    let begun = Instant::now();
-    let mut wishes = [(Duration::ZERO, Signal::SIGTERM), (PREDECESSOR, Signal::SIGKILL)].into_iter().peekable();
+    // Who holds it, since when, and whether that was told to end.
+    let mut holder = Holder { text: String::new(), since: Instant::now(), told: false };
     loop {
         match file.try_lock() {
             Ok(()) => break,
@@ -102,24 +104,47 @@ fn lock(place: &Path) -> anyhow::Result<Lock> {
             }
             Err(std::fs::TryLockError::WouldBlock) => {}
         }
-        let mut holder = String::new();
-        File::open(&path).and_then(|mut file| file.read_to_string(&mut holder)).context("cannot read the lock")?;
-        let is_ours = holder.lines().next() == Some(&place.to_string_lossy());
-        if begun.elapsed() >= PREDECESSOR + KILLED || !(is_ours || holder.is_empty()) {
-            let who = holder.lines().collect::<Vec<_>>().join(", process ");
-            return Ok(Lock::Theirs(crate::text::printable(&who, 300)));
+        let mut text = String::new();
+        File::open(&path).and_then(|mut file| file.read_to_string(&mut text)).context("cannot read the lock")?;
+        if text != holder.text {
+            holder = Holder { text, since: Instant::now(), told: false };
         }
-        let pid = holder.lines().nth(1).and_then(|pid| pid.parse().ok()).filter(|_| is_ours);
-        if let Some(pid) = pid
-            && let Some((_, signal)) = wishes.next_if(|(after, _)| begun.elapsed() >= *after)
-        {
-            end(pid, signal);
+        if let Some(who) = holder.refuses(place) {
+            return Ok(Lock::Theirs(crate::text::printable(&who, 300)));
         }
         std::thread::sleep(LOOK);
     }
     let text = format!("{}\n{}\n", place.display(), std::process::id());
     file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).context("cannot write the lock")?;
     Ok(Lock::Mine(file))
+}
+
+/// A worker that has the lock.
+struct Holder {
+    /// What it has written there: its campaign's directory and its process number.
+    text: String,
+    since: Instant,
+    told: bool,
+}
+
+impl Holder {
+    /// Has it end if it is of the same campaign. Who it is, when it is not, or does not end.
+    fn refuses(&mut self, place: &Path) -> Option<String> {
+        let is_ours = self.text.lines().next() == Some(&place.to_string_lossy());
+        let waited = self.since.elapsed();
+        if waited >= PREDECESSOR + KILLED || !(is_ours || self.text.is_empty()) {
+            return Some(self.text.lines().collect::<Vec<_>>().join(", process "));
+        }
+        let pid = self.text.lines().nth(1).and_then(|pid| pid.parse().ok())?;
+        if !self.told {
+            self.told = true;
+            end(pid, Signal::SIGTERM);
+        }
+        if waited >= PREDECESSOR {
+            end(pid, Signal::SIGKILL);
+        }
+        None
+    }
 }
 
 /// Tells a worker to take its iteration down and end, or ends it. Another process that has its number is left alone.
@@ -191,34 +216,77 @@ fn left_of(report: &Report, orders: &Orders) -> Option<Left> {
     interrupted.or(limited).or(elsewhere)
 }
 
-/// Sends what was stored here and may never have arrived, and forgets what arrived.
+/// Sends what was stored here and may never have arrived, once in a round, and forgets what is not needed where the coordinator
+/// is. Nothing else is forgotten: what is sent now may get lost as well.
 fn send_again<W: Write>(work: &Work, orders: &Orders, voice: &Voice<W>) -> anyhow::Result<()> {
-    let received: HashSet<ShortHash> = orders.received.iter().copied().collect();
+    let complete: HashSet<ShortHash> = orders.complete.iter().copied().collect();
+    let stored: HashSet<&str> = orders.stored.iter().map(String::as_str).collect();
+    let is_needed =
+        |name: &AttemptName| !complete.contains(&name.identity) && !stored.contains(name.to_string().as_str());
+    let was_lost = work.place.join(work.round.again()).exists();
+    for (path, share) in sent(work)? {
+        // Of this round the coordinator has had its say, unless its connection was lost.
+        if share.is_some() && !was_lost {
+            continue;
+        }
+        for attempt in store::scan(&path)?.iter() {
+            if is_needed(attempt) { voice.send(&path, *attempt)? } else { forget(&path, *attempt)? }
+        }
+        set_aside(work, &path)?;
+    }
+    if was_lost {
+        std::fs::remove_file(work.place.join(work.round.again())).context("cannot remove a mark")?;
+    }
+    for attempt in store::scan(&work.place)?.iter().filter(|attempt| is_needed(attempt)) {
+        voice.send(&work.place, *attempt)?;
+    }
+    forget_old(work)?;
+    put_away_as(work, "before")
+}
+
+/// What was sent in this round, though it is of an earlier share, stays until the next one.
+fn set_aside(work: &Work, path: &Path) -> anyhow::Result<()> {
+    // It is removed only when nothing is in it.
+    if std::fs::remove_dir(path).is_ok() {
+        return Ok(());
+    }
+    let name = |number: u32| orders::sent(&work.place).join(format!("{}-before{number}", work.round.as_str()));
+    let to = (1..).map(name).find(|to| !to.exists()).context("no name is left")?;
+    std::fs::rename(path, &to).with_context(|| format!("cannot rename {}", path.display()))
+}
+
+/// Directories of what was sent, those of this round with the number of their share, in the order of these.
+fn sent(work: &Work) -> anyhow::Result<Vec<(PathBuf, Option<u32>)>> {
     let mut sent = Vec::new();
     for entry in std::fs::read_dir(orders::sent(&work.place)).into_iter().flatten() {
         let entry = entry.context("cannot list what was sent")?;
-        sent.push((entry.metadata()?.modified()?, entry.path()));
+        sent.push((entry.path(), work.round.share(&entry.file_name().to_string_lossy())));
     }
-    sent.sort();
-    // The share before this one may have got lost on its last leg; of those before it the coordinator has had its say.
-    let last = sent.last().map(|(_, path)| path.clone());
-    for (_, path) in sent {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if !work.round.has(&name) {
-            for attempt in store::scan(&path)?.iter().filter(|attempt| !received.contains(&attempt.identity)) {
-                voice.send(&path, *attempt)?;
-            }
-        }
-        if !work.round.has(&name) || Some(&path) != last.as_ref() {
-            std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-        }
+    sent.sort_by_key(|(_, share)| *share);
+    Ok(sent)
+}
+
+/// Of this round, the coordinator has had its say on all but the last shares.
+fn forget_old(work: &Work) -> anyhow::Result<()> {
+    let of_round: Vec<PathBuf> = sent(work)?
+        .into_iter()
+        .filter(|(_, share)| share.is_some_and(|share| share > 0))
+        .map(|(path, _)| path)
+        .collect();
+    for path in of_round.iter().rev().skip(LAST_SHARES) {
+        std::fs::remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
-    for attempt in store::scan(&work.place)?.iter() {
-        if !received.contains(&attempt.identity) {
-            voice.send(&work.place, *attempt)?;
-        }
+    Ok(())
+}
+
+/// Removes an attempt that is not needed any more.
+fn forget(place: &Path, attempt: AttemptName) -> anyhow::Result<()> {
+    let artifacts = attempt.artifacts(place);
+    if artifacts.exists() {
+        std::fs::remove_dir_all(&artifacts).with_context(|| format!("cannot remove {}", artifacts.display()))?;
     }
-    put_away_as(work, "before")
+    let path = place.join(attempt.to_string());
+    std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
 }
 
 /// Keeps the files of this share apart: they were sent whole.

@@ -49,13 +49,13 @@ impl Distance {
 
     fn once() -> io::Result<Self> {
         let (first, wall, second) = (monotonic_ns()?, wall_ns()?, monotonic_ns()?);
-        Ok(Self { ns: wall - first, within: (second - first).unsigned_abs() })
+        Ok(Self { ns: wall.saturating_sub(first), within: (second - first).unsigned_abs() })
     }
 
     /// By how many nanoseconds the wall clock was set since `before`; `None` when it was by no more than `allowed` beyond
     /// what the readings may be off by.
     pub fn step_since(self, before: Self, allowed: u64) -> Option<i64> {
-        let step = self.ns - before.ns;
+        let step = self.ns.saturating_sub(before.ns);
         (step.unsigned_abs() > allowed + self.within + before.within).then_some(step)
     }
 }

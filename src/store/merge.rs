@@ -27,7 +27,7 @@ const CACHE_KIB: i32 = 16 * 1024;
 /// What a merge did.
 #[derive(Debug, Default)]
 pub struct MergeReport {
-    /// Inputs that were read to their end.
+    /// Inputs that were taken: read to their end, or, where the output has their one attempt already, their head.
     pub files: usize,
     /// Attempts that were added.
     pub added: u64,

@@ -204,7 +204,8 @@ mod tests {
         Orders {
             spec_hash: ShortHash::of(b"x"),
             shares: (1..=shares).map(|number| Share { number, iterations: vec![turn(number)] }).collect(),
-            received: Vec::new(),
+            complete: Vec::new(),
+            stored: Vec::new(),
             until: None,
             retries: 0,
             allow_changed_image: false,

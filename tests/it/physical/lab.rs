@@ -451,11 +451,12 @@ impl PhysicalNode {
 
     /// Has the home of its users hold no more than it does, or as much as anybody wants.
     pub(super) fn fill_home(&self, full: bool) {
-        let Some(pid) = self.processes().into_iter().next() else { return };
-        let home = format!("/proc/{pid}/root/root");
-        let target = pid.to_string();
         wait_until("a home of that size", || {
-            let held = nix::sys::statvfs::statvfs(home.as_str()).unwrap();
+            let Some(pid) = self.processes().into_iter().next() else { return true };
+            let target = pid.to_string();
+            let home = format!("/proc/{pid}/root/root");
+            // That process may have ended by now.
+            let Ok(held) = nix::sys::statvfs::statvfs(home.as_str()) else { return false };
             let bytes = (held.blocks() - held.blocks_free()) * held.fragment_size();
             // More may be written before the kernel looks, which then refuses.
             let size = if full { (bytes + (64 << 10)).to_string() } else { "50%".to_owned() };
