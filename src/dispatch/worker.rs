@@ -160,6 +160,7 @@ async fn run<W: Write + Send + 'static>(
             failures: plan.spec.limits.failures,
             ..LimitsSpec::default()
         }),
+        is_sent_on: true,
     };
     let options = Options {
         plan,
