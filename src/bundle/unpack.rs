@@ -187,6 +187,10 @@ fn each(path: &Path, mut visit: impl FnMut(&str, Found<'_>) -> Result<(), Bundle
             None => entry.path()?.into_owned(),
         };
         let long_link = long_link.take();
+        // Programs do not agree on whether it is there, and so on where the next entry begins.
+        if !kind.is_file() && entry.size() != 0 {
+            return Err(bad(format!("{} is no file and has content", printable(&path.to_string_lossy(), 200))));
+        }
         if kind.is_dir() {
             continue;
         }
@@ -396,6 +400,33 @@ mod tests {
         assert_eq!(refused("x/artifacts/a", "x/artifacts/a"), "artifacts/a is in it twice");
         let only = "plan.json is a link, which only a file in artifacts can be";
         assert_eq!(refused("x/plan.json", "x/artifacts/a"), only);
+    }
+
+    #[test]
+    fn links_and_directories_with_content_are_refused() {
+        for (kind, size, expected) in [
+            (tar::EntryType::Link, 512, "x/artifacts/b is no file and has content"),
+            (tar::EntryType::Directory, 1, "x/artifacts/b is no file and has content"),
+            (tar::EntryType::Link, 0, "no SHA256SUMS"),
+            (tar::EntryType::Directory, 0, "no SHA256SUMS"),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("x.tar.zst");
+            let mut out = tar::Builder::new(zstd::Encoder::new(File::create(&path).unwrap(), 1).unwrap());
+            let mut header = tar::Header::new_gnu();
+            header.set_size(1);
+            out.append_data(&mut header, "x/artifacts/a", &b"a"[..]).unwrap();
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(size);
+            header.set_path("x/artifacts/b").unwrap();
+            header.set_link_name("x/artifacts/a").unwrap();
+            header.set_cksum();
+            out.append(&header, io::repeat(b'x').take(size)).unwrap();
+            out.into_inner().unwrap().finish().unwrap();
+            let error = verify(&path, directory.path()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{kind:?}, {size} bytes: {error}");
+        }
     }
 
     #[test]

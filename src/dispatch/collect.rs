@@ -19,6 +19,8 @@ pub(super) struct Collector {
     staging: PathBuf,
     /// Where equal files are to be stored once.
     objects: Option<Objects>,
+    /// Files of stored attempts whose contents nobody has looked for.
+    new: Vec<PathBuf>,
 }
 
 /// What became of a file.
@@ -87,7 +89,7 @@ fn attempt_of(name: &str) -> Option<AttemptName> {
 impl Collector {
     /// Stores in `out`; `staging` must be on the same file system.
     pub(super) fn new(out: &Path, staging: PathBuf) -> Self {
-        Self { out: out.to_owned(), staging, objects: None }
+        Self { out: out.to_owned(), staging, objects: None, new: Vec::new() }
     }
 
     /// With equal files, of whichever hosts, stored once.
@@ -97,7 +99,7 @@ impl Collector {
 
     /// Takes a file that was sent: `bytes` bytes of `from`, beginning at `at`.
     pub(super) fn take(
-        &self,
+        &mut self,
         name: &str,
         (from, at, bytes): (&File, u64, u64),
         sha256: &str,
@@ -116,7 +118,7 @@ impl Collector {
         if name == attempt.to_string() { self.store(attempt, &path) } else { Ok(Collected::Waiting) }
     }
 
-    fn store(&self, attempt: AttemptName, path: &Path) -> Result<Collected, CollectError> {
+    fn store(&mut self, attempt: AttemptName, path: &Path) -> Result<Collected, CollectError> {
         let record = read(attempt, path)?;
         let place = self.out.join(attempt.to_string());
         if place.exists() {
@@ -128,18 +130,24 @@ impl Collector {
             // Of an attempt that was not stored there can be no files that anybody needs.
             remove(&kept)?;
             std::fs::rename(&artifacts, &kept).map_err(failed("move", &artifacts))?;
-            self.deduplicate(&kept).map_err(failed("list", &kept))?;
         }
         store::adopt(path, &place)?;
+        if self.objects.is_some() && kept.exists() {
+            self.new.extend(files_of(&kept).map_err(failed("list", &kept))?);
+        }
         Ok(Collected::Stored(Box::new((record, place))))
     }
 
-    fn deduplicate(&self, kept: &Path) -> io::Result<()> {
-        let Some(objects) = &self.objects else { return Ok(()) };
-        if let Some(problem) = objects.deduplicate(&files_of(kept)?).problem {
+    /// Stores files that are equal, to each other or to earlier ones, once; were there any? It reads all that has come since the last
+    /// time, so it is nothing to do while workers are listened to. When `may_go_on` says no, the rest stays as it is.
+    pub(super) fn deduplicate(&mut self, may_go_on: &dyn Fn() -> bool) -> bool {
+        let new = std::mem::take(&mut self.new);
+        let Some(objects) = &self.objects else { return false };
+        let done = objects.deduplicate(&new, may_go_on);
+        if let Some(problem) = done.problem {
             tracing::warn!("equal files are stored more than once: {problem}");
         }
-        Ok(())
+        done.linked > 0
     }
 
     /// The same file once more, or another one of the same name.
@@ -221,7 +229,7 @@ mod tests {
         Sent(File::open(path).unwrap(), content.len() as u64, hex(&Sha256::digest(content)))
     }
 
-    fn take(collector: &Collector, name: &str, Sent(file, bytes, sum): &Sent) -> Result<Collected, CollectError> {
+    fn take(collector: &mut Collector, name: &str, Sent(file, bytes, sum): &Sent) -> Result<Collected, CollectError> {
         collector.take(name, (file, 6, *bytes), sum)
     }
 
@@ -232,18 +240,18 @@ mod tests {
         let path = write_iteration(there.path(), &record).unwrap();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let database = std::fs::read(&path).unwrap();
-        let collector = Collector::new(here.path(), here.path().join(".dispatch/incoming"));
+        let mut collector = Collector::new(here.path(), here.path().join(".dispatch/incoming"));
         let pcap = name.replace(".db", ".d/client1.pcapng");
-        let waiting = take(&collector, &pcap, &sent(there.path(), b"packets")).unwrap();
+        let waiting = take(&mut collector, &pcap, &sent(there.path(), b"packets")).unwrap();
         assert!(matches!(waiting, Collected::Waiting));
         assert!(!here.path().join(&pcap).exists());
-        let Collected::Stored(stored) = take(&collector, &name, &sent(there.path(), &database)).unwrap() else {
+        let Collected::Stored(stored) = take(&mut collector, &name, &sent(there.path(), &database)).unwrap() else {
             panic!("not stored")
         };
         assert_eq!((stored.0, stored.1.clone()), (record, here.path().join(&name)));
         assert_eq!(std::fs::read(here.path().join(&pcap)).unwrap(), b"packets");
         assert_eq!(std::fs::read(here.path().join(&name)).unwrap(), database);
-        let again = take(&collector, &name, &sent(there.path(), &database)).unwrap();
+        let again = take(&mut collector, &name, &sent(there.path(), &database)).unwrap();
         assert!(matches!(again, Collected::Known));
     }
 
@@ -251,19 +259,24 @@ mod tests {
     fn equal_files_of_two_hosts_are_stored_once() {
         use std::os::unix::fs::MetadataExt as _;
         let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let collector = Collector::new(here.path(), here.path().join(".dispatch/incoming")).deduplicating(true);
-        let inodes = [7, 8].map(|number| {
+        let mut collector = Collector::new(here.path(), here.path().join(".dispatch/incoming")).deduplicating(true);
+        let pages = [7, 8].map(|number| {
             let path = write_iteration(there.path(), &sample(number)).unwrap();
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
             let page = name.replace(".db", ".d/client1/page");
-            take(&collector, &page, &sent(there.path(), &[7; 5000])).unwrap();
+            take(&mut collector, &page, &sent(there.path(), &[7; 5000])).unwrap();
             let database = std::fs::read(&path).unwrap();
-            let stored = take(&collector, &name, &sent(there.path(), &database)).unwrap();
+            let stored = take(&mut collector, &name, &sent(there.path(), &database)).unwrap();
             assert!(matches!(stored, Collected::Stored(_)));
             assert_eq!(std::fs::read(here.path().join(&page)).unwrap(), [7; 5000]);
-            std::fs::metadata(here.path().join(&page)).unwrap().ino()
+            here.path().join(page)
         });
-        assert_eq!(inodes[0], inodes[1]);
+        let inodes = || pages.each_ref().map(|page| std::fs::metadata(page).unwrap().ino());
+        let before = inodes();
+        assert_ne!(before[0], before[1], "not while workers are listened to");
+        assert!(collector.deduplicate(&|| true) && !collector.deduplicate(&|| true));
+        assert_eq!(inodes(), [before[0]; 2]);
+        assert_eq!(std::fs::read(&pages[1]).unwrap(), [7; 5000]);
     }
 
     #[test]
@@ -275,9 +288,9 @@ mod tests {
         other.header.host = "another".to_owned();
         let path = write_iteration(there.path(), &other).unwrap();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        let collector = Collector::new(here.path(), here.path().join(".dispatch/incoming"));
+        let mut collector = Collector::new(here.path(), here.path().join(".dispatch/incoming"));
         let content = std::fs::read(&path).unwrap();
-        let error = take(&collector, &name, &sent(there.path(), &content)).unwrap_err();
+        let error = take(&mut collector, &name, &sent(there.path(), &content)).unwrap_err();
         assert!(error.to_string().contains("the same attempt was run twice"), "{error}");
         assert_eq!(std::fs::read(&first).unwrap(), before);
         assert_eq!(std::fs::read(here.path().join(".dispatch/incoming.twice").join(&name)).unwrap(), content);
@@ -286,17 +299,17 @@ mod tests {
     #[test]
     fn what_is_not_as_it_should_be_is_not_stored() {
         let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let collector = Collector::new(here.path(), here.path().join("incoming"));
+        let mut collector = Collector::new(here.path(), here.path().join("incoming"));
         let path = write_iteration(there.path(), &sample(7)).unwrap();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let content = std::fs::read(&path).unwrap();
         let mut wrong = sent(there.path(), &content);
         wrong.2 = "00".repeat(32);
-        assert!(matches!(take(&collector, &name, &wrong), Err(CollectError::Changed { .. })));
+        assert!(matches!(take(&mut collector, &name, &wrong), Err(CollectError::Changed { .. })));
         let eight = name.replace("000007", "000008");
-        assert!(matches!(take(&collector, &eight, &sent(there.path(), &content)), Err(CollectError::Other(_))));
+        assert!(matches!(take(&mut collector, &eight, &sent(there.path(), &content)), Err(CollectError::Other(_))));
         let cut = sent(there.path(), &content[..content.len() / 2]);
-        assert!(matches!(take(&collector, &name, &cut), Err(CollectError::Store(_))));
+        assert!(matches!(take(&mut collector, &name, &cut), Err(CollectError::Store(_))));
         for bad in [
             "../x.db",
             "/etc/passwd",
@@ -306,7 +319,10 @@ mod tests {
             "000007-ba7816bf8f0101.d/a/",
             "000007-ba7816bf8f0101.d/a\0",
         ] {
-            assert!(matches!(take(&collector, bad, &sent(there.path(), b"x")), Err(CollectError::Name(_))), "{bad}");
+            assert!(
+                matches!(take(&mut collector, bad, &sent(there.path(), b"x")), Err(CollectError::Name(_))),
+                "{bad}"
+            );
         }
         assert_eq!(store::scan(here.path()).unwrap().len(), 0);
     }

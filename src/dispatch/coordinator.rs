@@ -228,7 +228,16 @@ impl<'a> Coordinator<'a> {
             }
             std::fs::remove_dir_all(entry.path()).context("cannot remove what an earlier round left")?;
         }
+        self.deduplicate();
         Ok(self.collector.clear().map_err(anyhow::Error::from)?)
+    }
+
+    /// Nobody is listened to now.
+    fn deduplicate(&mut self) {
+        let cancel = &self.options.cancel;
+        if self.collector.deduplicate(&|| cancel.requested().is_none()) {
+            self.limits.look_again();
+        }
     }
 
     pub(super) fn announce(&self, to_do: &ToDo) -> Result<(), CampaignError> {
@@ -293,6 +302,7 @@ impl<'a> Coordinator<'a> {
         let all: Vec<IterationNumber> = self.stored.keys().map(|(number, _)| *number).collect();
         self.all_came(&all)?;
         self.fleet.rest();
+        self.deduplicate();
         Ok(self.collector.clear()?)
     }
 

@@ -185,6 +185,7 @@ async fn run<W: Write + Send + 'static>(
             failures: plan.spec.limits.failures,
             ..LimitsSpec::default()
         }),
+        is_sent_on: true,
     };
     let options = Options {
         plan,

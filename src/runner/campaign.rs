@@ -19,7 +19,7 @@ use crate::ids::{IterationNumber, ShortHash, Stage};
 use crate::instrument::facts::facts;
 use crate::plan::{Iteration, Plan};
 use crate::record::{Environment, Header, IterationRecord, Outcome, SENTINEL, SPEC, Status};
-use crate::spec::LimitsSpec;
+use crate::spec::{LimitsSpec, StorageSpec};
 use crate::store::{self, AttemptName, Attempts, StoreError};
 use crate::testbed::minimega::leftovers;
 use crate::testbed::{self, Testbed, TestbedError};
@@ -27,6 +27,8 @@ use crate::workload::{self, Workload};
 
 /// Iterations whose files are opened one by one.
 const FEW: usize = 100;
+/// Events that stay of a record that has too many.
+const LAST_EVENTS: usize = 100;
 
 /// What to run, and how.
 pub struct Options<'a> {
@@ -65,6 +67,8 @@ pub struct Errand {
     pub until: Option<jiff::Timestamp>,
     /// Instead of the limits of the spec.
     pub limits: Option<LimitsSpec>,
+    /// Equal files are linked where the results go, not here.
+    pub is_sent_on: bool,
 }
 
 /// What came of it.
@@ -154,7 +158,7 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
     feasible::check(options.plan, to_do.iter().copied()).map_err(CampaignError::Infeasible)?;
     let tools = tools::needed(options.plan, &to_do)?;
     tools::check(&tools)?;
-    space::check(options.out, options.plan, to_do.len())?;
+    space::check(options.out, options.plan, &to_do)?;
     options.observer.notice(&Progress::Campaign {
         planned: options.plan.iterations.len(),
         complete: complete_before,
@@ -333,7 +337,10 @@ impl Campaign<'_> {
             report.leftovers.push(format!("{error:#}"));
         }
         let record = storable(record);
-        let record = storage::apply(&options.plan.spec.storage, options.out, record, options.observer).await;
+        let spec = &options.plan.spec.storage;
+        let rules = StorageSpec { deduplicate: spec.deduplicate && !options.errand.is_sent_on, ..spec.clone() };
+        // Once more, as its events count as well.
+        let record = storable(storage::apply(&rules, options.out, record, options.observer, &options.cancel).await);
         let file = store::write_iteration(options.out, &record)?;
         report.leftovers.extend(leftovers);
         report.kept.extend(kept);
@@ -412,10 +419,13 @@ impl Rule<'_> {
 /// A record that breaks a rule of the schema, which instruments and guests could make it do, becomes that of a failed attempt
 /// without what it measured, so that one iteration cannot end a campaign.
 fn storable(record: IterationRecord) -> IterationRecord {
-    match store::check_record(&record) {
-        Err(error) => record.without_measurements(Stage::Store, format!("the record breaks a rule: {error}")),
-        Ok(()) => record,
+    let Err(error) = store::check_record(&record) else { return record };
+    let mut record = record.without_measurements(Stage::Store, format!("the record breaks a rule: {error}"));
+    if store::check_record(&record).is_err() {
+        let from = record.events.len().saturating_sub(LAST_EVENTS);
+        record.events = record.events.split_off(from);
     }
+    record
 }
 
 /// Removes files of an earlier try at an attempt that was not stored, which this one would write over: they may have other
@@ -574,4 +584,24 @@ pub(super) fn is_complete(out: &Path, attempts: &Attempts, identity: ShortHash) 
             false
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Event, EventLevel};
+    use crate::store::tests::records::sample;
+
+    #[test]
+    fn a_record_with_too_many_events_is_that_of_a_failed_attempt() {
+        let whole = sample(7);
+        assert_eq!(storable(whole.clone()), whole);
+        let event = Event { at_ns: 0, stage: Stage::Store, level: EventLevel::Warn, text: String::new() };
+        let mut events = vec![event; (1 << 20) + 1];
+        events.last_mut().unwrap().text.push_str("the last");
+        let stored = storable(IterationRecord { events, ..whole });
+        store::check_record(&stored).unwrap();
+        assert_eq!(stored.outcome.status(), Status::Failed);
+        assert_eq!((stored.events.len(), &stored.events[LAST_EVENTS - 1].text[..]), (LAST_EVENTS, "the last"));
+    }
 }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::campaign::{CampaignError, header, sentinel_fact};
 use super::cancel::Cancel;
+use super::capturing::{Capturing, Late};
 use super::gathered::{Collected, Gathered};
 use super::keep::{self, Kept};
 use super::life::{Life, Stop};
@@ -20,7 +21,7 @@ use super::running::Claim;
 use super::tools;
 use crate::host::clock::now_ns;
 use crate::ids::{Stage, Vantage};
-use crate::instrument::capture::{Analysed, Captures, FlowOptions, FlowSinks, Flows, available_memory};
+use crate::instrument::capture::{Captures, FlowOptions, FlowSinks, available_memory};
 use crate::instrument::counters::{Counted, Counting};
 use crate::instrument::host::{Watch, Watched};
 use crate::instrument::probe::{Probed, Running as Probing};
@@ -91,7 +92,8 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
     let mut gathered = Gathered::default();
     let mut instance = None;
     let told = tokio::sync::Mutex::new(told);
-    let stages = Stages { setup, request: &request, artifacts: &artifacts, told: &told };
+    let capturing = Capturing::default();
+    let stages = Stages { setup, request: &request, artifacts: &artifacts, told: &told, capturing: &capturing };
     let outcome = match stages.run(&mut life, &mut instance, &mut gathered).await {
         Ok(()) => gathered.verdict.clone().outcome(),
         Err(Stop::Outcome(outcome)) => outcome,
@@ -102,6 +104,7 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
         }
     };
     let outcome = unless_wished(outcome, &setup.cancel, life.current()).await;
+    stages.end_captures(&mut life, &outcome, &mut gathered).await;
     let keep =
         setup.keep_failed && matches!(outcome, Outcome::Failed { .. } | Outcome::TimedOut { .. } | Outcome::Invalid(_));
     let kept = if keep { stages.keep(&mut life, &mut instance).await } else { None };
@@ -162,15 +165,13 @@ struct Stages<'a> {
     artifacts: &'a Path,
     /// News of work that takes long.
     told: &'a tokio::sync::Mutex<UnboundedReceiver<String>>,
+    capturing: &'a Capturing,
 }
 
 type Up = Box<dyn Instance>;
 
 /// System calls, counters, and what a switch has counted, with notes.
 type Observed = (Traced, Option<Counted>, (Vec<Metric>, Vec<String>));
-
-/// Captures that run, and at how many points.
-type Capturing = (Captures<Flows>, usize);
 
 /// The MTU of the link a point is on, as it was read back; `None` when it was not.
 fn mtu(settings: &[Setting], point: &CapturePoint) -> Option<u32> {
@@ -195,12 +196,12 @@ impl Stages<'_> {
         let instance = slot.insert(up.await?);
         gathered.environment.extend(instance.environment());
         self.verify(life, instance, gathered).await?;
-        let (running, tracing) = self.instrument(life, instance, &gathered.settings).await?;
+        let tracing = self.instrument(life, instance, &gathered.settings).await?;
         let (mut driven, host, probed, counting, watching) = self.workload(life, instance).await?;
         let ended = tokio::time::Instant::now();
-        let (observed, captures, settings, points, kept) = self
-            .collect(life, instance, running, (tracing, counting, watching.map(|watching| (watching, ended))))
-            .await?;
+        let (observed, settings, kept) =
+            self.collect(life, instance, (tracing, counting, watching.map(|watching| (watching, ended)))).await?;
+        let (captures, points) = self.capturing.take().await;
         let (traced, counted, (of_switch, notes)) = observed;
         driven.metrics.extend(of_switch);
         for note in notes {
@@ -278,14 +279,13 @@ impl Stages<'_> {
         Ok(gathered.tested(host, tested))
     }
 
-    /// Starts what observes; `None` for captures when there is nothing to capture, and for system calls when the spec does
-    /// not ask for them.
+    /// Starts what observes; `None` for system calls when the spec does not ask for them.
     async fn instrument(
         &self,
         life: &mut Life<'_>,
         instance: &mut Up,
         settings: &[Setting],
-    ) -> Result<(Option<Capturing>, Option<Tracing>), Stop> {
+    ) -> Result<Option<Tracing>, Stop> {
         let spec = &self.setup.plan.spec.capture;
         let notes = &mut Vec::new();
         let lost = instance.lost();
@@ -295,7 +295,7 @@ impl Stages<'_> {
             let mut points = instance.capture_points();
             points.retain(|point| spec.vantage.contains(&point.vantage));
             if !self.request.tuple.instruments().has(Instrument::Capture) || points.is_empty() {
-                return Ok((None, tracing));
+                return Ok(tracing);
             }
             let keep_in = spec.keep.then(|| self.artifacts.to_owned());
             if let Some(directory) = &keep_in {
@@ -318,7 +318,8 @@ impl Stages<'_> {
                 let mut sinks = FlowSinks::new(&points, &options);
                 Captures::start_with(&points, &spec, keep_in.as_deref(), |point, link| sinks.next(point, link))
             };
-            Ok((Some((tokio::task::spawn_blocking(start).await??, count)), tracing))
+            self.capturing.hold(tokio::task::spawn_blocking(start).await??, count).await;
+            Ok(tracing)
         };
         let started = life.stage(Stage::Instrument, while_up(lost, work)).await?;
         for note in notes.drain(..) {
@@ -421,9 +422,8 @@ impl Stages<'_> {
         &self,
         life: &mut Life<'_>,
         instance: &mut Up,
-        running: Option<Capturing>,
         (tracing, counting, watching): (Option<Tracing>, Option<Counting>, Option<(Watching, tokio::time::Instant)>),
-    ) -> Result<(Observed, Option<Analysed>, Vec<Setting>, usize, Kept), Stop> {
+    ) -> Result<(Observed, Vec<Setting>, Kept), Stop> {
         let lost = instance.lost();
         let work = async {
             self.setup.testbed.enter(Stage::Collect, self.request).await?;
@@ -435,12 +435,7 @@ impl Stages<'_> {
                 Some(tracing) => tracing.stop().await,
                 None => Traced::default(),
             };
-            let (stopped, points) = match running {
-                Some((captures, points)) => {
-                    (Some(tokio::task::spawn_blocking(move || captures.stop().analyse()).await?), points)
-                }
-                None => (None, 0),
-            };
+            self.capturing.stop().await?;
             let (tuple, scratch) = (&self.request.tuple, &self.request.scratch);
             let kept = keep::keep(self.setup.workload, tuple, instance.as_mut(), scratch, self.artifacts).await?;
             let settings = instance.settings().await?;
@@ -449,9 +444,21 @@ impl Stages<'_> {
                 Some((watching, ended)) => watching.finish(ended).await,
                 None => Default::default(),
             };
-            Ok(((traced, counted, of_switch), stopped, settings, points, kept))
+            Ok(((traced, counted, of_switch), settings, kept))
         };
         life.stage(Stage::Collect, while_up(lost, work)).await
+    }
+
+    /// Ends captures that were not collected, while their nodes are there. Those of which files stay are recorded.
+    async fn end_captures(&self, life: &mut Life<'_>, outcome: &Outcome, gathered: &mut Gathered) {
+        let spec = &self.setup.plan.spec;
+        let wanted =
+            spec.capture.keep && spec.storage.captures.keeps(outcome.status(), self.setup.iteration.repetition);
+        let Late { captures, notes } = self.capturing.end(wanted).await;
+        gathered.captures.extend(captures);
+        for note in notes {
+            life.event(EventLevel::Warn, note);
+        }
     }
 
     /// Leaves the testbed up, if it can be.

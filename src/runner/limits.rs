@@ -82,6 +82,11 @@ impl<'a> Limits<'a> {
         }))
     }
 
+    /// Stored files have become fewer.
+    pub(crate) fn look_again(&mut self) {
+        self.used = None;
+    }
+
     /// The last attempt of an iteration ended and is stored in `file`.
     pub(crate) fn ended(&mut self, record: &IterationRecord, file: &Path) -> anyhow::Result<()> {
         let status = record.outcome.status();

@@ -2,6 +2,7 @@
 
 mod campaign;
 mod cancel;
+mod capturing;
 pub mod checks;
 pub mod feasible;
 mod gathered;

@@ -47,20 +47,22 @@ fn bury(plan: Option<&Plan>, out: &Path, dead: &Dead) -> anyhow::Result<Vec<Reco
         done.extend(forget(out, dead)?);
         return Ok(done);
     };
+    // First, so that whoever dies in between leaves no attempt that is stored with files that nobody has looked at.
+    let removed = forget(out, dead)?;
     match store::write_iteration(out, &record) {
         Ok(_) => {
             let text = record.outcome.reasons().join("; ");
             done.push(Recovered::Attempt { number: record.header.number, text });
-            done.extend(remove(AttemptName::of(&record.header).artifacts(out))?);
         }
         // It died between storing its file and removing its mark: nothing is missing.
         Err(StoreError::AlreadyExists { .. }) => {}
         Err(error) => return Err(error.into()),
     }
+    done.extend(removed);
     Ok(done)
 }
 
-/// Removes what an attempt kept that is not stored, and never will be.
+/// Removes what an attempt kept that is not stored.
 fn forget(out: &Path, dead: &Dead) -> anyhow::Result<Option<Recovered>> {
     let Some(running) = dead.running.as_ref().filter(|running| running.attempt > 0) else { return Ok(None) };
     let name = AttemptName { number: running.number, identity: running.identity, attempt: running.attempt };

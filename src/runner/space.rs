@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::Metadata;
+use std::hash::Hash;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -9,8 +10,11 @@ use std::path::Path;
 use nix::sys::statvfs::statvfs;
 
 use super::campaign::CampaignError;
+use crate::ids::IterationNumber;
 use crate::plan::Plan;
-use crate::report::plan::Estimate;
+use crate::record::Status;
+use crate::report::plan::{capture_bytes, file_bytes};
+use crate::spec::{KeepRule, StorageSpec, Tuple};
 use crate::store::AttemptName;
 
 /// Bytes of an iteration file before any has been written, for one pair; each further pair adds half of it.
@@ -18,22 +22,61 @@ const FILE_BYTES: u64 = 64 << 10;
 /// Room that must be left for the iteration that is running: scratch files and the file being written.
 const RESERVE_BYTES: u64 = 32 << 20;
 
-/// Refuses a run that cannot fit: the mean size of the iterations stored so far (files and kept artifacts), or an
-/// estimate when there is none, times what is still to do, against the free space for this user.
-pub(super) fn check(out: &Path, plan: &Plan, to_do: usize) -> Result<(), CampaignError> {
+/// Refuses a run that cannot fit into the space that is free for this user: what is still to do, each iteration as large as the mean of
+/// those stored so far of which the same files stay (or as an estimate, when there is none), and what one takes while it runs.
+pub(super) fn check(out: &Path, plan: &Plan, to_do: &[IterationNumber]) -> Result<(), CampaignError> {
     let free = free(out)?;
-    let each = used(out).map_err(anyhow::Error::from)?.mean().unwrap_or_else(|| estimate(plan));
-    let needed = each.saturating_mul(to_do as u64).saturating_add(RESERVE_BYTES);
-    if to_do > 0 && needed > free {
-        return Err(CampaignError::Space(format!(
-            "not enough room in {}: {to_do} iterations of about {} need {}, {} are free",
-            out.display(),
-            size(each),
-            size(needed),
-            size(free)
-        )));
+    let (stays, running) = (stays(out, plan, to_do).map_err(anyhow::Error::from)?, running(plan, to_do));
+    let needed = stays.saturating_add(running).saturating_add(RESERVE_BYTES);
+    if to_do.is_empty() || needed <= free {
+        return Ok(());
     }
-    Ok(())
+    let count = to_do.len() as u64;
+    let while_running = match running {
+        0 => String::new(),
+        bytes => format!(" with {} for the captures of one while it runs", size(bytes)),
+    };
+    Err(CampaignError::Space(format!(
+        "not enough room in {}: {count} iterations of about {} need {}{while_running}, {} are free",
+        out.display(),
+        size(stays / count),
+        size(needed),
+        size(free)
+    )))
+}
+
+/// Which kinds of files stay of an iteration that goes well: captures, events, outputs.
+type Stays = [bool; 3];
+
+fn rules(spec: &StorageSpec, repetition: u32) -> Stays {
+    [spec.captures, spec.events, spec.outputs].map(|rule| rule.keeps(Status::Complete, repetition))
+}
+
+/// Bytes that stay of these iterations.
+fn stays(out: &Path, plan: &Plan, to_do: &[IterationNumber]) -> io::Result<u64> {
+    let of_stored = |name: AttemptName| match plan.get(name.number) {
+        Some(iteration) if iteration.identity == name.identity => rules(&plan.spec.storage, iteration.repetition),
+        // It was of another plan, and tells more than nothing where all files stay.
+        _ => [true; 3],
+    };
+    let stored = stored(out, of_stored)?;
+    let each = to_do.iter().filter_map(|&number| plan.get(number)).map(|iteration| {
+        let stays = rules(&plan.spec.storage, iteration.repetition);
+        stored.get(&stays).and_then(Used::mean).unwrap_or_else(|| estimate(plan, iteration.tuple, stays))
+    });
+    Ok(each.fold(0, u64::saturating_add))
+}
+
+/// Bytes that one iteration takes only while it runs: its captures are there in full before rules drop and compress them.
+fn running(plan: &Plan, to_do: &[IterationNumber]) -> u64 {
+    let storage = &plan.spec.storage;
+    if storage.captures == KeepRule::All && storage.compress.is_none() {
+        return 0;
+    }
+    let tuples = to_do.iter().filter_map(|&number| plan.get(number)).map(|iteration| iteration.tuple);
+    let most = tuples.filter_map(|tuple| capture_bytes(&plan.spec, tuple)).max().unwrap_or(0);
+    // A file and its compressed form are there together for a while.
+    if storage.compress.is_some() { most.saturating_mul(2) } else { most }
 }
 
 /// Bytes that are free for this user on the file system of `out`.
@@ -43,14 +86,13 @@ pub(super) fn free(out: &Path) -> anyhow::Result<u64> {
     Ok(space.blocks_available().saturating_mul(space.fragment_size()))
 }
 
-/// As `vptest sweep` shows it; where that cannot be foreseen, iteration files alone.
-fn estimate(plan: &Plan) -> u64 {
-    let iterations = plan.iterations.len() as u64;
-    let foreseen = Estimate::of(plan).bytes.and_then(|bytes| bytes.checked_div(iterations));
-    foreseen.unwrap_or_else(|| {
-        let pairs = plan.tuples.iter().map(|planned| u64::from(planned.tuple.pairs())).max().unwrap_or(1);
-        FILE_BYTES + (pairs - 1) * FILE_BYTES / 2
-    })
+/// As `vptest sweep` reckons; where that cannot be foreseen, an iteration file alone.
+fn estimate(plan: &Plan, tuple: &Tuple, [captures, ..]: Stays) -> u64 {
+    let captures = if captures { capture_bytes(&plan.spec, tuple) } else { Some(0) };
+    match captures {
+        Some(bytes) => file_bytes(tuple).saturating_add(bytes),
+        None => FILE_BYTES + (u64::from(tuple.pairs()) - 1) * FILE_BYTES / 2,
+    }
 }
 
 /// What iterations take.
@@ -70,22 +112,33 @@ impl Used {
 
     /// With one more iteration file, and what is kept with it.
     pub(super) fn add(&mut self, file: &Path) -> io::Result<()> {
-        let size = |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(0) } else { Err(error) };
         self.files += 1;
-        self.bytes += file.metadata().map(|file| file.len()).or_else(size)?;
-        self.bytes += added(&file.with_extension("d")).or_else(size)?;
+        self.bytes += unless_gone(file.metadata())?.map_or(0, |file| file.len());
+        self.bytes += added(&file.with_extension("d"))?;
         Ok(())
+    }
+}
+
+/// `None` for what another process of the campaign has removed meanwhile, or given another name.
+fn unless_gone<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
     }
 }
 
 /// Shows all files below a directory.
 fn each_kept(dir: &Path, visit: &mut impl FnMut(&Metadata)) -> io::Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            each_kept(&entry.path(), visit)?;
-        } else {
-            visit(&entry.metadata()?);
+    for entry in unless_gone(std::fs::read_dir(dir))?.into_iter().flatten() {
+        let Some(entry) = unless_gone(entry)? else { continue };
+        match unless_gone(entry.file_type())? {
+            Some(kind) if kind.is_dir() => each_kept(&entry.path(), visit)?,
+            Some(_) => {
+                if let Some(file) = unless_gone(entry.metadata())? {
+                    visit(&file);
+                }
+            }
+            None => {}
         }
     }
     Ok(())
@@ -108,16 +161,23 @@ fn added(dir: &Path) -> io::Result<u64> {
 
 /// What the iterations in a directory take; a file with several names takes its room once.
 pub(super) fn used(out: &Path) -> io::Result<Used> {
-    let mut used = Used::default();
+    Ok(stored(out, |_| ())?.remove(&()).unwrap_or_default())
+}
+
+/// What the iterations of each class take.
+fn stored<C: Eq + Hash>(out: &Path, class: impl Fn(AttemptName) -> C) -> io::Result<HashMap<C, Used>> {
+    let mut all: HashMap<C, Used> = HashMap::new();
     let mut shared = HashSet::new();
     for entry in std::fs::read_dir(out)? {
-        let entry = entry?;
+        let Some(entry) = unless_gone(entry)? else { continue };
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.parse::<AttemptName>().is_ok() {
+        if let Ok(attempt) = name.parse::<AttemptName>() {
+            let used = all.entry(class(attempt)).or_default();
             used.files += 1;
-            used.bytes += entry.metadata()?.len();
-        } else if name.ends_with(".d") && !name.starts_with('.') && entry.file_type()?.is_dir() {
+            used.bytes += unless_gone(entry.metadata())?.map_or(0, |file| file.len());
+        } else if let Some(attempt) = name.strip_suffix(".d").and_then(|stem| format!("{stem}.db").parse().ok()) {
+            let used = all.entry(class(attempt)).or_default();
             each_kept(&entry.path(), &mut |file| {
                 if file.nlink() == 1 || shared.insert((file.dev(), file.ino())) {
                     used.bytes += file.len();
@@ -125,7 +185,7 @@ pub(super) fn used(out: &Path) -> io::Result<Used> {
             })?;
         }
     }
-    Ok(used)
+    Ok(all)
 }
 
 /// `17 kB`, `3.2 GB`.
@@ -143,6 +203,7 @@ pub(super) fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Spec;
 
     #[test]
     fn sizes_are_short() {
@@ -183,5 +244,65 @@ mod tests {
         }
         let expected = Used { bytes: 1220, files: 2 };
         assert_eq!((used_so_far, used(out.path()).unwrap()), (expected, expected));
+    }
+
+    #[test]
+    fn what_another_process_removes_meanwhile_takes_nothing() {
+        let out = tempfile::tempdir().unwrap();
+        let directory = out.path().join("000001-0123456789ab01.d");
+        for name in ["a", "b", "c"] {
+            std::fs::create_dir_all(directory.join(name)).unwrap();
+            std::fs::write(directory.join(name).join("file"), [0; 10]).unwrap();
+        }
+        let mut seen = 0;
+        let mut visit = |file: &Metadata| {
+            seen += file.len();
+            // The others, whose names may have been read.
+            std::fs::remove_dir_all(&directory).unwrap_or_default();
+        };
+        each_kept(&directory, &mut visit).unwrap();
+        each_kept(&directory, &mut visit).unwrap();
+        assert_eq!(seen, 10);
+    }
+
+    fn plan(storage: &str) -> Plan {
+        let text = format!(
+            "name = \"x\"\nrepetitions = 5\norder = \"blocked\"\n[factors]\ntestbed = \"netns\"\nurl = \"/?size=10MB\"\n\
+             [workload]\npreset = \"ab\"\n[capture]\nkeep = true\n[storage]\n{storage}\n"
+        );
+        Plan::expand(Spec::parse(&text).unwrap(), text).unwrap()
+    }
+
+    #[test]
+    fn what_remains_is_reckoned_by_what_stays_of_it() {
+        let plan = plan("captures = \"first 3\"");
+        let numbers: Vec<_> = plan.iter().map(|iteration| iteration.number).collect();
+        let out = tempfile::tempdir().unwrap();
+        let full = capture_bytes(&plan.spec, plan.iter().next().unwrap().tuple).unwrap();
+        assert!(full > 100_000_000, "{full}");
+        let file = file_bytes(plan.iter().next().unwrap().tuple);
+        assert_eq!(stays(out.path(), &plan, &numbers).unwrap(), 5 * file + 3 * full);
+        // The first three are there, with their captures.
+        for iteration in plan.iter().take(3) {
+            let name = AttemptName { number: iteration.number, identity: iteration.identity, attempt: 1 };
+            let file = out.path().join(name.to_string());
+            std::fs::write(&file, [0; 100]).unwrap();
+            std::fs::create_dir(file.with_extension("d")).unwrap();
+            std::fs::write(file.with_extension("d").join("a.pcapng"), [0; 900]).unwrap();
+        }
+        assert_eq!(stays(out.path(), &plan, &numbers[..1]).unwrap(), 1000);
+        assert_eq!(stays(out.path(), &plan, &numbers[3..]).unwrap(), 2 * file, "without captures");
+    }
+
+    #[test]
+    fn one_iteration_has_room_for_what_is_dropped_or_compressed_afterwards() {
+        let running = |storage: &str| {
+            let plan = plan(storage);
+            let numbers: Vec<_> = plan.iter().map(|iteration| iteration.number).collect();
+            let full = capture_bytes(&plan.spec, plan.iter().next().unwrap().tuple).unwrap();
+            running(&plan, &numbers) / full
+        };
+        let rules = ["captures = \"all\"", "captures = \"problems\"", "captures = \"none\"\ncompress = \"zstd\""];
+        assert_eq!(rules.map(running), [0, 1, 2]);
     }
 }

@@ -93,7 +93,7 @@ fn output(program: &str, arguments: &[&str], file: &Path) -> Vec<u8> {
 const BOTH: [&str; 2] = ["client1-guest.pcapng", "server1-guest.pcapng"];
 
 #[test]
-fn captures_of_failed_iterations_are_kept_and_those_of_others_are_said_to_be_dropped() {
+fn captures_of_invalid_iterations_are_kept_and_those_of_others_are_said_to_be_dropped() {
     let Some(campaign) = captured("captures = \"problems\"") else { return };
     campaign.expect(1, &["run"]);
     assert_eq!(campaign.statuses(), ["complete", "complete", "invalid", "invalid"], "{:?}", campaign.outcomes());
@@ -110,6 +110,88 @@ fn captures_of_failed_iterations_are_kept_and_those_of_others_are_said_to_be_dro
     assert!(!events(&campaign, 2).contains("not kept"), "{}", events(&campaign, 2));
     // The directory of an attempt that keeps nothing is gone as well.
     assert!(!path(&campaign, 0, "").exists());
+}
+
+/// Two repetitions in a namespace of a client that pings the server and never ends, with captures.
+fn endless(storage: &str, timeout: &str) -> Option<Campaign> {
+    let is_there = need::root() && ["ping", "tcpdump"].iter().all(|name| need::program(name));
+    is_there.then(|| {
+        Campaign::planned(&format!(
+            r#"
+name = "endless"
+repetitions = 2
+order = "sequential"
+timeout = "{timeout}"
+
+[factors]
+testbed = "netns"
+
+[workload]
+preset = "command"
+client = ["sh", "-c", "ping -c 3 -i 0.1 {{server}} && exec sleep 600"]
+
+[capture]
+keep = true
+
+[verify]
+foreign_cpu = "off"
+steal = "off"
+
+[storage]
+captures = {storage}
+"#
+        ))
+    })
+}
+
+/// The captures of the iteration file `index` are kept, are whole, and hold what the record counts: what was pinged, and no TCP.
+fn expect_pings(campaign: &Campaign, index: usize) {
+    let files = column(campaign, index, "SELECT file FROM capture ORDER BY node");
+    let packets = column(campaign, index, "SELECT CAST(packets AS TEXT) FROM capture ORDER BY node");
+    assert_eq!((files.len(), packets.len()), (2, 2));
+    for (file, packets) in files.iter().zip(packets) {
+        let path = campaign.out().join(file.as_ref().unwrap());
+        let shown = String::from_utf8(output("tcpdump", &["-nr"], &path)).unwrap();
+        assert_eq!(shown.matches("ICMP echo re").count(), 6, "{shown}");
+        assert_eq!(Some(shown.lines().count().to_string()), packets);
+    }
+    assert_eq!(column(campaign, index, "SELECT CAST(count(*) AS TEXT) FROM tcp"), [Some("0".to_owned())]);
+}
+
+#[test]
+fn captures_of_attempts_that_time_out_while_they_measure_are_kept_when_a_rule_says_so() {
+    let Some(campaign) = endless("\"problems\"", "5 s") else { return };
+    campaign.expect(1, &["run", "--iter", "1"]);
+    assert_eq!(campaign.statuses(), ["timed_out"], "{:?}", campaign.outcomes());
+    assert_eq!(kept(&campaign)[&1], BOTH);
+    expect_pings(&campaign, 0);
+    let Some(campaign) = endless("\"first 1\"", "5 s") else { return };
+    campaign.expect(1, &["run"]);
+    assert_eq!(campaign.statuses(), ["timed_out"; 2], "{:?}", campaign.outcomes());
+    assert_eq!((&kept(&campaign)[&1][..], &kept(&campaign)[&2][..]), (&BOTH.map(str::to_owned)[..], &[][..]));
+    assert!(!path(&campaign, 1, "").exists(), "something half is left");
+}
+
+#[test]
+fn captures_of_an_attempt_that_is_interrupted_while_it_measures_are_kept() {
+    let Some(campaign) = endless("\"problems\"", "5 min") else { return };
+    let mut child = campaign.command(&["run"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("capturing", || {
+        assert!(child.try_wait().unwrap().is_none(), "vptest ended before: {:?}", campaign.outcomes());
+        let mut all = Vec::new();
+        list(&campaign.out(), &campaign.out(), &mut all);
+        all.iter().filter(|name| name.ends_with(".pcapng.tmp")).count() == 2
+    });
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(campaign.statuses(), ["interrupted"], "{:?}", campaign.outcomes());
+    assert_eq!(kept(&campaign)[&1], BOTH);
+    let files = column(&campaign, 0, "SELECT file FROM capture");
+    assert_eq!(files.len(), 2);
+    for file in files {
+        output("tcpdump", &["-nr"], &campaign.out().join(file.unwrap()));
+    }
 }
 
 #[test]
@@ -143,7 +225,7 @@ fn compressed_captures_are_read_as_they_are() {
 }
 
 #[test]
-fn nothing_is_said_of_none_and_all_keeps_everything_as_it_is() {
+fn none_drops_captures_and_says_so_and_all_keeps_everything_as_it_is() {
     let Some(campaign) = captured("captures = \"none\"") else { return };
     campaign.expect(0, &["run", "--iter", "1"]);
     assert!(kept(&campaign)[&1].is_empty());
@@ -248,15 +330,16 @@ fn a_bundle_of_linked_files_is_read_by_the_usual_tools() {
 
 #[test]
 fn retried_attempts_of_the_first_repetitions_are_kept_and_sentinels_have_a_count_of_their_own() {
-    let fault = "[[testbed.fake.fault]]\nstage = \"collect\"\nkind = \"error\"\niterations = [1]\nattempts = 1\n";
+    let fault = "[[testbed.fake.fault]]\nstage = \"teardown\"\nkind = \"error\"\niterations = [1]\nattempts = 1\n";
     let spec = leaving(2, "seq 10000", "outputs = \"first 1\"") + "\n[sentinel]\nevery = 1\n";
     let campaign = Campaign::planned(&(spec + fault));
     campaign.expect(0, &["run", "--retries", "1"]);
     let outcomes: Vec<_> = campaign.outcomes().into_iter().map(|(number, attempt, ..)| (number, attempt)).collect();
     assert_eq!(outcomes, [(1, 1), (1, 2), (2, 1), (3, 1), (4, 1), (5, 1)]);
-    // Sentinels are iterations 1, 3 and 5, repetitions of the tuple 2 and 4. The attempt that failed got no further.
+    assert_eq!(campaign.statuses()[..2], ["failed", "complete"]);
+    // Sentinels are iterations 1, 3 and 5, repetitions of the tuple 2 and 4. The attempt failed after its files were there.
     let there: Vec<bool> = (0..6).map(|index| path(&campaign, index, "client1/page").exists()).collect();
-    assert_eq!(there, [false, true, true, false, false, false]);
+    assert_eq!(there, [true, true, true, false, false, false]);
 }
 
 #[test]

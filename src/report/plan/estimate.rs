@@ -140,16 +140,28 @@ fn size_in_url(url: &str) -> Option<ByteSize> {
 }
 
 fn storage(spec: &Spec, tuple: &Tuple) -> Option<f64> {
-    let pairs = f64::from(tuple.pairs());
-    let file = FILE_BYTES + pairs * PAIR_BYTES;
-    if !spec.capture.keep || !tuple.instruments().has(Instrument::Capture) {
-        return Some(file);
-    }
+    let file = FILE_BYTES + f64::from(tuple.pairs()) * PAIR_BYTES;
     let share = spec.storage.captures.share(spec.repetitions);
-    if share == 0.0 {
-        return Some(file);
+    // Of what is dropped nobody needs to know how large it is.
+    if share == 0.0 { Some(file) } else { Some(file + share * captured(spec, tuple)?) }
+}
+
+/// About so many bytes an iteration file of this tuple has.
+pub fn file_bytes(tuple: &Tuple) -> u64 {
+    whole(FILE_BYTES + f64::from(tuple.pairs()) * PAIR_BYTES)
+}
+
+/// About so many bytes the captures of one iteration have while it runs: all that are kept, before a rule of `[storage]` drops them and
+/// before they are compressed. `None` when that cannot be foreseen.
+pub fn capture_bytes(spec: &Spec, tuple: &Tuple) -> Option<u64> {
+    captured(spec, tuple).map(whole)
+}
+
+fn captured(spec: &Spec, tuple: &Tuple) -> Option<f64> {
+    if !spec.capture.keep || !tuple.instruments().has(Instrument::Capture) {
+        return Some(0.0);
     }
-    Some(file + pairs * share * kept_bytes(&spec.capture, traffic(spec, tuple)?))
+    Some(f64::from(tuple.pairs()) * kept_bytes(&spec.capture, traffic(spec, tuple)?))
 }
 
 /// Payload bytes of one pair; `None` when it is limited by nothing that is known here.

@@ -7,7 +7,7 @@ mod rows;
 
 use std::fmt::{self, Write};
 
-pub use estimate::Estimate;
+pub use estimate::{Estimate, capture_bytes, file_bytes};
 pub use rows::{write_commands, write_csv, write_json};
 
 use crate::plan::{Counts, Plan};

@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 
 pub(crate) use objects::Objects;
 
+use super::cancel::Cancel;
 use super::observer::{Observer, Progress};
 use crate::host::clock::now_ns;
 use crate::ids::Stage;
@@ -40,7 +41,7 @@ impl Kind {
     fn of(path: &Path) -> Self {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         match path.components().count() {
-            1 if name.ends_with(".pcapng") => Self::Capture,
+            1 if name.ends_with(".pcapng") || name.ends_with(".pcapng.tmp") => Self::Capture,
             1 if name.starts_with("syscalls-") && name.ends_with(".zst") => Self::Events,
             _ => Self::Output,
         }
@@ -64,22 +65,32 @@ pub(super) async fn apply(
     out: &Path,
     mut record: IterationRecord,
     observer: &dyn Observer,
+    cancel: &Cancel,
 ) -> IterationRecord {
     let name = AttemptName::of(&record.header);
     if *spec == StorageSpec::default() || !name.artifacts(out).is_dir() {
         return record;
     }
     let (status, repetition) = (record.outcome.status(), record.header.repetition);
-    let (owned, place) = (spec.clone(), out.to_owned());
-    let work = tokio::task::spawn_blocking(move || Tidying::new(&owned, &place, name).run(status, repetition));
+    let (owned, place, wish) = (spec.clone(), out.to_owned(), cancel.clone());
+    let work = tokio::task::spawn_blocking(move || Tidying::new(&owned, &place, name, &wish).run(status, repetition));
+    let mut has_died = false;
     let tidied = work.await.unwrap_or_else(|error| {
+        has_died = true;
         let warning = (EventLevel::Warn, format!("the rules of `[storage]` were not applied to the end: {error}"));
         Tidied { files: BTreeMap::new(), events: vec![warning] }
     });
     let logs = record.syscalls.iter_mut().map(|trace| &mut trace.log);
     for file in record.captures.iter_mut().map(|capture| &mut capture.file).chain(logs) {
-        if let Some(now) = file.as_ref().and_then(|path| tidied.files.get(path)) {
-            file.clone_from(now);
+        match file.as_ref() {
+            // What it had done by then is only to be seen.
+            Some(path) if has_died => *file = as_it_is(out, path),
+            Some(path) => {
+                if let Some(now) = tidied.files.get(path) {
+                    file.clone_from(now);
+                }
+            }
+            None => {}
         }
     }
     for (level, text) in tidied.events {
@@ -87,6 +98,12 @@ pub(super) async fn apply(
         record.events.push(Event { at_ns: now_ns(), stage: Stage::Store, level, text });
     }
     record
+}
+
+/// The name that a recorded file has now; `None` when it is gone.
+fn as_it_is(out: &Path, path: &str) -> Option<String> {
+    let names = [path.to_owned(), format!("{path}.zst")];
+    names.into_iter().find(|name| out.join(name).symlink_metadata().is_ok())
 }
 
 /// What became of the files.
@@ -101,13 +118,15 @@ struct Tidying<'a> {
     spec: &'a StorageSpec,
     out: &'a Path,
     directory: PathBuf,
+    /// Dropping files is quick. The rest can take long, and is left when somebody wishes an end.
+    cancel: &'a Cancel,
     done: Tidied,
 }
 
 impl<'a> Tidying<'a> {
-    fn new(spec: &'a StorageSpec, out: &'a Path, name: AttemptName) -> Self {
+    fn new(spec: &'a StorageSpec, out: &'a Path, name: AttemptName, cancel: &'a Cancel) -> Self {
         let done = Tidied { files: BTreeMap::new(), events: Vec::new() };
-        Self { spec, out, directory: name.artifacts(out), done }
+        Self { spec, out, directory: name.artifacts(out), cancel, done }
     }
 
     fn run(mut self, status: Status, repetition: u32) -> Tidied {
@@ -116,19 +135,21 @@ impl<'a> Tidying<'a> {
             self.warn(format!("cannot list {}: {error}", self.directory.display()));
         }
         files.sort();
+        let files = &mut self.without_unfinished(files);
         for kind in Kind::ALL {
             let (key, rule) = kind.rule(self.spec);
             if !rule.keeps(status, repetition) {
-                let (dropped, others) = files.into_iter().partition(|path| kind == Kind::of(self.inside(path)));
-                files = others;
+                let (dropped, others) =
+                    std::mem::take(files).into_iter().partition(|path| kind == Kind::of(self.inside(path)));
+                *files = others;
                 self.drop_all(dropped, key, rule);
             }
         }
         if let Some(level) = self.spec.compress {
-            files = self.compress(files, level);
+            *files = self.compress(std::mem::take(files), level);
         }
         if self.spec.deduplicate {
-            self.deduplicate(&files);
+            self.deduplicate(files);
         }
         self.done
     }
@@ -151,8 +172,25 @@ impl<'a> Tidying<'a> {
         self.done.events.push((EventLevel::Warn, text));
     }
 
+    /// Removes what captures that did not end in time were writing, and returns the others.
+    fn without_unfinished(&mut self, files: Vec<PathBuf>) -> Vec<PathBuf> {
+        let (unfinished, others): (Vec<_>, _) = files.into_iter().partition(|path| is_unfinished(self.inside(path)));
+        let mut gone = Vec::new();
+        for path in unfinished {
+            // Its writer may have given it its name, or removed it.
+            if std::fs::remove_file(&path).is_ok() {
+                gone.push(self.shown(&path));
+            }
+        }
+        if !gone.is_empty() {
+            self.warn(format!("removed what was not written to its end: {}", listed(&gone)));
+            remove_empty(&self.directory);
+        }
+        others
+    }
+
     fn drop_all(&mut self, files: Vec<PathBuf>, key: &str, rule: KeepRule) {
-        let (mut names, mut bytes) = (Vec::new(), 0);
+        let (mut names, mut bytes, mut failed) = (Vec::new(), 0, Failed::default());
         for path in files {
             let size = path.symlink_metadata().map_or(0, |file| file.len());
             match std::fs::remove_file(&path) {
@@ -162,11 +200,11 @@ impl<'a> Tidying<'a> {
                     self.done.files.insert(self.recorded(&path), None);
                 }
                 Err(error) => {
-                    let name = self.shown(&path);
-                    self.warn(format!("cannot drop {name}, as storage.{key} = {rule} says: {error}"));
+                    failed.add(|| format!("cannot drop {}, as storage.{key} = {rule} says: {error}", self.shown(&path)))
                 }
             }
         }
+        self.done.events.extend(failed.event());
         if !names.is_empty() {
             let names = listed(&names);
             self.info(format!("not kept, as storage.{key} = {rule} says: {names}; {bytes} bytes"));
@@ -177,23 +215,29 @@ impl<'a> Tidying<'a> {
     /// Returns the files that are there afterwards.
     fn compress(&mut self, files: Vec<PathBuf>, level: i32) -> Vec<PathBuf> {
         let (mut count, mut before, mut after) = (0_u32, 0, 0);
+        let (mut failed, mut left) = (Failed::default(), 0);
         let mut all = Vec::with_capacity(files.len());
         for path in files {
-            match compress::compress(&path, level) {
-                Ok(Some(done)) => {
+            match compress::compress(&path, level, &|| self.may_go_on()) {
+                Ok(compress::Done::Compressed(done)) => {
                     count += 1;
                     before += done.before;
                     after += done.after;
                     self.done.files.insert(self.recorded(&path), Some(self.recorded(&done.path)));
                     all.push(done.path);
+                    continue;
                 }
-                Ok(None) => all.push(path),
+                Ok(compress::Done::Unchanged) => {}
+                Ok(compress::Done::Stopped) => left += 1,
                 Err(error) => {
-                    let name = self.shown(&path);
-                    self.warn(format!("cannot compress {name}, which stays as it is: {error}"));
-                    all.push(path);
+                    failed.add(|| format!("cannot compress {}, which stays as it is: {error}", self.shown(&path)))
                 }
             }
+            all.push(path);
+        }
+        self.done.events.extend(failed.event());
+        if let Some(by) = self.cancel.requested().filter(|_| left > 0) {
+            self.warn(format!("{by}: {} not compressed, and as before", counted(left)));
         }
         if count > 0 {
             self.info(format!("compressed {} with zstd: {before} bytes are {after}", counted(count)));
@@ -201,8 +245,12 @@ impl<'a> Tidying<'a> {
         all
     }
 
+    fn may_go_on(&self) -> bool {
+        self.cancel.requested().is_none()
+    }
+
     fn deduplicate(&mut self, files: &[PathBuf]) {
-        let found = Objects::new(self.out).deduplicate(files);
+        let found = Objects::new(self.out).deduplicate(files, &|| self.may_go_on());
         if found.linked > 0 {
             let (files, bytes) = (counted(found.linked), found.bytes);
             self.info(format!("stored before with the same content, and linked to that: {files}, {bytes} bytes"));
@@ -215,6 +263,37 @@ impl<'a> Tidying<'a> {
     fn shown(&self, path: &Path) -> String {
         printable(&self.inside(path).to_string_lossy(), 200)
     }
+}
+
+/// What could not be done with some files, as one event however many they are.
+#[derive(Default)]
+struct Failed {
+    first: String,
+    more: u32,
+}
+
+impl Failed {
+    fn add(&mut self, text: impl FnOnce() -> String) {
+        if self.first.is_empty() {
+            self.first = text();
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn event(self) -> Option<(EventLevel, String)> {
+        let more = match self.more {
+            0 => String::new(),
+            more => format!("; nor {} more", counted(more)),
+        };
+        (!self.first.is_empty()).then(|| (EventLevel::Warn, self.first + &more))
+    }
+}
+
+/// Is it a capture on its way to its name?
+fn is_unfinished(inside: &Path) -> bool {
+    let name = inside.file_name().unwrap_or_default().to_string_lossy();
+    inside.components().count() == 1 && name.starts_with('.') && name.ends_with(".tmp")
 }
 
 fn counted(count: u32) -> String {

@@ -1,7 +1,7 @@
 //! Equal files of a campaign are one file with several names.
 //!
 //! `OUT/.objects/AB/CDEF…` is a symbolic link, named after a SHA-256, to a file that had it. It is a hint: a file is linked to
-//! another only when both were read and are equal. So a file that was changed or removed since does no harm, the links can be
+//! another only when both were read and are equal, and nobody may write to the other. So a file that was changed or removed since does no harm, the links can be
 //! removed at any time, and they keep no file from being removed. Where there are no hard links, files stay as they are.
 
 use std::fs::{File, Permissions};
@@ -21,6 +21,7 @@ const DIRECTORY: &str = ".objects";
 const UP: &str = "../..";
 /// Bits of a mode that must be the same, since linked files share one. Nobody may write to a file that has several names.
 const READABLE: u32 = 0o555;
+const WRITABLE: u32 = 0o222;
 
 /// What is known of the contents of a campaign's files.
 #[derive(Debug, Clone)]
@@ -46,9 +47,10 @@ impl Objects {
     }
 
     /// Looks for the contents of these files, which lie in directories of attempts, among those that were stored before.
-    pub(crate) fn deduplicate(&self, files: &[PathBuf]) -> Deduplicated {
+    /// When `may_go_on` says no, the rest stays as it is.
+    pub(crate) fn deduplicate(&self, files: &[PathBuf], may_go_on: &dyn Fn() -> bool) -> Deduplicated {
         let mut done = Deduplicated::default();
-        for path in files {
+        for path in files.iter().take_while(|_| may_go_on()) {
             match self.one(path) {
                 Ok(0) => {}
                 Ok(bytes) => {
@@ -68,10 +70,11 @@ impl Objects {
             return Ok(0);
         }
         let entry = self.entry(&hash(path)?);
-        if let Some(other) = self.known(&entry).filter(|other| is_same(other, path)) {
-            match link_over(&other, path) {
-                Ok(()) => return Ok(metadata.len()),
-                // That file may have as many names as it can have: this one is linked to from now on.
+        if let Some(other) = self.known(&entry) {
+            match link_over(&other, path, entry.parent().unwrap_or(&self.out)) {
+                Ok(true) => return Ok(metadata.len()),
+                Ok(false) => {}
+                // That file may be gone, or have as many names as it can have: this one is linked to from now on.
                 Err(error) => tell_once(&error),
             }
         }
@@ -105,12 +108,17 @@ impl Objects {
     }
 }
 
-/// Gives `other` the name `path`, too, in the place of the file that has it.
-fn link_over(other: &Path, path: &Path) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let link = tempfile::Builder::new().prefix(".").make_in(directory, |link| std::fs::hard_link(other, link))?;
+/// Gives `other` the name `path`, too, in the place of the file that has it; `false` when they are not equal.
+///
+/// The other gets a name in `beside` first: what is compared is what is linked, whatever happens to its old name meanwhile.
+fn link_over(other: &Path, path: &Path, beside: &Path) -> io::Result<bool> {
+    let link = tempfile::Builder::new().prefix(".").make_in(beside, |link| std::fs::hard_link(other, link))?;
+    if !is_same(link.path(), path)? {
+        return Ok(false);
+    }
     link.into_temp_path().persist(path).map_err(|error| error.error)?;
-    File::open(directory)?.sync_all()
+    File::open(path.parent().unwrap_or(beside))?.sync_all()?;
+    Ok(true)
 }
 
 fn tell_once(error: &io::Error) {
@@ -118,15 +126,13 @@ fn tell_once(error: &io::Error) {
     TOLD.call_once(|| tracing::debug!("equal files are stored more than once, as no link can be made: {error}"));
 }
 
-/// Are these two files with equal contents? Neither when they are one already, nor when one of them cannot be read.
-fn is_same(one: &Path, other: &Path) -> bool {
-    let compare = || -> io::Result<bool> {
-        let (a, b) = (one.symlink_metadata()?, other.symlink_metadata()?);
-        let is_alike = a.is_file() && a.len() == b.len() && (a.mode() ^ b.mode()) & READABLE == 0;
-        let is_one = (a.dev(), a.ino()) == (b.dev(), b.ino());
-        Ok(is_alike && !is_one && has_same_content(File::open(one)?, File::open(other)?)?)
-    };
-    compare().unwrap_or(false)
+/// Are these two files with equal contents, of which nobody may write to the first? Not when they are one already.
+fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
+    let (a, b) = (one.symlink_metadata()?, other.symlink_metadata()?);
+    let is_alike = a.is_file() && a.len() == b.len() && (a.mode() ^ b.mode()) & READABLE == 0;
+    let is_one = (a.dev(), a.ino()) == (b.dev(), b.ino());
+    let is_fixed = a.mode() & WRITABLE == 0;
+    Ok(is_alike && is_fixed && !is_one && has_same_content(File::open(one)?, File::open(other)?)?)
 }
 
 fn has_same_content(one: File, other: File) -> io::Result<bool> {

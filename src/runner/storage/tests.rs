@@ -2,6 +2,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use super::*;
 use crate::record::Outcome;
+use crate::runner::Canceller;
 use crate::store::tests::records::sample;
 
 /// A campaign's directory with the files of one attempt: its directory and the name of the attempt.
@@ -19,7 +20,8 @@ fn attempt(out: &Path, attempt: u32, files: &[(&str, &[u8])]) -> (PathBuf, Attem
 }
 
 fn tidied(spec: &StorageSpec, out: &Path, name: AttemptName) -> Tidied {
-    Tidying::new(spec, out, name).run(Status::Complete, 3)
+    let (_canceller, cancel) = Canceller::new();
+    Tidying::new(spec, out, name, &cancel).run(Status::Complete, 3)
 }
 
 fn there(directory: &Path) -> Vec<String> {
@@ -87,7 +89,7 @@ fn the_record_names_files_as_they_are_and_says_what_is_gone() {
     }
     let before = record.events.len();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let record = runtime.block_on(apply(&spec, out.path(), record, &Silent));
+    let record = runtime.block_on(apply(&spec, out.path(), record, &Silent, &Canceller::new().1));
     assert_eq!(record.captures[0].file, Some(below("a.pcapng.zst")));
     assert_eq!(record.syscalls[0].log, None);
     assert_eq!(record.events.len(), before + 2, "{:?}", record.events);
@@ -124,6 +126,66 @@ fn compressed_files_hold_the_same_bytes_and_others_stay() {
     assert_eq!(levels, [EventLevel::Warn, EventLevel::Info]);
     assert!(texts[0].starts_with("cannot compress client1/both, which stays as it is: "), "{texts:?}");
     assert!(texts[1].starts_with("compressed 3 files with zstd: "), "{texts:?}");
+}
+
+#[test]
+fn who_wishes_an_end_does_not_wait_for_compression() {
+    let out = tempfile::tempdir().unwrap();
+    let content = large();
+    let files: [(&str, &[u8]); 3] = [("a.pcapng", &content), ("client1/b", &content), ("syscalls-host.zst", b"x")];
+    let (directory, name) = attempt(out.path(), 1, &files);
+    let spec = StorageSpec { events: KeepRule::NONE, compress: Some(3), deduplicate: true, ..StorageSpec::default() };
+    let (canceller, cancel) = Canceller::new();
+    canceller.cancel("Ctrl-C");
+    let tidied = Tidying::new(&spec, out.path(), name, &cancel).run(Status::Interrupted, 1);
+    assert_eq!(there(&directory), ["a.pcapng", "client1/b"], "dropped all the same");
+    assert_eq!(tidied.events[1..], [(EventLevel::Warn, "Ctrl-C: 2 files not compressed, and as before".to_owned())]);
+    assert!(!out.path().join(".objects").exists());
+    // Also in the middle of a file.
+    let asked = std::cell::Cell::new(0);
+    let path = directory.join("big");
+    std::fs::write(&path, vec![1; 1 << 20]).unwrap();
+    let may_go_on = || asked.replace(asked.get() + 1) < 3;
+    assert!(matches!(compress::compress(&path, 3, &may_go_on).unwrap(), compress::Done::Stopped));
+    assert_eq!(there(&directory), ["a.pcapng", "big", "client1/b"], "something half is left");
+}
+
+#[test]
+fn captures_on_their_way_are_removed() {
+    let out = tempfile::tempdir().unwrap();
+    let files: [(&str, &[u8]); 3] = [(".a.pcapng.tmp", b"x"), ("b.pcapng", b"x"), ("client1/.c.tmp", b"x")];
+    let (directory, name) = attempt(out.path(), 1, &files);
+    let spec = StorageSpec { deduplicate: true, ..StorageSpec::default() };
+    let events = tidied(&spec, out.path(), name).events;
+    assert_eq!(there(&directory), ["b.pcapng", "client1/.c.tmp"], "what a node handed over is no capture");
+    let text = "removed what was not written to its end: .a.pcapng.tmp".to_owned();
+    assert_eq!(events, [(EventLevel::Warn, text)]);
+    assert_eq!(Kind::of(Path::new(".a.pcapng.tmp")), Kind::Capture);
+}
+
+#[test]
+fn however_many_files_cannot_be_compressed_there_is_one_event() {
+    let out = tempfile::tempdir().unwrap();
+    let content = large();
+    let names: Vec<String> = (0..5).flat_map(|n| [format!("client1/{n}"), format!("client1/{n}.zst")]).collect();
+    let bytes = |name: &str| if name.ends_with(".zst") { &b"x"[..] } else { &content };
+    let files: Vec<(&str, &[u8])> = names.iter().map(|name| (&name[..], bytes(name))).collect();
+    let (_, name) = attempt(out.path(), 1, &files);
+    let spec = StorageSpec { compress: Some(1), ..StorageSpec::default() };
+    let events = tidied(&spec, out.path(), name).events;
+    let [(EventLevel::Warn, text)] = &events[..] else { panic!("{events:?}") };
+    assert!(text.starts_with("cannot compress client1/0, ") && text.ends_with("; nor 4 files more"), "{text}");
+}
+
+#[test]
+fn after_a_panic_files_are_named_as_they_are() {
+    let out = tempfile::tempdir().unwrap();
+    let below = |file: &str| format!("000007-{file}");
+    std::fs::write(out.path().join(below("a")), "x").unwrap();
+    std::fs::write(out.path().join(below("a.zst")), "x").unwrap();
+    std::fs::write(out.path().join(below("b.zst")), "x").unwrap();
+    let found = ["a", "b", "c"].map(|file| as_it_is(out.path(), &below(file)));
+    assert_eq!(found, [Some(below("a")), Some(below("b.zst")), None]);
 }
 
 fn inode(path: PathBuf) -> u64 {
@@ -170,21 +232,61 @@ fn a_hint_that_is_wrong_links_nothing() {
     let mut other = content.clone();
     other[5000] ^= 1;
     let path = first.join("client1/a");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o644);
     std::fs::write(&path, &other).unwrap();
+    mode(0o444);
     let (second, name) = attempt(out.path(), 2, &[("client1/a", &content)]);
     tidied(&spec, out.path(), name);
     assert_eq!(std::fs::read(second.join("client1/a")).unwrap(), content);
     assert_eq!(std::fs::read(&path).unwrap(), other);
-    // A hint to somewhere else, and one that is no link.
-    let bucket = std::fs::read_dir(out.path().join(".objects")).unwrap().next().unwrap().unwrap().path();
+}
+
+#[test]
+fn a_file_that_may_be_written_to_is_not_linked_to() {
+    let out = tempfile::tempdir().unwrap();
+    let content = large();
+    let spec = StorageSpec { deduplicate: true, ..StorageSpec::default() };
+    let linked = [0o444, 0o644].map(|mode| {
+        let number = mode;
+        let (first, name) = attempt(out.path(), number, &[("client1/a", &content)]);
+        tidied(&spec, out.path(), name);
+        let path = first.join("client1/a");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let (second, name) = attempt(out.path(), number + 1, &[("client1/a", &content)]);
+        tidied(&spec, out.path(), name);
+        inode(path) == inode(second.join("client1/a"))
+    });
+    assert_eq!(linked, [true, false]);
+}
+
+#[test]
+fn a_hint_to_what_is_no_file_of_an_attempt_is_not_followed() {
+    let around = tempfile::tempdir().unwrap();
+    let out = around.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    let content = large();
+    let spec = StorageSpec { deduplicate: true, ..StorageSpec::default() };
+    let (_, name) = attempt(&out, 1, &[("client1/a", &content)]);
+    tidied(&spec, &out, name);
+    let bucket = std::fs::read_dir(out.join(".objects")).unwrap().next().unwrap().unwrap().path();
     let hint = std::fs::read_dir(&bucket).unwrap().next().unwrap().unwrap().path();
-    for (attempt_number, target) in [(3, "../../../elsewhere"), (4, "/etc/passwd"), (5, "../../plan.json")] {
+    // Each would do by its content and its mode.
+    let elsewhere = around.path().join("elsewhere");
+    let fixed = std::fs::Permissions::from_mode(0o444);
+    for path in [&elsewhere, &out.join("plan.json")] {
+        std::fs::write(path, &content).unwrap();
+        std::fs::set_permissions(path, fixed.clone()).unwrap();
+    }
+    let targets = [Path::new("../../../elsewhere"), &elsewhere, Path::new("../../plan.json")];
+    for (number, target) in (2..).zip(targets) {
         std::fs::remove_file(&hint).unwrap();
         std::os::unix::fs::symlink(target, &hint).unwrap();
-        let (directory, name) = attempt(out.path(), attempt_number, &[("client1/a", &content)]);
-        assert!(tidied(&spec, out.path(), name).events.is_empty());
-        assert_eq!(directory.join("client1/a").metadata().unwrap().nlink(), 1);
+        assert_eq!(std::fs::read(bucket.join(target)).unwrap(), content, "{}", target.display());
+        let (directory, name) = attempt(&out, number, &[("client1/a", &content)]);
+        std::fs::set_permissions(directory.join("client1/a"), fixed.clone()).unwrap();
+        assert!(tidied(&spec, &out, name).events.is_empty());
+        assert_eq!(directory.join("client1/a").metadata().unwrap().nlink(), 1, "{}", target.display());
     }
 }
 
