@@ -66,13 +66,19 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     calls: HashMap<u32, Entry>,
-    pongs: HashMap<u64, oneshot::Sender<i64>>,
+    pongs: HashMap<u64, Pong>,
     last: u32,
     over: bool,
     /// The other side was asked to end.
     ending: bool,
-    /// How many wait for an answer.
-    asking: usize,
+}
+
+/// Who waits for the answer to a ping.
+#[derive(Debug)]
+struct Pong {
+    sender: oneshot::Sender<i64>,
+    /// Has the ping been written?
+    written: bool,
 }
 
 #[derive(Debug)]
@@ -80,6 +86,10 @@ struct Entry {
     items: mpsc::UnboundedSender<Item>,
     room: Arc<Room>,
     credit: [Arc<Semaphore>; CHANNELS],
+    /// See [`Link::ask`].
+    is_question: bool,
+    /// Has its request been written?
+    written: bool,
 }
 
 /// What waits for the receiver of a call, in bytes.
@@ -91,11 +101,16 @@ struct Room {
 
 /// See [`Link::ask`].
 #[derive(Debug)]
-pub(super) struct Asking(Link);
+pub(super) struct Asking {
+    link: Link,
+    call: u32,
+}
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        self.0.state().asking -= 1;
+        if let Some(entry) = self.link.state().calls.get_mut(&self.call) {
+            entry.is_question = false;
+        }
     }
 }
 
@@ -128,19 +143,44 @@ impl Link {
     /// Is anything to be heard from the other side: the rest of a call, the answer to a ping that somebody waits for, its end?
     pub(super) fn is_awaited(&self) -> bool {
         let state = self.state();
-        state.ending || !state.calls.is_empty() || state.pongs.values().any(|pong| !pong.is_closed())
+        state.ending || !state.calls.is_empty() || state.pongs.values().any(|pong| !pong.sender.is_closed())
     }
 
-    /// Somebody waits for an answer that comes at once, as long as this is held.
-    pub(super) fn ask(&self) -> Asking {
-        self.state().asking += 1;
-        Asking(self.clone())
+    /// As long as this is held, this side has nothing to say in the call of this number until an answer has come. To be taken
+    /// before the request is sent.
+    pub(super) fn ask(&self, call: u32) -> Asking {
+        if let Some(entry) = self.state().calls.get_mut(&call) {
+            entry.is_question = true;
+        }
+        Asking { link: self.clone(), call }
     }
 
-    /// Does anybody?
+    /// Does somebody wait for an answer, all that asks for it was written, and no call goes on in which this side may have to
+    /// say something before the answer comes?
     pub(super) fn is_asked(&self) -> bool {
         let state = self.state();
-        state.asking > 0 || state.pongs.values().any(|pong| !pong.is_closed())
+        let pongs = state.pongs.values().filter(|pong| !pong.sender.is_closed()).map(|pong| pong.written);
+        let calls = state.calls.values().map(|entry| entry.is_question && entry.written);
+        let mut open = pongs.chain(calls).peekable();
+        open.peek().is_some() && open.all(|asked| asked)
+    }
+
+    /// These frames were written.
+    fn note_written(&self, mut frames: &[u8]) {
+        let mut state = self.state();
+        while let Ok(Decoded::Frame(Frame { head, payload }, length)) = wire::decode(frames, self.0.nonce, 0) {
+            match (head.kind, payload.first_chunk::<8>()) {
+                (Kind::Request, _) => {
+                    state.calls.get_mut(&head.call).into_iter().for_each(|entry| entry.written = true);
+                }
+                (Kind::Ping, Some(token)) => {
+                    let pong = state.pongs.get_mut(&u64::from_le_bytes(*token));
+                    pong.into_iter().for_each(|pong| pong.written = true);
+                }
+                _ => {}
+            }
+            frames = &frames[length..];
+        }
     }
 
     /// From now on, the other side's end is to be heard.
@@ -206,7 +246,8 @@ impl Link {
         let (sender, items) = mpsc::unbounded_channel();
         let room = Arc::new(Room::default());
         let credit = [(); CHANNELS].map(|()| Arc::new(Semaphore::new(WINDOW)));
-        let entry = Entry { items: sender, room: Arc::clone(&room), credit: credit.clone() };
+        let (room_here, credit_here) = (Arc::clone(&room), credit.clone());
+        let entry = Entry { items: sender, room: room_here, credit: credit_here, is_question: false, written: false };
         {
             let mut state = self.state();
             if state.over || state.calls.len() >= MAX_CALLS || state.calls.contains_key(&call) {
@@ -253,8 +294,8 @@ impl Link {
         {
             let mut state = self.state();
             // Those that nobody waits for any more: the other side may never answer.
-            state.pongs.retain(|_, pong| !pong.is_closed());
-            state.pongs.insert(token, sender);
+            state.pongs.retain(|_, pong| !pong.sender.is_closed());
+            state.pongs.insert(token, Pong { sender, written: false });
         }
         self.control(Head { kind: Kind::Ping, channel: 0, call: 0 }, &token.to_le_bytes()).await?;
         Ok(receiver)
@@ -279,7 +320,7 @@ impl Link {
                 let clock = rest.first_chunk::<8>().ok_or_else(|| bad("shorter than 16 bytes"))?;
                 let waiting = self.state().pongs.remove(&u64::from_le_bytes(*token));
                 if let Some(waiting) = waiting {
-                    let _ = waiting.send(i64::from_le_bytes(*clock));
+                    let _ = waiting.sender.send(i64::from_le_bytes(*clock));
                 }
             }
             Kind::Credit => {
@@ -489,6 +530,7 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(link: Link, mut queues: Queues,
     };
     tokio::pin!(flushed);
     let mut batch = first;
+    let mut is_control = false;
     loop {
         let written = async {
             output.write_all(&batch).await?;
@@ -501,17 +543,20 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(link: Link, mut queues: Queues,
             },
             _ = &mut flushed => break,
         }
+        if is_control {
+            link.note_written(&batch);
+        }
         batch.clear();
         tokio::select! {
             biased;
             Some(frame) = queues.control.recv() => {
-                batch = frame;
+                (batch, is_control) = (frame, true);
                 while batch.len() < CHUNK && let Ok(frame) = queues.control.try_recv() {
                     batch.extend(frame);
                 }
             }
             _ = link.over() => break,
-            Some(frame) = queues.bulk.recv() => batch = frame,
+            Some(frame) = queues.bulk.recv() => (batch, is_control) = (frame, false),
         }
     }
     let _ = output.shutdown().await;
@@ -622,4 +667,47 @@ pub(crate) fn fresh_number() -> u64 {
     hasher.write_i64(crate::host::clock::now_ns());
     hasher.write_u32(std::process::id());
     hasher.finish() | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A letter that says that its writer waits would keep the node from hearing what is still to be said.
+    #[tokio::test]
+    async fn whoever_has_something_to_say_is_not_one_that_waits_for_an_answer() {
+        let (link, queues) = Link::new(7);
+        let (output, mut wire) = tokio::io::duplex(1 << 16);
+        let (first, outbox) = link.begin().unwrap();
+        let asking = link.ask(first.call());
+        outbox.send(Kind::Request, &"a question").await.unwrap();
+        assert!(link.is_awaited() && !link.is_asked(), "nothing is written yet");
+        tokio::spawn(write(link.clone(), queues, output, Vec::new()));
+        until_asked(&link).await;
+        assert!(wire.read(&mut [0; 256]).await.unwrap() > HEADER, "what asks was written before");
+        let (second, outbox) = link.begin().unwrap();
+        outbox.send(Kind::Request, &"a long call").await.unwrap();
+        wire.read_exact(&mut [0; HEADER]).await.unwrap();
+        assert!(!link.is_asked(), "there may be something to say in the other call");
+        drop(second);
+        until_asked(&link).await;
+        let pong = link.ping(5).await.unwrap();
+        wire.read_exact(&mut [0; HEADER]).await.unwrap();
+        until_asked(&link).await;
+        drop(asking);
+        assert!(!link.is_asked(), "the first has its answer and goes on");
+        drop(first);
+        assert!(link.is_asked(), "the ping has none");
+        drop(pong);
+        assert!(!link.is_asked());
+    }
+
+    async fn until_asked(link: &Link) {
+        let asked = async {
+            while !link.is_asked() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), asked).await.expect("somebody waits");
+    }
 }

@@ -87,6 +87,12 @@ pub trait Process: Send {
     /// Sends a signal (number as on Linux) to the process; none is sent to one that has ended.
     fn signal(&mut self, signal: i32) -> Result<(), NodeIoError>;
 
+    /// The same, and waits until the process has had it, or has ended: what it may take to react begins then. Also returns
+    /// when the node is lost.
+    async fn deliver(&mut self, signal: i32) -> Result<(), NodeIoError> {
+        self.signal(signal)
+    }
+
     /// CPUs the process may run on now; `None` when that cannot be read.
     fn affinity(&self) -> Option<Vec<usize>>;
 }

@@ -156,9 +156,9 @@ impl Generator {
                 self.last_words()
             )));
         }
-        self.process.signal(nix::sys::signal::Signal::SIGTERM as i32)?;
+        self.process.deliver(nix::sys::signal::Signal::SIGTERM as i32).await?;
         if tokio::time::timeout(Duration::from_secs(5), self.process.wait()).await.is_err() {
-            self.process.signal(nix::sys::signal::Signal::SIGKILL as i32)?;
+            self.process.deliver(nix::sys::signal::Signal::SIGKILL as i32).await?;
             self.process.wait().await?;
         }
         Ok(None)

@@ -35,8 +35,7 @@ impl Client {
         keep: Option<Keep>,
         headers: Option<mpsc::Sender<Vec<u8>>>,
     ) -> Result<RemoteCapture, AgentError> {
-        let _asking = self.0.link.ask();
-        let (mut inbox, outbox) = self.call(&Request::Capture(Box::new(request.clone()))).await?;
+        let (mut inbox, outbox, _asking) = self.question(&Request::Capture(Box::new(request.clone()))).await?;
         let captured_link = loop {
             match inbox.next().await {
                 Some(Item::News(payload)) => match serde_json::from_slice(&payload) {

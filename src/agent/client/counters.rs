@@ -23,8 +23,7 @@ impl Client {
     /// # Errors
     /// [`AgentError::Failed`] where the node cannot.
     pub async fn count(&self, request: &CounterRequest) -> Result<RemoteCounters, AgentError> {
-        let _asking = self.0.link.ask();
-        let (mut inbox, outbox) = self.call(&Request::Count(request.clone())).await?;
+        let (mut inbox, outbox, _asking) = self.question(&Request::Count(request.clone())).await?;
         loop {
             match inbox.next().await {
                 Some(Item::News(payload)) => match serde_json::from_slice(&payload) {

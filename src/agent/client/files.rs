@@ -27,7 +27,6 @@ impl Client {
         size: u64,
         content: impl AsyncRead + Send,
     ) -> Result<Receipt, AgentError> {
-        let _asking = self.0.link.ask();
         let (mut inbox, outbox) = self.call(&Request::Put { path: path.to_owned(), mode, size }).await?;
         // The node may refuse before everything is sent.
         let receipt = tokio::select! {
@@ -49,7 +48,6 @@ impl Client {
     /// [`AgentError::Failed`] with `TooLarge` or `NotFound`; [`AgentError::Checksum`]; [`AgentError::Here`] when the sink
     /// fails.
     pub async fn get(&self, path: &str, limit: u64, sink: impl AsyncWrite + Send) -> Result<Receipt, AgentError> {
-        let _asking = self.0.link.ask();
         let (mut inbox, _outbox) = self.call(&Request::Get { path: path.to_owned(), limit }).await?;
         let mut sink = Box::pin(sink);
         let failed = |source| AgentError::Here { what: format!("write what {path} holds"), source };
@@ -79,8 +77,7 @@ impl Client {
     /// # Errors
     /// When one of them is longer than `limit`.
     pub async fn read_files(&self, paths: &[String], limit: u64) -> Result<Vec<Option<Vec<u8>>>, AgentError> {
-        let _asking = self.0.link.ask();
-        let (mut inbox, _outbox) = self.call(&Request::ReadFiles { paths: paths.to_vec(), limit }).await?;
+        let (mut inbox, _outbox, _asking) = self.question(&Request::ReadFiles { paths: paths.to_vec(), limit }).await?;
         let mut all = Vec::new();
         loop {
             match inbox.next().await {

@@ -19,7 +19,7 @@ use super::error::{AgentError, Lost};
 use super::message::{
     ArchiveReceipt, ClockReading, Failure, Hello, Lent, LoanRequest, NetworkSetup, Outcome, Reading, Request, Way,
 };
-use super::mux::{self, Inbox, Input, Item, Link, Outbox};
+use super::mux::{self, Asking, Inbox, Input, Item, Link, Outbox};
 use super::wire::{Answer, GREETING, Kind, MAX_PAYLOAD, PROTOCOL, Preamble, skip_to_greeting};
 use crate::record::HostUse;
 use crate::text::printable;
@@ -68,7 +68,7 @@ impl Default for Limits {
 }
 
 /// A question about the clock that took no longer is good enough where each costs much: others would be little better.
-const CLOSE_ENOUGH: Duration = Duration::from_millis(60);
+const CLOSE_ENOUGH: Duration = Duration::from_millis(30);
 
 /// An agent that is there. Clones share the conversation; when the last one is dropped, it ends.
 #[derive(Debug, Clone)]
@@ -95,7 +95,7 @@ impl Awaited {
         self.0.is_awaited()
     }
 
-    /// Does somebody wait for an answer that comes as soon as the agent has it?
+    /// Does somebody wait for an answer that comes as soon as the agent has it, and has nobody anything to say before?
     pub(crate) fn is_asked(&self) -> bool {
         self.0.is_asked()
     }
@@ -167,6 +167,11 @@ impl Client {
         let within = if self.0.is_slow { within } else { Duration::ZERO };
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         self.ask_yes_no("listening", &Request::Listening { port, within_ms }).await
+    }
+
+    /// Does each question cost much ([`Limits::is_slow`])?
+    pub(crate) fn is_slow(&self) -> bool {
+        self.0.is_slow
     }
 
     /// Whether anything is to be heard from the node.
@@ -252,7 +257,7 @@ impl Client {
     }
 
     /// Compares the node's wall clock with this host's by `rounds` (at least one) questions, or fewer where
-    /// [`Limits::clock_rounds`] says so, and where each costs much and one was answered within 60 ms.
+    /// [`Limits::clock_rounds`] says so, and where each costs much and one was answered within 30 ms.
     ///
     /// Each answer bounds the offset; the bounds are those of all rounds together, so a clock that is set meanwhile makes
     /// them cross. Rounds without an answer in time do not count.
@@ -330,21 +335,24 @@ impl Client {
 
     /// Begins a call.
     async fn call(&self, request: &Request) -> Result<(Inbox, Outbox), AgentError> {
-        let length = mux::json(request).len();
-        if length > MAX_PAYLOAD {
-            let text = format!("a request of {length} bytes ({MAX_PAYLOAD} at most)");
-            let source = io::Error::new(io::ErrorKind::InvalidInput, text);
-            return Err(AgentError::Here { what: "ask the agent".to_owned(), source });
-        }
+        check_length(request)?;
         let (inbox, outbox) = self.0.link.begin()?;
         outbox.send(Kind::Request, request).await?;
         Ok((inbox, outbox))
     }
 
+    /// Begins a call in which this side has nothing to say as long as the last is held.
+    async fn question(&self, request: &Request) -> Result<(Inbox, Outbox, Asking), AgentError> {
+        check_length(request)?;
+        let (inbox, outbox) = self.0.link.begin()?;
+        let asking = self.0.link.ask(inbox.call());
+        outbox.send(Kind::Request, request).await?;
+        Ok((inbox, outbox, asking))
+    }
+
     /// A call with nothing but an end.
     async fn ask(&self, name: &'static str, request: &Request) -> Result<Outcome, AgentError> {
-        let _asking = self.0.link.ask();
-        let (mut inbox, _outbox) = self.call(request).await?;
+        let (mut inbox, _outbox, _asking) = self.question(request).await?;
         loop {
             match inbox.next().await {
                 Some(Item::Done(payload)) => return outcome(name, &payload),
@@ -367,6 +375,16 @@ impl Client {
             other => Err(strange(name, &other)),
         }
     }
+}
+
+fn check_length(request: &Request) -> Result<(), AgentError> {
+    let length = mux::json(request).len();
+    if length <= MAX_PAYLOAD {
+        return Ok(());
+    }
+    let text = format!("a request of {length} bytes ({MAX_PAYLOAD} at most)");
+    let source = io::Error::new(io::ErrorKind::InvalidInput, text);
+    Err(AgentError::Here { what: "ask the agent".to_owned(), source })
 }
 
 /// The end of a call; a failure of the agent is an error.

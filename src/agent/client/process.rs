@@ -22,6 +22,10 @@ pub struct RemoteProcess {
     cpus: Option<Vec<usize>>,
     outputs: Arc<[Mutex<Output>; 2]>,
     end: watch::Receiver<Option<Result<Exit, Arc<AgentError>>>>,
+    /// Signals that the node was told of,
+    told: u64,
+    /// and those that it has passed on. Closed with the process's end.
+    signalled: watch::Receiver<u64>,
     collector: tokio::task::JoinHandle<()>,
 }
 
@@ -33,8 +37,7 @@ impl Client {
     pub async fn spawn(&self, command: &Command) -> Result<RemoteProcess, AgentError> {
         let Command { argv, env, directory, cpus } = command.clone();
         let request = Request::Spawn { argv, env, directory, cpus, limit: OUTPUT_LIMIT as u64 };
-        let _asking = self.0.link.ask();
-        let (mut inbox, outbox) = self.call(&request).await?;
+        let (mut inbox, outbox, _asking) = self.question(&request).await?;
         let (pid, cpus) = loop {
             match inbox.next().await {
                 Some(Item::News(payload)) => match serde_json::from_slice(&payload) {
@@ -52,18 +55,23 @@ impl Client {
         let link = inbox.link().clone();
         let outputs = Arc::new([Mutex::default(), Mutex::default()]);
         let (ended, end) = watch::channel(None);
+        let (delivered, signalled) = watch::channel(0);
         let collected = Arc::clone(&outputs);
         let collector = tokio::spawn(async move {
             // Kept as long as the call lasts: its credit ends with it.
             let _outbox = outbox;
-            let exit = collect(inbox, &collected).await;
+            let exit = collect(inbox, &collected, delivered).await;
             ended.send_replace(Some(exit.map_err(Arc::new)));
         });
-        Ok(RemoteProcess { link, call, pid, cpus, outputs, end, collector })
+        Ok(RemoteProcess { link, call, pid, cpus, outputs, end, told: 0, signalled, collector })
     }
 }
 
-async fn collect(mut inbox: Inbox, outputs: &[Mutex<Output>; 2]) -> Result<Exit, AgentError> {
+async fn collect(
+    mut inbox: Inbox,
+    outputs: &[Mutex<Output>; 2],
+    delivered: watch::Sender<u64>,
+) -> Result<Exit, AgentError> {
     loop {
         match inbox.next().await {
             Some(Item::Data(channel, bytes)) => append(&mut locked(&outputs[usize::from(channel)]), &bytes),
@@ -71,8 +79,9 @@ async fn collect(mut inbox: Inbox, outputs: &[Mutex<Output>; 2]) -> Result<Exit,
                 locked(&outputs[usize::from(channel)]).truncated |= payload.first() == Some(&1);
             }
             Some(Item::News(payload)) => {
-                if let Ok(News::Signalled(Some(failure))) = serde_json::from_slice(&payload) {
-                    tracing::warn!("{}", failed(failure));
+                if let Ok(News::Signalled(failure)) = serde_json::from_slice(&payload) {
+                    delivered.send_modify(|count| *count += 1);
+                    failure.into_iter().for_each(|failure| tracing::warn!("{}", failed(failure)));
                 }
             }
             Some(Item::Done(payload)) => return exit(&outcome("spawn", &payload)?),
@@ -150,6 +159,15 @@ impl Process for RemoteProcess {
             return Err(NodeIoError::new("signal a process", io::Error::other(lost)));
         }
         self.link.tell(self.call, Tell::Signal(signal));
+        self.told += 1;
+        Ok(())
+    }
+
+    async fn deliver(&mut self, signal: i32) -> Result<(), NodeIoError> {
+        self.signal(signal)?;
+        let told = self.told;
+        // An error is its end, or that of the conversation, which whoever waits for the process hears.
+        let _ = self.signalled.wait_for(|count| *count >= told).await;
         Ok(())
     }
 

@@ -25,8 +25,7 @@ impl Client {
     /// [`AgentError::Failed`] where the node does not allow it.
     pub async fn trace_syscalls(&self, request: &TraceRequest) -> Result<RemoteTrace, AgentError> {
         const NAME: &str = "trace_syscalls";
-        let _asking = self.0.link.ask();
-        let (mut inbox, outbox) = self.call(&Request::TraceSyscalls(request.clone())).await?;
+        let (mut inbox, outbox, _asking) = self.question(&Request::TraceSyscalls(request.clone())).await?;
         loop {
             match inbox.next().await {
                 Some(Item::News(payload)) => match serde_json::from_slice(&payload) {

@@ -162,15 +162,15 @@ impl Turns {
         let wait = if self.asked { WAIT.1 } else { patience(self.last.elapsed()) };
         let mut bytes = Vec::new();
         let mut over = false;
-        let (mut patience, mut deadline) = (wait, None);
+        let (mut limit, mut deadline) = (wait, None);
         while bytes.len() < LARGEST && !over && deadline.is_none_or(|deadline| Instant::now() < deadline) {
             let room = LARGEST - bytes.len();
             let mut piece = (&mut self.from_agent).take(room as u64);
-            match tokio::time::timeout(patience, piece.read_buf(&mut bytes)).await {
+            match tokio::time::timeout(limit, piece.read_buf(&mut bytes)).await {
                 Ok(read) => over = read? == 0,
                 Err(_) => break,
             }
-            patience = GATHER;
+            limit = GATHER;
             deadline.get_or_insert_with(|| Instant::now() + GATHER_ALL);
         }
         let letter = Letter { turn, offset: self.said, taken: self.heard, over, asked: false, bytes };

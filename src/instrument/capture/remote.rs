@@ -23,6 +23,8 @@ const MOST: u64 = 1 << 53;
 const ROUNDS: u32 = 10;
 /// Frames of headers that wait for the analysis.
 const WAITING: usize = 4;
+/// Where each question costs much, bounds that are further apart are told: nanoseconds.
+const MOST_WIDTH_NS: i64 = 200_000_000;
 /// A clock that moved further against ours than this during a capture mixes up the order of packets of different points.
 const MOST_DRIFT_NS: u64 = 500_000_000;
 
@@ -58,6 +60,11 @@ impl NodeFacts {
 fn ahead_ns(clock: &ClockReading) -> i64 {
     let middle = i64::midpoint(clock.at_least_ns, clock.at_most_ns);
     middle - middle % 1000
+}
+
+/// Nanoseconds between its bounds; 0 for bounds that cross, which a clock that was set leaves.
+fn width_ns(clock: &ClockReading) -> i64 {
+    clock.at_most_ns.saturating_sub(clock.at_least_ns).max(0)
 }
 
 /// What came of a capture.
@@ -126,8 +133,9 @@ impl Remote {
                 let (sender, headers) = tokio::sync::mpsc::channel(WAITING);
                 let sender = inlet.is_some().then_some(sender);
                 let capture = client.capture(&request, keep.map(|file| Box::new(Blocking(file)) as _), sender);
-                // At once, so that they share a letter where the node is reached by letters.
-                let (before, capture) = tokio::try_join!(client.clock(ROUNDS), capture)?;
+                // One after the other: opening a ring makes the agent slow to answer, and pings are no packets of the workload.
+                let before = client.clock(ROUNDS).await?;
+                let capture = capture.await?;
                 let link = LinkType(capture.link());
                 let feeder = inlet.map(|inlet| feed(inlet, link, ahead_ns(&before), headers)).transpose();
                 Ok((capture, before, feeder.map_err(|error| failed("start a thread", error))?))
@@ -219,6 +227,7 @@ impl Remote {
         let facts = NodeFacts { node: self.point.node, before, after: after.ok(), holding };
         problems.extend(fed.and_then(|fed| self.incomplete(fed, capture.packets)));
         problems.extend(unread.or_else(|| self.moved(&facts)));
+        problems.extend(self.vague(&facts));
         for problem in &mut problems {
             problem.text = problem.text.chars().filter(|c| !c.is_control()).take(1000).collect();
         }
@@ -241,6 +250,24 @@ impl Remote {
     fn unread(&self, error: &AgentError) -> Problem {
         let text = format!("how far the clock of {} moved is unknown: {}", self.point.node, chain(error));
         Problem { weight: Weight::Suspect, text }
+    }
+
+    /// Bounds between which the clock is, where they are far apart.
+    fn vague(&self, facts: &NodeFacts) -> Option<Problem> {
+        if !self.client.is_slow() {
+            return None;
+        }
+        let width = [Some(facts.before), facts.after].into_iter().flatten().map(|clock| width_ns(&clock)).max()?;
+        (width > MOST_WIDTH_NS).then(|| {
+            let node = self.point.node;
+            let text = format!(
+                "the clock of {node} against this host's is known to \u{b1}{:.3} s only (\u{b1}{:.3} s at most): each question about it \
+                 took long",
+                width as f64 / 2e9,
+                MOST_WIDTH_NS as f64 / 2e9,
+            );
+            Problem { weight: Weight::Suspect, text }
+        })
     }
 
     fn moved(&self, facts: &NodeFacts) -> Option<Problem> {

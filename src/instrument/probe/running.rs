@@ -93,8 +93,7 @@ impl Running {
     }
 
     /// Waits for the last packets, ends the processes and reads their reports.
-    pub async fn finish(mut self) -> Probed {
-        self.stop_sending();
+    pub async fn finish(self) -> Probed {
         let mut probed = Probed { problems: self.problems, ..Probed::default() };
         for evaluated in join_all(self.probes.into_iter().map(Started::finish)).await {
             probed.probes.push(evaluated.probe);
@@ -144,8 +143,12 @@ impl Started {
     }
 
     async fn finish(mut self) -> super::Evaluated {
+        // Again where it was told before: its time begins when it has had it.
+        if let Err(error) = self.sender.deliver(libc::SIGTERM).await {
+            tracing::warn!("pair {}: {:#}", self.session.pair, anyhow::Error::from(error));
+        }
         let sent = ended(self.sender.as_mut(), self.session.timeout + PATIENCE).await;
-        let asked = self.reflector.signal(libc::SIGTERM);
+        let asked = self.reflector.deliver(libc::SIGTERM).await;
         let reflected = match asked {
             Ok(()) => ended(self.reflector.as_mut(), PATIENCE).await,
             Err(error) => End { fate: format!("{:#}", anyhow::Error::from(error)), cpu_ns: None },

@@ -1,8 +1,8 @@
 //! The testbed `minimega-kvm`: every client and server is a virtual machine of a minimega that runs on this host.
 //!
-//! Each pair has a namespace of its own. The guests run vptest's own image; vptest talks to them through a virtio-serial
-//! port, as in the testbed `qemu`, so that neither the network under test nor minimega's command and control, with its
-//! heartbeat of 5 s, carries a command.
+//! Each pair has a namespace of its own. The guests run vptest's own image or one of the user's. vptest talks to them through
+//! a virtio-serial port, as in the testbed `qemu`, or by letters through a miniccc in them where the user's image has nothing
+//! else. The network under test carries no command.
 
 use std::path::PathBuf;
 

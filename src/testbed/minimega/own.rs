@@ -1,5 +1,6 @@
 //! Guests of an image of the user's: can its files be booted, which are they, and what are machines made of them.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt as _;
@@ -41,9 +42,27 @@ pub(super) fn check(image: &GuestImage, nodes: &[NodeId]) -> Result<(), TestbedE
             regular("initrd", initrd).map(drop)
         }
         GuestBoot::Disk { path, snapshot } => {
-            nodes.iter().try_for_each(|node| check_disk(&disk(path, *node), *snapshot))
+            nodes.iter().try_for_each(|node| check_disk(&disk(path, *node), *snapshot))?;
+            if *snapshot { Ok(()) } else { are_several(path, nodes) }
         }
     }
+}
+
+/// Nodes that write to one disk destroy what is on it.
+fn are_several(path: &str, nodes: &[NodeId]) -> Result<(), TestbedError> {
+    let mut seen: HashMap<(u64, u64), String> = HashMap::new();
+    for node in nodes {
+        let own = disk(path, *node);
+        let meta = std::fs::metadata(&own).map_err(|error| unusable("disk", &own, &error.to_string()))?;
+        if let Some(other) = seen.insert((meta.dev(), meta.ino()), own.clone()) {
+            return Err(unusable(
+                "disk",
+                &own,
+                &format!("it is the same file as {other}, and both would be written to"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The disk of a node.
@@ -104,15 +123,17 @@ fn check_disk(path: &str, snapshot: bool) -> Result<(), TestbedError> {
     }
 }
 
-/// Tells the files of an image from others of the same names, without reading them.
-pub(super) type Stamp = Vec<(u64, u64, i64, i64)>;
+/// Tells the files of an image from others of the same names, without reading them: device, inode, length, times of the last
+/// change of content and of the rest, which cannot be set.
+pub(super) type Stamp = Vec<(u64, u64, u64, [i64; 4])>;
 
 /// `None` for disks, which are large, and are written to.
 pub(super) fn stamp(image: &GuestImage) -> Result<Option<Stamp>, TestbedError> {
     let GuestBoot::Kernel { kernel, initrd } = &image.boot else { return Ok(None) };
     let of = |(key, path): (&str, &str)| {
         let meta = regular(key, path)?.metadata().map_err(|error| unusable(key, path, &error.to_string()))?;
-        Ok((meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
+        let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
+        Ok((meta.dev(), meta.ino(), meta.len(), times))
     };
     [("kernel", kernel.as_str()), ("initrd", initrd)].into_iter().map(of).collect::<Result<_, _>>().map(Some)
 }
@@ -228,7 +249,12 @@ mod tests {
         std::fs::write(place.path().join("client1.img"), [0; 512]).unwrap();
         let error = check(&image, &nodes).unwrap_err().to_string();
         assert!(error.contains("/server1.img: No such file"), "{error}");
-        std::fs::write(place.path().join("server1.img"), [0; 512]).unwrap();
+        let (client, server) = (place.path().join("client1.img"), place.path().join("server1.img"));
+        std::fs::hard_link(&client, &server).unwrap();
+        let error = check(&image, &nodes).unwrap_err().to_string();
+        assert!(error.contains("/server1.img: it is the same file as ") && error.contains("/client1.img"), "{error}");
+        std::fs::remove_file(&server).unwrap();
+        std::fs::write(&server, [0; 512]).unwrap();
         check(&image, &nodes).unwrap();
     }
 

@@ -5,9 +5,10 @@
 use std::error::Error;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::cc::{Channel, GUEST_FILES, Mailbox, Member, MinimegaHead, Timing, start_at_port};
 use super::daemon::Namespace;
@@ -21,6 +22,10 @@ use crate::spec::{GuestImage, GuestReach};
 
 /// An agent that the image starts is up about as soon as its miniccc. It has this time before another one is sent.
 const OWN_AGENT: Duration = Duration::from_secs(5);
+/// How long a phase that starts an agent may go on when an agent has answered already: two heartbeats, and what it takes.
+const PHASE_END: Duration = Duration::from_secs(30);
+/// How long is waited for why miniccc has not helped, when nobody has answered: its own limit ends at about the same time.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Letters to a guest that goes with its namespace. When they are dropped, none is under way any more.
 pub(super) struct Letters(Mailbox);
@@ -47,6 +52,8 @@ pub(super) struct Reached {
 /// What it was reached by.
 enum By {
     Image,
+    /// The image's, while miniccc has started another one, which has found the port taken.
+    ImageFirst,
     /// Its miniccc has started the agent.
     Miniccc,
     Letters(Letters),
@@ -57,7 +64,7 @@ impl Reached {
     pub(super) fn round_trips(&self) -> Option<u64> {
         match &self.by {
             By::Image => None,
-            By::Miniccc => Some(1),
+            By::Miniccc | By::ImageFirst => Some(1),
             By::Letters(letters) => Some(letters.round_trips()),
         }
     }
@@ -127,30 +134,59 @@ impl OwnGuests {
         limit: Duration,
     ) -> Result<Reached, Box<dyn Error + Send + Sync>> {
         let name = format!("agent-{:016x}", crate::agent::fresh_number());
-        let by = |client: Client| {
-            let is_sent = client.hello().vptest.split('/').any(|part| part == name);
-            Reached { client, by: if is_sent { By::Miniccc } else { By::Image } }
-        };
+        let is_posted = AtomicBool::new(false);
         let mut reached = pin!(guest::reach(self.namespace.daemon(), machine, limit));
-        let started = tokio::select! {
+        let mut start = pin!(self.start(member, &name, limit, &is_posted));
+        let (reached, started) = tokio::select! {
             biased;
             // Also while the phase goes on that has started it.
-            client = &mut reached => return Ok(by(client?)),
-            started = self.start(member, &name, limit) => started,
+            client = &mut reached => {
+                let patience = match (&client, is_posted.load(Ordering::Relaxed)) {
+                    // Nothing else may go on in a guest that is measured.
+                    (_, true) => PHASE_END,
+                    (Err(_), false) => LAST_WORD,
+                    (Ok(_), false) => Duration::ZERO,
+                };
+                // Without patience it is not even looked at, since it might begin then.
+                let started = if patience.is_zero() { None } else { timeout(patience, start).await.ok() };
+                (client, started)
+            }
+            started = &mut start => (reached.await, Some(started)),
         };
-        match (reached.await, started) {
-            (Ok(client), _) => Ok(by(client)),
-            (Err(error), Ok(())) => Err(error.into()),
-            (Err(error), Err(why)) => {
+        let is_posted = is_posted.load(Ordering::Relaxed);
+        match (reached, started) {
+            (Ok(client), started) => {
+                if is_posted && started.is_none() {
+                    let node = &member.node;
+                    tracing::warn!("{node}: what starts an agent through miniccc has not ended within {PHASE_END:?}");
+                }
+                let is_sent = client.hello().vptest.split('/').any(|part| part == name);
+                let by = match (is_sent, is_posted) {
+                    (true, _) => By::Miniccc,
+                    (false, true) => By::ImageFirst,
+                    (false, false) => By::Image,
+                };
+                Ok(Reached { client, by })
+            }
+            (Err(error), None | Some(Ok(()))) => Err(error.into()),
+            (Err(error), Some(Err(why))) => {
                 let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
                 Err(format!("{error}{cause}; nor has one been started through miniccc: {}", chain(&why)).into())
             }
         }
     }
 
-    async fn start(&self, member: &Member, name: &str, limit: Duration) -> Result<(), MinimegaError> {
+    /// `is_posted` becomes true when the guest is about to be given something to do.
+    async fn start(
+        &self,
+        member: &Member,
+        name: &str,
+        limit: Duration,
+        is_posted: &AtomicBool,
+    ) -> Result<(), MinimegaError> {
         self.channel.await_clients(std::slice::from_ref(member), limit).await?;
         tokio::time::sleep(OWN_AGENT).await;
+        is_posted.store(true, Ordering::Relaxed);
         start_at_port(&self.channel, member, &self.bundle, PORT, name).await
     }
 }

@@ -557,6 +557,10 @@ impl Instance for Up {
     }
 
     async fn keep(&mut self) -> Result<String, TestbedError> {
+        for guest in &self.guests {
+            // Nothing is half set when others go on with it.
+            drop(guest.namespace.configuring().await);
+        }
         let kept = self.holds.keep();
         let names = kept.map_err(|source| TestbedError::Io { what: "keep the testbed".to_owned(), source })?;
         Ok(format!(

@@ -103,9 +103,10 @@ impl Member {
         facts.extend(hello.cpus.iter().map(|cpus| fact("cpus", cpus.to_string())));
         facts.extend(hello.boot_id.iter().map(|boot| fact("boot_id", boot.clone())));
         facts.extend(self.notes.iter().map(|note| fact("testbed.physical.note", note.clone())));
-        // Asked at once: where each question is a round trip of a letter, they share one.
-        let (client, interface) = (self.client(), &self.interface);
-        let (known, link, clock) = tokio::join!(client.facts(), client.settings(interface), client.clock(CLOCK_ROUNDS));
+        let client = self.client();
+        let (known, link) = both(client.is_slow(), client.facts(), client.settings(&self.interface)).await;
+        // Alone: what else the node has to do would make its answer late.
+        let clock = client.clock(CLOCK_ROUNDS).await;
         match known {
             Ok(known) => facts.extend(known.into_iter().filter_map(|known| Some(fact(&known.name, known.value?)))),
             Err(error) => tracing::warn!("{}: cannot read what it is: {error}", self.wish.id),
@@ -130,7 +131,7 @@ impl Member {
     pub(super) async fn settings(&self, wishes: &Wishes) -> Vec<Setting> {
         let node = Some(self.wish.id);
         let asked = self.client().settings(&self.interface);
-        let (readings, of_kernel) = tokio::join!(asked, self.kernel_settings(wishes));
+        let (readings, of_kernel) = both(self.client().is_slow(), asked, self.kernel_settings(wishes)).await;
         let readings = match readings {
             Ok(readings) => readings,
             Err(error) => {
@@ -219,6 +220,15 @@ impl Member {
             Err(_) => GivenBack::Lost(format!("it has not put back its settings within {GIVE_BACK:?}")),
         }
     }
+}
+
+/// Both: at once where each question is a round trip of a letter, so that they share one, and otherwise one after the other.
+pub(super) async fn both<A, B>(at_once: bool, a: impl Future<Output = A>, b: impl Future<Output = B>) -> (A, B) {
+    if at_once {
+        return tokio::join!(a, b);
+    }
+    let a = a.await;
+    (a, b.await)
 }
 
 fn value(readings: &[Reading], name: &str) -> Option<String> {

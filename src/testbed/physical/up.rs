@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all, select_all, try_join_all};
 
 use super::borrow::{apart, borrow_all, reach_all, take_turn};
-use super::member::{GivenBack, Member};
+use super::member::{GivenBack, Member, both};
 use super::nodes::Nodes;
 use super::route::routes;
 use super::wishes::{NodeWish, Wishes};
@@ -90,14 +90,12 @@ impl Up {
         Ok(up)
     }
 
-    /// Waits for all links; then each client's server must be somewhere else. Facts about the nodes are asked for at the same
-    /// time, since each letter to a node behind rond costs a round trip.
+    /// Waits for all links; then each client's server must be somewhere else. Then facts about the nodes are asked for.
     async fn ready(&self) -> Result<Vec<Environment>, TestbedError> {
         try_join_all(self.members.iter().map(Member::await_link)).await?;
-        let apart = try_join_all(self.couples().map(|(client, server)| client.is_no_end_of(server)));
-        let facts = join_all(self.members.iter().map(Member::facts));
-        let (apart, facts) = tokio::join!(apart, facts);
-        apart.map(|_| facts.into_iter().flatten().collect())
+        try_join_all(self.couples().map(|(client, server)| client.is_no_end_of(server))).await?;
+        let facts = join_all(self.members.iter().map(Member::facts)).await;
+        Ok(facts.into_iter().flatten().collect())
     }
 
     /// Client and server of each pair.
@@ -205,7 +203,8 @@ impl Instance for Up {
     async fn settings(&mut self) -> Result<Vec<Setting>, TestbedError> {
         let read = self.members.iter().map(|member| member.settings(&self.wishes));
         let routes = self.couples().map(|(client, server)| routes(client, server));
-        let (settings, routes) = tokio::join!(join_all(read), join_all(routes));
+        let is_slow = self.members.iter().any(|member| member.client().is_slow());
+        let (settings, routes) = both(is_slow, join_all(read), join_all(routes)).await;
         Ok(settings.into_iter().flatten().chain(routes.into_iter().flatten()).collect())
     }
 

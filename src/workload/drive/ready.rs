@@ -13,7 +13,7 @@ use crate::spec::Ready;
 /// Between two looks, at first and at last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 
-/// How long one look may take: so much later is noticed that a server has ended.
+/// How long one look may take, at the most.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// A condition that can be looked at.
@@ -53,7 +53,7 @@ impl Condition {
     pub(super) async fn wait(&self, node: &dyn Node, server: &mut Running, limit: Duration) -> Result<(), DriveError> {
         let deadline = Instant::now() + limit;
         let mut pause = PAUSES.0;
-        while !self.holds(node, server).await? {
+        while !self.holds(node, server, deadline).await? {
             if Instant::now() >= deadline {
                 return Err(self.not_ready(server, limit));
             }
@@ -68,10 +68,23 @@ impl Condition {
         Ok(())
     }
 
-    async fn holds(&self, node: &dyn Node, server: &Running) -> Result<bool, DriveError> {
+    /// Errors: the server ended while it was looked.
+    async fn holds(&self, node: &dyn Node, server: &mut Running, deadline: Instant) -> Result<bool, DriveError> {
+        let within = LOOK.min(deadline.saturating_duration_since(Instant::now()));
+        let looked = async {
+            match self {
+                Self::Tcp(port) => node.await_listening(*port, within).await.map(Some),
+                Self::File(path) => node.exists(path).await.map(Some),
+                Self::Output(_) => Ok(None),
+            }
+        };
+        let seen = tokio::select! {
+            biased;
+            seen = looked => seen?,
+            exit = server.wait() => return Err(ended_early(server, exit?.status)),
+        };
         match self {
-            Self::Tcp(port) => Ok(node.await_listening(*port, LOOK).await?),
-            Self::File(path) => Ok(node.exists(path).await?),
+            Self::Tcp(_) | Self::File(_) => Ok(seen == Some(true)),
             Self::Output(regex) => Ok([Stream::Out, Stream::Err].into_iter().any(|stream| {
                 let output = server.output(stream);
                 regex.is_match(&String::from_utf8_lossy(&output.bytes))

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::error::DriveError;
 use crate::ids::NodeId;
-use crate::node::{Command, Exit, Node, NodeIoError, Output, Process, Stream};
+use crate::node::{Command, Exit, ExitStatus, Node, NodeIoError, Output, Process, Stream};
 use crate::record::Setting;
 use crate::workload::readings::last_lines;
 
-/// How long a process may take to end when it is asked to.
+/// How long a process may take to end when it is asked to, from when it has had the signal.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
 
 /// A started process.
@@ -86,14 +86,17 @@ impl Running {
 
     /// Asks it to end with `signal`, and kills it when it does not.
     pub(super) async fn stop(&mut self, signal: i32) -> Result<Stopped, DriveError> {
-        self.signal(signal)?;
+        self.deliver(signal).await?;
         if let Some(exit) = self.wait_briefly().await? {
             return Ok(Stopped::Ended(exit));
         }
-        self.signal(libc::SIGKILL)?;
+        self.deliver(libc::SIGKILL).await?;
         // Something it started may hold its outputs open; the testbed's end takes care of that.
-        self.wait_briefly().await?;
-        Ok(Stopped::Killed)
+        Ok(match self.wait_briefly().await? {
+            // It had ended before, and only the news of that was still on its way.
+            Some(exit) if exit.status != ExitStatus::Signal(libc::SIGKILL) => Stopped::Ended(exit),
+            _ => Stopped::Killed,
+        })
     }
 
     /// Kills it without waiting; for the way out after an error.
@@ -116,8 +119,9 @@ impl Running {
         if lines.is_empty() { String::new() } else { format!(": {}", lines.join(" | ")) }
     }
 
-    fn signal(&mut self, signal: i32) -> Result<(), DriveError> {
-        self.process.signal(signal).map_err(|source| self.failed(source))
+    async fn deliver(&mut self, signal: i32) -> Result<(), DriveError> {
+        let delivered = self.process.deliver(signal).await;
+        delivered.map_err(|source| self.failed(source))
     }
 
     fn failed(&self, source: NodeIoError) -> DriveError {
@@ -129,4 +133,71 @@ impl Running {
 pub(super) fn program(command: &Command) -> String {
     let path = command.argv.first().map_or("", String::as_str);
     path.rsplit('/').next().unwrap_or(path).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// A process on a node that hears a signal later than [`GRACE`], and ends a moment after.
+    struct Far {
+        signals: Vec<i32>,
+        end: Option<Instant>,
+        /// Are news of its end late as well?
+        is_end_late: bool,
+    }
+
+    #[async_trait]
+    impl Process for Far {
+        fn pid(&self) -> Option<u32> {
+            None
+        }
+
+        async fn wait(&mut self) -> Result<Exit, NodeIoError> {
+            match self.end {
+                Some(end) if !self.is_end_late || self.signals.len() > 1 => tokio::time::sleep_until(end).await,
+                _ => std::future::pending().await,
+            }
+            Ok(Exit { status: ExitStatus::Code(0), wall: GRACE, cpu_user: None, cpu_system: None })
+        }
+
+        fn output(&self, _: Stream) -> Output {
+            Output::default()
+        }
+
+        fn signal(&mut self, signal: i32) -> Result<(), NodeIoError> {
+            self.signals.push(signal);
+            Ok(())
+        }
+
+        async fn deliver(&mut self, signal: i32) -> Result<(), NodeIoError> {
+            self.signal(signal)?;
+            if signal != libc::SIGKILL {
+                tokio::time::sleep(GRACE + GRACE / 4).await;
+                self.end = Some(Instant::now());
+            }
+            Ok(())
+        }
+
+        fn affinity(&self) -> Option<Vec<usize>> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_hears_its_signal_late_is_not_taken_for_one_that_had_to_be_killed() {
+        let stop = |is_end_late| async move {
+            let process = Box::new(Far { signals: Vec::new(), end: None, is_end_late });
+            let (node, program) = (NodeId::server(1), "far".to_owned());
+            let mut running = Running { node, program, process, cpus: None, affinity: None };
+            running.stop(libc::SIGTERM).await.unwrap()
+        };
+        let (at_once, later) = tokio::join!(stop(false), stop(true));
+        for stopped in [at_once, later] {
+            assert_eq!(stopped.exit().map(|exit| exit.status), Some(ExitStatus::Code(0)), "{stopped:?}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What gives nodes their orders: a namespace of minimega's, or rond.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
@@ -54,17 +55,17 @@ pub trait Head: Send + Sync {
 }
 
 /// A namespace of minimega's.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct MinimegaHead {
-    namespace: std::sync::Arc<Namespace>,
+    namespace: Arc<Namespace>,
     /// Has it `cc exec-once`?
-    once: AtomicBool,
+    once: Arc<AtomicBool>,
 }
 
 impl MinimegaHead {
     /// For the clients of this namespace.
-    pub fn new(namespace: std::sync::Arc<Namespace>) -> Self {
-        Self { namespace, once: AtomicBool::new(true) }
+    pub fn new(namespace: Arc<Namespace>) -> Self {
+        Self { namespace, once: Arc::new(AtomicBool::new(true)) }
     }
 
     /// `exec-once` is not given again to a client that reconnects. Where there is none, a phase's script sees to it alone.
@@ -108,8 +109,25 @@ impl Head for MinimegaHead {
     }
 
     async fn post(&self, uuid: &str, orders: &[Order]) -> Result<Vec<u64>, MinimegaError> {
+        let (head, uuid, orders) = (self.clone(), uuid.to_owned(), orders.to_owned());
+        // To the end, also when whoever waits for it has had enough: the filter decides about all that comes after.
+        let posted = tokio::spawn(async move { head.post_to_the_end(&uuid, &orders).await }).await;
+        posted.map_err(|error| MinimegaError::file("give orders to minimega")(error.into()))?
+    }
+}
+
+impl MinimegaHead {
+    async fn post_to_the_end(&self, uuid: &str, orders: &[Order]) -> Result<Vec<u64>, MinimegaError> {
         let _configuring = self.namespace.configuring().await;
         self.namespace.run(&["cc", "filter", &format!("uuid={uuid}")]).await?;
+        let posted = self.post_filtered(orders).await;
+        let back = self.namespace.run(&["clear", "cc", "filter"]).await;
+        let ids = posted?;
+        back?;
+        Ok(ids)
+    }
+
+    async fn post_filtered(&self, orders: &[Order]) -> Result<Vec<u64>, MinimegaError> {
         let mut ids = Vec::new();
         for order in orders {
             let answer = match order {
@@ -123,7 +141,6 @@ impl Head for MinimegaHead {
             };
             ids.push(answer.id().map_err(|garbled| MinimegaError::answer("cc", garbled))?);
         }
-        self.namespace.run(&["clear", "cc", "filter"]).await?;
         Ok(ids)
     }
 }

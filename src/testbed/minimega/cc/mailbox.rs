@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, DuplexStream, ReadBuf};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -31,7 +32,7 @@ const LIMITS: Limits = Limits {
     noise: 1 << 20,
     again: Duration::from_secs(600),
     pong: Duration::from_secs(10),
-    clock_rounds: 2,
+    clock_rounds: 4,
     is_slow: true,
 };
 /// How long unpacking and starting vptest may take.
@@ -235,6 +236,11 @@ impl Pump {
             let mut bytes = Vec::new();
             ended = ended || self.gather(&mut bytes).await;
             let asked = !ended && self.is_asked();
+            // What asks is written, so that it goes with this letter or has gone, unless there is more than a letter.
+            if asked {
+                self.take_rest(&mut bytes);
+            }
+            let asked = asked && bytes.len() < LARGEST && self.said + bytes.len() as u64 > 0;
             let letter = Letter { turn, offset: self.said, taken: self.heard, over: ended, asked, bytes };
             let theirs = self.channel.turn(&self.address, &letter, &mut self.newest).await?;
             self.turns.fetch_add(1, Ordering::Relaxed);
@@ -259,9 +265,19 @@ impl Pump {
         Ok(())
     }
 
-    /// Does somebody wait for an answer? The greeting has one.
+    /// Does somebody wait for an answer, and for nothing else? The greeting has one.
     fn is_asked(&self) -> bool {
-        self.awaited.get().is_none_or(Awaited::is_asked)
+        self.awaited.get().map_or(self.heard == 0, Awaited::is_asked)
+    }
+
+    /// Takes what is there to be said, without waiting.
+    fn take_rest(&mut self, bytes: &mut Vec<u8>) {
+        while bytes.len() < LARGEST {
+            let mut piece = (&mut self.from_client).take((LARGEST - bytes.len()) as u64);
+            if !matches!(piece.read_buf(bytes).now_or_never(), Some(Ok(1..))) {
+                return;
+            }
+        }
     }
 
     /// Is nothing to be heard from the node, so that it need not be asked?
