@@ -609,6 +609,8 @@ mod tests {
         let reasons = || vec!["x".to_owned()];
         assert!(good(&Outcome::Complete) && good(&Outcome::Suspect(reasons())));
         assert!(!good(&Outcome::Invalid(reasons())));
+        assert!(!good(&Outcome::Failed { stage: Stage::Workload, error: "x".to_owned() }));
+        assert!(!good(&Outcome::TimedOut { stage: Stage::Workload }));
     }
 
     #[tokio::test]
@@ -620,8 +622,6 @@ mod tests {
         let interrupted = Outcome::Interrupted { stage: Stage::Workload, by: "SIGTERM".to_owned() };
         assert_eq!(unless_wished(bad(), &cancel, Stage::Workload).await, interrupted);
         assert_eq!(unless_wished(Outcome::Complete, &cancel, Stage::Workload).await, Outcome::Complete);
-        assert!(!good(&Outcome::Failed { stage: Stage::Workload, error: "x".to_owned() }));
-        assert!(!good(&Outcome::TimedOut { stage: Stage::Workload }));
     }
 
     #[test]
