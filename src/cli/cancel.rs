@@ -22,7 +22,7 @@ Whoever runs the campaign on this host is told to end, as by Ctrl-C. Where nobod
 left in Slurm's queue are taken out of it (those of this campaign alone, by number and name), and what came of them is stored. \
 `vptest run` goes on with what is left.
 
-Exit status: 0 also when nothing was running.
+Exit status: 0 also when nothing was running; 3 while an array of the campaign is left in the queue.
 
 Examples:
   vptest cancel
@@ -47,10 +47,13 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     if !here.is_empty() {
-        return tell(args, &here);
+        tell(args, &here)?;
     }
+    // A coordinator that ended otherwise, or another engine's process, has not seen to them.
     if !slurm::is_left(&args.out) {
-        eprintln!("nothing is running");
+        if here.is_empty() {
+            eprintln!("nothing is running");
+        }
         return Ok(Exit::Done);
     }
     let display = Display::new(verbosity, &plan);
@@ -73,11 +76,15 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
     display.finish();
     let parts: Vec<String> = report.outcomes.iter().map(|(status, count)| format!("{count} {status}")).collect();
     eprintln!("cancelled; came meanwhile: {}", if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") });
+    if slurm::is_left(&args.out) {
+        let text = "elements of Slurm's have not ended yet, or what they had cannot be stored";
+        return Err(Failure::text(Exit::Unsupported, text.to_owned()).hint("`vptest cancel` tries it again"));
+    }
     Ok(Exit::Done)
 }
 
 /// Asks processes of this host to end, and waits until they have.
-fn tell(args: &Args, processes: &[(u32, String)]) -> Result<Exit, Failure> {
+fn tell(args: &Args, processes: &[(u32, String)]) -> Result<(), Failure> {
     for (pid, _) in processes {
         if is_vptest(*pid) {
             let number = i32::try_from(*pid).map_err(anyhow::Error::from)?;
@@ -94,12 +101,17 @@ fn tell(args: &Args, processes: &[(u32, String)]) -> Result<Exit, Failure> {
         }
         std::thread::sleep(LOOK);
     }
-    Ok(Exit::Done)
+    Ok(())
 }
 
 /// Another process may have got the number of one that has just ended.
 fn is_vptest(pid: u32) -> bool {
     let same = |path: &std::path::Path| std::fs::read_link(path).ok();
     let (its, ours) = (same(format!("/proc/{pid}/exe").as_ref()), same("/proc/self/exe".as_ref()));
-    its.is_some_and(|its| Some(&its) == ours.as_ref() || its.to_string_lossy().contains("vptest"))
+    // The kernel says so of a program that was built anew meanwhile.
+    let is_named = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.trim_end_matches(" (deleted)") == "vptest"
+    };
+    its.is_some_and(|its| Some(&its) == ours.as_ref() || is_named(&its))
 }

@@ -197,6 +197,9 @@ fn slurm_failure(error: slurm::SlurmError) -> Failure {
             "`sinfo` lists the partitions; `[slurm] partition` in the spec or `--on slurm:PARTITION` names one"
         }
         Error::Rejected(_) => "`[slurm]` in the spec has what sbatch was asked for",
+        Error::Blind { .. } => {
+            "what had come is stored; without `shared = true` in `[slurm]`, such nodes are sent what they need"
+        }
         Error::Cancelled { .. } => "what had come is stored; `vptest run --on slurm` goes on with what is left",
         Error::Failed { .. } | Error::Io { .. } => "what had come is stored; `vptest run --on slurm` goes on",
     };

@@ -22,6 +22,9 @@ pub(super) struct Args {
     /// How often it was begun before
     #[arg(long, value_name = "N", default_value_t = 0)]
     restarts: u32,
+    /// Exit with status 3 when something may be here that was not sent
+    #[arg(long)]
+    tell_rest: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
@@ -37,13 +40,13 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (canceller, cancel) = Canceller::new();
-    runtime.block_on(async {
+    let is_whole = runtime.block_on(async {
         let signals = tokio::spawn(watch_signals(canceller.clone()));
         let done = work(&work_to_do, &plan, std::io::stdout(), (canceller, cancel)).await;
         signals.abort();
         done
     })?;
-    Ok(Exit::Done)
+    Ok(if is_whole || !args.tell_rest { Exit::Done } else { Exit::Unsupported })
 }
 
 /// The end of the connection comes as SIGHUP.

@@ -89,7 +89,7 @@ pub async fn run(options: &Options<'_>, engine: &Engine) -> Result<Report, Dispa
     coordinator.recover()?;
     coordinator.images = images(options)?;
     let mut report = Report::default();
-    let (mut is_first, mut fruitless) = (true, 0);
+    let (mut is_first, mut fruitless, mut was_wound_up) = (true, 0, false);
     loop {
         coordinator.fetch().await?;
         let (attempts, mut to_do) = begun.to_do(options, stopping.as_mut())?;
@@ -105,6 +105,11 @@ pub async fn run(options: &Options<'_>, engine: &Engine) -> Result<Report, Dispa
             report.limited = coordinator.limits.reached()?;
         }
         if report.left == 0 || report.interrupted.is_some() || report.limited.is_some() {
+            // What earlier coordinators have left in the queue is seen to its end all the same, and may have brought something.
+            let is_slurm = coordinator.slurm.is_some() && !std::mem::replace(&mut was_wound_up, true);
+            if is_slurm && slurm::wind_up(&mut coordinator).await? {
+                continue;
+            }
             break;
         }
         let before = coordinator.tried.len();
@@ -118,6 +123,8 @@ pub async fn run(options: &Options<'_>, engine: &Engine) -> Result<Report, Dispa
                 coordinator.round(&attempts, &to_do.numbers, stopping.is_some()).await?;
             }
         }
+        // What does not end then is not waited for twice.
+        was_wound_up |= options.cancel.requested().is_some();
         fruitless = if coordinator.tried.len() > before { 0 } else { fruitless + 1 };
         if fruitless == FRUITLESS {
             let why = coordinator.slurm.as_ref().map_or_else(|| coordinator.fleet.why(), Slurm::why);
@@ -165,6 +172,8 @@ pub(super) struct Coordinator<'a> {
     /// What is being run, so that it is told once.
     told: BTreeSet<(IterationNumber, u32)>,
     since: jiff::Timestamp,
+    /// Files that could not be taken, for which their host may still have what is needed.
+    pub(super) refused: u64,
 }
 
 impl<'a> Coordinator<'a> {
@@ -212,6 +221,7 @@ impl<'a> Coordinator<'a> {
             images: BTreeMap::new(),
             told: BTreeSet::new(),
             since: jiff::Timestamp::now(),
+            refused: 0,
         })
     }
 
@@ -413,14 +423,15 @@ impl<'a> Coordinator<'a> {
         // Nodes of Slurm's keep nothing of what has come.
         let left = if self.slurm.is_some() { Vec::new() } else { self.fleet.remove(self.id).await };
         let is_clear = left.is_empty()
+            && !slurm::is_left(self.options.out)
             && self.fleet.states().iter().all(|state| state.name.is_some())
             && !self.directory.join("incoming.twice").exists()
             && report.outcomes.keys().all(|status| *status == Status::Complete);
-        if is_clear {
-            std::fs::remove_dir_all(&self.directory)
-                .with_context(|| format!("cannot remove {}", self.directory.display()))?;
-        }
         report.leftovers.extend(left);
+        // On a network file system, what somebody has open cannot be removed yet: that is no reason to fail.
+        if is_clear && let Err(error) = std::fs::remove_dir_all(&self.directory) {
+            report.leftovers.push(format!("{}: {error}", self.directory.display()));
+        }
         Ok(())
     }
 
@@ -448,6 +459,7 @@ impl<'a> Coordinator<'a> {
             Ok(Collected::Waiting | Collected::Known) => Ok(None),
             Err(error) if error.is_ours() => Err(error.into()),
             Err(error) => {
+                self.refused += 1;
                 self.say(&format!("{:#}", anyhow::Error::from(error)));
                 Ok(None)
             }

@@ -135,9 +135,26 @@ pub(super) struct Tail {
     begun: bool,
 }
 
+/// How far a file was read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Mark {
+    at: u64,
+    begun: bool,
+}
+
 impl Tail {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self { file: File::open(path)?, at: 0, begun: false })
+    }
+
+    /// Goes on where another tail of the same file was.
+    pub(super) fn open_at(path: &Path, mark: Mark) -> io::Result<Self> {
+        Ok(Self { file: File::open(path)?, at: mark.at, begun: mark.begun })
+    }
+
+    /// How far it was read.
+    pub(super) const fn mark(&self) -> Mark {
+        Mark { at: self.at, begun: self.begun }
     }
 
     /// Bytes that are there: a file that is on its way is a sign of life.

@@ -49,7 +49,8 @@ pub struct Work {
     pub vptest: PathBuf,
 }
 
-/// Runs a share and tells of it on `out`. What goes wrong is told there as well.
+/// Runs a share and tells of it on `out`. What goes wrong is told there as well. Says whether all that is here was sent: not when
+/// another worker had the place, when the share could not be run, and when a file could not be read.
 ///
 /// # Errors
 /// When `out` takes no more: nobody hears what comes of it, and the rest is left.
@@ -58,7 +59,7 @@ pub async fn work<W: Write + Send + 'static>(
     plan: &Plan,
     out: W,
     (canceller, cancel): (Canceller, Cancel),
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let voice = Voice::new(out, canceller.clone());
     // Slurm's name of the node, where it was Slurm that began this.
     let login = std::env::var("PARALLEL_SSHLOGIN").or_else(|_| std::env::var("SLURMD_NODENAME")).ok();
@@ -77,7 +78,9 @@ pub async fn work<W: Write + Send + 'static>(
         Err(error) => Err(error),
     };
     let left = left.unwrap_or_else(|error| Some(Left::Unable(format!("{error:#}"))));
-    voice.say(&Frame::End { left })
+    let is_whole = !matches!(left, Some(Left::Busy(_) | Left::Unable(_))) && !voice.lock().is_lacking;
+    voice.say(&Frame::End { left })?;
+    Ok(is_whole)
 }
 
 /// Whose a host is.
@@ -322,6 +325,8 @@ struct Inner<W> {
     out: W,
     doing: Option<Doing>,
     canceller: Canceller,
+    /// Something could not be sent: what follows makes no sense to who reads, or lacks a file.
+    is_lacking: bool,
 }
 
 impl<W> Clone for Voice<W> {
@@ -332,7 +337,7 @@ impl<W> Clone for Voice<W> {
 
 impl<W: Write> Voice<W> {
     fn new(out: W, canceller: Canceller) -> Self {
-        Self { inner: Arc::new(Mutex::new(Inner { out, doing: None, canceller })) }
+        Self { inner: Arc::new(Mutex::new(Inner { out, doing: None, canceller, is_lacking: false })) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner<W>> {
@@ -398,6 +403,7 @@ impl<W: Write> Inner<W> {
     fn write(&mut self, write: impl FnOnce(&mut W) -> io::Result<()>) -> io::Result<()> {
         let written = write(&mut self.out).and_then(|()| self.out.flush());
         if written.is_err() {
+            self.is_lacking = true;
             self.canceller.cancel("the end of the connection to the coordinator");
         }
         written
@@ -489,6 +495,7 @@ impl<W: Write + Send> Observer for Reporter<'_, W> {
             _ => Ok(()),
         };
         if let Err(error) = told {
+            self.voice.lock().is_lacking = true;
             tracing::warn!("{error:#}");
         }
     }

@@ -103,7 +103,13 @@ pub(super) async fn run(setup: &Setup<'_>, claim: &mut Claim) -> Result<Ended, C
             Outcome::Failed { stage: life.current(), error: format!("{:#}", anyhow::Error::from(error)) }
         }
     };
-    let outcome = unless_wished(outcome, &setup.cancel, life.current()).await;
+    let outcome = match wish_meanwhile(&outcome, &setup.cancel).await.filter(|_| !life.was_wished()) {
+        Some((interrupted, text)) => {
+            life.event(EventLevel::Warn, text);
+            interrupted
+        }
+        None => outcome,
+    };
     stages.end_captures(&mut life, &outcome, &mut gathered).await;
     let keep =
         setup.keep_failed && matches!(outcome, Outcome::Failed { .. } | Outcome::TimedOut { .. } | Outcome::Invalid(_));
@@ -571,16 +577,21 @@ fn keep_consoles(scratch: &Path, artifacts: &Path) -> anyhow::Result<()> {
 }
 
 /// Who ends a job of a batch system ends all of its processes at the same time: what went wrong with the workload then was no
-/// fault of the workload's.
-async fn unless_wished(outcome: Outcome, cancel: &Cancel, stage: Stage) -> Outcome {
-    if !matches!(outcome, Outcome::Failed { .. } | Outcome::Invalid(_)) {
-        return outcome;
+/// fault of the workload's. Gives the outcome then, and for the events what had failed.
+async fn wish_meanwhile(outcome: &Outcome, cancel: &Cancel) -> Option<(Outcome, String)> {
+    let Outcome::Failed { stage, error } = outcome else { return None };
+    if !has_processes(*stage) {
+        return None;
     }
     let mut cancel = cancel.clone();
-    match tokio::time::timeout(WISH_LIMIT, cancel.cancelled()).await {
-        Ok(by) => Outcome::Interrupted { stage, by },
-        Err(_) => outcome,
-    }
+    let by = tokio::time::timeout(WISH_LIMIT, cancel.cancelled()).await.ok()?;
+    let text = format!("stage {stage} failed while {by} was to end it: {error}");
+    Some((Outcome::Interrupted { stage: *stage, by }, text))
+}
+
+/// Do processes run in this stage that a signal to all of them ends too?
+const fn has_processes(stage: Stage) -> bool {
+    matches!(stage, Stage::Launch | Stage::Verify | Stage::Instrument | Stage::Workload | Stage::Collect)
 }
 
 /// May the nodes serve again after this?
@@ -616,19 +627,22 @@ mod tests {
         let reasons = || vec!["x".to_owned()];
         assert!(good(&Outcome::Complete) && good(&Outcome::Suspect(reasons())));
         assert!(!good(&Outcome::Invalid(reasons())));
+        assert!(!good(&Outcome::Failed { stage: Stage::Workload, error: "x".to_owned() }));
+        assert!(!good(&Outcome::TimedOut { stage: Stage::Workload }));
     }
 
     #[tokio::test]
     async fn what_went_wrong_when_it_was_to_end_was_interrupted() {
         let (canceller, cancel) = crate::runner::Canceller::new();
-        let bad = || Outcome::Failed { stage: Stage::Workload, error: "signal 15".to_owned() };
-        assert_eq!(unless_wished(bad(), &cancel, Stage::Workload).await, bad());
+        let bad = |stage| Outcome::Failed { stage, error: "signal 15".to_owned() };
+        assert_eq!(wish_meanwhile(&bad(Stage::Workload), &cancel).await, None);
         canceller.cancel("SIGTERM");
-        let interrupted = Outcome::Interrupted { stage: Stage::Workload, by: "SIGTERM".to_owned() };
-        assert_eq!(unless_wished(bad(), &cancel, Stage::Workload).await, interrupted);
-        assert_eq!(unless_wished(Outcome::Complete, &cancel, Stage::Workload).await, Outcome::Complete);
-        assert!(!good(&Outcome::Failed { stage: Stage::Workload, error: "x".to_owned() }));
-        assert!(!good(&Outcome::TimedOut { stage: Stage::Workload }));
+        let (outcome, text) = wish_meanwhile(&bad(Stage::Workload), &cancel).await.unwrap();
+        assert_eq!(outcome, Outcome::Interrupted { stage: Stage::Workload, by: "SIGTERM".to_owned() });
+        assert!(text.contains("signal 15"), "{text}");
+        for other in [Outcome::Complete, Outcome::Invalid(vec!["x".to_owned()]), bad(Stage::Preflight)] {
+            assert_eq!(wish_meanwhile(&other, &cancel).await, None, "{other:?}");
+        }
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub(super) struct Life<'a> {
     deadline: tokio::time::Instant,
     cancel: Cancel,
     current: Stage,
+    /// Had somebody wished to stop before the current stage began?
+    was_wished: bool,
     pub(super) events: Vec<Event>,
     pub(super) stages: Vec<StageTiming>,
 }
@@ -48,12 +50,18 @@ impl<'a> Life<'a> {
             events: Vec::new(),
             stages: Vec::new(),
             current: Stage::Preflight,
+            was_wished: false,
         }
     }
 
     /// The stage that began last.
     pub(super) fn current(&self) -> Stage {
         self.current
+    }
+
+    /// Had somebody wished to stop before the stage that began last?
+    pub(super) fn was_wished(&self) -> bool {
+        self.was_wished
     }
 
     /// Adds what others have recorded.
@@ -113,7 +121,7 @@ impl<'a> Life<'a> {
 
     /// Notes that a stage begins, also on disk, where the next run looks when this one dies.
     fn begin(&mut self, stage: Stage) {
-        self.current = stage;
+        (self.current, self.was_wished) = (stage, self.cancel.requested().is_some());
         self.stages.push(StageTiming { stage, started_ns: now_ns(), duration_ns: None });
         self.observer.notice(&Progress::Stage { number: self.number, stage });
         if let Err(error) = self.claim.enter(stage) {

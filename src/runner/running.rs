@@ -290,7 +290,17 @@ pub fn holders(out: &Path) -> anyhow::Result<BTreeSet<(u32, String)>> {
     for name in ["campaign.lock", "where.lock"] {
         let path = out.join(DIRECTORY).join(name);
         let Ok(file) = File::open(&path) else { continue };
-        if matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+        let is_held = || matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+        // Who only looks, or is being started by who does, has it for a moment.
+        let stays_held = || {
+            (0..LOOKS).all(|look| {
+                if look > 0 {
+                    std::thread::sleep(LOOK);
+                }
+                is_held()
+            })
+        };
+        if stays_held() {
             let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
             all.extend(named(&text));
         }

@@ -11,7 +11,7 @@
 //! The name is drawn by chance, so that the array is found by it when its number was not noted any more.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ use crate::spec::SlurmSpec;
 
 /// Beginning of the names of its directories.
 const PREFIX: &str = "slurm-";
+/// Of those that are over, as far as they could not be removed yet.
+const GONE: &str = "gone-";
 /// Seconds before the end of its time at which an element is told to take its iteration down, at most.
 const WARNING: u64 = 120;
 
@@ -43,7 +45,11 @@ pub(super) struct Array {
 
 /// Directories of arrays that were not seen to their end.
 pub(super) fn left(out: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(out.join(DIRECTORY)).into_iter().flatten().flatten();
+    left_in(&out.join(DIRECTORY))
+}
+
+fn left_in(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let is_one = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
     let mut all: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_one).collect();
     all.sort();
@@ -61,6 +67,14 @@ fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// A file of an array; `None` when it is not there.
+fn text(path: &Path, name: &str) -> anyhow::Result<Option<String>> {
+    match std::fs::read_to_string(path.join(name)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some).with_context(|| format!("cannot read {}", path.join(name).display())),
+    }
+}
+
 impl Array {
     /// Makes the directory of an array that is to be submitted. `directory` is the coordinator's, absolute.
     pub(super) fn make(
@@ -71,6 +85,7 @@ impl Array {
         shared: Option<bool>,
     ) -> anyhow::Result<Self> {
         let round = Round::fresh();
+        sweep(directory);
         let path = directory.join(format!("{PREFIX}{}", round.as_str()));
         let name = format!("vptest-{id}-{}", round.as_str());
         std::fs::create_dir_all(path.join(script::SAID))
@@ -93,18 +108,23 @@ impl Array {
         Ok(Self { directory: path, name, job: None, orders, done: BTreeSet::new() })
     }
 
+    /// Name and number of one; `None` when it cannot have been submitted.
+    pub(super) fn names(path: &Path) -> anyhow::Result<Option<(String, Option<u64>)>> {
+        let Some(name) = text(path, "name")? else { return Ok(None) };
+        Ok(Some((name, text(path, "job")?.and_then(|text| text.trim().parse().ok()))))
+    }
+
     /// One of which an earlier coordinator has noted enough to go on with it; `None` when it cannot have been submitted.
     pub(super) fn read(path: &Path) -> anyhow::Result<Option<Self>> {
-        let text = |name: &str| match std::fs::read_to_string(path.join(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            other => other.map(Some).with_context(|| format!("cannot read {}", path.join(name).display())),
-        };
-        let Some(name) = text("name")? else { return Ok(None) };
+        let Some((name, job)) = Self::names(path)? else { return Ok(None) };
+        let text = |name| text(path, name);
         let orders = text("orders.json")?.context("the orders are gone");
         let orders = orders.and_then(|text| Ok(serde_json::from_str(&text)?));
         let orders = orders.with_context(|| format!("{} is not of this vptest", path.display()))?;
-        let job = text("job")?.and_then(|text| text.trim().parse().ok());
-        let done = text("done")?.unwrap_or_default().lines().filter_map(|line| line.parse().ok()).collect();
+        let done = text("done")?.unwrap_or_default();
+        // `1` may be the beginning of `12`.
+        let whole = done.rfind('\n').map_or("", |end| &done[..end]);
+        let done = whole.lines().filter_map(|line| line.parse().ok()).collect();
         Ok(Some(Self { directory: path.to_owned(), name, job, orders, done }))
     }
 
@@ -117,15 +137,22 @@ impl Array {
     pub(super) fn finish(&mut self, element: u32) -> anyhow::Result<()> {
         self.done.insert(element);
         let path = self.directory.join("done");
-        let open = std::fs::File::options().append(true).create(true).open(&path);
-        open.and_then(|mut file| file.write_all(format!("{element}\n").as_bytes()))
-            .with_context(|| format!("cannot write {}", path.display()))
+        let append = || {
+            let mut file = std::fs::File::options().read(true).append(true).create(true).open(&path)?;
+            let mut text = Vec::new();
+            file.read_to_end(&mut text)?;
+            if text.last().is_some_and(|&byte| byte != b'\n') {
+                // A line that an earlier coordinator did not end would become another number.
+                let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+                file.set_len(whole as u64)?;
+            }
+            file.write_all(format!("{element}\n").as_bytes())
+        };
+        append().with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// It is over.
     pub(super) fn remove(&self) -> anyhow::Result<()> {
-        // Without a name it was never submitted, should this be cut short.
-        let _ = std::fs::remove_file(self.directory.join("name"));
         remove(&self.directory)
     }
 
@@ -170,8 +197,37 @@ impl Array {
     }
 }
 
+/// Removes the directory of an array that is over. On a network file system, what somebody has open cannot be removed yet: such
+/// a directory has another name then, so that nobody takes it for an array's.
 pub(super) fn remove(directory: &Path) -> anyhow::Result<()> {
-    std::fs::remove_dir_all(directory).with_context(|| format!("cannot remove {}", directory.display()))
+    let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let gone = directory.with_file_name(format!("{GONE}{name}"));
+    std::fs::rename(directory, &gone).with_context(|| format!("cannot remove {}", directory.display()))?;
+    forget(&gone);
+    Ok(())
+}
+
+/// Gives the directory of an array that cannot be read another name, which is no array's.
+pub(super) fn set_aside(directory: &Path) -> anyhow::Result<PathBuf> {
+    let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let aside = directory.with_file_name(format!("unread-{name}"));
+    std::fs::rename(directory, &aside).with_context(|| format!("cannot rename {}", directory.display()))?;
+    Ok(aside)
+}
+
+/// Removes what nobody needs any more; what cannot be removed is only in the way.
+pub(super) fn forget(directory: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(directory) {
+        tracing::debug!("cannot remove {} yet: {error}", directory.display());
+    }
+}
+
+/// Tries again to remove what could not be removed.
+fn sweep(directory: &Path) {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(GONE))
+        .for_each(|entry| forget(&entry.path()));
 }
 
 /// The program as elements are given it; once for all arrays.
@@ -229,9 +285,17 @@ mod tests {
         array.submitted(7).unwrap();
         array.finish(2).unwrap();
         array.finish(3).unwrap();
+        let done = array.directory.join("done");
+        let mut torn = std::fs::read(&done).unwrap();
+        torn.extend(b"1");
+        std::fs::write(&done, torn).unwrap();
         let again = Array::read(&array.directory).unwrap().unwrap();
         assert_eq!((again.job, again.name.as_str(), again.orders), (Some(7), "vptest-a-b", orders(3)));
         assert_eq!(again.done, [2, 3].into());
+        array.finish(1).unwrap();
+        assert_eq!(Array::read(&array.directory).unwrap().unwrap().done, [1, 2, 3].into());
+        array.remove().unwrap();
+        assert_eq!(left_in(directory.path()), [PathBuf::new(); 0]);
     }
 
     #[test]

@@ -13,8 +13,13 @@ use crate::text::printable_bytes;
 /// How long one of them may take.
 const WORD: Duration = Duration::from_secs(60);
 /// What squeue is asked for, with `|` after each.
+///
+/// All of it, and `srun --overlap`, is there since Slurm 20.11.
 const COLUMNS: &[&str] =
     &["ArrayJobID", "JobID", "ArrayTaskID", "State", "RestartCnt", "exit_code", "NodeList", "Name", "Reason"];
+
+/// As `env` exits when there is no such program.
+const NOT_FOUND: i32 = 127;
 
 /// Slurm does not do what it is asked for.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -36,6 +41,12 @@ pub enum SlurmError {
     /// The array is refused.
     #[error("Slurm refuses the array of iterations: {0}")]
     Rejected(String),
+    /// A node does not see the campaign's directory.
+    #[error("{node} does not see the campaign's directory, although `slurm.shared` is true")]
+    Blind {
+        /// Which.
+        node: String,
+    },
     /// Another user of Slurm ended it.
     #[error("job {job} of Slurm was cancelled by somebody else: {what}")]
     Cancelled {
@@ -101,7 +112,10 @@ impl Commands {
         program: &str,
         words: &[String],
     ) -> Result<(ExitStatus, String, String), SlurmError> {
-        let argv = std::iter::once(program.to_owned()).chain(words.iter().cloned()).collect();
+        let strange = strange_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()));
+        let unset = strange.iter().flat_map(|name| ["-u".to_owned(), name.clone()]);
+        let env = (!strange.is_empty()).then(|| "env".to_owned()).into_iter().chain(unset);
+        let argv = env.chain(std::iter::once(program.to_owned())).chain(words.iter().cloned()).collect();
         // Otherwise squeue cuts long lists of elements.
         let env = vec![("SLURM_BITSTR_LEN".to_owned(), "0".to_owned())];
         let command = Command { argv, env, ..Command::default() };
@@ -112,6 +126,9 @@ impl Commands {
             _ => io(error.to_string()),
         })?;
         let exit = process.wait().await.map_err(|error| io(error.to_string()))?;
+        if !strange.is_empty() && program != "sh" && exit.status == ExitStatus::Code(NOT_FOUND) {
+            return Err(SlurmError::NoProgram(program.to_owned()));
+        }
         let text = |stream| String::from_utf8_lossy(&process.output(stream).bytes).into_owned();
         Ok((exit.status, text(Stream::Out), text(Stream::Err)))
     }
@@ -120,6 +137,15 @@ impl Commands {
     pub(super) async fn sizes(&self) -> Result<Sizes, SlurmError> {
         let text = self.run("scontrol", &words(&["show", "config"])).await?;
         Ok(queue::sizes(&text))
+    }
+
+    /// Are all nodes of a partition, or of the default one, in a list of nodes?
+    pub(super) async fn is_covered(&self, partition: Option<&str>, nodes: &str) -> Result<bool, SlurmError> {
+        let mut arguments = words(&["--noheader", "--Node", "--format=%P|%N"]);
+        arguments.extend(partition.map(|name| format!("--partition={name}")));
+        let text = self.run("sinfo", &arguments).await?;
+        let expanded = self.run("scontrol", &words(&["show", "hostnames", nodes])).await?;
+        Ok(queue::is_covered(&text, partition.is_some(), &expanded))
     }
 
     /// Nodes that take jobs in a partition; at least 1.
@@ -145,26 +171,36 @@ impl Commands {
         number.ok_or_else(|| failure("sbatch", &format!("its answer makes no sense: {text}")))
     }
 
-    /// What is in the queue, or was a while ago, under a name. Empty when Slurm knows nothing of it.
+    /// What is in the queue, or was a while ago, under a name. Empty when Slurm knows nothing of it. With a number the answer comes
+    /// sooner; where that is another job's, as after Slurm was set up again, the name counts.
     pub(super) async fn queue(&self, name: &str, job: Option<u64>) -> Result<Vec<Seen>, SlurmError> {
+        let seen = self.look(name, job).await?;
+        if seen.is_empty() && job.is_some() { self.look(name, None).await } else { Ok(seen) }
+    }
+
+    async fn look(&self, name: &str, job: Option<u64>) -> Result<Vec<Seen>, SlurmError> {
         let columns = COLUMNS.iter().map(|column| format!("{column}:|")).collect::<Vec<_>>().join(",");
         let mut arguments = words(&["--noheader", "--states=all"]);
         arguments.push(format!("--Format={columns}"));
         arguments.push(job.map_or_else(|| format!("--name={name}"), |job| format!("--jobs={job}")));
         match self.run("squeue", &arguments).await {
-            Ok(text) => Ok(queue::read(&text, name)),
+            Ok(text) => queue::read(&text, name).map_err(|line| SlurmError::Failed {
+                program: "squeue".to_owned(),
+                text: format!("its answer makes no sense (`{line}`)"),
+            }),
             Err(SlurmError::Failed { text, .. }) if text.contains("Invalid job id") => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }
 
-    /// Asks scancel; jobs that have ended meanwhile are no error.
-    pub(super) async fn cancel(&self, options: &[&str], job: &str) -> Result<(), SlurmError> {
+    /// Asks scancel; jobs that have ended meanwhile are no error, and one of another name is left alone.
+    pub(super) async fn cancel(&self, options: &[&str], name: &str, job: &str) -> Result<(), SlurmError> {
         let mut arguments = words(options);
+        arguments.push(format!("--name={name}"));
         arguments.push(job.to_owned());
         match self.run("scancel", &arguments).await {
             Err(SlurmError::Failed { text, .. })
-                if ["Invalid job id", "already completing", "can not be altered now"]
+                if ["Invalid job id", "already completing", "can not be altered now", "No active jobs match"]
                     .iter()
                     .any(|w| text.contains(w)) =>
             {
@@ -179,7 +215,13 @@ impl Commands {
         let arguments = ["update".to_owned(), format!("jobid={job}"), format!("ExcNodeList={nodes}")];
         match self.run("scontrol", &arguments).await {
             // Elements that run or have ended cannot be changed, and need not be.
-            Err(SlurmError::Failed { .. }) => Ok(()),
+            Err(SlurmError::Failed { text, .. })
+                if ["no longer pending", "already completing", "already finished", "Invalid job id"]
+                    .iter()
+                    .any(|w| text.contains(w)) =>
+            {
+                Ok(())
+            }
             other => other.map(drop),
         }
     }
@@ -196,6 +238,21 @@ impl Commands {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Variables that would change what Slurm's programs do or say: users' defaults for them, and what a job around this process has.
+/// Those that find the cluster stay.
+fn strange_variables(names: impl Iterator<Item = String>) -> Vec<String> {
+    const OF_PROGRAMS: &[&str] =
+        &["SQUEUE_", "SCANCEL_", "SACCT_", "SBATCH_", "SRUN_", "SALLOC_", "SINFO_", "SCONTROL_"];
+    // The last is set for each of them.
+    const KEPT: &[&str] =
+        &["SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_SACK_SOCKET", "SLURM_BITSTR_LEN"];
+    let is_strange = |name: &String| {
+        let is_programs = OF_PROGRAMS.iter().any(|prefix| name.starts_with(prefix));
+        is_programs || (name.starts_with("SLURM_") && !KEPT.contains(&name.as_str()))
+    };
+    names.filter(is_strange).collect()
 }
 
 fn words(words: &[&str]) -> Vec<String> {
@@ -229,6 +286,13 @@ fn failure(program: &str, said: &str) -> SlurmError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn variables_that_find_the_cluster_stay() {
+        let names = ["SLURM_CONF", "SLURM_JOB_ID", "SQUEUE_STATES", "PATH", "SLURM_BITSTR_LEN", "SBATCH_ARRAY_INX"];
+        let strange = strange_variables(names.iter().map(|&name| name.to_owned()));
+        assert_eq!(strange, ["SLURM_JOB_ID", "SQUEUE_STATES", "SBATCH_ARRAY_INX"]);
+    }
 
     #[test]
     fn what_programs_say_names_the_reason() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::super::frame::Tail;
+use super::super::frame::Mark;
 use super::super::share::Share;
 use super::queue::{Life, Seen};
 use super::script;
@@ -24,6 +24,8 @@ pub(super) struct Element {
     pub(super) ended: Option<Instant>,
     /// Why it was cancelled from here; `None` when it was not.
     pub(super) killed: Option<String>,
+    /// When scancel is asked again, because it failed.
+    pub(super) kill_again: Option<Instant>,
     pub(super) step: Step,
 }
 
@@ -53,12 +55,17 @@ pub(super) enum Begun {
 
 /// What a worker says, and how far that was read.
 pub(super) struct Stream {
-    pub(super) tail: Tail,
+    pub(super) path: PathBuf,
+    /// The file is opened for each look: there may be more streams than this process may have open, and on a network file system
+    /// opening it is what makes the rest of it seen.
+    pub(super) mark: Mark,
     /// Which host.
     pub(super) at: Option<usize>,
     pub(super) has_ended: bool,
     /// Somebody wished it to leave its iterations.
     pub(super) was_interrupted: Option<String>,
+    /// Its node may have something that has not come.
+    pub(super) is_lacking: bool,
     /// Nothing that follows can be read.
     pub(super) is_bad: bool,
     /// Bytes that were there, and when there were more than before.
@@ -88,16 +95,18 @@ impl Begun {
 }
 
 impl Stream {
-    pub(super) fn open(path: &Path) -> std::io::Result<Self> {
-        Ok(Self {
-            tail: Tail::open(path)?,
+    pub(super) fn of(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            mark: Mark::default(),
             at: None,
             has_ended: false,
             was_interrupted: None,
+            is_lacking: false,
             is_bad: false,
             length: 0,
             heard: Instant::now(),
-        })
+        }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -115,6 +124,7 @@ impl Element {
             runs_since: None,
             ended: None,
             killed: None,
+            kill_again: None,
             step: Step::default(),
         }
     }

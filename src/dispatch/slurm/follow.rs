@@ -32,6 +32,8 @@ const ASK_TIMES: u32 = 20;
 const NOTE: Duration = Duration::from_secs(1);
 /// Between two tries to end what was begun meanwhile.
 const AGAIN: Duration = Duration::from_secs(5);
+/// Between two questions whether a node is left that is used, where elements wait and none runs.
+const CHECK: Duration = Duration::from_secs(10);
 /// How long a worker's last words may take on a shared file system, once Slurm says that it has ended.
 const GRACE: Duration = Duration::from_secs(10);
 /// Silence after which an element is cancelled. Its worker gives a sign of life every two seconds.
@@ -59,6 +61,10 @@ const USUAL: &[&str] = &[
 enum Errand {
     Asked(Result<Vec<Seen>, SlurmError>, Duration),
     Told(Result<(), SlurmError>),
+    /// An element alone was to be cancelled.
+    Killed(u32, Result<(), SlurmError>),
+    /// Is no node left that is used?
+    Covered(Result<bool, SlurmError>),
     Stepped(u32, Begun, Result<(ExitStatus, String), SlurmError>),
 }
 
@@ -73,6 +79,14 @@ struct Following<'r, 'a> {
     /// When Slurm is asked again; `None` while it is being asked.
     ask: Option<Instant>,
     was_asked: bool,
+    /// Has Slurm said that the number is that of an array of this name?
+    was_met: bool,
+    /// When it was asked last whether a node is left that is used.
+    checked: Option<Instant>,
+    /// Only what runs is waited for, whatever the limits are.
+    soon: bool,
+    /// Why the run ends once the array has.
+    end: Option<DispatchError>,
     /// Since when it does not answer.
     unanswered: Option<Instant>,
     noted: Instant,
@@ -86,8 +100,8 @@ struct Following<'r, 'a> {
     cancelled: Vec<u32>,
 }
 
-/// See the module.
-pub(super) async fn follow(coordinator: &mut Coordinator<'_>, array: Array) -> Result<(), DispatchError> {
+/// See the module. `soon`: elements that wait are taken out of the queue.
+pub(super) async fn follow(coordinator: &mut Coordinator<'_>, array: Array, soon: bool) -> Result<(), DispatchError> {
     let now = Instant::now();
     let waiting = array.orders.shares.iter().filter(|share| !array.done.contains(&share.number));
     let mut following = Following {
@@ -100,6 +114,10 @@ pub(super) async fn follow(coordinator: &mut Coordinator<'_>, array: Array) -> R
         listed: None,
         ask: Some(now),
         was_asked: false,
+        was_met: false,
+        checked: None,
+        soon,
+        end: None,
         unanswered: None,
         noted: now,
         halted: None,
@@ -139,6 +157,9 @@ impl Following<'_, '_> {
             self.array.remove()?;
         }
         coordinator.write_state()?;
+        if let Some(error) = self.end.take() {
+            return Err(error);
+        }
         if self.cancelled.is_empty() {
             return Ok(());
         }
@@ -154,7 +175,25 @@ impl Following<'_, '_> {
                 self.coordinator.say(&error.to_string());
                 Ok(())
             }
-            Errand::Told(Ok(())) => Ok(()),
+            Errand::Told(Ok(())) | Errand::Killed(_, Ok(())) => Ok(()),
+            Errand::Killed(number, Err(error)) => {
+                self.coordinator.say(&error.to_string());
+                if let Some(element) = self.elements.get_mut(&number) {
+                    element.kill_again = Some(Instant::now() + AGAIN);
+                }
+                Ok(())
+            }
+            Errand::Covered(Ok(is_covered)) => {
+                let runs = |element: &Element| element.runs_since.is_some() && element.ended.is_none();
+                if is_covered && self.halted.is_none() && !self.elements.values().any(runs) {
+                    self.end = Some(DispatchError::NoHost(self.coordinator.fleet.why()));
+                }
+                Ok(())
+            }
+            Errand::Covered(Err(error)) => {
+                self.coordinator.say(&error.to_string());
+                Ok(())
+            }
             Errand::Stepped(number, begun, result) => self.stepped(number, begun, result),
         }
     }
@@ -186,8 +225,11 @@ impl Following<'_, '_> {
         if self.unanswered.take().is_some() {
             self.coordinator.say("Slurm answers again");
         }
-        if let Some(first) = seen.first().filter(|_| self.array.job.is_none()) {
-            self.array.submitted(first.array)?;
+        if let Some(first) = seen.first() {
+            if self.array.job != Some(first.array) {
+                self.array.submitted(first.array)?;
+            }
+            self.was_met = true;
         }
         let by = queue::by_element(&seen);
         let is_first = !std::mem::replace(&mut self.was_asked, true);
@@ -199,6 +241,10 @@ impl Following<'_, '_> {
                 element.killed = Some(FOUND.to_owned());
             }
         }
+        if let Some((wish, ..)) = self.halted.filter(|_| is_first) {
+            self.tell(wish);
+        }
+        self.check_nodes();
         self.tell_reasons();
         Ok(())
     }
@@ -229,6 +275,7 @@ impl Following<'_, '_> {
     fn wishes(&mut self) -> anyhow::Result<()> {
         let wish = match self.coordinator.options.cancel.requested() {
             Some(_) => Some("now"),
+            None if self.halted.is_none() && (self.soon || self.end.is_some()) => Some("soon"),
             None if self.halted.is_none() => self.coordinator.limits.reached()?.map(|_| "soon"),
             None => None,
         };
@@ -242,6 +289,9 @@ impl Following<'_, '_> {
                 // What had no node then may have one now.
                 self.halted = Some((wish, since, now));
                 self.tell(wish);
+                if self.was_killed {
+                    self.scancel(&[]);
+                }
             }
             if wish == "now" && since.elapsed() > END && !std::mem::replace(&mut self.was_killed, true) {
                 self.scancel(&[]);
@@ -259,25 +309,50 @@ impl Following<'_, '_> {
         }
     }
 
-    /// Calls scancel on the array.
+    /// Calls scancel on the array, once its number is known to be its own: what an earlier coordinator has noted may be that of
+    /// another job by now.
     fn scancel(&mut self, options: &'static [&'static str]) {
-        let Some(job) = self.array.job else { return };
-        let commands = Arc::clone(&self.commands);
-        self.errands.push(Box::pin(async move { Errand::Told(commands.cancel(options, &job.to_string()).await) }));
+        let Some(job) = self.array.job.filter(|_| self.was_met) else { return };
+        let (commands, name) = (Arc::clone(&self.commands), self.array.name.clone());
+        self.errands
+            .push(Box::pin(async move { Errand::Told(commands.cancel(options, &name, &job.to_string()).await) }));
     }
 
     /// Cancels an element alone.
     fn kill(&mut self, element: &mut Element, why: String) {
         element.killed.get_or_insert(why);
-        let Some(job) = self.array.job else { return };
-        let (commands, job) = (Arc::clone(&self.commands), format!("{job}_{}", element.number));
-        self.errands.push(Box::pin(async move { Errand::Told(commands.cancel(&[], &job).await) }));
+        let Some(job) = self.array.job.filter(|_| self.was_met) else {
+            element.kill_again = Some(Instant::now() + AGAIN);
+            return;
+        };
+        element.kill_again = None;
+        let (commands, name, number) = (Arc::clone(&self.commands), self.array.name.clone(), element.number);
+        self.errands.push(Box::pin(async move {
+            Errand::Killed(number, commands.cancel(&[], &name, &format!("{job}_{number}")).await)
+        }));
+    }
+
+    /// Where elements wait, and no node is left that is used, the array would wait forever.
+    fn check_nodes(&mut self) {
+        let life = |element: &Element| element.seen.as_ref().map(Seen::life);
+        let is_stuck = self.elements.values().any(|element| life(element) == Some(Life::Waits))
+            && !self.elements.values().any(|element| life(element) == Some(Life::Runs));
+        let is_due = self.checked.is_none_or(|checked| checked.elapsed() > CHECK);
+        if !is_stuck || !is_due || self.excluded.is_empty() || self.halted.is_some() {
+            return;
+        }
+        self.checked = Some(Instant::now());
+        let spec = self.coordinator.options.plan.spec.slurm.partition.clone();
+        let partition = slurm(self.coordinator).partition.clone().or(spec);
+        let (commands, nodes) = (Arc::clone(&self.commands), self.excluded.clone());
+        self.errands
+            .push(Box::pin(async move { Errand::Covered(commands.is_covered(partition.as_deref(), &nodes).await) }));
     }
 
     /// Elements that wait are kept from nodes that are not used any more.
     fn nodes_changed(&mut self) {
         let nodes = excluded(self.coordinator);
-        if let Some(job) = self.array.job.filter(|_| nodes != self.excluded) {
+        if let Some(job) = self.array.job.filter(|_| nodes != self.excluded && self.was_met) {
             let (commands, list) = (Arc::clone(&self.commands), nodes.clone());
             self.errands.push(Box::pin(async move { Errand::Told(commands.exclude(job, &list).await) }));
         }
@@ -290,6 +365,9 @@ impl Following<'_, '_> {
             self.coordinator.write_state()?;
         }
         self.each(|this, element| {
+            if element.kill_again.is_some_and(|at| at <= Instant::now()) && element.ended.is_none() {
+                this.kill(element, String::new());
+            }
             this.watch(element);
             this.send_step(element)
         })
@@ -348,11 +426,13 @@ impl Following<'_, '_> {
         } else {
             self.interrupted(element);
         }
+        // Noted first: what is half removed would be taken for an element of which nothing came.
+        self.array.finish(element.number)?;
         // Files of workers that have said all are of no use any more, and may be large.
         for begun in element.streams.keys() {
-            super::array::remove(&begun.said(&self.array.directory, element.number))?;
+            super::array::forget(&begun.said(&self.array.directory, element.number));
         }
-        self.array.finish(element.number)
+        Ok(())
     }
 
     /// It ended without its worker's last word.
@@ -379,6 +459,10 @@ impl Following<'_, '_> {
             }
         };
         slurm(self.coordinator).trouble = Some(format!("{}: {why}", element.name()));
+        if code == Some(script::BLIND) {
+            let node = element.node().unwrap_or("a node").to_owned();
+            self.end.get_or_insert(SlurmError::Blind { node }.into());
+        }
         let news = match element.node().filter(|_| !is_innocent).map(str::to_owned) {
             Some(node) => {
                 let at = self.coordinator.fleet.node(&node);

@@ -76,5 +76,23 @@ pub(super) async fn round(
         Some(array) => array,
         None => submit::submit(coordinator, attempts, numbers, is_short).await?,
     };
-    follow::follow(coordinator, array).await
+    follow::follow(coordinator, array, false).await
+}
+
+/// Follows what earlier coordinators have left to its end, without letting more of it begin. Says whether there was anything.
+///
+/// # Errors
+/// As [`round`].
+pub(super) async fn wind_up(coordinator: &mut Coordinator<'_>) -> Result<bool, DispatchError> {
+    let before = array::left(coordinator.options.out).len();
+    let mut left = before;
+    while let Some(array) = submit::adopt(coordinator).await? {
+        follow::follow(coordinator, array, true).await?;
+        let now = array::left(coordinator.options.out).len();
+        if now >= left {
+            break;
+        }
+        left = now;
+    }
+    Ok(before > 0)
 }

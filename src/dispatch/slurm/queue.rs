@@ -68,30 +68,39 @@ impl Seen {
     }
 }
 
-/// Lines of squeue with the columns of [`super::command`]; those of other names are passed over.
-pub(super) fn read(text: &str, name: &str) -> Vec<Seen> {
-    text.lines().filter_map(|text| line(text, name)).collect()
+/// Lines of squeue with the columns of [`super::command`]; those of other names are passed over. `Err` is a line that cannot be
+/// read: what it is about may be in the queue.
+pub(super) fn read(text: &str, name: &str) -> Result<Vec<Seen>, String> {
+    let mut all = Vec::new();
+    for text in text.lines().filter(|text| !text.trim().is_empty()) {
+        let columns: Vec<&str> = text.split('|').map(str::trim).collect();
+        let is_other = columns.get(7).is_some_and(|named| *named != name) && !text.contains(name);
+        if !is_other {
+            all.push(line(&columns, name).ok_or_else(|| crate::text::printable(text, 300))?);
+        }
+    }
+    Ok(all)
 }
 
-fn line(line: &str, name: &str) -> Option<Seen> {
-    let columns: Vec<&str> = line.split('|').map(str::trim).collect();
-    let [array, job, elements, state, restarts, exit, node, named, reason, ..] = columns.as_slice() else {
-        return None;
-    };
-    if *named != name {
+fn line(columns: &[&str], name: &str) -> Option<Seen> {
+    let [array, job, elements, state, restarts, exit, node, named, reason, ..] = columns else { return None };
+    if *named != name || state.is_empty() {
         return None;
     }
     let ended = wait_status(exit.parse().ok()?);
     let mut seen = Seen {
         array: array.parse().ok()?,
         job: job.parse().ok()?,
-        elements: numbers(elements),
+        elements: Vec::new(),
         state: (*state).to_owned(),
         restarts: restarts.parse().ok(),
         exit: None,
         node: some(node),
         reason: reasons(reason),
     };
+    // Of those that were taken out of the queue while they waited, Slurm does not say any more which they were.
+    let is_rest = seen.life() == Life::Ended && *elements == "N/A";
+    seen.elements = if is_rest { Vec::new() } else { numbers(elements)? };
     seen.exit = (seen.life() == Life::Ended).then_some(ended);
     if seen.life() == Life::Runs {
         // Why it had waited.
@@ -119,8 +128,8 @@ fn wait_status(status: i32) -> i32 {
     }
 }
 
-/// `7`, `1-5,7`, `[1-30%4]`.
-fn numbers(text: &str) -> Vec<u32> {
+/// `7`, `1-5,7`, `[1-30%4]`; `None` for what is not all numbers.
+fn numbers(text: &str) -> Option<Vec<u32>> {
     let list = text.trim_matches(['[', ']']).split('%').next().unwrap_or_default();
     let range = |word: &str| -> Option<Vec<u32>> {
         let (range, step) = word.split_once(':').unwrap_or((word, "1"));
@@ -129,7 +138,8 @@ fn numbers(text: &str) -> Vec<u32> {
         let is_sane = first <= last && last - first < 10_000_000;
         is_sane.then(|| (first..=last).step_by(step.parse::<usize>().unwrap_or(1).max(1)).collect())
     };
-    list.split(',').filter_map(range).flatten().collect()
+    let all: Option<Vec<Vec<u32>>> = list.split(',').map(range).collect();
+    all.map(|all| all.concat())
 }
 
 /// Lines of `sacct --parsable2`: `JobID|State|ExitCode|NodeList|JobName`.
@@ -148,7 +158,7 @@ pub(super) fn read_accounts(text: &str, name: &str) -> Vec<Seen> {
         let mut seen = Seen {
             array: array.parse().ok()?,
             job: array.parse().ok()?,
-            elements: numbers(element),
+            elements: numbers(element)?,
             state,
             restarts: None,
             exit: None,
@@ -164,6 +174,16 @@ pub(super) fn read_accounts(text: &str, name: &str) -> Vec<Seen> {
 /// Each element by its number, as it was seen last.
 pub(super) fn by_element(all: &[Seen]) -> BTreeMap<u32, &Seen> {
     all.iter().flat_map(|seen| seen.elements.iter().map(move |&element| (element, seen))).collect()
+}
+
+/// Are all nodes that `sinfo --Node --format=%P|%N` gives, of the default partition alone where none was named, among the lines
+/// of `nodes`? Not when there is none.
+pub(super) fn is_covered(sinfo: &str, is_named: bool, nodes: &str) -> bool {
+    let nodes: Vec<&str> = nodes.lines().map(str::trim).collect();
+    let lines = sinfo.lines().filter_map(|line| line.trim().split_once('|'));
+    let ours: Vec<&str> =
+        lines.filter(|(partition, _)| is_named || partition.ends_with('*')).map(|(_, node)| node).collect();
+    !ours.is_empty() && ours.iter().all(|node| nodes.contains(node))
 }
 
 /// From `scontrol show config`.
@@ -188,9 +208,9 @@ mod tests {
     fn the_queue_is_read() {
         let text = format!(
             "8|10|2|FAILED|0|18944|n2|{NAME}|NonZeroExitCode|\n8|9|1|RUNNING|1|0|n1|{NAME}|Priority|\n\
-             8|8|[3-5,7%2]|PENDING|0|0||{NAME}|Resources,None|\n9|9|1|RUNNING|0|0|n1|other|None|\nnonsense\n"
+             8|8|[3-5,7%2]|PENDING|0|0||{NAME}|Resources,None|\n9|9|1|RUNNING|0|0|n1|other|None|\n\n"
         );
-        let seen = read(&text, NAME);
+        let seen = read(&text, NAME).unwrap();
         assert_eq!(seen.len(), 3);
         let by = by_element(&seen);
         assert_eq!(by.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 7]);
@@ -203,6 +223,17 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_is_not_taken_for_an_empty_queue() {
+        assert_eq!(read("", NAME), Ok(Vec::new()));
+        let rest = read(&format!("8|8|N/A|CANCELLED|0|0||{NAME}|None|"), NAME).unwrap();
+        assert!(rest.iter().all(|seen| seen.elements.is_empty()) && rest.len() == 1, "{rest:?}");
+        for bad in ["nonsense", "8|9|1|RUNNING", "8|9|1-3,...|PENDING|0|0||NAME|None|", "8|9|1||0|0||NAME|None|"] {
+            let text = format!("8|8|2|RUNNING|0|0|n1|{NAME}|None|\n{}\n", bad.replace("NAME", NAME));
+            assert!(read(&text, NAME).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn accounts_are_read() {
         let text = format!(
             "8_1|COMPLETED|0:0|n1|{NAME}\n8_2|CANCELLED by 0|0:15|n2|{NAME}\n8_[3-4]|PENDING|0:0|None assigned|{NAME}\n"
@@ -212,6 +243,13 @@ mod tests {
         assert_eq!((by[&1].life(), by[&1].ending()), (Life::Ended, None));
         assert_eq!((by[&2].state.as_str(), by[&2].exit), ("CANCELLED", Some(143)));
         assert_eq!((by[&4].life(), by[&4].node.as_deref()), (Life::Waits, None));
+    }
+
+    #[test]
+    fn a_partition_without_a_node_that_is_used_is_known() {
+        let text = "main*|n1\nmain*|n2\nother|n3\n";
+        assert!(is_covered(text, false, "n2\nn1\n") && !is_covered(text, false, "n1\nn3\n"));
+        assert!(!is_covered(text, true, "n1\nn2\n") && !is_covered("", true, "n1\n"));
     }
 
     #[test]

@@ -80,7 +80,7 @@ is_machine() {{
 # The worker takes its iteration down when it is asked to; nobody else must end before it.
 work() {{
     trap 'kill -TERM "$worker" 2>/dev/null' TERM
-    "$program/{BUNDLE_PROGRAM}" worker --place "$place" --round {round} --share "$2" --restarts "$1" &
+    "$program/{BUNDLE_PROGRAM}" worker --place "$place" --round {round} --share "$2" --restarts "$1" --tell-rest &
     worker=$!
     while :; do wait "$worker"; e=$?; kill -0 "$worker" 2>/dev/null || break; done
     trap '' TERM
@@ -113,7 +113,7 @@ shared() {{
     is_machine || exit {MACHINE}
     if have; then unpack < "$directory/{FILES}"; else cat "$directory/{PROGRAM}" "$directory/{FILES}" | unpack; fi || exit $?
     work "$restarts" "$SLURM_ARRAY_TASK_ID" > "$said/stdout"
-    # All that it did is where the coordinator finds it.
+    # All that it did is where the coordinator finds it. With another status, something may be here that is not.
     [ $e = 0 ] && rm -rf "$place"
     exit $e
 }}
@@ -157,9 +157,9 @@ exit $e"#,
         )
     }
 
-    /// A step that lets a node go: all that was done there is stored.
+    /// A step that lets a node go. With the word `all`, all that was done there is stored.
     pub(super) fn release(&self) -> String {
-        format!("{common}\nrm -rf \"$place\"; : > \"$hold/done\"", common = self.common())
+        format!("{common}\n[ \"$1\" = all ] && rm -rf \"$place\"; : > \"$hold/done\"", common = self.common())
     }
 }
 

@@ -76,6 +76,16 @@ pub(super) async fn submit(
         // It may have got through, and is found by its name then.
         Err(error @ (SlurmError::Silent(_) | SlurmError::Unreachable(_))) => return Err(error.into()),
         Err(error) => {
+            // It may be in the queue all the same, and is found by its name then. Where that cannot be asked, it stays noted.
+            let seen = match &error {
+                SlurmError::NoProgram(_) => Vec::new(),
+                _ => commands.queue(&array.name, None).await.map_err(|_| error.clone())?,
+            };
+            if let Some(seen) = seen.first() {
+                coordinator.say(&format!("{error}; job {} is in the queue all the same", seen.array));
+                array.submitted(seen.array)?;
+                return Ok(array);
+            }
             array.remove()?;
             // None may be left.
             let is_short = matches!(error, SlurmError::Rejected(_)) && !coordinator.fleet.unusable().is_empty();

@@ -74,3 +74,59 @@ fn a_node_that_fails_again_and_again_is_not_used_any_more() {
     assert!(said.err.contains("program, plan or orders could not be put there: mkdir: "), "{}", said.err);
     assert!(hosts(&campaign).iter().all(|host| host == "n2"));
 }
+
+#[test]
+fn when_no_node_is_left_that_is_used_the_run_ends() {
+    let Some(lab) = lab::tools().then(Lab::new) else { return };
+    let campaign = campaign(5, SAMPLE, "");
+    let place = campaign.path().join(".cache/vptest/campaigns");
+    for directory in [&place, &campaign.out().join(".dispatch")] {
+        std::fs::create_dir_all(directory).unwrap();
+    }
+    std::fs::write(campaign.out().join(".dispatch/id"), "0123456789ab").unwrap();
+    for node in lab::NODES {
+        std::fs::write(place.join(format!("0123456789ab-{node}")), "").unwrap();
+    }
+    let said = lab.vptest(&campaign, 3, ON);
+    assert!(said.err.contains("no host is left that can run iterations: "), "{}", said.err);
+    assert!(said.err.contains("it failed 3 times in a row"), "{}", said.err);
+    assert_eq!((lab.unfinished().len(), lab.arrays().len()), (0, 1), "{}", lab.queue());
+}
+
+#[test]
+fn a_node_that_does_not_see_what_the_spec_says_it_sees_ends_the_run() {
+    if !lab::tools() {
+        return;
+    }
+    let campaign = campaign(3, SAMPLE, "shared = true");
+    let lab = Lab::without(campaign.path());
+    let said = lab.vptest(&campaign, 3, ON);
+    assert!(
+        said.err.contains("does not see the campaign's directory, although `slurm.shared` is true"),
+        "{}",
+        said.err
+    );
+    assert_eq!(lab.unfinished(), [""; 0]);
+}
+
+#[test]
+fn what_a_node_has_stays_when_another_worker_is_on_it() {
+    let Some(lab) = lab::tools().then(Lab::new) else { return };
+    let campaign = campaign(5, SLOW, "");
+    let campaigns = campaign.path().join(".cache/vptest/campaigns");
+    let place = campaigns.join("0123456789ab-n1");
+    for directory in [&place, &campaign.out().join(".dispatch")] {
+        std::fs::create_dir_all(directory).unwrap();
+    }
+    std::fs::write(campaign.out().join(".dispatch/id"), "0123456789ab").unwrap();
+    std::fs::write(place.join("undelivered"), "").unwrap();
+    let path = campaigns.join("worker-n1.lock");
+    std::fs::write(&path, "/another/campaign\n1\n").unwrap();
+    let lock = std::fs::File::open(&path).unwrap();
+    lock.lock().unwrap();
+    let vptest = Vptest::start(&lab, &campaign);
+    let said = vptest.end(0, &campaign);
+    assert!(said.err.contains("another worker runs on it: /another/campaign"), "{}", said.err);
+    assert!(hosts(&campaign).iter().all(|host| host == "n2"));
+    assert!(place.join("undelivered").exists(), "{}", said.err);
+}

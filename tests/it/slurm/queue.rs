@@ -2,9 +2,10 @@
 
 use nix::sys::signal::Signal;
 
+use super::super::campaign::FAKE;
 use super::super::qemu::wait_until;
 use super::lab::{self, Lab};
-use super::{ON, SLOW, Vptest, assert_complete, campaign, hosts, running};
+use super::{ON, SAMPLE, SLOW, Vptest, assert_complete, campaign, hosts, running};
 
 /// Slurm lets an element whose node has failed wait for two minutes.
 fn let_requeued_begin(lab: &Lab) {
@@ -31,10 +32,13 @@ fn a_drained_node_gets_nothing_more() {
     let vptest = Vptest::start(&lab, &campaign);
     wait_until("iterations that run", || running(&lab) == 2);
     lab.expect(&["scontrol", "update", "nodename=n1", "state=drain", "reason=test"]);
+    // The one that ran before may have ended meanwhile, and another one have begun.
+    let begun = lab.queue().lines().filter(|line| line.contains("|vptest-") && line.contains("|n1|")).count();
     vptest.end(0, &campaign);
     assert_complete(&campaign, 6);
     let hosts = hosts(&campaign);
-    assert_eq!(hosts.iter().filter(|host| *host == "n1").count(), 1, "{hosts:?}");
+    assert!(begun > 0 && begun < 6, "{hosts:?}");
+    assert_eq!(hosts.iter().filter(|host| *host == "n1").count(), begun, "{hosts:?}");
 }
 
 #[test]
@@ -121,4 +125,64 @@ fn cancellation_by_somebody_else_ends_the_run_and_is_told() {
     let said = vptest.end(130, &campaign);
     assert!(said.err.contains("was cancelled by somebody else"), "{}", said.err);
     assert_eq!(lab.arrays().len(), 1, "it is not submitted again by itself");
+}
+
+/// A file of the array that was left.
+fn note(campaign: &super::Campaign, name: &str) -> std::path::PathBuf {
+    let dispatch = std::fs::read_dir(campaign.out().join(".dispatch")).unwrap();
+    let array = dispatch.map(|entry| entry.unwrap().path()).find(|path| path.to_string_lossy().contains("/slurm-"));
+    array.unwrap().join(name)
+}
+
+#[test]
+fn a_number_that_is_another_jobs_by_now_is_left_alone() {
+    let Some(lab) = lab::tools().then(Lab::new) else { return };
+    let campaign = campaign(3, SLOW, "");
+    let vptest = Vptest::start(&lab, &campaign);
+    wait_until("iterations that run", || running(&lab) == 2);
+    drop(vptest);
+    let other = lab.expect(&["sbatch", "--parsable", "--hold", "--array=1-6", "--output=/dev/null", "--wrap=true"]);
+    std::fs::write(note(&campaign, "job"), &other).unwrap();
+    lab.vptest(&campaign, 0, &["cancel"]);
+    assert_eq!(lab.unfinished(), [""; 0], "the campaign's own is found by its name");
+    let queue = lab.queue();
+    let survives = |line: &str| line.starts_with(&format!("{}|", other.trim())) && line.contains("|PENDING|");
+    assert!(queue.lines().any(survives), "{queue}");
+}
+
+#[test]
+fn an_array_whose_orders_cannot_be_read_does_not_block_cancel() {
+    let Some(lab) = lab::tools().then(Lab::new) else { return };
+    let campaign = campaign(2, SAMPLE, "options = [\"--hold\"]");
+    let vptest = Vptest::start(&lab, &campaign);
+    wait_until("an array that waits", || lab.queue().contains("JobHeldUser") && note(&campaign, "job").exists());
+    drop(vptest);
+    std::fs::write(note(&campaign, "orders.json"), "{\"of\": \"another version\"}").unwrap();
+    let said = lab.vptest(&campaign, 0, &["cancel"]);
+    assert!(said.err.contains("what came of it stays in "), "{}", said.err);
+    assert_eq!(lab.unfinished(), [""; 0]);
+    assert!(lab.vptest(&campaign, 0, &["cancel"]).err.contains("nothing is running"));
+}
+
+#[test]
+fn an_array_is_taken_out_of_the_queue_also_when_nothing_is_left_to_do() {
+    let Some(lab) = lab::tools().then(Lab::new) else { return };
+    let plan = |campaign: &super::Campaign, repetitions: u32, slurm: &str| {
+        let spec = FAKE.replace("repetitions = 3", &format!("repetitions = {repetitions}"));
+        std::fs::write(campaign.path().join("params.toml"), format!("{spec}\n[slurm]\ntime = \"10 min\"\n{slurm}\n"))
+            .unwrap();
+        campaign.expect(0, &["sweep", "params.toml"]);
+    };
+    let campaign = campaign(1, SAMPLE, "");
+    lab.vptest(&campaign, 0, ON);
+    plan(&campaign, 2, "options = [\"--hold\"]");
+    let vptest = Vptest::start(&lab, &campaign);
+    wait_until("an array that waits", || lab.queue().contains("JobHeldUser"));
+    drop(vptest);
+    plan(&campaign, 1, "");
+    let said = lab.vptest(&campaign, 0, ON);
+    assert!(said.err.contains("goes on with job "), "{}", said.err);
+    assert_eq!(lab.unfinished(), [""; 0]);
+    assert_complete(&campaign, 2);
+    campaign.assert_clean();
 }

@@ -1,11 +1,10 @@
 //! What workers say.
 
-use std::io;
 use std::time::Instant;
 
 use anyhow::Context as _;
 
-use super::super::super::frame::{Found, Frame, Left, StreamError, VERSION};
+use super::super::super::frame::{Found, Frame, Left, StreamError, Tail, VERSION};
 use super::super::super::hear::Heard;
 use super::super::super::round::Nonsense;
 use super::super::element::{Begun, Element, Stream};
@@ -28,15 +27,8 @@ impl Following<'_, '_> {
             let Some((number, begun)) = name.to_str().and_then(Begun::parse) else { continue };
             let Some(element) = self.elements.get_mut(&number) else { continue };
             let path = begun.said(&self.array.directory, number).join("stdout");
-            if element.streams.get(&begun).is_some_and(|stream| !stream.is_open() || element.ended.is_none()) {
-                continue;
-            }
-            match Stream::open(&path) {
-                // On a network file system, opening it again is what makes the rest of it seen.
-                Ok(_) if element.streams.contains_key(&begun) => {}
-                Ok(stream) => drop(element.streams.insert(begun, stream)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
+            if !element.streams.contains_key(&begun) && path.exists() {
+                element.streams.insert(begun, Stream::of(&path));
             }
         }
         Ok(())
@@ -70,18 +62,29 @@ impl Following<'_, '_> {
     }
 
     fn frames(&mut self, begun: Begun, element: &mut Element, stream: &mut Stream) -> anyhow::Result<()> {
-        let length = stream.tail.length().map_err(StreamError::from)?;
+        let tail = Tail::open_at(&stream.path, stream.mark);
+        let mut tail = tail.with_context(|| format!("cannot open {}", stream.path.display()))?;
+        let length = tail.length().map_err(StreamError::from)?;
         if length > stream.length {
             (stream.length, stream.heard) = (length, Instant::now());
         }
         while stream.is_open() {
-            let Some(found) = stream.tail.next()? else { break };
-            self.frame(&found, begun, element, stream)?;
+            let Some(found) = tail.next()? else { break };
+            stream.mark = tail.mark();
+            let refused = self.coordinator.refused;
+            self.frame((&found, &tail), begun, element, stream)?;
+            stream.is_lacking |= self.coordinator.refused > refused;
         }
         Ok(())
     }
 
-    fn frame(&mut self, found: &Found, begun: Begun, element: &mut Element, stream: &mut Stream) -> anyhow::Result<()> {
+    fn frame(
+        &mut self,
+        (found, tail): (&Found, &Tail),
+        begun: Begun,
+        element: &mut Element,
+        stream: &mut Stream,
+    ) -> anyhow::Result<()> {
         if let Frame::Hello { version, host, login, .. } = &found.frame {
             if *version != VERSION {
                 return Err(Nonsense(format!("it speaks version {version}, and {VERSION} is spoken here")).into());
@@ -91,7 +94,7 @@ impl Following<'_, '_> {
             slurm(self.coordinator).is_shared = Some(matches!(begun, Begun::Itself(_)));
         }
         let Some(at) = stream.at else { return Ok(()) };
-        match self.coordinator.hear(at, found, &stream.tail)? {
+        match self.coordinator.hear(at, found, tail)? {
             Heard::Nothing | Heard::Changed(None) => {}
             Heard::Changed(Some(text)) => {
                 self.coordinator.say(&text);
@@ -108,6 +111,7 @@ impl Following<'_, '_> {
     }
 
     fn last_word(&mut self, at: usize, left: Option<Left>, stream: &mut Stream) {
+        stream.is_lacking |= matches!(left, Some(Left::Busy(_) | Left::Unable(_)));
         let fleet = &mut self.coordinator.fleet;
         let news = match left {
             None | Some(Left::Late(_)) => None,

@@ -17,6 +17,8 @@ use crate::node::ExitStatus;
 /// How long an element may take to show that it sees the directory: while nothing is known, and where others have.
 const WAIT: Duration = Duration::from_secs(5);
 const WAIT_LONG: Duration = Duration::from_secs(30);
+/// How long letting a node go may take: it goes by itself after a minute.
+const WAIT_RELEASE: Duration = Duration::from_secs(60);
 /// Between two steps of which the first has failed.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Steps that may fail on a node.
@@ -36,7 +38,9 @@ impl Following<'_, '_> {
         std::fs::create_dir_all(&said).with_context(|| format!("cannot create {}", said.display()))?;
         let place = |name: &str| quoted(&self.array.directory.join(name).to_string_lossy());
         let program = if element.step.with_program { place(script::PROGRAM) } else { String::new() };
-        let before = u32::try_from(element.streams.len()).unwrap_or(u32::MAX).max(element.restarts());
+        // Each worker before this one, of whichever time that it had a node, may have used numbers of attempts.
+        let streams = u32::try_from(element.streams.len()).unwrap_or(u32::MAX);
+        let before = streams.saturating_add(element.restarts());
         let (files, step, said) = (place(script::FILES), place("step"), quoted(&said.to_string_lossy()));
         let (commands, number) = (Arc::clone(&self.commands), element.number);
         let call = format!("{STEP}{job} sh -c \"$(cat {step})\" vptest {before} {number}");
@@ -98,7 +102,11 @@ impl Following<'_, '_> {
         let code = match result {
             Ok((ExitStatus::Code(code), _)) => code,
             Ok((ExitStatus::Signal(signal), _)) => 128 + signal,
-            Err(error) => return Err(error.into()),
+            // One that cannot be started, as where processes are short, is one that failed.
+            Err(error) => {
+                self.coordinator.say(&format!("{}: {error}", element.name()));
+                -1
+            }
         };
         if element.streams.get(&begun).is_some_and(|stream| stream.has_ended) {
             self.release(element);
@@ -108,7 +116,7 @@ impl Following<'_, '_> {
         if code == NO_PROGRAM || code == NOT_KEPT {
             // No worker was begun there.
             element.streams.remove(&begun);
-            array::remove(&begun.said(&self.array.directory, element.number))?;
+            array::forget(&begun.said(&self.array.directory, element.number));
             element.step.with_program |= code == NO_PROGRAM;
             element.step.not_before = (code == NOT_KEPT).then(|| now + PAUSE);
             return Ok(());
@@ -122,17 +130,18 @@ impl Following<'_, '_> {
         Ok(())
     }
 
-    /// Lets the node of an element go, of which everything is stored.
+    /// Lets the node of an element go. What it keeps of the campaign goes too, when all of it has come.
     fn release(&mut self, element: &mut Element) {
         let Some(job) = element.seen.as_ref().map(|seen| seen.job) else { return };
         element.step.is_released = true;
         let release = quoted(&self.array.directory.join("release").to_string_lossy());
-        let line = format!("{STEP}{job} sh -c \"$(cat {release})\" < /dev/null > /dev/null 2>&1");
+        let word = if element.streams.values().any(|stream| stream.is_lacking) { "some" } else { "all" };
+        let line = format!("{STEP}{job} sh -c \"$(cat {release})\" vptest {word} < /dev/null > /dev/null 2>&1");
         let commands = Arc::clone(&self.commands);
         self.errands.push(Box::pin(async move {
             // Without it, the node is kept for a minute more.
-            let told = commands.talk("sh", &["-c".to_owned(), line]).await;
-            Errand::Told(told.map(drop))
+            let told = tokio::time::timeout(WAIT_RELEASE, commands.talk("sh", &["-c".to_owned(), line])).await;
+            Errand::Told(told.unwrap_or_else(|_| Err(SlurmError::Silent("srun".to_owned()))).map(drop))
         }));
     }
 }
