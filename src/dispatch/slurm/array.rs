@@ -295,7 +295,7 @@ mod tests {
         array.finish(1).unwrap();
         assert_eq!(Array::read(&array.directory).unwrap().unwrap().done, [1, 2, 3].into());
         array.remove().unwrap();
-        assert_eq!(left_in(directory.path()), [PathBuf::new(); 0]);
+        assert!(left_in(directory.path()).is_empty());
     }
 
     #[test]
