@@ -1,8 +1,8 @@
 //! Slurm as the engine: an array, an iteration or a block for each of its elements.
 //!
 //! Where nodes see the campaign's directory, an array needs nobody to look after it: workers write there what they have to say,
-//! and a coordinator that comes later finds the array by what was noted ([`array`]) and goes on with it. Where they do not, the
-//! coordinator sends a step into each element that has a node ([`script`]).
+//! and a coordinator that comes later finds the array by what was noted (`array`) and goes on with it. Where they do not, the
+//! coordinator sends a step into each element that has a node (`script`).
 
 mod array;
 mod cancel;
