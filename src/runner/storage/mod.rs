@@ -151,6 +151,8 @@ impl<'a> Tidying<'a> {
         if self.spec.deduplicate {
             self.deduplicate(files);
         }
+        // Captures that were given up have left none but this.
+        remove_empty(&self.directory);
         self.done
     }
 
