@@ -336,17 +336,23 @@ impl std::fmt::Display for Causes<'_> {
     }
 }
 
-/// What minimega says of a machine, in words.
+/// What minimega says of a machine whose agent has fallen silent, in words. The agent's connection closes while the machine is
+/// still ending, and minimega says `RUNNING` until it has: it is asked again for a moment.
 pub(super) async fn state_of(namespace: &Namespace, name: &str) -> String {
-    match machine::machines(namespace).await {
-        Ok(all) => match all.iter().find(|machine| machine.name == name) {
-            Some(machine) => {
-                let why = machine.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
-                format!("minimega says that it is {}{why}", machine.state)
-            }
-            None => "minimega has no such machine any more".to_owned(),
-        },
-        Err(error) => chain(&error),
+    let until = tokio::time::Instant::now() + ENDING;
+    loop {
+        let all = match machine::machines(namespace).await {
+            Ok(all) => all,
+            Err(error) => return chain(&error),
+        };
+        let Some(machine) = all.into_iter().find(|machine| machine.name == name) else {
+            return "minimega has no such machine any more".to_owned();
+        };
+        if machine.state != State::Running || tokio::time::Instant::now() >= until {
+            let why = machine.error.map(|error| format!(" ({error})")).unwrap_or_default();
+            return format!("minimega says that it is {}{why}", machine.state);
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 
