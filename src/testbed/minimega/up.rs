@@ -14,7 +14,7 @@ use super::daemon::{Daemon, Namespace};
 use super::guest::{self, Hardware};
 use super::hold::{Holds, chain};
 use super::line::Line;
-use super::machine::{self, Machine};
+use super::machine::{self, Machine, State};
 use super::own;
 use super::prepare::{Booted, Prepared};
 use super::reach::{OwnGuests, Reached};
@@ -42,6 +42,8 @@ use crate::workload::PairCpus;
 
 /// Between two looks whether minimega is still there.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long minimega may take to say that a machine has ended whose agent's connection is closed.
+const ENDING: Duration = Duration::from_secs(5);
 /// Bytes of a guest's console that an error has.
 const CONSOLE: usize = 600;
 
