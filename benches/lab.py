@@ -1,11 +1,14 @@
-"""Nodes for benchmarks: namespaces with an sshd, a /run, a home and a name of their own each, so that nothing is waited for on a wire.
-Needs root, OpenSSH and iproute2."""
+"""Nodes for benchmarks: namespaces with an sshd, a /run, a home and a name of their own each, so that nothing is waited for on a wire;
+and a Slurm on the loopback interface. Needs root, OpenSSH, iproute2 and Slurm."""
 import os
 import pathlib
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 
 VPTEST = pathlib.Path(__file__).resolve().parent.parent / "target/release/vptest"
 
@@ -97,3 +100,68 @@ class Lab:
         for number in range(2, 2 + len(self.nodes)):
             wait = f"until (exec 3<>/dev/tcp/10.99.0.{number}/22) 2>/dev/null; do sleep 0.05; done"
             sh(*self.inside, "timeout", "30", "bash", "-c", wait)
+
+
+class Slurm:
+    """munged, slurmctld and a slurmd for each node, all on this machine, with one CPU each."""
+
+    def __init__(self, nodes):
+        self.nodes = nodes
+        self.temporary = tempfile.TemporaryDirectory()
+        self.directory = pathlib.Path(self.temporary.name)
+        self.directory.chmod(0o755)
+        self.environment = {**os.environ, "SLURM_CONF": str(self.directory / "slurm.conf"), "HOME": str(self.directory)}
+
+    def __enter__(self):
+        place = self.directory
+        (place / "state").mkdir()
+        (place / "munge.key").write_bytes(secrets.token_bytes(128))
+        (place / "munge.key").chmod(0o400)
+        (place / "slurm.conf").write_text(self._config())
+        nodes = "".join(
+            f"unshare --mount --uts sh -c 'hostname {node} && exec slurmd -D -N {node}' 2> $D/{node}.err &\n" for node in self.nodes
+        )
+        script = (
+            f"D={place}; export SLURM_CONF=$D/slurm.conf PATH=$PATH:/usr/sbin:/sbin; mount -t proc none /proc\n"
+            "munged --foreground --force --key-file=$D/munge.key --socket=$D/munge.sock --pid-file=$D/munge.pid "
+            "--log-file=$D/munge.log --seed-file=$D/munge.seed 2> $D/munge.err &\n"
+            f"until [ -S $D/munge.sock ]; do sleep 0.05; done\nslurmctld -D -i 2> $D/slurmctld.err &\n{nodes}wait\n"
+        )
+        argv = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script]
+        self.cluster = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+        ask = ["sinfo", "--noheader", "--format=%T %D"]
+        for _ in range(600):
+            said = subprocess.run(ask, env=self.environment, capture_output=True, text=True, check=False)
+            if said.stdout.strip() == f"idle {len(self.nodes)}":
+                return self
+            time.sleep(0.1)
+        self.__exit__()
+        sys.exit("Slurm's nodes do not become idle")
+
+    def __exit__(self, *_):
+        self.cluster.kill()
+        self.cluster.wait()
+        self.temporary.cleanup()
+
+    def _config(self):
+        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in ["controller", *self.nodes]]
+        controller, *ports = [opened.getsockname()[1] for opened in sockets]
+        for opened in sockets:
+            opened.close()
+        place = self.directory
+        lines = [
+            f"NodeName={node} NodeHostname={node} NodeAddr=127.0.0.1 Port={port} CPUs=1 RealMemory=100"
+            for node, port in zip(self.nodes, ports)
+        ]
+        return (
+            f"ClusterName=lab\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort={controller}\nSlurmUser=root\nSlurmdUser=root\n"
+            f"AuthType=auth/munge\nAuthInfo=socket={place}/munge.sock\nCredType=cred/munge\nStateSaveLocation={place}/state\n"
+            f"SlurmdSpoolDir={place}/%n\nSlurmctldPidFile={place}/slurmctld.pid\nSlurmdPidFile={place}/%n.pid\n"
+            f"SlurmctldLogFile={place}/slurmctld.log\nSlurmdLogFile={place}/%n.log\nProctrackType=proctrack/linuxproc\n"
+            "TaskPlugin=task/none\nSelectType=select/cons_tres\nSelectTypeParameters=CR_Core\nSchedulerType=sched/builtin\n"
+            "SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0\nMpiDefault=none\n"
+            "SwitchType=switch/none\nJobAcctGatherType=jobacct_gather/none\nAccountingStorageType=accounting_storage/none\n"
+            "ReturnToService=2\nMaxJobCount=100000\nMinJobAge=300\n"
+            + "\n".join(lines)
+            + "\nPartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP\n"
+        )

@@ -13,7 +13,7 @@ work=$(mktemp -d "${3:-/dev/shm}/vptest-merge.XXXXXX")
 trap 'rm -rf "$work"' EXIT INT TERM
 
 bench=$(cargo build --quiet --release --bench store --message-format=json |
-    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+    sed -n '/"name":"store"/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
 mkdir "$work/out"
 "$bench" generate "$work/out" "$files" "$metrics"
 echo "$files files of $(stat -c %s "$(find "$work/out" -name '*.db' | head -n 1)") bytes, $metrics metrics each; $(nproc) CPUs"
@@ -26,10 +26,10 @@ tables=$(sqlite3 "$first" "SELECT name FROM sqlite_schema WHERE type = 'table' A
 
 # One INSERT for each table; @N is the number that the iteration gets.
 {
-    echo "INSERT INTO iteration SELECT @N, $(sqlite3 "$first" "SELECT group_concat(name) FROM (SELECT name FROM
+    echo "INSERT INTO iteration SELECT @N, $(sqlite3 "$first" "SELECT group_concat(quoted) FROM (SELECT '\"' || name || '\"' AS quoted FROM
         pragma_table_info('iteration') WHERE name <> 'id' ORDER BY cid)") FROM i.iteration;"
     for table in $tables; do
-        columns=$(sqlite3 "$first" "SELECT group_concat(name) FROM (SELECT name FROM pragma_table_info('$table')
+        columns=$(sqlite3 "$first" "SELECT group_concat(quoted) FROM (SELECT '\"' || name || '\"' AS quoted FROM pragma_table_info('$table')
             WHERE name <> 'iteration' ORDER BY cid)")
         echo "INSERT INTO $table SELECT @N, $columns FROM i.$table;"
     done

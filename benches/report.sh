@@ -11,7 +11,7 @@ work=$(mktemp -d "${4:-/dev/shm}/vptest-report.XXXXXX")
 trap 'rm -rf "$work"' EXIT INT TERM
 
 bench=$(cargo build --quiet --release --bench store --message-format=json |
-    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+    sed -n '/"name":"store"/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
 cargo build --quiet --release --bin vptest
 mkdir "$work/out"
 "$bench" campaign "$work/out" "$count" "$metrics" "$groups"

@@ -1,5 +1,6 @@
 //! `vptest cancel`
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -66,6 +67,7 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
         again: false,
         retries: 0,
         keep_failed: false,
+        jobs: NonZeroUsize::MIN,
         allow_changed_image: false,
         vptest: run::program()?,
         observer: &display,

@@ -1,5 +1,6 @@
 //! `vptest run`
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, Failure};
@@ -19,6 +20,7 @@ Examples:
   vptest run --iter 7             iteration 7 alone
   vptest run --iter 1-100,205     these
   vptest run --retries 2          two more tries at each iteration that fails
+  vptest run --jobs 4             four at once, each on a quarter of the CPU cores
   vptest run --on parallel:kn1,root@kn2:2222     on hosts that ssh reaches, one iteration at a time on each
   vptest run --on igor:'que[0-9]+'    on the heads of igor's reservations
   vptest run --on slurm:net       each as an element of an array in Slurm's queue, in the partition `net`
@@ -54,6 +56,9 @@ pub(super) struct Args {
     /// Leave the testbed of a failed iteration up and say how to look into it
     #[arg(long, conflicts_with_all = ["on", "hosts"])]
     keep_failed: bool,
+    /// Run N iterations at once on this host, each on CPU cores that no other one uses (netns, qemu)
+    #[arg(long, value_name = "N", default_value = "1", conflicts_with_all = ["on", "hosts"])]
+    jobs: NonZeroUsize,
     /// Go on although the guests' kernel or programs are others than in the iterations that are complete
     #[arg(long)]
     allow_changed_image: bool,
@@ -70,6 +75,7 @@ impl Args {
             again: false,
             retries: 0,
             keep_failed: false,
+            jobs: NonZeroUsize::MIN,
             allow_changed_image: false,
         }
     }
@@ -88,7 +94,7 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
         enter(&plan)?;
     }
     let vptest = program()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime(args.jobs)?;
     let display = Display::new(verbosity, &plan);
     let (canceller, cancel) = Canceller::new();
     let options = Options {
@@ -98,6 +104,7 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
         again: args.again,
         retries: args.retries,
         keep_failed: args.keep_failed,
+        jobs: args.jobs,
         allow_changed_image: args.allow_changed_image,
         vptest,
         observer: &display,
@@ -115,6 +122,18 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
     });
     display.finish();
     finish(&result?, verbosity)
+}
+
+/// With several jobs one more thread listens for signals: the first waits for the jobs.
+fn runtime(jobs: NonZeroUsize) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = match jobs.get() {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    if jobs.get() > 1 {
+        builder.worker_threads(1);
+    }
+    builder.enable_all().build()
 }
 
 /// Where iterations run, when it is not here.
@@ -222,6 +241,7 @@ fn failure(error: CampaignError) -> Failure {
         CampaignError::Infeasible(_) => {
             Failure::new(Exit::Usage, error).hint("mend the spec and run `vptest sweep` again")
         }
+        CampaignError::Jobs(_) => Failure::new(Exit::Usage, error).hint("without --jobs they run one after the other"),
         CampaignError::Missing(_) => Failure::new(Exit::Unsupported, error).hint(DOCTOR),
         CampaignError::Space(_) => {
             Failure::new(Exit::Unsupported, error).hint("free some room, or plan into another directory with -o")
@@ -260,7 +280,7 @@ async fn watch_signals(canceller: Canceller, cancel: Cancel) {
         if cancel.requested().is_some() {
             leave_at_once();
         }
-        eprintln!("\n{name}: taking the running iteration down; once more leaves at once");
+        eprintln!("\n{name}: taking down what runs; once more leaves at once");
         canceller.cancel(name);
     }
 }

@@ -102,7 +102,7 @@ pub async fn run(options: &Options<'_>, engine: &Engine) -> Result<Report, Dispa
         (report.settled, report.left) = (to_do.settled, to_do.numbers.len());
         report.interrupted = options.cancel.requested();
         if report.interrupted.is_none() && report.left > 0 {
-            report.limited = coordinator.limits.reached()?;
+            report.limited = coordinator.limits.reached(0)?;
         }
         if report.left == 0 || report.interrupted.is_some() || report.limited.is_some() {
             // What earlier coordinators have left in the queue is seen to its end all the same, and may have brought something.

@@ -279,7 +279,7 @@ impl Running<'_, '_> {
     fn wishes(&mut self) -> anyhow::Result<()> {
         let wish = match self.coordinator.options.cancel.requested() {
             Some(_) => Some("now"),
-            None if self.halted.is_none() => self.coordinator.limits.reached()?.map(|_| "soon"),
+            None if self.halted.is_none() => self.coordinator.limits.reached(0)?.map(|_| "soon"),
             None => None,
         };
         let is_new = wish.is_some_and(|wish| self.halted.is_none_or(|(before, _)| before != wish));

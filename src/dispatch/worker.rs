@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read as _, Write};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -197,6 +198,7 @@ async fn run<W: Write + Send + 'static>(
         again: false,
         retries: orders.retries,
         keep_failed: false,
+        jobs: NonZeroUsize::MIN,
         allow_changed_image: orders.allow_changed_image,
         vptest: work.vptest.clone(),
         observer: &Reporter { voice, place: &work.place },

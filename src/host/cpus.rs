@@ -11,7 +11,34 @@ pub fn usable() -> Option<Vec<usize>> {
     Some((0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect())
 }
 
-/// Binds a thread of this host to CPUs.
+/// CPU cores that this process may run on, each as its CPUs (hardware threads), neighbours of a package together; `None` when the
+/// kernel does not say which CPUs may be used. A CPU of which it does not say the core is one by itself. Source: Linux
+/// `Documentation/admin-guide/cputopology.rst`.
+pub fn cores() -> Option<Vec<Vec<usize>>> {
+    let read = |cpu: usize, file: &str| {
+        std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/topology/{file}")).ok()
+    };
+    Some(by_core(&usable()?, |cpu| {
+        let package = read(cpu, "physical_package_id")?.trim().parse().ok()?;
+        Some((package, read(cpu, "thread_siblings_list")?))
+    }))
+}
+
+/// Groups ascending CPUs by package and core.
+fn by_core(cpus: &[usize], place: impl Fn(usize) -> Option<(i32, String)>) -> Vec<Vec<usize>> {
+    let mut cores: Vec<((i32, String), Vec<usize>)> = Vec::new();
+    for &cpu in cpus {
+        let place = place(cpu).unwrap_or_else(|| (-1, cpu.to_string()));
+        match cores.iter_mut().find(|(other, _)| *other == place) {
+            Some((_, core)) => core.push(cpu),
+            None => cores.push((place, vec![cpu])),
+        }
+    }
+    cores.sort_by_key(|((package, _), _)| *package);
+    cores.into_iter().map(|(_, core)| core).collect()
+}
+
+/// Binds a thread of this host to CPUs; 0 is the thread that calls it.
 ///
 /// # Errors
 /// `ESRCH` when the thread is gone, `EINVAL` when none of the CPUs exists.
@@ -74,6 +101,24 @@ mod tests {
         assert_eq!(parse_list("0-3,7\n"), Some(vec![0, 1, 2, 3, 7]));
         let bad = ["", "3-1", "0-x", "0-100000", "1,"].map(parse_list);
         assert_eq!((parse_list("0"), bad), (Some(vec![0]), [const { None }; 5]));
+    }
+
+    #[test]
+    fn threads_of_a_core_are_one_and_packages_stay_together() {
+        let place = |cpu: usize| match cpu {
+            0..8 => Some(((cpu % 2) as i32, (cpu % 4).to_string())),
+            _ => None,
+        };
+        let cores = by_core(&[0, 1, 2, 3, 4, 5, 7, 9], place);
+        assert_eq!(cores, [vec![9], vec![0, 4], vec![2], vec![1, 5], vec![3, 7]]);
+        let here = cores_of_this_host();
+        assert_eq!(here, usable().unwrap());
+    }
+
+    fn cores_of_this_host() -> Vec<usize> {
+        let mut all = cores().unwrap().concat();
+        all.sort_unstable();
+        all
     }
 
     #[test]

@@ -14,9 +14,10 @@ use crate::ids::{Level, NodeId};
 use crate::record::{CpuTime, HostUse, Metric};
 pub(super) use cgroup::counters as cgroup_counters;
 pub(super) use parse::ticks_per_second;
-use parse::{counter, cpu_line};
+use parse::{counter, cpu_time};
 use processes::Processes;
-pub use watch::{Used, Watch, Watched};
+pub use processes::started;
+pub use watch::{Here, Used, Watch, Watched};
 
 /// The host's counters at one moment.
 #[derive(Debug, Clone)]
@@ -34,17 +35,18 @@ pub struct Snapshot {
 impl Snapshot {
     /// Reads all counters; takes some 10 µs for each process of the host.
     pub fn take() -> Self {
-        Self::take_with(&[])
+        Self::take_with(&[], None)
     }
 
-    /// As [`Snapshot::take`], where these processes and all below them are the testbed's as well as vptest's own.
-    pub fn take_with(testbed: &[u32]) -> Self {
+    /// As [`Snapshot::take`], where the processes `testbed` and all below them are the testbed's as well as vptest's own. CPU time
+    /// is that of the CPUs `cpus`, or of all for `None`.
+    pub fn take_with(testbed: &[u32], cpus: Option<&[usize]>) -> Self {
         let tick = ticks_per_second();
         let vmstat = fs::read_to_string("/proc/vmstat").ok();
         let vmstat = |name| counter(vmstat.as_deref()?, name);
         Self {
             at: Instant::now(),
-            cpu: tick.and_then(|tick| cpu_line(&fs::read_to_string("/proc/stat").ok()?, tick)),
+            cpu: tick.and_then(|tick| cpu_time(&fs::read_to_string("/proc/stat").ok()?, tick, cpus)),
             swap_in: vmstat("pswpin"),
             swap_out: vmstat("pswpout"),
             thermal_throttles: thermal_throttles(),
@@ -72,7 +74,8 @@ impl Snapshot {
 
 /// The numbers of [`HostUse`] as metrics of the `os` level.
 ///
-/// `cpu_…` are mean numbers of busy CPUs (CPU seconds per second): 1 is one CPU, on a host with 8 the most is 8.
+/// `cpu_…` are mean numbers of busy CPUs (CPU seconds per second): 1 is one CPU, on a host with 8 the most is 8. Of an iteration
+/// that ran beside others (`--jobs`) they are those of its own CPUs, but for `cpu_foreign`.
 /// `node` is the node that is the host; `None` for the host vptest runs on. `swap_in` and `swap_out` are pages. A number that could not be read is a metric without a value.
 pub fn metrics(node: Option<NodeId>, host: &HostUse) -> Vec<Metric> {
     let cpu = |pick: fn(&CpuTime) -> f64| host.cpu.as_ref().and_then(|time| host.cpus(pick(time)));

@@ -101,6 +101,21 @@ impl CpuTime {
     pub fn total(&self) -> f64 {
         self.user + self.nice + self.system + self.idle + self.iowait + self.irq + self.softirq + self.steal
     }
+
+    /// With the time of other CPUs.
+    #[must_use]
+    pub fn plus(&self, more: &Self) -> Self {
+        Self {
+            user: self.user + more.user,
+            nice: self.nice + more.nice,
+            system: self.system + more.system,
+            idle: self.idle + more.idle,
+            iowait: self.iowait + more.iowait,
+            irq: self.irq + more.irq,
+            softirq: self.softirq + more.softirq,
+            steal: self.steal + more.steal,
+        }
+    }
 }
 
 /// CPU time of user processes that vptest did not start. Kernel threads are not in it.

@@ -1,6 +1,7 @@
 //! A campaign: which iterations are still to do, one after the other, whatever happens to each.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -8,8 +9,9 @@ use anyhow::Context as _;
 
 use super::cancel::Cancel;
 use super::iteration::{self, Ended, Setup};
-use super::limits::Limits;
+use super::jobs::{self, Share};
 use super::observer::{Observer, Progress};
+use super::queue::Queue;
 use super::recover::{Recovered, recover};
 use super::running::{CampaignLock, Claim, Claimed, Whereabouts};
 use super::stopping::Stopping;
@@ -46,6 +48,8 @@ pub struct Options<'a> {
     pub keep_failed: bool,
     /// Path of the running program.
     pub vptest: PathBuf,
+    /// How many iterations run at once, each on CPU cores of its own. More than one needs a runtime of several threads.
+    pub jobs: NonZeroUsize,
     /// Go on also when guests would be of another image than those of what has been run.
     pub allow_changed_image: bool,
     /// Receives the news.
@@ -112,6 +116,9 @@ pub enum CampaignError {
     /// Guests would be others than before.
     #[error("{0}")]
     Image(String),
+    /// Iterations cannot run beside each other.
+    #[error("{0}")]
+    Jobs(String),
     /// `[stop]` names a metric that cannot be judged.
     #[error("{0}")]
     Stop(String),
@@ -165,22 +172,33 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
         settled,
         to_do: to_do.len(),
     });
-    let host = host_name();
-    let campaign = Campaign {
-        options,
-        environment: environment(options.plan, &host, &tools::versions(&tools).await),
-        host,
-        testbeds: testbeds(options.plan, &to_do)?,
-        workload: workload::from_spec(&options.plan.spec.workload),
-    };
+    let shares = jobs::shares(options, &to_do)?;
+    let environment = environment(options.plan, &host_name(), &tools::versions(&tools).await);
+    let campaign = Campaign::new(options, environment, &to_do, None)?;
     for testbed in campaign.testbeds.values() {
         images::check(options, &attempts, &to_do, testbed.as_ref(), campaign.workload.as_ref()).await?;
     }
-    let report = campaign.run(&to_do, stopping, Report { complete_before, settled, ..Report::default() }).await;
-    for testbed in campaign.testbeds.values() {
-        testbed.close().await;
+    let report = Report { complete_before, settled, ..Report::default() };
+    let queue = Queue::new(options, &to_do, stopping, report);
+    if shares.is_empty() {
+        campaign.work(&queue).await?;
+    } else {
+        let of = |share: Share| Campaign::new(options, campaign.environment.clone(), &to_do, Some(share));
+        side_by_side(&shares.into_iter().map(of).collect::<Result<Vec<_>, _>>()?, &queue)?;
     }
-    report
+    queue.finish()
+}
+
+/// Each job in a thread of its own. The error is that of the first that has one; the others finish what they run.
+fn side_by_side(jobs: &[Campaign<'_>], queue: &Queue<'_>) -> Result<(), CampaignError> {
+    // Signals are heard by another thread of the runtime meanwhile.
+    tokio::task::block_in_place(|| {
+        std::thread::scope(|scope| {
+            let jobs = jobs.iter().map(|campaign| scope.spawn(|| campaign.job(queue)));
+            let ends = jobs.collect::<Vec<_>>().into_iter().map(|job| job.join());
+            ends.map(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        })
+    })
 }
 
 /// A campaign that nobody else chooses iterations from, without what dead runs have left in it.
@@ -218,65 +236,72 @@ impl Begun {
     }
 }
 
-/// What all iterations of a run share.
-struct Campaign<'a> {
+/// What all iterations of a run share, or those of one job of several.
+pub(super) struct Campaign<'a> {
     options: &'a Options<'a>,
     host: String,
     /// Facts about the host, and versions of the programs that are used.
     environment: Vec<Environment>,
     testbeds: BTreeMap<String, Box<dyn Testbed>>,
     workload: Box<dyn Workload>,
+    /// `None` when one iteration has the whole host.
+    share: Option<Share>,
 }
 
-impl Campaign<'_> {
-    async fn run(
-        &self,
+impl<'a> Campaign<'a> {
+    fn new(
+        options: &'a Options<'a>,
+        environment: Vec<Environment>,
         to_do: &[IterationNumber],
-        stopping: Option<Stopping<'_>>,
-        mut report: Report,
-    ) -> Result<Report, CampaignError> {
-        let mut rule = stopping.map(|stopping| Rule { stopping, settled: HashSet::new(), told: false });
-        let spec = self.options.errand.limits.as_ref().unwrap_or(&self.options.plan.spec.limits);
-        let mut limits = Limits::new(spec, self.options.out, self.options.errand.clone());
-        for (done, number) in to_do.iter().enumerate() {
-            if self.options.cancel.requested().is_none() {
-                report.limited = limits.reached()?;
-            }
-            if self.options.cancel.requested().is_some() || report.limited.is_some() {
-                for number in &to_do[done..] {
-                    let is_spared = rule.as_ref().map_or(Ok(false), |rule| rule.spares(self, *number))?;
-                    report.left += usize::from(!is_spared);
-                }
-                // Nothing is left that the limit kept from being run.
-                report.limited = report.limited.filter(|_| report.left > 0);
-                break;
-            }
-            // Another process may have settled the tuple since this one looked.
-            if let Some(rule) = &mut rule {
-                rule.look(self, *number, &to_do[done..], &mut report)?;
-                if rule.spares(self, *number)? {
-                    if self.options.plan.get(*number).is_some_and(|iteration| iteration.sentinel) {
-                        report.settled += 1;
-                        self.options.observer.notice(&Progress::Needless);
-                    }
-                    continue;
-                }
-            }
-            self.run_one(*number, &mut limits, &mut report).await?;
-            if let Some(rule) = &mut rule {
-                rule.look(self, *number, &to_do[done + 1..], &mut report)?;
-            }
+        share: Option<Share>,
+    ) -> Result<Self, CampaignError> {
+        Ok(Self {
+            options,
+            environment,
+            host: host_name(),
+            testbeds: testbeds(options.plan, to_do)?,
+            workload: workload::from_spec(&options.plan.spec.workload),
+            share,
+        })
+    }
+
+    /// Runs what is left in the queue, and ends what was kept from one iteration to the next.
+    async fn work(&self, queue: &Queue<'_>) -> Result<(), CampaignError> {
+        let result = self.iterations(queue).await;
+        if result.is_err() {
+            queue.give_up();
         }
-        report.interrupted = self.options.cancel.requested();
-        Ok(report)
+        for testbed in self.testbeds.values() {
+            testbed.close().await;
+        }
+        result
+    }
+
+    async fn iterations(&self, queue: &Queue<'_>) -> Result<(), CampaignError> {
+        while let Some(number) = queue.next()? {
+            self.run_one(number, queue).await?;
+            queue.ended(number)?;
+        }
+        Ok(())
+    }
+
+    /// [`Campaign::work`] on CPUs of its own.
+    fn job(&self, queue: &Queue<'_>) -> Result<(), CampaignError> {
+        let work = || {
+            if let Some(share) = &self.share {
+                share.enter().with_context(|| format!("cannot bind job {} to its CPUs", share.job))?;
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.context("cannot start a job")?.block_on(self.work(queue))
+        };
+        work().inspect_err(|_| queue.give_up())
     }
 
     /// Runs one iteration, again when it fails and retries are left.
     async fn run_one(
         &self,
         number: IterationNumber,
-        limits: &mut Limits<'_>,
-        report: &mut Report,
+        queue: &Queue<'_>,
     ) -> Result<(), CampaignError> {
         let options = self.options;
         let iteration = options.plan.get(number).context("the plan lost an iteration")?;
@@ -285,19 +310,19 @@ impl Campaign<'_> {
                 Claimed::Mine(claim) => claim,
                 Claimed::Theirs(by) => {
                     options.observer.notice(&Progress::Elsewhere { number, by: &by });
-                    report.elsewhere += 1;
+                    queue.note(|report| report.elsewhere += 1);
                     return Ok(());
                 }
             };
             // Another process may have run it since this one looked.
             let attempts = store::scan(options.out)?;
             if !options.again && is_complete(options.out, &attempts, iteration.identity) {
-                report.complete_before += 1;
+                queue.note(|report| report.complete_before += 1);
                 break;
             }
             let least = options.errand.attempts.get(&number).copied().unwrap_or(1);
             claim.begin(attempts.next(iteration.identity).max(least)).context("cannot note the attempt")?;
-            if !self.attempt(&iteration, claim, retry < options.retries, limits, report).await? {
+            if !self.attempt(&iteration, claim, retry < options.retries, queue).await? {
                 break;
             }
         }
@@ -310,8 +335,7 @@ impl Campaign<'_> {
         iteration: &Iteration<'_>,
         mut claim: Claim,
         may_try_again: bool,
-        limits: &mut Limits<'_>,
-        report: &mut Report,
+        queue: &Queue<'_>,
     ) -> Result<bool, CampaignError> {
         let begun = Instant::now();
         let options = self.options;
@@ -330,11 +354,12 @@ impl Campaign<'_> {
             keep_failed: options.keep_failed,
             observer: options.observer,
             cancel: options.cancel.clone(),
+            share: self.share.as_ref(),
         };
         forget_unstored(options.out, iteration, attempt)?;
         let Ended { record, kept, leftovers } = iteration::run(&setup, &mut claim).await?;
         if let Err(error) = claim.clear_scratch() {
-            report.leftovers.push(format!("{error:#}"));
+            queue.note(|report| report.leftovers.push(format!("{error:#}")));
         }
         let record = storable(record);
         let spec = &options.plan.spec.storage;
@@ -342,77 +367,21 @@ impl Campaign<'_> {
         // Once more, as its events count as well.
         let record = storable(storage::apply(&rules, options.out, record, options.observer, &options.cancel).await);
         let file = store::write_iteration(options.out, &record)?;
-        report.leftovers.extend(leftovers);
-        report.kept.extend(kept);
-        if let Err(error) = claim.release() {
-            report.leftovers.push(format!("{error:#}"));
-        }
+        let released = claim.release();
+        queue.note(|report| {
+            report.leftovers.extend(leftovers);
+            report.kept.extend(kept);
+            report.leftovers.extend(released.err().map(|error| format!("{error:#}")));
+        });
         let status = record.outcome.status();
         let again = may_try_again
             && matches!(status, Status::Failed | Status::TimedOut | Status::Invalid)
             && options.cancel.requested().is_none();
         if !again {
-            *report.outcomes.entry(status).or_default() += 1;
-            limits.ended(&record, &file)?;
+            queue.stored(&record, &file)?;
         }
         options.observer.notice(&Progress::End { record: &record, file: &file, wall: begun.elapsed(), again });
         Ok(again)
-    }
-}
-
-/// `[stop]` while a campaign runs.
-struct Rule<'a> {
-    stopping: Stopping<'a>,
-    /// Tuples that need no more repetitions.
-    settled: HashSet<ShortHash>,
-    /// Was it said that a metric is missing?
-    told: bool,
-}
-
-impl Rule<'_> {
-    /// Looks at what is stored of the tuple of iteration `number`, and says so when it needs none of `remaining` any more.
-    fn look(
-        &mut self,
-        campaign: &Campaign<'_>,
-        number: IterationNumber,
-        remaining: &[IterationNumber],
-        report: &mut Report,
-    ) -> Result<(), CampaignError> {
-        let options = campaign.options;
-        let iteration = options.plan.get(number).context("the plan lost an iteration")?;
-        let tuple = iteration.tuple_id;
-        if iteration.sentinel || self.settled.contains(&tuple) {
-            return Ok(());
-        }
-        let attempts = store::scan(options.out)?;
-        let course = self.stopping.course(&attempts, tuple);
-        if let Some(problem) = self.stopping.hopeless(&attempts) {
-            return Err(CampaignError::Stop(problem));
-        }
-        if let Some(problem) = self.stopping.problem().filter(|_| !self.told) {
-            self.told = true;
-            options.observer.notice(&Progress::NotJudged { text: &problem });
-        }
-        if let Some(repetitions) = course.settled_after {
-            self.settled.insert(tuple);
-            let is_spared = |&&number: &&IterationNumber| {
-                options.plan.get(number).is_some_and(|other| !other.sentinel && other.tuple_id == tuple)
-            };
-            let spared = remaining.iter().filter(is_spared).count();
-            report.settled += spared;
-            options.observer.notice(&Progress::Settled { number, repetitions, spared });
-        }
-        Ok(())
-    }
-
-    /// Need an iteration not be run? Of a sentinel that is known when its turn comes.
-    fn spares(&self, campaign: &Campaign<'_>, number: IterationNumber) -> Result<bool, CampaignError> {
-        let Options { plan, out, .. } = campaign.options;
-        let iteration = plan.get(number).context("the plan lost an iteration")?;
-        if !iteration.sentinel {
-            return Ok(self.settled.contains(&iteration.tuple_id));
-        }
-        Ok(watches_nothing(plan, &store::scan(out)?, number, |tuple| self.settled.contains(&tuple)))
     }
 }
 

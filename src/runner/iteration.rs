@@ -12,6 +12,7 @@ use super::campaign::{CampaignError, header, sentinel_fact};
 use super::cancel::Cancel;
 use super::capturing::{Capturing, Late};
 use super::gathered::{Collected, Gathered};
+use super::jobs::Share;
 use super::keep::{self, Kept};
 use super::life::{Life, Stop};
 use super::linktest::{self, LinkTest};
@@ -23,7 +24,7 @@ use crate::host::clock::now_ns;
 use crate::ids::{Stage, Vantage};
 use crate::instrument::capture::{Captures, FlowOptions, FlowSinks, available_memory};
 use crate::instrument::counters::{Counted, Counting};
-use crate::instrument::host::{Watch, Watched};
+use crate::instrument::host::{Here, Watch, Watched};
 use crate::instrument::probe::{Probed, Running as Probing};
 use crate::instrument::switch::Watching;
 use crate::instrument::syscalls::{Running as Tracing, Traced};
@@ -59,6 +60,8 @@ pub(super) struct Setup<'a> {
     pub(super) keep_failed: bool,
     pub(super) observer: &'a dyn Observer,
     pub(super) cancel: Cancel,
+    /// What it has of the host; `None` for all of it.
+    pub(super) share: Option<&'a Share>,
 }
 
 /// How an iteration ended.
@@ -251,7 +254,7 @@ impl Stages<'_> {
                 let tools = self.setup.workload.tools();
                 gathered.environment.extend(tools::on_nodes(instance.pairs(), &tools).await);
             }
-            let settings = instance.settings().await?;
+            let settings = self.settings(instance).await?;
             let paths = if spec.path { instance.paths().await? } else { Vec::new() };
             events = gathered.verified(spec, settings, &paths);
             if gathered.verdict.invalid.is_empty() {
@@ -267,6 +270,13 @@ impl Stages<'_> {
         } else {
             Err(Stop::Outcome(gathered.verdict.clone().outcome()))
         }
+    }
+
+    /// Those of the testbed, and what the iteration has of the host.
+    async fn settings(&self, instance: &mut Up) -> anyhow::Result<Vec<Setting>> {
+        let mut settings = instance.settings().await?;
+        settings.extend(self.setup.share.iter().flat_map(|share| share.settings()));
+        Ok(settings)
     }
 
     /// Tests the links, where the spec asks for it and no iteration of the same tuple has done so.
@@ -308,13 +318,13 @@ impl Stages<'_> {
                 std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
             }
             let spec = spec.clone();
-            let count = points.len();
+            let (count, beside) = (points.len(), self.setup.share.map_or(1, |share| share.jobs as u64));
             let flows = FlowOptions {
                 statistics: spec.statistics,
                 connections: spec.connections,
                 mtu: None,
                 points: count,
-                available: available_memory(),
+                available: available_memory().map(|bytes| bytes / beside),
                 hold: None,
                 fault_after: None,
             };
@@ -393,7 +403,10 @@ impl Stages<'_> {
                     None => None,
                 };
                 // After what the instruments need to start, which is no part of the workload.
-                let watch = Watch::start(hosts, instance.own_processes()).await;
+                let share = self.setup.share;
+                let here = Here { own: instance.own_processes(), cpus: share.map(|share| share.cpus.clone()) };
+                let watch = Watch::start(hosts, here).await;
+                let mut strays = Vec::new();
                 let mut after = None;
                 let clients_ended = || {
                     // The last reading is made at once; it is waited for later.
@@ -404,8 +417,11 @@ impl Stages<'_> {
                     if let Some(probing) = &mut probing {
                         probing.stop_sending();
                     }
+                    // The servers are there until this returns.
+                    strays = share.map(Share::strays).unwrap_or_default();
                 };
                 let mut driven = prepared.run(clients_ended).await?;
+                driven.suspect.extend(strays);
                 let probed = match probing {
                     Some(probing) => probing.finish().await,
                     None => Probed::default(),
@@ -444,7 +460,7 @@ impl Stages<'_> {
             self.capturing.stop().await?;
             let (tuple, scratch) = (&self.request.tuple, &self.request.scratch);
             let kept = keep::keep(self.setup.workload, tuple, instance.as_mut(), scratch, self.artifacts).await?;
-            let settings = instance.settings().await?;
+            let settings = self.settings(instance).await?;
             // Last, since its counters come late.
             let of_switch = match watching {
                 Some((watching, ended)) => watching.finish(ended).await,

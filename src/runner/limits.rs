@@ -31,15 +31,15 @@ impl<'a> Limits<'a> {
         Self { spec, out, errand, began: Instant::now(), wrong: (0, String::new()), used: None }
     }
 
-    /// Why no further iteration may begin; `None` when one may.
-    pub(crate) fn reached(&mut self) -> anyhow::Result<Option<String>> {
+    /// Why no further iteration may begin beside those that run; `None` when one may.
+    pub(crate) fn reached(&mut self, running: u64) -> anyhow::Result<Option<String>> {
         if self.errand.halt.as_ref().is_some_and(|halt| halt.exists()) {
             return Ok(Some("the coordinator wishes no more".to_owned()));
         }
         if let Some(why) = self.failures().or_else(|| self.time()) {
             return Ok(Some(why));
         }
-        Ok(self.storage()?.or(self.free()?))
+        Ok(self.storage(running)?.or(self.free()?))
     }
 
     fn failures(&self) -> Option<String> {
@@ -58,8 +58,8 @@ impl<'a> Limits<'a> {
         Some(format!("it is past {end} (`limits.until`)"))
     }
 
-    /// Would one more iteration like the others take more than there may be?
-    fn storage(&mut self) -> anyhow::Result<Option<String>> {
+    /// Would one more iteration like the others, and those that run, take more than there may be?
+    fn storage(&mut self, running: u64) -> anyhow::Result<Option<String>> {
         let Some(most) = self.spec.storage else { return Ok(None) };
         let known = self.used.take().filter(|(_, since)| *since < LOOK_AGAIN);
         let (used, since) = match known {
@@ -67,7 +67,7 @@ impl<'a> Limits<'a> {
             None => (space::used(self.out).with_context(|| format!("cannot read {}", self.out.display()))?, 0),
         };
         self.used = Some((used, since));
-        let next = used.bytes.saturating_add(used.mean().unwrap_or(0));
+        let next = used.bytes.saturating_add(used.mean().unwrap_or(0).saturating_mul(running + 1));
         let text = || {
             format!("{} are stored, and one more iteration would exceed {most} (`limits.storage`)", size(used.bytes))
         };
@@ -134,10 +134,10 @@ mod tests {
         ended(&mut limits, failed());
         ended(&mut limits, Outcome::Complete);
         ended(&mut limits, failed());
-        assert_eq!(limits.reached().unwrap(), None);
+        assert_eq!(limits.reached(0).unwrap(), None);
         ended(&mut limits, Outcome::Interrupted { stage: Stage::Workload, by: "Ctrl-C".to_owned() });
         ended(&mut limits, failed());
-        let why = limits.reached().unwrap().unwrap();
+        let why = limits.reached(0).unwrap().unwrap();
         assert!(
             why.starts_with("2 iterations in a row went wrong (`limits.failures` = 2), the last: iteration 7 failed"),
             "{why}"
@@ -148,16 +148,16 @@ mod tests {
     #[test]
     fn time_is_up_when_it_is() {
         let none = LimitsSpec::default();
-        assert_eq!(limits(&none, Path::new("absent")).reached().unwrap(), None, "nothing is looked at");
+        assert_eq!(limits(&none, Path::new("absent")).reached(0).unwrap(), None, "nothing is looked at");
         let past = LimitsSpec { until: Some("2026-01-01T00:00:00Z".parse().unwrap()), ..none.clone() };
-        let why = limits(&past, Path::new(".")).reached().unwrap().unwrap();
+        let why = limits(&past, Path::new(".")).reached(0).unwrap().unwrap();
         assert_eq!(why, "it is past 2026-01-01T00:00:00Z (`limits.until`)");
         let future = LimitsSpec {
             until: Some("2999-01-01T00:00:00Z".parse().unwrap()),
             duration: Some(Duration::from_hours(1)),
             ..none
         };
-        assert_eq!(limits(&future, Path::new(".")).reached().unwrap(), None);
+        assert_eq!(limits(&future, Path::new(".")).reached(0).unwrap(), None);
     }
 
     #[test]
@@ -166,26 +166,26 @@ mod tests {
         let name = |n: u32| out.path().join(format!("{n:06}-0123456789ab01.db"));
         std::fs::write(name(1), [0; 1000]).unwrap();
         let spec = |bytes| LimitsSpec { storage: Some(ByteSize(bytes)), ..LimitsSpec::default() };
-        assert!(limits(&spec(1999), out.path()).reached().unwrap().unwrap().contains("limits.storage"));
+        assert!(limits(&spec(1999), out.path()).reached(0).unwrap().unwrap().contains("limits.storage"));
         let enough = spec(4000);
         let mut limits = limits(&enough, out.path());
-        assert_eq!(limits.reached().unwrap(), None);
+        assert_eq!(limits.reached(0).unwrap(), None);
         std::fs::write(name(2), [0; 1000]).unwrap();
         std::fs::create_dir(name(2).with_extension("d")).unwrap();
         std::fs::write(name(2).with_extension("d").join("client.pcapng"), [0; 500]).unwrap();
         limits.ended(&sample(2), &name(2)).unwrap();
-        assert_eq!(limits.reached().unwrap(), None, "2500 and 1250 more");
+        assert_eq!(limits.reached(0).unwrap(), None, "2500 and 1250 more");
         std::fs::write(name(3), [0; 1000]).unwrap();
         limits.ended(&sample(3), &name(3)).unwrap();
-        let why = limits.reached().unwrap().unwrap();
+        let why = limits.reached(0).unwrap().unwrap();
         assert!(why.starts_with("3.5 kB are stored, and one more iteration would exceed 4 kB"), "{why}");
     }
 
     #[test]
     fn room_must_stay_free() {
         let spec = |bytes| LimitsSpec { free: Some(ByteSize(bytes)), ..LimitsSpec::default() };
-        assert_eq!(limits(&spec(1), Path::new(".")).reached().unwrap(), None);
-        let why = limits(&spec(u64::MAX), Path::new(".")).reached().unwrap().unwrap();
+        assert_eq!(limits(&spec(1), Path::new(".")).reached(0).unwrap(), None);
+        let why = limits(&spec(u64::MAX), Path::new(".")).reached(0).unwrap().unwrap();
         assert!(why.contains("must stay so (`limits.free`)"), "{why}");
     }
 }

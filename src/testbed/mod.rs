@@ -118,8 +118,22 @@ pub trait Testbed: Send + Sync {
     /// Brings up all nodes and links. When it fails, or is dropped half-way, nothing stays behind.
     async fn launch(&self, request: &Request) -> Result<Box<dyn Instance>, TestbedError>;
 
+    /// Can several iterations run at once, each on CPU cores of its own?
+    fn beside(&self) -> Beside;
+
     /// Called after the last iteration: ends what was kept from one to the next.
     async fn close(&self) {}
+}
+
+/// Can several iterations run at once, each on CPU cores of its own?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    /// No, for this reason.
+    No(&'static str),
+    /// Yes; their nodes share this host's kernel.
+    Kernel,
+    /// Yes; their nodes have kernels of their own.
+    Guests,
 }
 
 /// Bytes of one file that are collected through memory.

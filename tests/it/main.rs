@@ -16,6 +16,7 @@ mod flows_real;
 mod hosts;
 mod igor;
 mod image;
+mod jobs;
 mod keep;
 mod limits;
 mod linktest;

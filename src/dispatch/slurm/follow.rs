@@ -276,7 +276,7 @@ impl Following<'_, '_> {
         let wish = match self.coordinator.options.cancel.requested() {
             Some(_) => Some("now"),
             None if self.halted.is_none() && (self.soon || self.end.is_some()) => Some("soon"),
-            None if self.halted.is_none() => self.coordinator.limits.reached()?.map(|_| "soon"),
+            None if self.halted.is_none() => self.coordinator.limits.reached(0)?.map(|_| "soon"),
             None => None,
         };
         let now = Instant::now();

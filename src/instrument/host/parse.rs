@@ -19,9 +19,16 @@ fn clock_ticks(auxv: &[u8]) -> Option<f64> {
     (ticks > 0).then_some(ticks as f64)
 }
 
-/// The `cpu` line of `/proc/stat`, all CPUs together.
-pub(super) fn cpu_line(stat: &str, ticks: f64) -> Option<CpuTime> {
-    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+/// The time of these CPUs together, from `/proc/stat`; of all CPUs for `None`. Not known when a line is missing: the CPU is off.
+pub(super) fn cpu_time(stat: &str, ticks: f64, cpus: Option<&[usize]>) -> Option<CpuTime> {
+    let line = |name: &str| stat.lines().find_map(|line| columns(line.strip_prefix(name)?.strip_prefix(' ')?, ticks));
+    match cpus {
+        None => line("cpu"),
+        Some(cpus) => cpus.iter().map(|cpu| line(&format!("cpu{cpu}"))).reduce(|sum, more| Some(sum?.plus(&more?)))?,
+    }
+}
+
+fn columns(line: &str, ticks: f64) -> Option<CpuTime> {
     let mut columns = line.split_ascii_whitespace().map(|text| Some(text.parse::<u64>().ok()? as f64 / ticks));
     let mut next = || columns.next().flatten();
     let (user, nice, system, idle) = (next()?, next()?, next()?, next()?);
@@ -60,18 +67,27 @@ mod tests {
     #[test]
     fn cpu_line_is_read_in_seconds() {
         let stat = "cpu  100 1 50 900 7 2 3 5 11 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
-        let time = cpu_line(stat, 100.0).unwrap();
+        let time = cpu_time(stat, 100.0, None).unwrap();
         assert_eq!((time.user, time.idle, time.steal), (1.0, 9.0, 0.05));
         assert!((time.total() - 10.68).abs() < 1e-9);
         // Kernels before 2.6.11 have no steal column: not known, rather than 0.
-        assert_eq!(cpu_line("cpu  100 1 50 900 7 2 3\n", 100.0), None);
-        assert_eq!(cpu_line("cpu0 1 1 1 1 1 1 1 1 1 1\n", 100.0), None);
-        assert_eq!(cpu_line("cpu  1 x 1 1 1 1 1 1\n", 100.0), None);
+        assert_eq!(cpu_time("cpu  100 1 50 900 7 2 3\n", 100.0, None), None);
+        assert_eq!(cpu_time("cpu0 1 1 1 1 1 1 1 1 1 1\n", 100.0, None), None);
+        assert_eq!(cpu_time("cpu  1 x 1 1 1 1 1 1\n", 100.0, None), None);
+    }
+
+    #[test]
+    fn some_cpus_are_added_up() {
+        let stat = "cpu  9 9 9 9 9 9 9 9\ncpu0 100 0 0 1 0 0 0 0\ncpu1 300 0 0 2 0 0 0 4\ncpu10 1 1 1 1 1 1 1 1\n";
+        let time = cpu_time(stat, 100.0, Some(&[0, 1])).unwrap();
+        assert_eq!((time.user, time.idle, time.steal), (4.0, 0.03, 0.04));
+        assert_eq!(cpu_time(stat, 100.0, Some(&[0, 2])), None, "one of them is off");
+        assert_eq!(cpu_time(stat, 100.0, Some(&[])), None);
     }
 
     #[test]
     fn a_cpu_that_was_taken_away_gives_no_difference() {
-        let time = cpu_line("cpu  100 1 50 900 7 2 3 5\n", 100.0).unwrap();
+        let time = cpu_time("cpu  100 1 50 900 7 2 3 5\n", 100.0, None).unwrap();
         assert_eq!(cpu_difference(&time, &CpuTime { user: 0.5, ..time }), None);
         let back = cpu_difference(&time, &CpuTime { iowait: 0.05, user: 3.0, ..time }).unwrap();
         assert_eq!((back.iowait, back.user, back.idle), (0.0, 2.0, 0.0));

@@ -104,7 +104,7 @@ impl Processes {
         all
     }
 
-    /// vptest, the testbed's processes, and everything below them.
+    /// vptest, the testbed's processes, and everything below them, as numbers and start times.
     fn ours(&self) -> HashSet<(u32, u64)> {
         let parents: HashMap<u32, u32> = self.all.values().map(|process| (process.pid, process.parent)).collect();
         let is_ours = |mut pid: u32| {
@@ -120,6 +120,15 @@ impl Processes {
         };
         self.all.iter().filter(|(_, process)| is_ours(process.pid)).map(|(key, _)| *key).collect()
     }
+}
+
+/// Processes below this one, by number and name, ascending; `None` when `/proc` cannot be read.
+pub fn started() -> Option<Vec<(u32, String)>> {
+    let all = Processes::read(1.0, &[])?;
+    let ours = all.ours().into_iter().filter(|(pid, _)| *pid != std::process::id());
+    let mut ours: Vec<_> = ours.filter_map(|key| Some((key.0, all.all.get(&key)?.name.clone()))).collect();
+    ours.sort();
+    Some(ours)
 }
 
 /// Does `/proc` hide other users' processes from this one? Source: proc(5), `hidepid`.

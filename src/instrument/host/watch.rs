@@ -22,11 +22,26 @@ pub struct Used {
     pub used: HostUse,
 }
 
+/// What of this host is watched.
+#[derive(Debug, Default)]
+pub struct Here {
+    /// Processes that work for the testbed as well as vptest's own.
+    pub own: Vec<u32>,
+    /// CPUs the iteration has for itself; `None` for all of the host.
+    pub cpus: Option<Vec<usize>>,
+}
+
+impl Here {
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::take_with(&self.own, self.cpus.as_deref())
+    }
+}
+
 /// A watch that has begun.
 #[derive(Debug)]
 pub enum Watch {
-    /// Of this host; with processes that work for the testbed.
-    Here(Box<Snapshot>, Vec<u32>),
+    /// Of this host.
+    Here(Box<Snapshot>, Here),
     /// Of others.
     There(Vec<(NodeId, Client)>),
 }
@@ -41,9 +56,9 @@ pub enum Watched {
 }
 
 impl Watch {
-    /// Begins with `hosts`, or with this host for `None`, on which `own` are the testbed's processes as well as vptest's.
-    pub async fn start(hosts: Option<Vec<(NodeId, Client)>>, own: Vec<u32>) -> Self {
-        let Some(hosts) = hosts else { return Self::Here(Box::new(Snapshot::take_with(&own)), own) };
+    /// Begins with `hosts`, or with this host for `None`.
+    pub async fn start(hosts: Option<Vec<(NodeId, Client)>>, here: Here) -> Self {
+        let Some(hosts) = hosts else { return Self::Here(Box::new(here.snapshot()), here) };
         join_all(hosts.iter().map(
             async |(node, client)| match tokio::time::timeout(LIMIT, client.watch_host()).await {
                 Ok(Ok(())) => {}
@@ -58,7 +73,7 @@ impl Watch {
     /// Ends it at this moment; for others than this host, as soon as they hear of it. To be called in a runtime.
     pub fn end(&self) -> Watched {
         match self {
-            Self::Here(before, own) => Watched::Here(Box::new(before.until(&Snapshot::take_with(own)))),
+            Self::Here(before, here) => Watched::Here(Box::new(before.until(&here.snapshot()))),
             Self::There(hosts) => {
                 let ask = |(node, client): &(NodeId, Client)| (*node, tokio::spawn(host_use(*node, client.clone())));
                 Watched::There(hosts.iter().map(ask).collect())

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use self::node::FakeNode;
-use super::{CapturePoint, CaptureSource, Instance, Pair, Path, Request, Teardown, Testbed, TestbedError};
+use super::{Beside, CapturePoint, CaptureSource, Instance, Pair, Path, Request, Teardown, Testbed, TestbedError};
 use crate::host::cage::{Cage, Kind};
 use crate::ids::{NodeId, Stage, Vantage};
 use crate::node::local::{self, LocalNode, Processes};
@@ -49,6 +49,10 @@ impl Fake {
 impl Testbed for Fake {
     fn name(&self) -> &'static str {
         "fake"
+    }
+
+    fn beside(&self) -> Beside {
+        Beside::Kernel
     }
 
     fn provides(&self, program: &str) -> bool {

@@ -24,7 +24,7 @@ use crate::image::{self, Bundle, KernelChoice, Root};
 use crate::node::local::blocking;
 use crate::spec::{TestbedSpec, Tuple};
 use crate::testbed::qemu::prepare::{no_image, programs, told};
-use crate::testbed::{Instance, Request, TUNNEL_INTERFACE, Testbed, TestbedError};
+use crate::testbed::{Beside, Instance, Request, TUNNEL_INTERFACE, Testbed, TestbedError};
 
 /// Name of this testbed in specs.
 pub(super) const NAME: &str = "minimega-container";
@@ -126,6 +126,10 @@ impl MinimegaContainer {
 impl Testbed for MinimegaContainer {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn beside(&self) -> Beside {
+        Beside::No("minimega's switch works for all iterations at once, on any CPU")
     }
 
     async fn base_id(&self, request: &Request) -> Result<Option<String>, TestbedError> {

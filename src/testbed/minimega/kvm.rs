@@ -14,7 +14,7 @@ use super::up::Up;
 use crate::spec::{TestbedSpec, Tuple};
 use crate::testbed::lan::topology::LinkRate;
 use crate::testbed::qemu::wishes::Wishes;
-use crate::testbed::{Instance, Request, Testbed, TestbedError};
+use crate::testbed::{Beside, Instance, Request, Testbed, TestbedError};
 
 /// Name of this testbed in specs.
 pub(super) const NAME: &str = "minimega-kvm";
@@ -40,6 +40,10 @@ impl MinimegaKvm {
 impl Testbed for MinimegaKvm {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn beside(&self) -> Beside {
+        Beside::No("minimega's switch works for all iterations at once, on any CPU")
     }
 
     async fn base_id(&self, request: &Request) -> Result<Option<String>, TestbedError> {

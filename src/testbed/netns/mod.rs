@@ -15,7 +15,7 @@ use super::lan::build::{self, Network};
 use super::lan::topology::{Access, LinkRate, NodePlan, Topology};
 use super::lan::{path, preflight, settings};
 use super::{
-    CapturePoint, CaptureSource, CountedAt, Instance, KernelAt, Pair, Path, Request, Teardown, Testbed, TestbedError,
+    Beside, CapturePoint, CaptureSource, CountedAt, Instance, KernelAt, Pair, Path, Request, Teardown, Testbed, TestbedError,
 };
 use crate::host::cage::Cage;
 use crate::host::kept;
@@ -40,6 +40,10 @@ pub struct Netns {
 impl Testbed for Netns {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn beside(&self) -> Beside {
+        Beside::Kernel
     }
 
     fn accepts(&self, tuple: &Tuple) -> Result<(), TestbedError> {

@@ -19,7 +19,7 @@ use futures_util::FutureExt as _;
 use self::nodes::Nodes;
 use self::up::Up;
 use self::wishes::Wishes;
-use super::{Instance, Request, Testbed, TestbedError};
+use super::{Beside, Instance, Request, Testbed, TestbedError};
 use crate::spec::{PhysicalSpec, TestbedSpec, Tuple, Way};
 
 /// Name of this testbed in specs.
@@ -42,6 +42,10 @@ impl Physical {
 impl Testbed for Physical {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn beside(&self) -> Beside {
+        Beside::No("its nodes are one set, which one iteration has for itself")
     }
 
     /// Nothing runs on this host; what a node lacks is found out there.

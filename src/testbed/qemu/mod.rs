@@ -27,7 +27,7 @@ use self::accel::Verdict;
 use self::prepare::Prepared;
 use self::up::Up;
 use self::wishes::Wishes;
-use super::{Instance, Request, Testbed, TestbedError};
+use super::{Beside, Instance, Request, Testbed, TestbedError};
 use crate::image::Image;
 use crate::spec::{Reuse, TestbedSpec, Tuple};
 
@@ -82,6 +82,10 @@ impl Qemu {
 impl Testbed for Qemu {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn beside(&self) -> Beside {
+        Beside::Guests
     }
 
     /// What runs in a disk of the user's is not known here.

@@ -1,0 +1,213 @@
+//! What is still to be run, by one job or several: which iteration is next, and what came of those before.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context as _;
+
+use super::campaign::{CampaignError, Options, Report, watches_nothing};
+use super::limits::Limits;
+use super::observer::Progress;
+use super::stopping::Stopping;
+use crate::ids::{IterationNumber, ShortHash};
+use crate::record::IterationRecord;
+use crate::store;
+
+/// Iterations to run, in order.
+pub(super) struct Queue<'a> {
+    options: &'a Options<'a>,
+    to_do: &'a [IterationNumber],
+    state: Mutex<State<'a>>,
+}
+
+struct State<'a> {
+    /// Place in the order of the first that was not begun.
+    next: usize,
+    /// How many run now.
+    running: u64,
+    /// None is begun any more.
+    over: bool,
+    rule: Option<Rule<'a>>,
+    limits: Limits<'a>,
+    report: Report,
+}
+
+impl<'a> Queue<'a> {
+    /// `report` is what is known before the first.
+    pub(super) fn new(
+        options: &'a Options<'a>,
+        to_do: &'a [IterationNumber],
+        stopping: Option<Stopping<'a>>,
+        report: Report,
+    ) -> Self {
+        let rule = stopping.map(|stopping| Rule { stopping, settled: HashSet::new(), told: false });
+        let spec = options.errand.limits.as_ref().unwrap_or(&options.plan.spec.limits);
+        let limits = Limits::new(spec, options.out, options.errand.clone());
+        Self { options, to_do, state: Mutex::new(State { next: 0, running: 0, over: false, rule, limits, report }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<'a>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The iteration to run now; `None` when there is none, because of an interruption or of `[limits]`.
+    ///
+    /// # Errors
+    /// When the files cannot be read that decide it.
+    pub(super) fn next(&self) -> Result<Option<IterationNumber>, CampaignError> {
+        let mut state = self.lock();
+        while let Some(&number) = self.to_do.get(state.next) {
+            if state.is_over(self.options)? {
+                return Ok(None);
+            }
+            let remaining = &self.to_do[state.next..];
+            if state.must_run(self.options, number, remaining)? {
+                state.next += 1;
+                state.running += 1;
+                return Ok(Some(number));
+            }
+            state.next += 1;
+        }
+        Ok(None)
+    }
+
+    /// An iteration that was begun has been run, or was left to others.
+    ///
+    /// # Errors
+    /// When the files cannot be read that decide whether its tuple needs more repetitions.
+    pub(super) fn ended(&self, number: IterationNumber) -> Result<(), CampaignError> {
+        let mut state = self.lock();
+        state.running -= 1;
+        let remaining = &self.to_do[state.next..];
+        state.look(self.options, number, remaining)
+    }
+
+    /// The last attempt of an iteration is stored in `file`.
+    ///
+    /// # Errors
+    /// When the size of the file cannot be read.
+    pub(super) fn stored(&self, record: &IterationRecord, file: &Path) -> anyhow::Result<()> {
+        let mut state = self.lock();
+        *state.report.outcomes.entry(record.outcome.status()).or_default() += 1;
+        state.limits.ended(record, file)
+    }
+
+    /// Adds to the report.
+    pub(super) fn note(&self, add: impl FnOnce(&mut Report)) {
+        add(&mut self.lock().report);
+    }
+
+    /// No further iteration is begun.
+    pub(super) fn give_up(&self) {
+        self.lock().over = true;
+    }
+
+    /// What came of it all.
+    ///
+    /// # Errors
+    /// When the files cannot be read that decide what is left.
+    pub(super) fn finish(self) -> Result<Report, CampaignError> {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut report = state.report;
+        for &number in &self.to_do[state.next..] {
+            let is_spared = state.rule.as_ref().map_or(Ok(false), |rule| rule.spares(self.options, number))?;
+            report.left += usize::from(!is_spared);
+        }
+        // Nothing may be left that the limit kept from being run.
+        report.limited = report.limited.filter(|_| report.left > 0);
+        report.interrupted = self.options.cancel.requested();
+        Ok(report)
+    }
+}
+
+impl State<'_> {
+    fn is_over(&mut self, options: &Options<'_>) -> anyhow::Result<bool> {
+        if !self.over && options.cancel.requested().is_none() {
+            self.report.limited = self.limits.reached(self.running)?;
+        }
+        self.over |= options.cancel.requested().is_some() || self.report.limited.is_some();
+        Ok(self.over)
+    }
+
+    /// Must an iteration be run? Another process may have settled its tuple since this one looked.
+    fn must_run(
+        &mut self,
+        options: &Options<'_>,
+        number: IterationNumber,
+        remaining: &[IterationNumber],
+    ) -> Result<bool, CampaignError> {
+        self.look(options, number, remaining)?;
+        let Some(rule) = &self.rule else { return Ok(true) };
+        let is_spared = rule.spares(options, number)?;
+        if is_spared && options.plan.get(number).is_some_and(|iteration| iteration.sentinel) {
+            self.report.settled += 1;
+            options.observer.notice(&Progress::Needless);
+        }
+        Ok(!is_spared)
+    }
+
+    fn look(
+        &mut self,
+        options: &Options<'_>,
+        number: IterationNumber,
+        remaining: &[IterationNumber],
+    ) -> Result<(), CampaignError> {
+        self.rule.as_mut().map_or(Ok(()), |rule| rule.look(options, number, remaining, &mut self.report))
+    }
+}
+
+/// `[stop]` while a campaign runs.
+struct Rule<'a> {
+    stopping: Stopping<'a>,
+    /// Tuples that need no more repetitions.
+    settled: HashSet<ShortHash>,
+    /// Was it said that a metric is missing?
+    told: bool,
+}
+
+impl Rule<'_> {
+    /// Looks at what is stored of the tuple of iteration `number`, and says so when it needs none of `remaining` any more.
+    fn look(
+        &mut self,
+        options: &Options<'_>,
+        number: IterationNumber,
+        remaining: &[IterationNumber],
+        report: &mut Report,
+    ) -> Result<(), CampaignError> {
+        let iteration = options.plan.get(number).context("the plan lost an iteration")?;
+        let tuple = iteration.tuple_id;
+        if iteration.sentinel || self.settled.contains(&tuple) {
+            return Ok(());
+        }
+        let attempts = store::scan(options.out)?;
+        let course = self.stopping.course(&attempts, tuple);
+        if let Some(problem) = self.stopping.hopeless(&attempts) {
+            return Err(CampaignError::Stop(problem));
+        }
+        if let Some(problem) = self.stopping.problem().filter(|_| !self.told) {
+            self.told = true;
+            options.observer.notice(&Progress::NotJudged { text: &problem });
+        }
+        if let Some(repetitions) = course.settled_after {
+            self.settled.insert(tuple);
+            let is_spared = |&&number: &&IterationNumber| {
+                options.plan.get(number).is_some_and(|other| !other.sentinel && other.tuple_id == tuple)
+            };
+            let spared = remaining.iter().filter(is_spared).count();
+            report.settled += spared;
+            options.observer.notice(&Progress::Settled { number, repetitions, spared });
+        }
+        Ok(())
+    }
+
+    /// Need an iteration not be run? Of a sentinel that is known when its turn comes.
+    fn spares(&self, options: &Options<'_>, number: IterationNumber) -> Result<bool, CampaignError> {
+        let Options { plan, out, .. } = options;
+        let iteration = plan.get(number).context("the plan lost an iteration")?;
+        if !iteration.sentinel {
+            return Ok(self.settled.contains(&iteration.tuple_id));
+        }
+        Ok(watches_nothing(plan, &store::scan(out)?, number, |tuple| self.settled.contains(&tuple)))
+    }
+}
