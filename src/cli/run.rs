@@ -57,7 +57,7 @@ pub(super) struct Args {
     #[arg(long, conflicts_with_all = ["on", "hosts"])]
     keep_failed: bool,
     /// Run N iterations at once on this host, each on CPU cores that no other one uses (netns, qemu)
-    #[arg(long, value_name = "N", default_value = "1", conflicts_with_all = ["on", "hosts"])]
+    #[arg(long, value_name = "N", default_value = "1", conflicts_with = "hosts")]
     jobs: NonZeroUsize,
     /// Go on although the guests' kernel or programs are others than in the iterations that are complete
     #[arg(long)]
@@ -87,6 +87,10 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
     let selection = args.iter.as_deref().map(|text| selection::select(text, last));
     let selection = selection.transpose().map_err(|error| Failure::new(Exit::Usage, error))?;
     let engine = engine(args)?;
+    if engine.is_some() && args.jobs.get() > 1 {
+        let text = format!("--jobs {}: several at once run on this host alone, not with --on", args.jobs);
+        return Err(Failure::text(Exit::Usage, text));
+    }
     if engine.is_none() {
         if slurm::is_left(&args.out) {
             return Err(queued(&args.out.display().to_string()));
@@ -126,14 +130,10 @@ pub(super) fn run(args: &Args, verbosity: Verbosity) -> Result<Exit, Failure> {
 
 /// With several jobs one more thread listens for signals: the first waits for the jobs.
 fn runtime(jobs: NonZeroUsize) -> std::io::Result<tokio::runtime::Runtime> {
-    let mut builder = match jobs.get() {
-        1 => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    };
-    if jobs.get() > 1 {
-        builder.worker_threads(1);
+    match jobs.get() {
+        1 => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+        _ => tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build(),
     }
-    builder.enable_all().build()
 }
 
 /// Where iterations run, when it is not here.
@@ -289,7 +289,7 @@ async fn watch_signals(canceller: Canceller, cancel: Cancel) {
 #[expect(clippy::exit, reason = "the user asked a second time")]
 fn leave_at_once() -> ! {
     eprintln!(
-        "left at once: processes and networks of the iteration are gone with vptest; its scratch files are removed by \
+        "left at once: processes and networks of what ran are gone with vptest; scratch files are removed by \
          the next `vptest run` or by `vptest clean`"
     );
     std::process::exit(i32::from(Exit::Interrupted.code()))

@@ -1,5 +1,6 @@
 //! CPUs of this host.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -11,31 +12,31 @@ pub fn usable() -> Option<Vec<usize>> {
     Some((0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect())
 }
 
-/// CPU cores that this process may run on, each as its CPUs (hardware threads), neighbours of a package together; `None` when the
-/// kernel does not say which CPUs may be used. A CPU of which it does not say the core is one by itself. Source: Linux
+/// CPU cores that this process may run on, by package, each core as its CPUs (hardware threads); `None` when the kernel does not
+/// say which CPUs may be used. A CPU of which it does not say the place is a core by itself, in a package of all such. Source: Linux
 /// `Documentation/admin-guide/cputopology.rst`.
-pub fn cores() -> Option<Vec<Vec<usize>>> {
+pub fn packages() -> Option<Vec<Vec<Vec<usize>>>> {
     let read = |cpu: usize, file: &str| {
         std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/topology/{file}")).ok()
     };
-    Some(by_core(&usable()?, |cpu| {
+    Some(by_package(&usable()?, |cpu| {
         let package = read(cpu, "physical_package_id")?.trim().parse().ok()?;
         Some((package, read(cpu, "thread_siblings_list")?))
     }))
 }
 
 /// Groups ascending CPUs by package and core.
-fn by_core(cpus: &[usize], place: impl Fn(usize) -> Option<(i32, String)>) -> Vec<Vec<usize>> {
-    let mut cores: Vec<((i32, String), Vec<usize>)> = Vec::new();
+fn by_package(cpus: &[usize], place: impl Fn(usize) -> Option<(i32, String)>) -> Vec<Vec<Vec<usize>>> {
+    let mut packages: BTreeMap<i32, Vec<(String, Vec<usize>)>> = BTreeMap::new();
     for &cpu in cpus {
-        let place = place(cpu).unwrap_or_else(|| (-1, cpu.to_string()));
-        match cores.iter_mut().find(|(other, _)| *other == place) {
-            Some((_, core)) => core.push(cpu),
-            None => cores.push((place, vec![cpu])),
+        let (package, core) = place(cpu).unwrap_or_else(|| (-1, cpu.to_string()));
+        let cores = packages.entry(package).or_default();
+        match cores.iter_mut().find(|(other, _)| *other == core) {
+            Some((_, cpus)) => cpus.push(cpu),
+            None => cores.push((core, vec![cpu])),
         }
     }
-    cores.sort_by_key(|((package, _), _)| *package);
-    cores.into_iter().map(|(_, core)| core).collect()
+    packages.into_values().map(|cores| cores.into_iter().map(|(_, cpus)| cpus).collect()).collect()
 }
 
 /// Binds a thread of this host to CPUs; 0 is the thread that calls it.
@@ -106,19 +107,14 @@ mod tests {
     #[test]
     fn threads_of_a_core_are_one_and_packages_stay_together() {
         let place = |cpu: usize| match cpu {
-            0..8 => Some(((cpu % 2) as i32, (cpu % 4).to_string())),
+            0..8 => Some((i32::from(cpu % 2 == 1), (cpu % 4).to_string())),
             _ => None,
         };
-        let cores = by_core(&[0, 1, 2, 3, 4, 5, 7, 9], place);
-        assert_eq!(cores, [vec![9], vec![0, 4], vec![2], vec![1, 5], vec![3, 7]]);
-        let here = cores_of_this_host();
+        let packages = by_package(&[0, 1, 2, 3, 4, 5, 7, 9], place);
+        assert_eq!(packages, [vec![vec![9]], vec![vec![0, 4], vec![2]], vec![vec![1, 5], vec![3, 7]]]);
+        let mut here = super::packages().unwrap().concat().concat();
+        here.sort_unstable();
         assert_eq!(here, usable().unwrap());
-    }
-
-    fn cores_of_this_host() -> Vec<usize> {
-        let mut all = cores().unwrap().concat();
-        all.sort_unstable();
-        all
     }
 
     #[test]

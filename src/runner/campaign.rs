@@ -165,16 +165,16 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
     feasible::check(options.plan, to_do.iter().copied()).map_err(CampaignError::Infeasible)?;
     let tools = tools::needed(options.plan, &to_do)?;
     tools::check(&tools)?;
-    space::check(options.out, options.plan, &to_do)?;
+    space::check(options.out, options.plan, &to_do, options.jobs)?;
     options.observer.notice(&Progress::Campaign {
         planned: options.plan.iterations.len(),
         complete: complete_before,
         settled,
         to_do: to_do.len(),
     });
-    let shares = jobs::shares(options, &to_do)?;
     let environment = environment(options.plan, &host_name(), &tools::versions(&tools).await);
     let campaign = Campaign::new(options, environment, &to_do, None)?;
+    let shares = jobs::shares(options, &to_do, &campaign.testbeds)?;
     for testbed in campaign.testbeds.values() {
         images::check(options, &attempts, &to_do, testbed.as_ref(), campaign.workload.as_ref()).await?;
     }
@@ -183,6 +183,7 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
     if shares.is_empty() {
         campaign.work(&queue).await?;
     } else {
+        campaign.close().await;
         let of = |share: Share| Campaign::new(options, campaign.environment.clone(), &to_do, Some(share));
         side_by_side(&shares.into_iter().map(of).collect::<Result<Vec<_>, _>>()?, &queue)?;
     }
@@ -191,6 +192,7 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
 
 /// Each job in a thread of its own. The error is that of the first that has one; the others finish what they run.
 fn side_by_side(jobs: &[Campaign<'_>], queue: &Queue<'_>) -> Result<(), CampaignError> {
+    allow_descriptors().context("cannot raise the limit of open files")?;
     // Signals are heard by another thread of the runtime meanwhile.
     tokio::task::block_in_place(|| {
         std::thread::scope(|scope| {
@@ -199,6 +201,13 @@ fn side_by_side(jobs: &[Campaign<'_>], queue: &Queue<'_>) -> Result<(), Campaign
             ends.map(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         })
     })
+}
+
+/// As many open files as are allowed: testbeds reckon what one of them needs.
+fn allow_descriptors() -> nix::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
 
 /// A campaign that nobody else chooses iterations from, without what dead runs have left in it.
@@ -268,13 +277,14 @@ impl<'a> Campaign<'a> {
     /// Runs what is left in the queue, and ends what was kept from one iteration to the next.
     async fn work(&self, queue: &Queue<'_>) -> Result<(), CampaignError> {
         let result = self.iterations(queue).await;
-        if result.is_err() {
-            queue.give_up();
-        }
+        self.close().await;
+        result
+    }
+
+    async fn close(&self) {
         for testbed in self.testbeds.values() {
             testbed.close().await;
         }
-        result
     }
 
     async fn iterations(&self, queue: &Queue<'_>) -> Result<(), CampaignError> {
@@ -294,15 +304,13 @@ impl<'a> Campaign<'a> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.context("cannot start a job")?.block_on(self.work(queue))
         };
-        work().inspect_err(|_| queue.give_up())
+        // However it ends, by a panic too, the others are not to go on as if nothing were.
+        let others = queue.needs_all();
+        work().inspect(|()| others.done())
     }
 
     /// Runs one iteration, again when it fails and retries are left.
-    async fn run_one(
-        &self,
-        number: IterationNumber,
-        queue: &Queue<'_>,
-    ) -> Result<(), CampaignError> {
+    async fn run_one(&self, number: IterationNumber, queue: &Queue<'_>) -> Result<(), CampaignError> {
         let options = self.options;
         let iteration = options.plan.get(number).context("the plan lost an iteration")?;
         for retry in 0..=options.retries {
@@ -376,7 +384,8 @@ impl<'a> Campaign<'a> {
         let status = record.outcome.status();
         let again = may_try_again
             && matches!(status, Status::Failed | Status::TimedOut | Status::Invalid)
-            && options.cancel.requested().is_none();
+            && options.cancel.requested().is_none()
+            && !queue.is_over();
         if !again {
             queue.stored(&record, &file)?;
         }

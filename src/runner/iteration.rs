@@ -2,6 +2,7 @@
 //! teardown runs, and there is a record at the end.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -406,7 +407,7 @@ impl Stages<'_> {
                 let share = self.setup.share;
                 let here = Here { own: instance.own_processes(), cpus: share.map(|share| share.cpus.clone()) };
                 let watch = Watch::start(hosts, here).await;
-                let mut strays = Vec::new();
+                let strays = Mutex::default();
                 let mut after = None;
                 let clients_ended = || {
                     // The last reading is made at once; it is waited for later.
@@ -418,10 +419,20 @@ impl Stages<'_> {
                         probing.stop_sending();
                     }
                     // The servers are there until this returns.
-                    strays = share.map(Share::strays).unwrap_or_default();
+                    if let Some(share) = share {
+                        share.look(&strays);
+                    }
                 };
-                let mut driven = prepared.run(clients_ended).await?;
-                driven.suspect.extend(strays);
+                let run = prepared.run(clients_ended);
+                let mut driven = match share {
+                    None => run.await?,
+                    Some(share) => tokio::select! {
+                        biased;
+                        driven = run => driven?,
+                        never = share.watch(&strays) => match never {},
+                    },
+                };
+                driven.suspect.extend(strays.into_inner().unwrap_or_else(PoisonError::into_inner));
                 let probed = match probing {
                     Some(probing) => probing.finish().await,
                     None => Probed::default(),

@@ -1,5 +1,6 @@
 //! What is still to be run, by one job or several: which iteration is next, and what came of those before.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -98,9 +99,14 @@ impl<'a> Queue<'a> {
         add(&mut self.lock().report);
     }
 
-    /// No further iteration is begun.
-    pub(super) fn give_up(&self) {
-        self.lock().over = true;
+    /// Is none begun any more?
+    pub(super) fn is_over(&self) -> bool {
+        self.lock().over
+    }
+
+    /// While one job works: when what this gives is dropped before it is done, no further iteration is begun.
+    pub(super) const fn needs_all(&self) -> Needed<'_, 'a> {
+        Needed { queue: self, is_done: Cell::new(false) }
     }
 
     /// What came of it all.
@@ -118,6 +124,27 @@ impl<'a> Queue<'a> {
         report.limited = report.limited.filter(|_| report.left > 0);
         report.interrupted = self.options.cancel.requested();
         Ok(report)
+    }
+}
+
+/// See [`Queue::needs_all`].
+pub(super) struct Needed<'q, 'a> {
+    queue: &'q Queue<'a>,
+    is_done: Cell<bool>,
+}
+
+impl Needed<'_, '_> {
+    /// The job has done all that there was.
+    pub(super) fn done(&self) {
+        self.is_done.set(true);
+    }
+}
+
+impl Drop for Needed<'_, '_> {
+    fn drop(&mut self) {
+        if !self.is_done.get() {
+            self.queue.lock().over = true;
+        }
     }
 }
 

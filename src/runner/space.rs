@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::Metadata;
 use std::hash::Hash;
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -23,17 +24,25 @@ const FILE_BYTES: u64 = 64 << 10;
 const RESERVE_BYTES: u64 = 32 << 20;
 
 /// Refuses a run that cannot fit into the space that is free for this user: what is still to do, each iteration as large as the mean of
-/// those stored so far of which the same files stay (or as an estimate, when there is none), and what one takes while it runs.
-pub(super) fn check(out: &Path, plan: &Plan, to_do: &[IterationNumber]) -> Result<(), CampaignError> {
+/// those stored so far of which the same files stay (or as an estimate, when there is none), and what those take that run at once.
+pub(super) fn check(
+    out: &Path,
+    plan: &Plan,
+    to_do: &[IterationNumber],
+    jobs: NonZeroUsize,
+) -> Result<(), CampaignError> {
+    let jobs = jobs.get().min(to_do.len()) as u64;
     let free = free(out)?;
     let (stays, running) = (stays(out, plan, to_do).map_err(anyhow::Error::from)?, running(plan, to_do));
-    let needed = stays.saturating_add(running).saturating_add(RESERVE_BYTES);
+    let running = running.saturating_mul(jobs);
+    let needed = stays.saturating_add(running).saturating_add(RESERVE_BYTES.saturating_mul(jobs));
     if to_do.is_empty() || needed <= free {
         return Ok(());
     }
     let count = to_do.len() as u64;
     let while_running = match running {
         0 => String::new(),
+        bytes if jobs > 1 => format!(" with {} for the captures of {jobs} while they run", size(bytes)),
         bytes => format!(" with {} for the captures of one while it runs", size(bytes)),
     };
     Err(CampaignError::Space(format!(
@@ -176,7 +185,10 @@ fn stored<C: Eq + Hash>(out: &Path, class: impl Fn(AttemptName) -> C) -> io::Res
             let used = all.entry(class(attempt)).or_default();
             used.files += 1;
             used.bytes += unless_gone(entry.metadata())?.map_or(0, |file| file.len());
-        } else if let Some(attempt) = name.strip_suffix(".d").and_then(|stem| format!("{stem}.db").parse().ok()) {
+        } else if let Some(attempt) = name.strip_suffix(".d").and_then(|stem| format!("{stem}.db").parse().ok())
+            // Without a file it is still being run, or was not stored.
+            && entry.path().with_extension("db").exists()
+        {
             let used = all.entry(class(attempt)).or_default();
             each_kept(&entry.path(), &mut |file| {
                 if file.nlink() == 1 || shared.insert((file.dev(), file.ino())) {

@@ -137,7 +137,7 @@ pub fn overview(plan: &Plan, out: &Path) -> anyhow::Result<Overview> {
     let median = median(&mut tally.durations);
     let hosts = tally.hosts();
     #[expect(clippy::cast_precision_loss, reason = "counts of iterations are far below 2^53")]
-    let left_seconds = median.map(|median| median * left as f64);
+    let left_seconds = median.map(|median| median * left as f64 / found.alive.len().max(1) as f64);
     Ok(Overview {
         name: plan.spec.name.clone(),
         planned: plan.iterations.len(),

@@ -122,6 +122,9 @@ fn check_place(p: &CounterPlace) -> Result<(), BadRecord> {
     if p.times_us.is_empty() || !p.times_us.is_sorted() {
         return bad(format!("times of the counters of {name} are not in order"));
     }
+    if p.interval_ms == Some(0) {
+        return bad(format!("counters of {name} were read every 0 ms"));
+    }
     check_numbers(p.times_us.iter().copied().chain([p.missed, p.latest_us]).chain(p.interval_ms).chain(p.cpu_ns))?;
     for s in &p.sources {
         if !s.others.is_sorted_by(|a, b| a.0 < b.0) {

@@ -216,6 +216,9 @@ fn check_probe(probe: &Probe) -> Result<(), BadRecord> {
     if let Some(n) = schedule.chain(ends).chain(own).chain(bins).find(|&n| i64::try_from(n).is_err()) {
         return bad(format!("a number of the path probe of pair {} is {n}, more than 2^63-1", probe.pair));
     }
+    if probe.interval_ns == 0 || probe.timeout_ns == 0 || probe.size == 0 || probe.dscp > 63 {
+        return bad(format!("the path probe of pair {} sent nothing, or with no DSCP that there is", probe.pair));
+    }
     if probe.schedule.as_ref().is_some_and(|s| s.missed.saturating_add(s.errors) > s.slots) {
         return bad(format!("the path probe of pair {} missed more than there was to send", probe.pair));
     }

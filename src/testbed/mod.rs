@@ -121,16 +121,21 @@ pub trait Testbed: Send + Sync {
     /// Can several iterations run at once, each on CPU cores of its own?
     fn beside(&self) -> Beside;
 
+    /// Bytes of this host's memory that the nodes of such a tuple may take.
+    fn memory(&self, _tuple: &Tuple) -> u64 {
+        0
+    }
+
     /// Called after the last iteration: ends what was kept from one to the next.
     async fn close(&self) {}
 }
 
-/// Can several iterations run at once, each on CPU cores of its own?
+/// Whether iterations can run beside each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Beside {
     /// No, for this reason.
     No(&'static str),
-    /// Yes; their nodes share this host's kernel.
+    /// Yes; their nodes are on this host's kernel.
     Kernel,
     /// Yes; their nodes have kernels of their own.
     Guests,

@@ -1,5 +1,6 @@
 //! `vptest run --jobs`: several iterations at once on this host, each on cores of its own.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
@@ -9,14 +10,15 @@ use rusqlite::Connection;
 
 use super::campaign::{Campaign, FAKE, said};
 use super::need::{self, need};
+use super::qemu;
 
 /// Does this host have two cores for two jobs?
 fn cores() -> bool {
-    need("cores", vptest::host::cpus::cores().is_some_and(|cores| cores.len() > 1))
+    need("cores", vptest::host::cpus::packages().is_some_and(|packages| packages.concat().len() > 1))
 }
 
 /// Two iterations on `netns` whose clients both wait until the other's has come: one after the other they would never end.
-fn meeting(server: &str) -> Campaign {
+fn meeting(server: &str, before: &str) -> Campaign {
     let campaign = Campaign::new("");
     let place = campaign.path().join("meeting");
     std::fs::create_dir(&place).unwrap();
@@ -31,7 +33,7 @@ testbed = "netns"
 [workload]
 preset = "command"
 {server}
-client = ["sh", "-c", 'touch {place}/$(cat /proc/sys/kernel/random/uuid); until [ $(ls {place} | wc -l) = 2 ]; do sleep 0.01; done; echo "cpus $(nproc)"']
+client = ["sh", "-c", '{before}touch {place}/$(cat /proc/sys/kernel/random/uuid); until [ $(ls {place} | wc -l) = 2 ]; do sleep 0.01; done; echo "cpus $(nproc)"']
 [[workload.metric]]
 name = "cpus"
 unit = "1"
@@ -62,7 +64,7 @@ fn iterations_run_at_once_on_cores_of_their_own() {
     if !need::root() || !cores() {
         return;
     }
-    let campaign = meeting("");
+    let campaign = meeting("", "");
     campaign.expect(0, &["run", "--jobs", "2"]);
     assert_eq!(campaign.statuses(), ["complete"; 2]);
     let cpus = each(&campaign, "SELECT observed FROM setting WHERE name = 'job_cpus' AND when_read = 'before'");
@@ -76,7 +78,32 @@ fn iterations_run_at_once_on_cores_of_their_own() {
 }
 
 #[test]
-fn a_workload_that_leaves_its_cores_is_told() {
+fn guests_run_at_once_on_cores_of_their_own() {
+    if !qemu::guests() || !cores() {
+        return;
+    }
+    let campaign = qemu::sweep(&format!("mtu = [1500, 1400]\n{}", qemu::SMALL), qemu::AB, "");
+    let mut run = campaign.command(&["-q", "run", "--jobs", "2"]);
+    let mut run = run.env("VPTEST_CACHE", qemu::cache()).spawn().unwrap();
+    let (mut most, mut seen) = (0, BTreeSet::new());
+    let status = loop {
+        let guests = qemu::qemus(&campaign);
+        most = most.max(guests.len());
+        seen.extend(guests.into_iter().filter_map(vptest::host::cpus::of));
+        if let Some(status) = run.try_wait().unwrap() {
+            break status;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    assert_eq!((status.code(), campaign.statuses()), (Some(0), vec!["complete".to_owned(); 2]));
+    assert_eq!(most, 4, "guests at once");
+    let [first, second] = &seen.iter().collect::<Vec<_>>()[..] else { panic!("{seen:?}") };
+    assert!(first.iter().all(|cpu| !second.contains(cpu)), "{seen:?}");
+    campaign.assert_clean();
+}
+
+#[test]
+fn a_server_that_leaves_its_cores_is_told() {
     if !need::root() || !cores() || !need::program("taskset") {
         return;
     }
@@ -85,12 +112,28 @@ fn a_workload_that_leaves_its_cores_is_told() {
         r#"server = ["sh", "-c", "taskset -cp {all} $$ > /dev/null; echo up; exec sleep 1000"]
 ready = {{ output = "up" }}"#
     );
-    let campaign = meeting(&server);
+    let campaign = meeting(&server, "");
     campaign.expect(0, &["run", "--jobs", "2"]);
     for (_, _, status, reasons) in campaign.outcomes() {
         assert_eq!(status, "suspect");
-        assert!(reasons.contains("sleep (process ") && reasons.contains("may run on CPUs of several jobs"), "{reasons}");
+        assert!(reasons.contains("sleep left the CPUs of its job ("), "{reasons}");
     }
+}
+
+#[test]
+fn a_client_on_the_cores_of_another_job_is_told_and_the_other_is_not_blamed() {
+    if !need::root() || !cores() || !need::program("taskset") {
+        return;
+    }
+    // Both bind themselves to a CPU of the first job; looks at them come after 50, 150, 350 and 750 ms.
+    let first = vptest::host::cpus::packages().unwrap()[0][0][0];
+    let campaign = meeting("", &format!("taskset -cp {first} $$ > /dev/null; sleep 2; "));
+    campaign.expect(0, &["run", "--jobs", "2"]);
+    let mut outcomes: Vec<_> = campaign.outcomes().into_iter().map(|outcome| (outcome.2, outcome.3)).collect();
+    outcomes.sort();
+    let [(complete, _), (suspect, reasons)] = &outcomes[..] else { panic!("{outcomes:?}") };
+    assert_eq!((complete.as_str(), suspect.as_str()), ("complete", "suspect"));
+    assert!(reasons.contains("sh left the CPUs of its job ("), "{reasons}");
 }
 
 #[test]
@@ -104,8 +147,8 @@ fn what_would_be_in_the_way_is_refused() {
         ),
         (
             FAKE.replace("testbed = \"fake\"", "testbed = \"netns\"").replace("\"sample\"", "\"true\"")
-                + "[instrument.syscalls]\nscope = \"node\"\n",
-            "follows all processes of the host",
+                + "[instrument]\nsyscalls = true\n",
+            "slows all processes of the host",
         ),
     ];
     for (spec, why) in cases {
@@ -117,7 +160,9 @@ fn what_would_be_in_the_way_is_refused() {
     let campaign = Campaign::planned(FAKE);
     let said = campaign.expect(2, &["run", "--jobs", "9999"]);
     assert!(said.err.contains("each job needs a core of its own, and vptest may use "), "{}", said.err);
-    campaign.expect(2, &["run", "--jobs", "2", "--on", "parallel:a"]);
+    let said = campaign.expect(2, &["run", "--jobs", "2", "--on", "parallel:a"]);
+    assert!(said.err.contains("not with --on"), "{}", said.err);
+    campaign.expect(0, &["run", "--iter", "1", "--jobs", "1", "--on", "local"]);
     campaign.expect(2, &["run", "--jobs", "0"]);
 }
 

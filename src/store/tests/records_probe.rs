@@ -90,6 +90,10 @@ fn contradictions_are_refused() {
         (|all| all[0].series[0].received = 6, "series"),
         (|all| all[0].schedule.as_mut().unwrap().missed = 12, "missed more"),
         (|all| all[1].timeout_ns = u64::MAX, "2^63-1"),
+        (|all| all[1].timeout_ns = 0, "sent nothing"),
+        (|all| all[1].interval_ns = 0, "sent nothing"),
+        (|all| all[0].size = 0, "sent nothing"),
+        (|all| all[0].dscp = 64, "no DSCP"),
     ] {
         let found = wrong(change);
         assert!(found.contains(what), "{found}");

@@ -15,7 +15,8 @@ use super::lan::build::{self, Network};
 use super::lan::topology::{Access, LinkRate, NodePlan, Topology};
 use super::lan::{path, preflight, settings};
 use super::{
-    Beside, CapturePoint, CaptureSource, CountedAt, Instance, KernelAt, Pair, Path, Request, Teardown, Testbed, TestbedError,
+    Beside, CapturePoint, CaptureSource, CountedAt, Instance, KernelAt, Pair, Path, Request, Teardown, Testbed,
+    TestbedError,
 };
 use crate::host::cage::Cage;
 use crate::host::kept;

@@ -1,7 +1,7 @@
 //! Does KVM work here? Only a guest that has booted with it says so: on some hosts `/dev/kvm` opens and guests hang.
 
 use std::fs::{File, Permissions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +23,8 @@ const DEVICE: &str = "/dev/kvm";
 pub(super) const LIMIT: Duration = Duration::from_secs(8);
 /// File in the cache that remembers the verdict.
 const FILE: &str = "kvm.json";
+/// Held while a guest is tried.
+static TRIAL: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// What came of trying KVM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +89,8 @@ pub(super) async fn verdict(trial: Trial<'_>, qemu: &str, cache: &Path, scratch:
     if let Err(error) = File::options().read(true).write(true).open(DEVICE) {
         return (new(false, format!("cannot open {DEVICE}: {error}")), true);
     }
+    // One guest at a time: beside another it may be late.
+    let _alone = TRIAL.lock().await;
     if let Some(known) = remembered(cache, qemu) {
         return (known, true);
     }
@@ -121,9 +125,10 @@ fn remembered_for(cache: &Path, boot_id: &str, qemu: &str) -> Option<Verdict> {
 /// Written beside and renamed, since others may read or write it at the same time.
 fn remember(cache: &Path, verdict: &Verdict) -> io::Result<()> {
     std::fs::create_dir_all(cache)?;
-    let beside = cache.join(format!("{FILE}.{}", std::process::id()));
-    std::fs::write(&beside, serde_json::to_vec_pretty(verdict)?)?;
-    std::fs::rename(beside, cache.join(FILE))
+    let mut beside = tempfile::Builder::new().prefix(FILE).tempfile_in(cache)?;
+    beside.write_all(&serde_json::to_vec_pretty(verdict)?)?;
+    beside.persist(cache.join(FILE))?;
+    Ok(())
 }
 
 async fn attempt(trial: Trial<'_>, scratch: &Path) -> Tried {

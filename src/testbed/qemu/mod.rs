@@ -88,6 +88,10 @@ impl Testbed for Qemu {
         Beside::Guests
     }
 
+    fn memory(&self, tuple: &Tuple) -> u64 {
+        Wishes::of(NAME, tuple).map_or(0, |wishes| wishes.all_memory())
+    }
+
     /// What runs in a disk of the user's is not known here.
     fn provides(&self, program: &str) -> bool {
         self.prepared.has_disk() && program != "stress-ng"

@@ -196,6 +196,18 @@ impl Lab {
         self.cable(at, CONTROL, true);
     }
 
+    /// Has a node send what vptest gets at 200 kbit/s, or at full speed again.
+    pub(super) fn slow(&self, at: usize, slow: bool) {
+        let words: &[&str] = match slow {
+            true => &["replace", "dev", CONTROL, "root", "tbf", "rate", "200kbit", "burst", "10kb", "latency", "500ms"],
+            false => &["replace", "dev", CONTROL, "root", "pfifo"],
+        };
+        let mut command = Command::new("tc");
+        command.arg("qdisc").args(words);
+        let status = self.nodes[at].namespace.run(move || command.status()).unwrap();
+        assert!(status.success(), "tc qdisc {words:?}");
+    }
+
     /// ssh as it gets to the nodes.
     pub(super) fn ssh(&self) -> String {
         let directory = self.directory.path().display();

@@ -1,11 +1,11 @@
 //! A campaign on hosts to which everything happens that does within a month: coordinator and workers are killed, hosts die and come
-//! back, stand still, lose their network and their disk, and set their clocks. At its end, each iteration is there once, and
-//! what is analysed is what an undisturbed run gives.
+//! back, stand still, become slow, lose their network and their disk, and set their clocks, and the coordinator's disk is full, too. At
+//! its end, each iteration is there once, and what is analysed is what an undisturbed run gives.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -35,9 +35,11 @@ enum Event {
     NetworkLost,
     DiskFull,
     ClockSet,
+    HostSlow,
+    CoordinatorDiskFull,
 }
 
-const EVENTS: [Event; 7] = [
+const EVENTS: [Event; 9] = [
     Event::CoordinatorKilled,
     Event::WorkerKilled,
     Event::ClockSet,
@@ -45,6 +47,8 @@ const EVENTS: [Event; 7] = [
     Event::HostDies,
     Event::DiskFull,
     Event::NetworkLost,
+    Event::HostSlow,
+    Event::CoordinatorDiskFull,
 ];
 
 /// xorshift64*, so that a seed repeats a soak as far as the machine does.
@@ -62,6 +66,7 @@ impl Random {
 
 struct Soak {
     lab: Lab,
+    _disk: Disk,
     campaign: Campaign,
     /// The coordinator, while there is one.
     vptest: Option<Child>,
@@ -80,17 +85,47 @@ impl Drop for Soak {
     }
 }
 
+/// A file system in memory at a campaign's directory, as long as this lives.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(path: PathBuf) -> Self {
+        std::fs::create_dir(&path).unwrap();
+        assert!(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&path).status().unwrap().success());
+        Self(path)
+    }
+
+    /// Leaves no room in it, or gives room again.
+    fn fill(path: &Path, full: bool) {
+        wait_until("a disk of that size", || {
+            let held = nix::sys::statvfs::statvfs(path).unwrap();
+            let bytes = (held.blocks() - held.blocks_free()) * held.fragment_size();
+            // More may be written before the kernel looks, which then refuses.
+            let size = if full { (bytes + (16 << 10)).to_string() } else { "50%".to_owned() };
+            let mut mount = Command::new("mount");
+            mount.arg("-o").arg(format!("remount,size={size}")).arg(path).stderr(Stdio::null());
+            mount.status().unwrap().success()
+        });
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
 /// The file that says by how much the clock of a node is off.
-fn clock(at: usize, directory: &std::path::Path) -> PathBuf {
+fn clock(at: usize, directory: &Path) -> PathBuf {
     directory.join(format!("clock{at}"))
 }
 
-fn plan(iterations: u32) -> Campaign {
-    Campaign::planned(&FAKE.replace("repetitions = 3", &format!("repetitions = {}", iterations / 2)))
+fn spec(iterations: u32) -> String {
+    FAKE.replace("repetitions = 3", &format!("repetitions = {}", iterations / 2))
 }
 
 impl Soak {
-    fn new(iterations: u32, seed: u64, clocks: &std::path::Path) -> Self {
+    fn new(iterations: u32, seed: u64, clocks: &Path) -> Self {
         let login = |at: usize| {
             let file = clock(at, clocks);
             std::fs::write(&file, "+0\n").unwrap();
@@ -102,9 +137,13 @@ impl Soak {
         };
         let logins = [login(0), login(1)];
         let kinds = logins.each_ref().map(|login| Kind { login: Some(login), ..Kind::default() });
+        let campaign = Campaign::new(&spec(iterations));
+        let disk = Disk::mount(campaign.out());
+        campaign.expect(0, &["sweep", "params.toml"]);
         Self {
             lab: Lab::with(&kinds),
-            campaign: plan(iterations),
+            _disk: disk,
+            campaign,
             vptest: None,
             random: Random(seed),
             undo: Vec::new(),
@@ -132,7 +171,7 @@ impl Soak {
     }
 
     /// Runs until all is complete, with something new to cope with now and then.
-    fn run(&mut self, iterations: usize, events: usize, clocks: &std::path::Path) {
+    fn run(&mut self, iterations: usize, events: usize, clocks: &Path) {
         let between = (iterations / events).max(2);
         let mut next = self.random.below(between);
         let (mut before, mut since) = (0, Instant::now());
@@ -179,7 +218,7 @@ impl Soak {
         }
     }
 
-    fn happen(&mut self, event: Event, at: usize, clocks: &std::path::Path) {
+    fn happen(&mut self, event: Event, at: usize, clocks: &Path) {
         match event {
             Event::CoordinatorKilled => {
                 let mut child = self.vptest.take().expect("it runs");
@@ -191,6 +230,8 @@ impl Soak {
             Event::HostDies => self.lab.switch_off(at),
             Event::NetworkLost => self.lab.cut(at),
             Event::DiskFull => self.lab.nodes[at].fill_home(true),
+            Event::HostSlow => self.lab.slow(at, true),
+            Event::CoordinatorDiskFull => Disk::fill(&self.campaign.out(), true),
             Event::ClockSet => {
                 let days = i64::try_from(self.random.below(7)).unwrap() - 3;
                 std::fs::write(clock(at, clocks), format!("{:+}\n", days * 86_400 + 1)).unwrap();
@@ -198,7 +239,7 @@ impl Soak {
         }
     }
 
-    fn undo_due(&mut self, files: usize, clocks: &std::path::Path) {
+    fn undo_due(&mut self, files: usize, clocks: &Path) {
         type Undo = Vec<(usize, Event, usize)>;
         let (due, rest): (Undo, Undo) =
             std::mem::take(&mut self.undo).into_iter().partition(|&(until, ..)| until <= files);
@@ -208,7 +249,7 @@ impl Soak {
         }
     }
 
-    fn undo_all(&mut self, clocks: &std::path::Path) {
+    fn undo_all(&mut self, clocks: &Path) {
         // A host comes up only where it can be reached.
         self.undo.sort_by_key(|(_, event, _)| *event == Event::HostDies);
         self.undo_due(usize::MAX, clocks);
@@ -221,7 +262,7 @@ impl Soak {
         assert!(child.wait_with_output().unwrap().status.success(), "{}", self.tail());
     }
 
-    fn undo(&mut self, event: Event, at: usize, clocks: &std::path::Path) {
+    fn undo(&mut self, event: Event, at: usize, clocks: &Path) {
         match event {
             Event::CoordinatorKilled | Event::WorkerKilled => {}
             Event::HostStandsStill => drop(self.lab.nodes[at].signal_workers(Signal::SIGCONT)),
@@ -233,6 +274,8 @@ impl Soak {
             Event::HostDies => {}
             Event::NetworkLost => self.lab.plug(at),
             Event::DiskFull => self.lab.nodes[at].fill_home(false),
+            Event::HostSlow => self.lab.slow(at, false),
+            Event::CoordinatorDiskFull => Disk::fill(&self.campaign.out(), false),
             Event::ClockSet => std::fs::write(clock(at, clocks), "+0\n").unwrap(),
         }
     }
@@ -277,8 +320,8 @@ fn analysed(campaign: &Campaign) -> serde_json::Value {
 
 #[test]
 fn whatever_happens_each_iteration_is_there_once_as_in_an_undisturbed_run() {
-    let faketime = need::need("faketime", std::path::Path::new(FAKETIME).exists());
-    if !tools() || !need::program("nsenter") || !faketime {
+    let faketime = need::need("faketime", Path::new(FAKETIME).exists());
+    if !tools() || !need::program("nsenter") || !need::program("tc") || !faketime {
         return;
     }
     let iterations = std::env::var("VPTEST_SOAK").map_or(ITERATIONS, |text| text.parse().unwrap());
@@ -304,7 +347,7 @@ fn whatever_happens_each_iteration_is_there_once_as_in_an_undisturbed_run() {
     println!("{} of them were run on both hosts", twice.len());
     assert!(!campaign.out().join(".dispatch").join("incoming.twice").exists());
 
-    let undisturbed = plan(iterations);
+    let undisturbed = Campaign::planned(&spec(iterations));
     undisturbed.expect(0, &["run"]);
     let (disturbed, undisturbed) = (analysed(campaign), analysed(&undisturbed));
     assert_eq!(disturbed, undisturbed);
