@@ -72,6 +72,23 @@ pub enum AgentError {
         /// SHA-256 at the receiver.
         arrived: String,
     },
+    /// A file did not come over the results disk as it was put there.
+    #[error("cannot bring {path} over the results disk")]
+    Disk {
+        /// Which file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file does not fit on the results disk.
+    #[error("{path} does not fit on the results disk: {why}")]
+    SmallDisk {
+        /// Which file.
+        path: String,
+        /// How the disk's size was set, what is needed, and what there is.
+        why: String,
+    },
     /// Something failed on this side.
     #[error("cannot {what}")]
     Here {

@@ -369,6 +369,9 @@ pub struct CaptureRequest {
     pub captures: usize,
     /// Send the packets themselves as well?
     pub keep: bool,
+    /// Write them to the disk for packets, under this number, instead of sending them?
+    #[serde(default)]
+    pub on_disk: Option<u64>,
 }
 
 /// What came of a capture.
@@ -380,6 +383,18 @@ pub struct CaptureEnd {
     pub problems: Vec<record::Problem>,
     /// How the headers waited; `None` when none were wanted.
     pub holding: Option<Holding>,
+    /// What is on the disk for packets; `None` when nothing was to be.
+    #[serde(default)]
+    pub packets: Option<KeptPackets>,
+}
+
+/// Packets on the disk for them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptPackets {
+    /// What is there.
+    pub receipt: ArchiveReceipt,
+    /// Why it is not all.
+    pub problem: Option<String>,
 }
 
 /// How far a running capture is.

@@ -28,12 +28,12 @@ pub mod server;
 pub mod wire;
 
 pub(crate) use client::Awaited;
-pub use client::{Client, Limits, RemoteCounters, RemoteTrace};
+pub use client::{Client, Limits, RemoteCounters, RemoteTrace, ResultsDisk, SMALL};
 pub use error::{AgentError, Lost};
 pub use message::{
     ArchiveReceipt, CaptureEnd, CaptureProgress, CaptureRequest, ClockReading, CounterRequest, Failure, FailureKind,
-    Hello, InterfaceSetup, Lent, LoanRequest, NetworkSetup, Reading, Receipt, RouteSetup, TraceRequest, TunnelSetup,
-    Way,
+    Hello, InterfaceSetup, KeptPackets, Lent, LoanRequest, NetworkSetup, Reading, Receipt, RouteSetup, TraceRequest,
+    TunnelSetup, Way,
 };
 pub(crate) use mux::fresh_number;
 
@@ -41,6 +41,8 @@ pub(crate) use mux::fresh_number;
 pub const PORT: &str = "org.vptest.agent.0";
 /// Serial number of the virtio disk that takes a guest's results.
 pub const RESULTS_SERIAL: &str = "vptest-results";
+/// The same of the one that takes its kept packets.
+pub const PACKETS_SERIAL: &str = "vptest-packets";
 /// Where the agent of a container listens, in the container: a directory that is the container's own and in memory.
 pub const CONTAINER_SOCKET: &str = "/dev/vptest.agent";
 /// Name of the agent's threads, but for those that start the workload ([`crate::host::cage::THREAD`]).

@@ -195,6 +195,64 @@ impl<W: Write + Seek> Writer<W> {
     }
 }
 
+/// Writes one file whose length is known only when all of it is there. Until [`OpenEnd::finish`], the disk says that it is
+/// unfinished.
+#[derive(Debug)]
+pub struct OpenEnd<W> {
+    out: W,
+    nonce: u64,
+}
+
+impl<W: Read + Write + Seek> OpenEnd<W> {
+    /// Where the content begins.
+    const CONTENT: u64 = (HEADER + BLOCK) as u64;
+
+    /// Begins at the beginning of `out`.
+    pub fn begin(mut out: W, nonce: u64) -> io::Result<Self> {
+        out.seek(SeekFrom::Start(0))?;
+        out.write_all(&header(&Head { whole: false, nonce, bytes: 0, sha256: String::new(), files: 0 }))?;
+        out.seek(SeekFrom::Start(Self::CONTENT))?;
+        Ok(Self { out, nonce })
+    }
+
+    /// Where the content is to be written, and nothing else.
+    pub fn content(&mut self) -> &mut W {
+        &mut self.out
+    }
+
+    /// Ends the file after `size` bytes. All of it is read once more: a checksum along the way would cost time while it is written.
+    ///
+    /// # Errors
+    /// As [`Writer::add`], and for what cannot be written or read.
+    pub fn finish(self, name: &str, size: u64) -> io::Result<(W, ArchiveReceipt)> {
+        let Self { mut out, nonce } = self;
+        let head = entry(name, size).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        out.seek(SeekFrom::Start(Self::CONTENT + size))?;
+        out.write_all(&[0; 3 * BLOCK][..padding(size) + 2 * BLOCK])?;
+        out.seek(SeekFrom::Start(HEADER as u64))?;
+        out.write_all(&head)?;
+        out.flush()?;
+        let bytes = needed([size]) - HEADER as u64;
+        out.seek(SeekFrom::Start(HEADER as u64))?;
+        let mut hash = Sha256::new();
+        let read = io::copy(&mut (&mut out as &mut dyn Read).take(bytes), &mut HashWriter(&mut hash))?;
+        if read != bytes {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the disk gives back less than was written"));
+        }
+        let sha256 = hex(hash);
+        out.seek(SeekFrom::Start(0))?;
+        out.write_all(&header(&Head { whole: true, nonce, bytes, sha256: sha256.clone(), files: 1 }))?;
+        out.flush()?;
+        Ok((out, ArchiveReceipt { nonce, bytes, sha256, files: 1 }))
+    }
+}
+
+/// Bytes that files of these sizes take on a disk, or would.
+pub fn needed(sizes: impl IntoIterator<Item = u64>) -> u64 {
+    let entries = sizes.into_iter().map(|size| size.saturating_add((BLOCK + padding(size)) as u64));
+    entries.fold((HEADER + 2 * BLOCK) as u64, u64::saturating_add)
+}
+
 fn header(head: &Head) -> Vec<u8> {
     let json = super::mux::json(head);
     let length = u32::try_from(json.len()).expect("a few numbers and a checksum");

@@ -41,6 +41,9 @@ pub(super) struct Args {
     /// File or block device for results [default: the virtio disk with serial number vptest-results]
     #[arg(long, value_name = "FILE", conflicts_with = "init")]
     results: Option<PathBuf>,
+    /// File or block device for kept packets [default: the virtio disk with serial number vptest-packets]
+    #[arg(long, value_name = "FILE", conflicts_with = "init", hide = true)]
+    packets: Option<PathBuf>,
     /// Path of the script that starts this program, for those who are to start it again
     #[arg(long, value_name = "FILE", conflicts_with = "init", hide = true)]
     program: Option<PathBuf>,
@@ -82,6 +85,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         Options {
             scratch,
             results: args.results.clone(),
+            packets: args.packets.clone(),
             owns_scratch,
             program: args.program.clone(),
             ..Options::guest()?

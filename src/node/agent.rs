@@ -78,9 +78,8 @@ impl Node for AgentNode {
     }
 
     async fn get(&self, path: &str, limit: u64) -> Result<Vec<u8>, NodeError> {
-        let mut content = Vec::new();
-        match self.client.get(path, limit, &mut content).await {
-            Ok(_) => Ok(content),
+        match self.client.fetch(path, limit).await {
+            Ok(content) => Ok(content),
             Err(error) if error.failure() == Some(FailureKind::TooLarge) => {
                 Err(NodeError::TooLarge { node: self.id, path: path.to_owned(), limit })
             }

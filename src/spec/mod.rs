@@ -485,6 +485,8 @@ pub struct MinimegaSpec {
     pub cpu: Option<String>,
     /// Who captures at the guests' taps, for the vantage `host`.
     pub capture: TapCapture,
+    /// Size of a disk on which each virtual machine leaves large files for vptest; `None` for none.
+    pub result_disk: Option<ByteSize>,
     /// How long the guests may take until their agents answer; `None` for what suits their number.
     pub boot_timeout: Option<Duration>,
     /// Where the load of `stress_cpu`, `stress_io` and `stress_mem` runs. Default on the host.

@@ -75,7 +75,7 @@ fn read_spec(mut top: Section<'_>, sink: &mut Sink<'_>) -> Spec {
     let capture_entry = top.take("capture");
     let capture = read_capture(capture_entry.clone(), &factor_table, sink);
     let instrument = top.take("instrument").map(|e| parse_instrument::read(&e, sink)).unwrap_or_default();
-    let testbed = top.take("testbed").map(|e| read_testbed(&e, sink)).unwrap_or_default();
+    let testbed = top.take("testbed").map(|e| read_testbed(&e, &factor_table, sink)).unwrap_or_default();
     let verify = top.take("verify").map(|e| read_verify(&e, sink)).unwrap_or_default();
     let analysis = top.take("analysis").map(|e| read_analysis(&e, &factor_table, sink)).unwrap_or_default();
     let sentinel = top.take("sentinel").and_then(|e| parse_sentinel::read(&e, &factor_table, sink));
@@ -244,7 +244,7 @@ fn read_ring(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<u64> {
     Some(ring)
 }
 
-fn read_testbed(entry: &Entry<'_>, sink: &mut Sink<'_>) -> TestbedSpec {
+fn read_testbed(entry: &Entry<'_>, factors: &parse_factors::Table, sink: &mut Sink<'_>) -> TestbedSpec {
     if entry.value.is_str() {
         let help = "the testbed is a factor: put `testbed = …` under `[factors]`".to_owned();
         entry.refuse_with_help(sink, "a table with options of testbeds", Some(help));
@@ -260,7 +260,8 @@ fn read_testbed(entry: &Entry<'_>, sink: &mut Sink<'_>) -> TestbedSpec {
     }
     let qemu = section.take("qemu").map(|entry| parse_qemu::read(&entry, sink)).unwrap_or_default();
     let physical = section.take("physical").map(|entry| physical::read(&entry, sink)).unwrap_or_default();
-    let minimega = section.take("minimega").map(|entry| parse_minimega::read(&entry, sink)).unwrap_or_default();
+    let minimega =
+        section.take("minimega").map(|entry| parse_minimega::read(&entry, factors, sink)).unwrap_or_default();
     let reuse = section.take("reuse").and_then(|entry| entry.choice(sink, REUSES)).unwrap_or_default();
     section.finish(sink);
     TestbedSpec { reuse, qemu, physical, minimega, fake: FakeSpec { faults } }

@@ -618,6 +618,23 @@ fn options_of_minimega_are_read() {
     assert_eq!((all.kernel, all.cpu.as_deref(), all.capture), (GuestKernel::Cloud, Some("max"), TapCapture::Minimega));
     assert_eq!((all.programs, all.append), (vec!["tc".to_owned()], vec!["quiet".to_owned()]));
     assert_eq!((all.boot_timeout, all.stress), (Some(Duration::from_secs(90)), StressPlace::Guest));
+    assert_eq!((all.result_disk, minimega("result_disk = \"1 MiB\"").result_disk), (None, Some(ByteSize(1 << 20))));
+}
+
+/// Guests of an image of one's own have none of them; containers of the same sweep may.
+#[test]
+fn programs_that_nobody_would_have_are_refused() {
+    let own = "programs = [\"tc\"]\ninitrd = \"/i\"\nkernel = \"/k\"";
+    let spec = |testbeds: &str, more: &str| {
+        format!("{LEAST}[factors]\ntestbed = [{testbeds}]\n[testbed.minimega]\n{own}\n{more}\n")
+    };
+    let both = "\"minimega-kvm\", \"minimega-container\"";
+    assert_eq!(parse(&spec(both, "")).testbed.minimega.programs, ["tc"]);
+    for refused in [spec("\"minimega-kvm\"", ""), spec(both, "filesystem = \"/root\"")] {
+        let told = said(&refused);
+        assert!(told.contains("error") && told.contains("no programs beside `initrd` or `disk`"), "{told}");
+        assert!(told.contains("leave `programs` out"), "{told}");
+    }
 }
 
 #[test]
@@ -665,6 +682,10 @@ fn wrong_options_of_minimega_are_refused_by_name() {
         ("disk = \"/d\"\nreach = \"ssh\"", "`\"port\"`, `\"cc\"`"),
         ("disk = \"/d\"\nfiles = \"/f\"", "only beside `reach = \"cc\"`"),
         ("disk = \"/d\"\nreach = \"cc\"\nfiles = \"f\"", "the path of a directory in the guests, beginning with `/`"),
+        ("disk = \"/d\"\nprograms = [\"tc\"]", "no programs beside `initrd` or `disk`"),
+        ("result_disk = 5", "result_disk"),
+        ("result_disk = \"100 kB\"", "from 1 MiB to 16 TiB"),
+        ("result_disk = \"17 TiB\"", "from 1 MiB to 16 TiB"),
     ] {
         let told = said(&format!("{LEAST}[testbed.minimega]\n{line}\n"));
         assert!(told.contains("error") && told.contains(expected), "{line}:\n{told}");

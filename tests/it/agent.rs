@@ -8,6 +8,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -15,16 +16,17 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::net::unix::pipe;
 use vptest::agent::wire::{Answer, GREETING, PROTOCOL, Preamble};
 use vptest::agent::{
-    AgentError, CaptureEnd, CaptureRequest, Client, FailureKind, InterfaceSetup, Limits, Lost, NetworkSetup,
-    RouteSetup, TunnelSetup, results,
+    AgentError, ArchiveReceipt, CaptureEnd, CaptureRequest, Client, FailureKind, InterfaceSetup, Limits, Lost,
+    NetworkSetup, ResultsDisk, RouteSetup, SMALL, TunnelSetup, results,
 };
 use vptest::host::namespace::Namespace;
 use vptest::ids::{NodeId, Vantage};
 use vptest::instrument::capture::{Captures, FlowOptions, FlowSinks};
 use vptest::node::agent::AgentNode;
 use vptest::node::{self, ExitStatus, Node as _, NodeError, Process as _, Stream};
-use vptest::record::Weight;
+use vptest::record::{Capture, Problem, Weight};
 use vptest::spec::CaptureSpec;
+use vptest::testbed::minimega::guest;
 use vptest::testbed::{CapturePoint, CaptureSource};
 
 use crate::need::{program, root};
@@ -41,11 +43,17 @@ pub(crate) struct Agent {
 
 impl Agent {
     fn start(arguments: &[&str]) -> (Self, pipe::Receiver, pipe::Sender) {
+        Self::start_with(arguments, &[])
+    }
+
+    /// With these variables.
+    fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> (Self, pipe::Receiver, pipe::Sender) {
         let scratch = tempfile::tempdir().unwrap();
         let mut child = Command::new(VPTEST)
             .args(["agent", "--stdio", "--scratch"])
             .arg(scratch.path())
             .args(arguments)
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -609,6 +617,106 @@ async fn results_travel_over_a_disk() {
     assert_eq!(failure(&client.archive(&["c".to_owned()]).await.unwrap_err()), FailureKind::NotFound);
 }
 
+/// The disk as its host has it, where it is one file.
+#[derive(Debug)]
+struct Image {
+    disk: std::path::PathBuf,
+    place: tempfile::TempDir,
+    /// Is a bit turned before it is read?
+    spoil: AtomicBool,
+}
+
+#[async_trait::async_trait]
+impl ResultsDisk for Image {
+    async fn read(&self, receipt: &ArchiveReceipt, into: &Path) -> io::Result<Vec<std::path::PathBuf>> {
+        if self.spoil.load(Ordering::Relaxed) {
+            let mut disk = fs::read(&self.disk)?;
+            disk[5000] ^= 1;
+            fs::write(&self.disk, disk)?;
+        }
+        let files = results::read(&self.disk, Some(receipt.nonce), results::ReadLimits::default(), into);
+        Ok(files.map_err(io::Error::other)?.into_iter().map(|file| file.path).collect())
+    }
+
+    fn place(&self) -> &Path {
+        self.place.path()
+    }
+
+    fn setting(&self) -> String {
+        "of a test".to_owned()
+    }
+}
+
+#[tokio::test]
+async fn large_files_come_over_a_disk_that_is_attached_and_small_ones_do_not() {
+    let place = tempfile::tempdir().unwrap();
+    let disk = place.path().join("disk");
+    fs::write(&disk, "").unwrap();
+    let (agent, output, input) = Agent::start(&["--results", disk.to_str().unwrap()]);
+    let client = Client::connect(output, input, Limits::default()).await.unwrap();
+    let (at, of) = (|name: &str| place.path().join(name), |seed, length| vec![seed; length]);
+    let (small, large) = (of(1, 1000), of(2, usize::try_from(SMALL).unwrap() + 1));
+    fs::write(agent.path("small"), &small).unwrap();
+    fs::write(agent.path("large"), &large).unwrap();
+    // Without a disk as well.
+    client.bring("large", 1 << 30, &at("before")).await.unwrap();
+    assert!(fs::read(at("before")).unwrap() == large && disk.metadata().unwrap().len() == 0);
+    let spoil = AtomicBool::new(false);
+    let image = Arc::new(Image { disk: disk.clone(), place: tempfile::tempdir().unwrap(), spoil });
+    client.attach(image.clone(), None).await.unwrap();
+    client.bring("small", 1 << 30, &at("one")).await.unwrap();
+    assert!(fs::read(at("one")).unwrap() == small && disk.metadata().unwrap().len() < SMALL);
+    client.bring("large", 1 << 30, &at("two")).await.unwrap();
+    assert!(fs::read(at("two")).unwrap() == large && disk.metadata().unwrap().len() > SMALL);
+    assert!(client.fetch("large", 1 << 30).await.unwrap() == large);
+    assert_eq!(failure(&client.fetch("large", SMALL).await.unwrap_err()), FailureKind::TooLarge);
+    assert_eq!(failure(&client.bring("gone", 1 << 30, &at("three")).await.unwrap_err()), FailureKind::NotFound);
+    // Nothing is written over, and what could not be brought is not there.
+    let error = client.bring("small", 1 << 30, &at("one")).await.unwrap_err();
+    assert!(matches!(error, AgentError::Here { .. }) && !at("three").exists(), "{error:?}");
+    assert_eq!(fs::read_dir(image.place()).unwrap().count(), 0);
+    fs::remove_file(&disk).unwrap();
+    assert_eq!(failure(&client.attach(image, None).await.unwrap_err()), FailureKind::NotFound);
+}
+
+/// An agent whose `sync` is this script.
+async fn agent_with_sync(script: &str) -> (Agent, Client, tempfile::TempDir) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let programs = tempfile::tempdir().unwrap();
+    let sync = programs.path().join("sync");
+    fs::write(&sync, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&sync, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
+    let (agent, output, input) = Agent::start_with(&[], &[("PATH", &path)]);
+    (agent, Client::connect(output, input, Limits::default()).await.unwrap(), programs)
+}
+
+#[tokio::test]
+async fn a_guest_says_whether_it_has_written_to_its_disk() {
+    let (agent, client, _programs) = agent_with_sync("echo > synced").await;
+    guest::write_out(&client, LONG).await.unwrap();
+    assert!(Path::new(&agent.path("synced")).exists());
+    for (script, limit, expected) in [
+        ("exit 3", LONG, "sync ended with exit status 3"),
+        ("exec sleep 1000", Duration::from_millis(100), "sync has not ended within 100ms"),
+    ] {
+        let (_agent, client, _programs) = agent_with_sync(script).await;
+        assert_eq!(guest::write_out(&client, limit).await.unwrap_err(), expected);
+    }
+    drop(agent);
+    guest::write_out(&client, LONG).await.unwrap_err();
+}
+
+#[test]
+fn an_agent_that_cannot_have_its_port_makes_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let scratch = place.path().join("scratch");
+    let command = ["agent", "--port", "org.vptest.nosuch", "--scratch"];
+    let ended = Command::new(VPTEST).args(command).arg(&scratch).output().unwrap();
+    assert!(!ended.status.success() && String::from_utf8_lossy(&ended.stderr).contains("org.vptest.nosuch"));
+    assert!(!scratch.exists());
+}
+
 /// An agent in a network namespace of its own, with a veth pair `va` (02:00:00:00:00:01) and `vb` in it.
 async fn in_namespace() -> (Arc<Namespace>, Agent, Client) {
     let namespace = Arc::new(Namespace::new().unwrap());
@@ -628,11 +736,17 @@ async fn in_namespace() -> (Arc<Namespace>, Agent, Client) {
 
 /// An agent in this namespace.
 pub(crate) async fn agent_in(namespace: &Namespace) -> (Agent, Client) {
+    agent_with(namespace, &[]).await
+}
+
+/// The same with these arguments.
+async fn agent_with(namespace: &Namespace, arguments: &[&str]) -> (Agent, Client) {
     let started = namespace.run(|| {
         let scratch = tempfile::tempdir()?;
         let mut child = Command::new(VPTEST)
             .args(["agent", "--stdio", "--scratch"])
             .arg(scratch.path())
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -747,6 +861,7 @@ fn capture_request(keep: bool) -> CaptureRequest {
         node: NodeId::client(1),
         vantage: Vantage::Guest,
         interface: "lo".to_owned(),
+        on_disk: None,
         snaplen: 128,
         filter: None,
         ring: None,
@@ -814,7 +929,7 @@ async fn a_capture_streams_and_brings_its_statistics_home() {
     counted.await.expect("news of the packets while it runs");
     until("packets while it runs", || fs::metadata(&kept).unwrap().len() > 0).await;
     assert_eq!(capture.link(), 1);
-    let CaptureEnd { capture: record, problems, holding } = capture.stop().await.unwrap();
+    let CaptureEnd { capture: record, problems, holding, .. } = capture.stop().await.unwrap();
     assert!(problems.is_empty(), "{problems:?}");
     assert_eq!((record.dropped_kernel, record.dropped_interface), (Some(0), Some(0)));
     assert!(record.packets > 5000 && record.tcp.is_none());
@@ -832,6 +947,74 @@ async fn a_capture_streams_and_brings_its_statistics_home() {
     assert!(error.to_string().contains("eth9"), "{error}");
     let bad = CaptureRequest { filter: Some("tcp prot 80".to_owned()), ..capture_request(false) };
     assert_eq!(failure(&client.capture(&bad, None, None).await.unwrap_err()), FailureKind::Invalid);
+}
+
+/// One point of an agent, which keeps packets; what came of it.
+async fn keep_packets(namespace: &Arc<Namespace>, client: &Client, directory: &Path) -> (Capture, Vec<Problem>) {
+    let point = CapturePoint {
+        node: NodeId::client(1),
+        vantage: Vantage::Guest,
+        interface: "lo".to_owned(),
+        source: CaptureSource::Agent(client.clone()),
+    };
+    let spec = CaptureSpec {
+        snaplen: 128,
+        vantage: vec![Vantage::Guest],
+        statistics: false,
+        connections: false,
+        keep: true,
+        filter: None,
+        ring: None,
+    };
+    let started = {
+        let directory = directory.to_owned();
+        move || Captures::start(&[point], &spec, Some(&directory))
+    };
+    let captures = tokio::task::spawn_blocking(started).await.unwrap().unwrap();
+    talk(namespace, 1 << 20);
+    let stopped = tokio::task::spawn_blocking(move || captures.stop()).await.unwrap();
+    let [capture] = <[_; 1]>::try_from(stopped.captures).unwrap();
+    (capture, stopped.problems)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packets_that_are_kept_on_a_disk_come_when_their_capture_ends() {
+    if !root() || !program("ip") || !program("tcpdump") {
+        return;
+    }
+    let (namespace, _other, _) = in_namespace().await;
+    let place = tempfile::tempdir().unwrap();
+    let [files, packets] = ["files", "packets"].map(|name| place.path().join(name));
+    fs::write(&files, "").unwrap();
+    fs::write(&packets, "").unwrap();
+    let arguments = ["--results", files.to_str().unwrap(), "--packets", packets.to_str().unwrap()];
+    let (_agent, client) = agent_with(&namespace, &arguments).await;
+    client.configure(&NetworkSetup::default()).await.unwrap();
+    let image = |disk: &Path, spoil| {
+        Arc::new(Image { disk: disk.to_owned(), place: tempfile::tempdir().unwrap(), spoil: AtomicBool::new(spoil) })
+    };
+    let (of_files, of_packets) = (image(&files, false), image(&packets, false));
+    client.attach(of_files, Some(of_packets.clone())).await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (capture, problems) = keep_packets(&namespace, &client, directory.path()).await;
+    assert!(problems.is_empty(), "{problems:?}");
+    let kept = directory.path().join("client1-guest.pcapng");
+    let named = format!("{}/client1-guest.pcapng", directory.path().file_name().unwrap().to_str().unwrap());
+    assert_eq!(capture.file, Some(named));
+    let output = Command::new("tcpdump").args(["-nn", "-r"]).arg(&kept).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count() as u64, capture.packets);
+    assert!(capture.packets > 10 && packets.metadata().unwrap().len() > kept.metadata().unwrap().len());
+    assert_eq!(fs::read_dir(of_packets.place()).unwrap().count(), 0);
+
+    // What is not what the agent has written is no capture.
+    of_packets.spoil.store(true, Ordering::Relaxed);
+    let directory = tempfile::tempdir().unwrap();
+    let (capture, problems) = keep_packets(&namespace, &client, directory.path()).await;
+    let [Problem { weight: Weight::Suspect, text }] = problems.as_slice() else { panic!("{problems:?}") };
+    assert!(text.starts_with("packets of client1 ") && text.contains("were kept and are lost: "), "{text}");
+    assert!(text.contains("the checksum of the results is another"), "{text}");
+    assert!(capture.packets > 10 && capture.file.is_none());
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,7 +10,7 @@ use super::campaign::Campaign;
 use super::need::program;
 use super::qemu::{AB, cache, databases, guests, only, outcome, qemus, run, sweep, wanted};
 
-fn tools() -> bool {
+pub(crate) fn tools() -> bool {
     guests() && ["syslinux", "mcopy", "mkfs.fat", "qemu-img", "cpio"].iter().all(|name| program(name))
 }
 
@@ -22,7 +22,7 @@ fn sh(line: &str, words: &[&Path]) -> Vec<u8> {
 }
 
 /// An image with the distribution's kernel for virtual machines, which is the quickest to boot.
-fn built(programs: &[&str], first: PathBuf) -> Image {
+pub(crate) fn built(programs: &[&str], first: PathBuf) -> Image {
     let programs = programs.iter().map(|&name| name.to_owned()).collect();
     let request = image::Request { kernel: KernelChoice::Cloud, programs, vptest: first, ..wanted() };
     image::build(&request, &mut |_| {}).unwrap()
@@ -41,7 +41,7 @@ fn compressed_kernel(image: &Image, to: &Path) {
 
 /// A disk in `directory`: a FAT file system with a boot loader, the kernel of the image and its initramfs, in which the
 /// files below `directory/over` replace others.
-fn disk(directory: &Path, image: &Image) -> PathBuf {
+pub(crate) fn disk(directory: &Path, image: &Image) -> PathBuf {
     let at = |name: &str| directory.join(name);
     compressed_kernel(image, &at("vmlinuz"));
     sh(
@@ -67,7 +67,7 @@ fn disk(directory: &Path, image: &Image) -> PathBuf {
 }
 
 /// A file that the guests find in their first file system.
-fn over(directory: &Path, name: &str, text: &str) {
+pub(crate) fn over(directory: &Path, name: &str, text: &str) {
     let path = directory.join("over").join(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, text).unwrap();

@@ -183,7 +183,7 @@ fn swap(error: AgentError) -> AgentError {
     }
 }
 
-fn too_large(path: &str, limit: u64) -> AgentError {
+pub(super) fn too_large(path: &str, limit: u64) -> AgentError {
     Failure::new(FailureKind::TooLarge, format!("send {path}"), format!("it is larger than {limit} bytes")).into()
 }
 

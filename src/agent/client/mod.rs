@@ -1,5 +1,6 @@
 //! The host's side of an agent.
 
+mod bulk;
 mod capture;
 mod counters;
 mod files;
@@ -9,7 +10,7 @@ mod trace;
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -24,6 +25,7 @@ use super::wire::{Answer, GREETING, Kind, MAX_PAYLOAD, PROTOCOL, Preamble, skip_
 use crate::record::HostUse;
 use crate::text::printable;
 
+pub use bulk::{ResultsDisk, SMALL};
 pub use capture::{Keep, RemoteCapture};
 pub use counters::RemoteCounters;
 pub(in crate::agent) use files::hex;
@@ -83,6 +85,8 @@ struct Inner {
     pong: Duration,
     clock_rounds: u32,
     is_slow: bool,
+    /// Over which large files come, and kept packets.
+    disks: OnceLock<bulk::Disks>,
 }
 
 /// Whether anything is to be heard from a node. It does not keep the conversation up.
@@ -140,7 +144,8 @@ impl Client {
         tokio::spawn(beat(link.clone(), limits.heartbeat));
         let pong = limits.silence.min(limits.pong);
         let Limits { clock_rounds, is_slow, .. } = limits;
-        Ok(Self(Arc::new(Inner { hello, link, runtime: Handle::current(), pong, clock_rounds, is_slow })))
+        let (runtime, disks) = (Handle::current(), OnceLock::new());
+        Ok(Self(Arc::new(Inner { hello, link, runtime, pong, clock_rounds, is_slow, disks })))
     }
 
     /// What the agent says of itself.
@@ -538,7 +543,15 @@ mod tests {
         let hello = serde_json::from_value(serde_json::json!({ "protocol": PROTOCOL, "version": "0" })).unwrap();
         let pong = Duration::from_millis(1);
         let (runtime, clock_rounds) = (Handle::current(), 3);
-        let client = Client(Arc::new(Inner { hello, link, runtime, pong, clock_rounds, is_slow: false }));
+        let client = Client(Arc::new(Inner {
+            hello,
+            link,
+            runtime,
+            pong,
+            clock_rounds,
+            is_slow: false,
+            disks: OnceLock::new(),
+        }));
         let error = client.clock(100).await.unwrap_err();
         assert!(matches!(error, AgentError::Unanswered { request: "clock", .. }), "{error}");
         assert!(!error.is_lost());

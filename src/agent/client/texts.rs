@@ -75,6 +75,9 @@ fn captured(mut end: CaptureEnd) -> CaptureEnd {
     for problem in &mut end.problems {
         problem.text = printable(&problem.text, SENTENCE);
     }
+    if let Some(problem) = end.packets.as_mut().and_then(|packets| packets.problem.as_mut()) {
+        *problem = printable(problem, SENTENCE);
+    }
     end
 }
 

@@ -16,6 +16,18 @@ fn disk(files: &[(&str, &[u8])]) -> (Vec<u8>, ArchiveReceipt) {
     (out.into_inner(), receipt)
 }
 
+#[test]
+fn what_files_need_is_what_they_take() {
+    for sizes in [&[][..], &[0], &[1, 511, 512, 513], &[100_000]] {
+        let contents: Vec<Vec<u8>> = sizes.iter().map(|size| vec![7; *size]).collect();
+        let names: Vec<String> = (0..sizes.len()).map(|number| format!("f{number}")).collect();
+        let files: Vec<(&str, &[u8])> =
+            names.iter().map(String::as_str).zip(contents.iter().map(Vec::as_slice)).collect();
+        assert_eq!(needed(sizes.iter().map(|size| *size as u64)), disk(&files).0.len() as u64, "{sizes:?}");
+    }
+    assert_eq!(needed([u64::MAX, 1]), u64::MAX);
+}
+
 /// A disk whose checksums are right, around any stream.
 fn around(stream: &[u8]) -> Vec<u8> {
     let head = Head {

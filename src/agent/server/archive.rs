@@ -1,7 +1,8 @@
 //! Writing files to the results disk.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Seek as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use super::super::message::{Failure, FailureKind, Outcome};
@@ -20,10 +21,11 @@ pub(super) fn archive(disk: Option<PathBuf>, paths: &[PathBuf], nonce: u64) -> R
     }
     let disk = match disk {
         Some(disk) => disk,
-        None => find_disk()?,
+        None => find_disk(RESULTS_SERIAL)?,
     };
     let what = format!("write to {}", disk.display());
-    let out = OpenOptions::new().write(true).create(false).open(&disk).map_err(failed(what.clone()))?;
+    let mut out = OpenOptions::new().write(true).create(false).open(&disk).map_err(failed(what.clone()))?;
+    check_room(&mut out, &disk, &files)?;
     let mut writer =
         results::Writer::begin(io::BufWriter::with_capacity(1 << 20, out), nonce).map_err(failed(what.clone()))?;
     for path in &files {
@@ -36,6 +38,24 @@ pub(super) fn archive(disk: Option<PathBuf>, paths: &[PathBuf], nonce: u64) -> R
     let out = out.into_inner().map_err(|error| Failure::io(what.clone(), error.error()))?;
     out.sync_all().map_err(failed(what))?;
     Ok(Outcome::Archived(receipt))
+}
+
+/// Do the files fit? Said with numbers, before anything is written.
+fn check_room(out: &mut File, disk: &Path, files: &[PathBuf]) -> Result<(), Failure> {
+    let what = || format!("write to {}", disk.display());
+    let failed = |error: io::Error| Failure::io(what(), &error);
+    // A file grows.
+    if !out.metadata().map_err(failed)?.file_type().is_block_device() {
+        return Ok(());
+    }
+    let sizes = files.iter().map(|path| Ok(fs::metadata(path)?.len())).collect::<io::Result<Vec<_>>>();
+    let sizes = sizes.map_err(|error| Failure::io("look at the files to archive", &error))?;
+    let (needed, room) = (results::needed(sizes), out.seek(io::SeekFrom::End(0)).map_err(failed)?);
+    if needed <= room {
+        return Ok(());
+    }
+    let text = format!("{needed} bytes are needed, and {} has {room}", disk.display());
+    Err(Failure::new(FailureKind::NoSpace, what(), text))
 }
 
 fn add(writer: &mut results::Writer<io::BufWriter<File>>, path: &Path) -> io::Result<()> {
@@ -66,13 +86,14 @@ fn gather(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-fn find_disk() -> Result<PathBuf, Failure> {
+/// The virtio disk with that serial number.
+pub(super) fn find_disk(serial: &str) -> Result<PathBuf, Failure> {
     let what = "find the results disk";
     let entries = fs::read_dir("/sys/block").map_err(|error| Failure::io(what, &error))?;
     let ours = entries.flatten().find(|entry| {
-        let serial = fs::read_to_string(entry.path().join("serial"));
-        serial.is_ok_and(|serial| serial.trim_matches(['\0', '\n', ' ']) == RESULTS_SERIAL)
+        let found = fs::read_to_string(entry.path().join("serial"));
+        found.is_ok_and(|found| found.trim_matches(['\0', '\n', ' ']) == serial)
     });
     let found = ours.map(|entry| Path::new("/dev").join(entry.file_name()));
-    found.ok_or_else(|| Failure::new(FailureKind::NotFound, what, format!("no disk has the serial {RESULTS_SERIAL}")))
+    found.ok_or_else(|| Failure::new(FailureKind::NotFound, what, format!("no disk has the serial {serial}")))
 }

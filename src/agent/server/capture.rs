@@ -7,41 +7,68 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, fcntl};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
+use tokio::task::JoinHandle;
 
 use super::super::error::Lost;
 use super::super::message::{CaptureEnd, CaptureRequest, Failure, FailureKind, News, Outcome, Tell};
 use super::super::mux::{CHUNK, Chunk, Inbox, Item, Outbox};
 use super::super::wire::Kind;
+use super::Options;
 use super::files::blocking;
+use super::packets::Packets;
 use crate::instrument::capture::{CaptureError, FILTER, Here, Holding, Outlet, Watch};
 
 /// Bytes that may wait between the capture and its channel, if the system lets a pipe have so many.
 const PIPE: i32 = 1 << 20;
 
-/// Captures until the host says stop, or goes. There is news every `news`.
+/// Where packets go that are kept.
+enum Keeping {
+    /// To the host.
+    Sent(JoinHandle<Result<(), Lost>>),
+    Written(Packets),
+}
+
+impl Keeping {
+    /// What is to be written to, if anything is.
+    fn begin(
+        request: &CaptureRequest,
+        outbox: &Outbox,
+        options: &Options,
+    ) -> Result<(Option<File>, Option<Self>), Failure> {
+        if let Some(nonce) = request.on_disk {
+            let (writer, packets) = Packets::begin(options.packets.clone(), nonce)?;
+            return Ok((Some(writer), Some(Self::Written(packets))));
+        }
+        if !request.keep {
+            return Ok((None, None));
+        }
+        let failed = |error| Failure::io("make a pipe", &error);
+        let (reader, writer) = pipe().map_err(failed)?;
+        let reader = pipe::Receiver::from_owned_fd(reader.into()).map_err(failed)?;
+        let outbox = outbox.clone();
+        let sent = tokio::spawn(async move { send_packets(reader, &outbox).await });
+        Ok((Some(writer), Some(Self::Sent(sent))))
+    }
+}
+
+/// Captures until the host says stop, or goes.
 pub(super) async fn capture(
     request: CaptureRequest,
     mut inbox: Inbox,
     outbox: &Outbox,
-    news: Duration,
+    options: &Options,
 ) -> Result<Outcome, Failure> {
-    let (keep, pump) = if request.keep {
-        let (writer, reader) = pipe().map_err(|error| Failure::io("make a pipe", &error))?;
-        let outbox = outbox.clone();
-        (Some(writer), Some(tokio::spawn(async move { send_packets(reader, &outbox).await })))
-    } else {
-        (None, None)
-    };
+    let (keep, keeping) = Keeping::begin(&request, outbox, options)?;
     let (here, outlet) = blocking(move || Here::start(&request, keep).map_err(|error| not_started(&error))).await?;
     let sender = outlet.map(|outlet| {
         let outbox = outbox.clone();
         tokio::spawn(async move { send_headers(outlet, &outbox).await })
     });
     outbox.send(Kind::Reply, &News::Capturing { link: here.link() }).await?;
-    let stopped = follow(&here.watch(), &mut inbox, outbox, news).await;
+    let stopped = follow(&here.watch(), &mut inbox, outbox, options.news).await;
     if let Err(lost) = stopped {
         // Nobody wants the record; ending may block until nobody is there any more who should take packets.
-        if let Some(pump) = pump {
+        if let Some(Keeping::Sent(pump)) = keeping {
             pump.abort();
         }
         if let Some(sender) = sender {
@@ -53,24 +80,28 @@ pub(super) async fn capture(
     let failed = |text: String| Failure::new(FailureKind::Other, "capture", text);
     let (capture, problems) = blocking(move || here.stop().map_err(failed)).await?;
     // All packets and headers are on their way before the record is.
-    if let Some(pump) = pump {
-        let pumped = pump.await.unwrap_or(Err(Lost::Ended));
-        pumped?;
-    }
+    let packets = match keeping {
+        Some(Keeping::Sent(pump)) => {
+            pump.await.unwrap_or(Err(Lost::Ended))?;
+            None
+        }
+        Some(Keeping::Written(packets)) => Some(packets.finish().await?),
+        None => None,
+    };
     let holding = match sender {
         Some(sender) => Some(sender.await.unwrap_or(Err(Lost::Ended))?),
         None => None,
     };
-    Ok(Outcome::Captured(Box::new(CaptureEnd { capture, problems, holding })))
+    Ok(Outcome::Captured(Box::new(CaptureEnd { capture, problems, holding, packets })))
 }
 
-/// A pipe from the capture's thread, which may block on it, to a task.
-fn pipe() -> std::io::Result<(File, pipe::Receiver)> {
+/// A pipe from the capture's thread, which may block on it: the end to read and that to write.
+pub(super) fn pipe() -> std::io::Result<(File, File)> {
     let (reader, writer) = std::io::pipe()?;
     let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
     // Smaller is only slower; the system may not allow more.
     let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE));
-    Ok((File::from(writer), pipe::Receiver::from_owned_fd(reader)?))
+    Ok((reader.into(), writer.into()))
 }
 
 /// Sends news until the host says stop.

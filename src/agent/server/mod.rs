@@ -8,10 +8,12 @@ mod host;
 mod lend;
 mod mailbox;
 mod network;
+mod packets;
 mod process;
 mod session;
 mod trace;
 
+use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -51,6 +53,8 @@ pub struct Options {
     pub scratch: PathBuf,
     /// File or block device for results; `None` finds the disk by its serial number.
     pub results: Option<PathBuf>,
+    /// The same for packets that are kept.
+    pub packets: Option<PathBuf>,
     /// May a reset empty the scratch directory? Not one that somebody else may use.
     pub owns_scratch: bool,
     /// The script that starts this program, where it cannot be started without; the program itself lies beside it.
@@ -68,6 +72,7 @@ impl Options {
         Ok(Self {
             scratch: PathBuf::from(super::GUEST_SCRATCH),
             results: None,
+            packets: None,
             owns_scratch: true,
             program: None,
             news: NEWS,
@@ -83,17 +88,19 @@ pub use mailbox::Mailbox;
 /// # Errors
 /// When the channel cannot be opened, or no host was heard on it.
 pub fn serve(source: &Source, options: Options) -> io::Result<()> {
-    run(&options, async {
-        match source {
-            Source::Stdio => {
-                let (input, output) = channel::stdio()?;
-                let mut input = Input::new(input);
-                session::converse(&mut input, output, &options, Some(MAX_NOISE)).await.map(drop)
-            }
-            Source::Port(name) => serve_port(name, &options).await,
-            Source::Mailbox(mailbox) => mailbox::serve(mailbox, &options).await,
+    match source {
+        Source::Stdio => run(&options, async {
+            let (input, output) = channel::stdio()?;
+            let mut input = Input::new(input);
+            session::converse(&mut input, output, &options, Some(MAX_NOISE)).await.map(drop)
+        }),
+        Source::Port(name) => {
+            // One that cannot have its port makes nothing.
+            let port = channel::open_port(name)?;
+            run(&options, serve_port(port, &options))
         }
-    })
+        Source::Mailbox(mailbox) => run(&options, mailbox::serve(mailbox, &options)),
+    }
 }
 
 /// Serves one host after the other at a unix socket. Only root is heard. Returns when a host has switched the node off.
@@ -132,8 +139,7 @@ fn run(options: &Options, serving: impl Future<Output = io::Result<()>>) -> io::
 }
 
 /// Conversation after conversation. A port may be opened once only, so that it stays open.
-async fn serve_port(name: &str, options: &Options) -> io::Result<()> {
-    let port = channel::open_port(name)?;
+async fn serve_port(port: File, options: &Options) -> io::Result<()> {
     let (input, mut output) = channel::both_ways(&port)?;
     let mut input = Input::new(input);
     loop {

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::flows::Inlet;
 use super::{CaptureError, FILTER, Holding, LinkType, place};
-use crate::agent::{AgentError, CaptureEnd, CaptureRequest, Client, ClockReading, FailureKind};
+use crate::agent::{AgentError, CaptureEnd, CaptureRequest, Client, ClockReading, FailureKind, KeptPackets};
 use crate::ids::NodeId;
 use crate::record::{self, Problem, Weight};
 use crate::spec::CaptureSpec;
@@ -62,14 +62,28 @@ fn ahead_ns(clock: &ClockReading) -> i64 {
     middle - middle % 1000
 }
 
-/// Nanoseconds between its bounds; 0 for bounds that cross, which a clock that was set leaves.
+/// Nanoseconds between its bounds; negative for bounds that cross.
 fn width_ns(clock: &ClockReading) -> i64 {
-    clock.at_most_ns.saturating_sub(clock.at_least_ns).max(0)
+    clock.at_most_ns.saturating_sub(clock.at_least_ns)
+}
+
+/// Bounds cross when one of the clocks was set between two questions: what is adjusted bit by bit goes too slowly for that.
+fn set_meanwhile(facts: &NodeFacts) -> Option<Problem> {
+    let widths = [Some(facts.before), facts.after].into_iter().flatten().map(|clock| width_ns(&clock));
+    let by = widths.min().filter(|width| *width < 0)?.unsigned_abs();
+    let node = facts.node;
+    let text = format!(
+        "the clock of {node} or this host's was set by {:.6} s at least while they were compared",
+        by as f64 / 1e9
+    );
+    Some(Problem { weight: Weight::Suspect, text })
 }
 
 /// What came of a capture.
 struct Ended {
     end: CaptureEnd,
+    /// What became of packets that were kept on a disk of the node's: what is wrong with them, or why there are none.
+    on_disk: Option<Result<Option<String>, AgentError>>,
     before: ClockReading,
     /// An agent that does not answer this has left a record all the same.
     after: Result<ClockReading, AgentError>,
@@ -89,6 +103,8 @@ struct Running {
     ready: mpsc::Receiver<Result<Option<Feeder>, AgentError>>,
     /// Bytes of each packet that were asked for.
     snaplen: u32,
+    /// Are kept packets on a disk of the node's until the end?
+    on_disk: bool,
     /// Takes headers; `None` when none are wanted, and before it is ready.
     feeder: Option<Feeder>,
     /// Sending ends the capture and wants its result; closing it gives it up.
@@ -108,6 +124,7 @@ impl Remote {
     /// Begins to capture; [`Remote::ready`] waits for it. `captures` run on the node at a time; `inlet` is where headers go, if they are
     /// wanted.
     pub(super) fn begin(&mut self, spec: &CaptureSpec, captures: usize, inlet: Option<Inlet>) {
+        let on_disk = self.keep.as_ref().and_then(|_| self.client.packets_number());
         let request = CaptureRequest {
             node: self.point.node,
             vantage: self.point.vantage,
@@ -118,13 +135,15 @@ impl Remote {
             headers: inlet.is_some(),
             hold: inlet.as_ref().and_then(Inlet::hold),
             captures,
-            keep: self.keep.is_some(),
+            keep: self.keep.is_some() && on_disk.is_none(),
+            on_disk,
         };
         let (report, ready) = mpsc::sync_channel(1);
         let (finish, ended) = mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel::<()>();
         // Made here, so that it is there to be removed whenever this is dropped.
-        let keep = self.keep.as_ref().map(|(directory, stem)| File::create(beside(directory, stem)));
+        let path = self.keep.as_ref().map(|(directory, stem)| beside(directory, stem));
+        let keep = path.as_ref().filter(|_| on_disk.is_none()).map(File::create);
         let client = self.client.clone();
         self.client.runtime().spawn(async move {
             let started = async {
@@ -154,13 +173,20 @@ impl Remote {
             // Without a word the capture is given up: it ends with its value.
             if stopped.await.is_ok() {
                 let ended = async {
-                    let end = capture.stop().await?;
-                    Ok(Ended { end, before, after: client.clock(ROUNDS).await })
+                    let mut end = capture.stop().await?;
+                    let after = client.clock(ROUNDS).await;
+                    let packets = end.packets.take();
+                    let on_disk = match path.filter(|_| on_disk.is_some()) {
+                        Some(path) => Some(bring(&client, packets, &path).await),
+                        None => None,
+                    };
+                    Ok(Ended { end, on_disk, before, after })
                 };
                 let _ = finish.send(ended.await);
             }
         });
-        self.running = Some(Running { ready, snaplen: spec.snaplen, feeder: None, stop: Some(stop), ended });
+        let on_disk = on_disk.is_some();
+        self.running = Some(Running { ready, snaplen: spec.snaplen, on_disk, feeder: None, stop: Some(stop), ended });
     }
 
     /// Waits until it is capturing.
@@ -205,9 +231,15 @@ impl Remote {
         let ended = running.ended.recv().map_err(|_| "the agent's task has died".to_owned());
         let ended = ended.and_then(|ended| ended.map_err(|error| chain(&error)));
         let fed = running.feeder.take().map(JoinHandle::join);
-        let kept = self.keep.take().map(|(directory, stem)| settle(&directory, &stem, ended.is_ok()));
-        let Ended { end: CaptureEnd { mut capture, mut problems, holding }, before, after } =
-            ended.map_err(|error| match &kept {
+        let (has_come, is_whole) = match &ended {
+            Ok(Ended { on_disk: Some(brought), .. }) => (brought.is_ok(), matches!(brought, Ok(None))),
+            // What was sent until then is there, and nothing of what was written to a disk.
+            Err(_) => (!running.on_disk, false),
+            Ok(_) => (true, true),
+        };
+        let kept = self.keep.take().filter(|_| has_come).map(|(directory, stem)| settle(&directory, &stem, is_whole));
+        let Ended { end: CaptureEnd { mut capture, mut problems, holding, .. }, on_disk, before, after } = ended
+            .map_err(|error| match &kept {
                 Some(Ok(path)) => format!("{error}; what was sent until then is in {}", path.display()),
                 _ => error,
             })?;
@@ -223,10 +255,12 @@ impl Remote {
             Some(Ok(path)) => capture.file = Some(super::thread::below_campaign(&path)),
             Some(Err(problem)) => problems.push(Problem { weight: Weight::Suspect, text: problem }),
         }
+        problems.extend(on_disk.and_then(|brought| self.cut(brought)));
         let unread = after.as_ref().err().map(|error| self.unread(error));
         let facts = NodeFacts { node: self.point.node, before, after: after.ok(), holding };
         problems.extend(fed.and_then(|fed| self.incomplete(fed, capture.packets)));
         problems.extend(unread.or_else(|| self.moved(&facts)));
+        problems.extend(set_meanwhile(&facts));
         problems.extend(self.vague(&facts));
         for problem in &mut problems {
             problem.text = problem.text.chars().filter(|c| !c.is_control()).take(1000).collect();
@@ -244,6 +278,17 @@ impl Remote {
         };
         let text = format!("headers of packets of {} are missing: {text}", self.place());
         Some(Problem { weight: Weight::Invalid, text })
+    }
+
+    /// Packets that were kept on a disk of the node's and are not all here.
+    fn cut(&self, brought: Result<Option<String>, AgentError>) -> Option<Problem> {
+        let place = self.place();
+        let text = match brought {
+            Ok(None) => return None,
+            Ok(Some(problem)) => format!("packets of {place} were kept in part: {problem}"),
+            Err(error) => format!("packets of {place} were kept and are lost: {}", chain(&error)),
+        };
+        Some(Problem { weight: Weight::Suspect, text })
     }
 
     /// Whether the order of packets of different points is right is not known then.
@@ -278,6 +323,12 @@ impl Remote {
             Problem { weight: Weight::Suspect, text }
         })
     }
+}
+
+/// What is wrong with the packets that are there then, if anything is.
+async fn bring(client: &Client, packets: Option<KeptPackets>, target: &Path) -> Result<Option<String>, AgentError> {
+    let none = || AgentError::Answer { request: "capture", text: "nothing is said of the packets to keep".to_owned() };
+    client.bring_packets(&packets.ok_or_else(none)?, target).await
 }
 
 /// The thread that puts headers into the analysis, and may have to wait for it: the sender gets no credit meanwhile.
@@ -390,6 +441,25 @@ mod tests {
         }
         assert_eq!(ahead_ns(&reading(-3_500, -1_500)), -2_000);
         assert_eq!(ahead_ns(&reading(i64::MIN, i64::MAX)), 0);
+    }
+
+    /// Bounds that cross are those of no clock.
+    #[test]
+    fn a_clock_that_was_set_between_two_questions_is_told() {
+        let reading = |at_least_ns, at_most_ns| ClockReading { at_least_ns, at_most_ns, round_trip_ns: 1, rounds: 4 };
+        let told = |before, after| {
+            let facts = NodeFacts { node: NodeId::client(1), before, after, holding: None };
+            set_meanwhile(&facts).map(|problem| problem.text)
+        };
+        let (fine, point) = (reading(-5, 5), reading(7, 7));
+        assert_eq!((told(fine, None), told(fine, Some(point)), told(point, Some(fine))), (None, None, None));
+        for (before, after) in [(reading(0, -2_000_000), None), (fine, Some(reading(3_000_000, 1_000_000)))] {
+            let text = told(before, after).unwrap();
+            assert_eq!(
+                text,
+                "the clock of client1 or this host's was set by 0.002000 s at least while they were compared"
+            );
+        }
     }
 
     #[test]

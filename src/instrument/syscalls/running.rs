@@ -175,12 +175,10 @@ fn log_name(node: Option<NodeId>) -> String {
 }
 
 async fn fetch(client: &Client, target: &Path) -> anyhow::Result<()> {
-    let mut content = Vec::new();
-    client.get(LOG, MAX_LOG, &mut content).await?;
     if let Some(directory) = target.parent() {
         std::fs::create_dir_all(directory)?;
     }
-    Ok(std::fs::write(target, content)?)
+    Ok(client.bring(LOG, MAX_LOG, target).await?)
 }
 
 /// What was lost, in one line; nothing where nothing was.

@@ -15,6 +15,7 @@ use super::machine::{Boot, Kind, Machine, Nic, Plan};
 use crate::agent::{AgentError, Client, Limits, PORT};
 use crate::ids::{NodeId, Role};
 use crate::image::{Image, KERNEL_ARGUMENTS};
+use crate::node::{Command, Process as _};
 use crate::units::{ByteSize, Rate};
 
 /// Name of the network that the two nodes of a pair share. Each pair has a namespace of its own.
@@ -58,6 +59,7 @@ pub fn plan(node: NodeId, image: &Image, hardware: &Hardware, console: Option<St
         ports: vec![PORT.to_owned()],
         snapshot: true,
         console,
+        results: Vec::new(),
     };
     let nic = Nic { vlan: LINK.to_owned(), mac: mac(node), driver: Some(hardware.driver.clone()) };
     let memory_mib = hardware.memory.0.div_ceil(1 << 20);
@@ -97,6 +99,26 @@ pub async fn reach(daemon: &Daemon, machine: &Machine, limit: Duration) -> Resul
     let (read, write) = stream.into_split();
     let left = deadline.saturating_duration_since(Instant::now());
     Client::connect(read, write, Limits { handshake: left, ..Limits::default() }).await
+}
+
+/// Has a guest write to its disks what it has in memory (`sync`).
+///
+/// # Errors
+/// Why it is not certain that it has, in words.
+pub async fn write_out(client: &Client, limit: Duration) -> Result<(), String> {
+    let argv = vec!["sync".to_owned()];
+    let written = async {
+        let mut process =
+            client.spawn(&Command { argv, ..Command::default() }).await.map_err(|error| error.to_string())?;
+        process.wait().await.map_err(|error| error.to_string())
+    };
+    match tokio::time::timeout(limit, written).await {
+        Ok(exit) => match exit?.status {
+            status if status.success() => Ok(()),
+            status => Err(format!("sync ended with {status}")),
+        },
+        Err(_) => Err(format!("sync has not ended within {limit:?}")),
+    }
 }
 
 /// A rate as minimega takes it: a whole number and `gbit`, `mbit` or `kbit`; `None` for one that is none.

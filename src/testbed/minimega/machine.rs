@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::daemon::Namespace;
+use super::disk::{self, FirstLayer};
 use super::error::{MinimegaError, shown};
 use super::line::is_name;
 use super::wire::{Answer, Row};
@@ -31,6 +32,8 @@ pub enum Kind {
         snapshot: bool,
         /// A file that its first serial port is written to; `None` for none.
         console: Option<String>,
+        /// The first files of its results disks.
+        results: Vec<FirstLayer>,
     },
     /// A container.
     Container {
@@ -101,14 +104,14 @@ impl Plan {
         set("memory", &[self.memory_mib.to_string()]);
         set("vcpus", &[self.vcpus.to_string()]);
         match &self.kind {
-            Kind::Kvm { boot, qemu, cpu, ports, snapshot, console } => {
+            Kind::Kvm { boot, qemu, cpu, ports, snapshot, console, results } => {
                 match boot {
                     Boot::Kernel { kernel, initrd, arguments } => {
                         set("kernel", &[absolute(kernel)?]);
                         set("initrd", &[absolute(initrd)?]);
                         set("append", arguments);
                     }
-                    Boot::Disk(path) => set("disks", &[disk(path)?]),
+                    Boot::Disk(path) => set("disks", &[own_disk(path)?]),
                 }
                 if let Some(qemu) = qemu {
                     set("qemu", &[absolute(qemu)?]);
@@ -120,10 +123,17 @@ impl Plan {
                     set("virtio-ports", &[ports.join(",")]);
                 }
                 set("snapshot", &[snapshot.to_string()]);
+                let mut further = Vec::new();
                 if let Some(console) = console {
                     // Commas are doubled in values (qemu(1)).
                     let file = format!("file:{}", absolute(console)?.replace(',', ",,"));
-                    set("qemu-append", &["-serial".to_owned(), file]);
+                    further.extend(["-serial".to_owned(), file]);
+                }
+                for layer in results {
+                    further.extend(disk::arguments(layer.purpose, &absolute(&layer.path)?));
+                }
+                if !further.is_empty() {
+                    set("qemu-append", &further);
                 }
             }
             Kind::Container { filesystem, init, volumes } => {
@@ -142,6 +152,15 @@ impl Plan {
             set("net", &nics);
         }
         Ok(all)
+    }
+
+    /// The same with results disks, whose first files these are. Containers have none.
+    #[must_use]
+    pub fn with_results(mut self, layers: Vec<FirstLayer>) -> Self {
+        if let Kind::Kvm { results, .. } = &mut self.kind {
+            *results = layers;
+        }
+        self
     }
 
     const fn type_name(&self) -> &'static str {
@@ -174,7 +193,7 @@ fn absolute(path: &str) -> Result<String, MinimegaError> {
 }
 
 /// minimega takes what follows a comma for the disk's interface.
-fn disk(path: &str) -> Result<String, MinimegaError> {
+fn own_disk(path: &str) -> Result<String, MinimegaError> {
     if path.contains(',') { refuse(path, "the path of a disk has no comma") } else { absolute(path) }
 }
 
@@ -437,6 +456,7 @@ pub async fn start(namespace: &Namespace, names: &[String]) -> Result<Vec<Machin
 
 #[cfg(test)]
 mod tests {
+    use super::super::disk::Purpose;
     use super::super::wire::Message;
     use super::*;
 
@@ -451,7 +471,7 @@ mod tests {
 
     fn kvm(boot: Boot) -> Plan {
         let ports = vec!["org.vptest.agent.0".to_owned()];
-        plan(Kind::Kvm { boot, qemu: None, cpu: None, ports, snapshot: true, console: None })
+        plan(Kind::Kvm { boot, qemu: None, cpu: None, ports, snapshot: true, console: None, results: vec![] })
     }
 
     fn lines(plan: &Plan) -> Vec<String> {
@@ -475,6 +495,21 @@ mod tests {
                 "vm config net LAN,52:54:00:00:01:01,e1000",
             ]
         );
+    }
+
+    /// There is one list of further arguments.
+    #[test]
+    fn a_console_and_a_results_disk_are_both_there() {
+        let layer = |path: &str| vec![FirstLayer { path: path.to_owned(), purpose: Purpose::Files }];
+        let mut machine = kvm(Boot::Disk("/d".into())).with_results(layer("/r"));
+        let Kind::Kvm { console, .. } = &mut machine.kind else { unreachable!("it is one") };
+        *console = Some("/c".into());
+        let lines = lines(&machine);
+        let further: Vec<&String> = lines.iter().filter(|line| line.starts_with("vm config qemu-append")).collect();
+        let [line] = further.as_slice() else { panic!("{lines:?}") };
+        assert!(line.starts_with("vm config qemu-append -serial file:/c -blockdev ") && line.contains("=/r -device "));
+        let relative = kvm(Boot::Disk("/d".into())).with_results(layer("r"));
+        assert!(matches!(relative.configuration(), Err(MinimegaError::Unsendable { .. })));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! capture  captures that minimega takes
 //! recorder the same as capture points
 //! qmp      what QEMU says of a machine
+//! disk     the disk on which a guest leaves large files
 //! cc       commands and files for nodes, through miniccc
 //! rond     the same for physical nodes
 //!
@@ -38,6 +39,7 @@ mod cgroup;
 mod contained;
 mod container;
 mod daemon;
+pub mod disk;
 mod error;
 pub mod guest;
 mod hold;

@@ -197,7 +197,7 @@ pub(super) fn plan(node: NodeId, image: &GuestImage, hardware: &Hardware, consol
     let nic = Nic { vlan: LINK.to_owned(), mac: mac(node), driver: Some(hardware.driver.clone()) };
     Plan {
         name: node.to_string(),
-        kind: Kind::Kvm { boot, qemu, cpu, ports, snapshot, console: Some(console) },
+        kind: Kind::Kvm { boot, qemu, cpu, ports, snapshot, console: Some(console), results: Vec::new() },
         memory_mib: hardware.memory.0.div_ceil(1 << 20),
         vcpus: hardware.vcpus,
         nics: vec![nic],

@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 
 use super::cgroup;
 use super::daemon::{DEFAULT_SOCKET, Daemon};
+use super::disk;
 use super::error::MinimegaError;
 use super::hold::chain;
 use super::line::Line;
@@ -16,11 +17,12 @@ use super::socket::Limits;
 use crate::ids::NodeId;
 use crate::image::{self, Bundle, Image};
 use crate::instrument::capture::available_memory;
-use crate::spec::{GuestImage, MinimegaSpec};
+use crate::spec::{GuestBoot, GuestImage, MinimegaSpec};
 use crate::testbed::qemu::prepare::{build, check_image, no_image, programs};
 use crate::testbed::qemu::wishes::Wishes;
 use crate::testbed::{Request, TestbedError};
 use crate::text::printable;
+use crate::workload::find_in_path;
 
 /// See the module.
 pub(super) struct Prepared {
@@ -53,6 +55,13 @@ pub(super) enum Booted {
         identity: Option<String>,
         bundle: Arc<Bundle>,
     },
+}
+
+impl Booted {
+    /// Do guests write to disks of the user's, and not to snapshots of them?
+    pub(super) fn keeps_disks(&self) -> bool {
+        matches!(self, Self::Own { image: GuestImage { boot: GuestBoot::Disk { snapshot: false, .. }, .. }, .. })
+    }
 }
 
 impl Prepared {
@@ -102,6 +111,12 @@ impl Prepared {
     /// # Errors
     /// [`TestbedError::Unsupported`] without an image or a minimega, [`TestbedError::Request`] for what does not fit.
     pub(super) async fn check(&self, wishes: &Wishes, request: &Request) -> Result<(), TestbedError> {
+        if self.spec.result_disk.is_some() && find_in_path(disk::PROGRAM).is_none() {
+            return Err(TestbedError::Unsupported {
+                what: format!("{} not found: `result_disk` in `[testbed.minimega]` needs it", disk::PROGRAM),
+                hint: Some(format!("apt-get install {}", disk::PACKAGE)),
+            });
+        }
         self.visible_daemon().await?;
         match &self.spec.image {
             Some(image) => {

@@ -11,6 +11,7 @@ use futures_util::future::{BoxFuture, join_all, select_all, try_join_all};
 
 use super::cc::ROUND_TRIPS;
 use super::daemon::{Daemon, Namespace};
+use super::disk::{Disk, FirstLayer, Purpose};
 use super::guest::{self, Hardware};
 use super::hold::{Holds, chain};
 use super::line::Line;
@@ -21,7 +22,7 @@ use super::reach::{OwnGuests, Reached};
 use super::recorder::Group;
 use super::switch::Switch;
 use super::{MinimegaError, qmp};
-use crate::agent::Client;
+use crate::agent::{AgentError, Client, FailureKind, NetworkSetup};
 use crate::host::cage::Cage;
 use crate::host::{cpus, host_name};
 use crate::ids::{NodeId, Role, Vantage};
@@ -35,7 +36,8 @@ use crate::testbed::qemu::settings::of_interfaces;
 use crate::testbed::qemu::up::{BOOT_TCG, host_cpu, host_cpus};
 use crate::testbed::qemu::wishes::Wishes;
 use crate::testbed::{
-    CapturePoint, CaptureSource, CountedAt, Instance, KernelAt, Pair, Path, Request, Teardown, TestbedError, guests,
+    COLLECT_LIMIT, CapturePoint, CaptureSource, CountedAt, Instance, KernelAt, Pair, Path, Request, Teardown,
+    TestbedError, guests,
 };
 use crate::text::printable_bytes;
 use crate::workload::PairCpus;
@@ -46,6 +48,12 @@ const LOOK: Duration = Duration::from_millis(500);
 const ENDING: Duration = Duration::from_secs(5);
 /// Bytes of a guest's console that an error has.
 const CONSOLE: usize = 600;
+/// How long a guest may take to write to its disk what it has in memory; a part of what taking down may take.
+const WRITE_OUT: Duration = Duration::from_secs(30);
+/// The results disks of a guest.
+const DISKS: [Purpose; 2] = [Purpose::Files, Purpose::Packets];
+/// Their driver.
+const DISK_DRIVER: &str = "virtio_blk";
 
 /// A guest whose agent answers.
 pub(super) struct Guest {
@@ -54,6 +62,8 @@ pub(super) struct Guest {
     pub(super) client: Client,
     reached: Reached,
     namespace: Arc<Namespace>,
+    /// Over which large files come, and kept packets.
+    disks: Option<[Arc<Disk>; 2]>,
 }
 
 /// See the module.
@@ -69,6 +79,8 @@ pub(super) struct Up {
     pairs: Vec<Pair>,
     facts: Vec<Environment>,
     cpus: Option<Vec<PairCpus>>,
+    /// Do the guests write to disks of the user's?
+    keeps_disks: bool,
     /// Last: whatever uses the namespaces goes before them.
     holds: Holds,
 }
@@ -134,6 +146,7 @@ impl Up {
             guests,
             switch,
             cpus,
+            keeps_disks: booted.keeps_disks(),
             holds,
         };
         up.facts = up.read_facts(&booted).await;
@@ -174,6 +187,7 @@ impl Up {
             Booted::Own { image, identity, .. } => own::facts(image, identity.as_deref()),
         };
         facts.extend(of_image.into_iter().map(|(name, value)| fact(name, value)));
+        facts.extend(self.spec.result_disk.map(|size| fact("testbed.minimega.result_disk", size.to_string())));
         if let Some(first) = self.guests.first() {
             facts.push(fact("testbed.minimega.bridge", first.machine.bridge.clone()));
             let version =
@@ -229,7 +243,12 @@ impl Site<'_> {
                 Some(own) => own.reach(&machine, limit).await,
             };
             match reached {
-                Ok(reached) => Ok(Guest { plan, machine, client: reached.client.clone(), reached, namespace }),
+                Ok(reached) => {
+                    let disks = self.spec.result_disk.map(|size| {
+                        DISKS.map(|purpose| Arc::new(Disk::of(&namespace, &machine.name, self.scratch, purpose, size)))
+                    });
+                    Ok(Guest { plan, machine, client: reached.client.clone(), reached, namespace, disks })
+                }
                 Err(error) => Err(self.not_reached(plan.id, &machine, &namespace, error.as_ref()).await),
             }
         });
@@ -248,13 +267,15 @@ impl Site<'_> {
             cpu: self.spec.cpu.clone(),
         };
         let nodes = [NodeId::client(pair), NodeId::server(pair)];
-        let plans = nodes.map(|node| {
+        let mut plans = Vec::new();
+        for node in nodes {
             let console = self.console(node).to_string_lossy().into_owned();
-            match self.booted {
+            let plan = match self.booted {
                 Booted::Image(image) => guest::plan(node, image, &hardware, Some(console)),
                 Booted::Own { image, .. } => own::plan(node, image, &hardware, console),
-            }
-        });
+            };
+            plans.push(plan.with_results(self.results_disks(node).await?));
+        }
         machine::launch(namespace, &plans).await.map_err(|error| of_pair(pair, error, "launch"))
     }
 
@@ -262,6 +283,14 @@ impl Site<'_> {
     async fn boot(&self, pair: u32, namespace: &Arc<Namespace>) -> Result<Vec<Machine>, TestbedError> {
         let names = [NodeId::client(pair), NodeId::server(pair)].map(|node| node.to_string());
         machine::start(namespace, &names).await.map_err(|error| of_pair(pair, error, "start"))
+    }
+
+    /// Makes the results disks of a node, where they are wanted.
+    async fn results_disks(&self, node: NodeId) -> Result<Vec<FirstLayer>, TestbedError> {
+        let Some(size) = self.spec.result_disk else { return Ok(Vec::new()) };
+        let name = node.to_string();
+        let made = try_join_all(DISKS.map(|purpose| Disk::create(self.scratch, &name, purpose, size))).await;
+        made.map_err(|source| TestbedError::Io { what: format!("make the results disks of {node}"), source })
     }
 
     fn console(&self, node: NodeId) -> PathBuf {
@@ -300,6 +329,13 @@ impl Site<'_> {
         for interface in &setup.interfaces {
             guests::await_link(&guest.client, &interface.name).await.map_err(|why| failed(node, why))?;
         }
+        if let Some(disks) = &guest.disks {
+            let attached = self.attach(&guest.client, disks).await;
+            attached.map_err(|error| {
+                let why = Causes(&error);
+                failed(node, format_args!("it cannot write to its results disk (driver {DISK_DRIVER}): {why}"))
+            })?;
+        }
         if let LinkRate::Limit(rate) = self.wishes.topology.rate {
             let limited = guest::limit_rate(&guest.namespace, &guest.machine.name, 0, rate).await;
             limited.map_err(|error| error.into_testbed(format!("limit the rate of {node}")))?;
@@ -307,6 +343,26 @@ impl Site<'_> {
         match host_cpu(cpus, node) {
             Some(cpus) => guest.pin(&cpus).await,
             None => Ok(()),
+        }
+    }
+}
+
+impl Site<'_> {
+    async fn attach(&self, client: &Client, disks: &[Arc<Disk>; 2]) -> Result<(), AgentError> {
+        let [files, packets] = disks;
+        let attach = || client.attach(Arc::clone(files) as _, Some(Arc::clone(packets) as _));
+        let attached = attach().await;
+        let is_missing = attached.as_ref().is_err_and(|error| error.failure() == Some(FailureKind::NotFound));
+        if !is_missing || matches!(self.booted, Booted::Image(_)) {
+            return attached;
+        }
+        // An image of the user's may have the driver and not have loaded it.
+        let setup = NetworkSetup { modules: vec![DISK_DRIVER.to_owned()], ..NetworkSetup::default() };
+        match client.configure(&setup).await {
+            Ok(()) => attach().await,
+            Err(error) if error.is_lost() => Err(error),
+            // That there is no disk says more.
+            Err(_) => attached,
         }
     }
 }
@@ -379,6 +435,25 @@ impl Guest {
     fn round_trips(&self) -> Option<Environment> {
         let value = self.reached.round_trips()?.to_string();
         Some(Environment { host: self.plan.id.to_string(), name: ROUND_TRIPS.to_owned(), value })
+    }
+
+    /// What has come over its results disks, as facts.
+    fn disk_use(&self) -> Vec<Environment> {
+        let Some(disks) = &self.disks else { return Vec::new() };
+        let used = disks.iter().map(|disk| disk.used());
+        let (files, bytes) = used.fold((0, 0), |sum, used| (sum.0 + used.0, sum.1 + used.1));
+        let fact = |name: &str, value: u64| Environment {
+            host: self.plan.id.to_string(),
+            name: format!("testbed.minimega.result_disk.{name}"),
+            value: value.to_string(),
+        };
+        vec![fact("files", files), fact("bytes", bytes)]
+    }
+
+    /// Has its disk what it has written? Says why not.
+    async fn write_out(&self) -> Option<String> {
+        let why = guest::write_out(&self.client, WRITE_OUT).await.err()?;
+        Some(format!("{}: what it has written last may be missing on its disk: {why}", self.plan.id))
     }
 
     /// Threads of the virtual CPUs, as this host numbers them.
@@ -521,6 +596,27 @@ impl Instance for Up {
         self.facts.clone()
     }
 
+    async fn collect(
+        &mut self,
+        node: NodeId,
+        files: &[String],
+        directory: &std::path::Path,
+    ) -> Result<Vec<PathBuf>, TestbedError> {
+        let guest = self.guests.iter().find(|guest| guest.plan.id == node);
+        let guest = guest.ok_or_else(|| failed(node, "there is no such guest"))?;
+        let mut collected = Vec::new();
+        for file in files {
+            let path = directory.join(file.trim_start_matches('/'));
+            path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(|source| TestbedError::Io {
+                what: format!("make the directory of {}", path.display()),
+                source,
+            })?;
+            guest.client.bring(file, COLLECT_LIMIT, &path).await.map_err(|error| failed(node, Causes(&error)))?;
+            collected.push(path);
+        }
+        Ok(collected)
+    }
+
     async fn spawn_on_host(&mut self, command: &Command) -> Result<Box<dyn Process>, NodeError> {
         local::start(&self.processes, NodeId::client(1), None, &self.scratch, command).await
     }
@@ -584,9 +680,13 @@ impl Instance for Up {
         if let Err(error) = self.processes.close().await {
             left.push(format!("processes of iteration {}: {error}", self.number));
         }
+        if self.keeps_disks {
+            left.extend(join_all(self.guests.iter().map(Guest::write_out)).await.into_iter().flatten());
+        }
         self.pairs.clear();
         // Letters end with them.
-        let facts = self.guests.drain(..).filter_map(|guest| guest.round_trips()).collect();
+        let facts = |guest: Guest| guest.disk_use().into_iter().chain(guest.round_trips());
+        let facts = self.guests.drain(..).flat_map(facts).collect();
         left.extend(self.holds.release().await);
         Teardown { left, facts }
     }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::double_container::{self, Container, Made};
+use super::double_machine::Virtual;
 pub(crate) use super::double_words::{Traps, done, error, text};
 use super::double_words::{lexed, posted};
 use super::guest;
@@ -66,6 +67,7 @@ pub(crate) struct Machine {
     tags: Value,
     net: Vec<String>,
     container: Option<Container>,
+    qemu: Option<Virtual>,
     qos: String,
 }
 
@@ -143,10 +145,11 @@ impl Double {
 }
 
 impl Drop for Double {
-    /// The clients end with it.
+    /// The clients and the machines end with it.
     fn drop(&mut self) {
         for namespace in self.state().namespaces.values_mut() {
             namespace.clients.clear();
+            namespace.machines.clear();
         }
     }
 }
@@ -377,8 +380,11 @@ impl Shared {
                 let launched = namespace.launch(kind, name, machines, fails);
                 // It stays when the launch failed, for ever.
                 std::fs::create_dir_all(self.directory.join(machines.to_string())).unwrap();
-                if *kind == "container" && self.trap().contain {
-                    namespace.contain(&self.directory, machines);
+                if self.trap().contain {
+                    match *kind {
+                        "container" => namespace.contain(&self.directory, machines),
+                        _ => namespace.start_qemu(&self.directory, machines),
+                    }
                 }
                 state.machines += 1;
                 launched
@@ -402,6 +408,10 @@ impl Shared {
                     container.start();
                     return done();
                 }
+                if let Some(qemu) = &mut found.qemu {
+                    // There is no miniccc in it.
+                    return qemu.start().map_or_else(error, |()| done());
+                }
                 let uuid = found.uuid.clone();
                 drop(state);
                 if self.trap().silent_start {
@@ -409,6 +419,13 @@ impl Shared {
                 }
                 guest::report(self, name, machine, &uuid);
                 done()
+            }
+            ["vm", "qmp", machine, question] => {
+                let found = namespace.machines.iter_mut().find(|m| m.name == *machine);
+                match found.and_then(|found| found.qemu.as_mut()) {
+                    Some(qemu) => qemu.ask(question).map_or_else(error, |answer| text(&answer)),
+                    None => error(format!("vm not found: {machine}")),
+                }
             }
             ["cc", words @ ..] => self.cc(namespace, words),
             ["clear", "cc", "filter"] => {
@@ -435,7 +452,8 @@ impl Shared {
         let part = |net: &String, at: usize| net.split(',').nth(at).unwrap_or_default().to_owned();
         let network = |net: &String| format!("{} (101)", part(net, 0));
         let row = |machine: &Machine| {
-            let pid = machine.container.as_ref().map(|container| ("pid", container.pid().to_string()));
+            let container = machine.container.as_ref().map(Container::pid);
+            let pid = container.or(machine.qemu.as_ref().map(Virtual::pid)).map(|pid| ("pid", pid.to_string()));
             let fields = BTreeMap::from([
                 ("id", machine.id.to_string()),
                 ("name", machine.name.clone()),
@@ -538,9 +556,10 @@ impl Shared {
 }
 
 impl Machine {
-    /// Has its container ended?
+    /// Has its container or its QEMU ended?
     fn look(&mut self) {
-        let ended = self.container.as_mut().and_then(Container::ended);
+        let qemu = self.qemu.as_mut().and_then(Virtual::ended);
+        let ended = self.container.as_mut().and_then(Container::ended).or(qemu);
         if let (Some((state, why)), true) = (ended, self.state == "RUNNING") {
             self.state = state;
             if !why.is_empty() {
@@ -584,8 +603,8 @@ impl Namespace {
         };
         let net = self.config.get("net").cloned().unwrap_or_default();
         let uuid = format!("00000000-0000-0000-0000-{id:012}");
-        let (container, qos) = (None, "[]".to_owned());
-        self.machines.push(Machine { id, name: name.to_owned(), uuid, state, tags, net, container, qos });
+        let (container, qemu, qos) = (None, None, "[]".to_owned());
+        self.machines.push(Machine { id, name: name.to_owned(), uuid, state, tags, net, container, qemu, qos });
         done()
     }
 
@@ -596,16 +615,23 @@ impl Namespace {
         let (filesystem, init, volume) = (config("filesystem"), config("init"), config("volume"));
         let (memory_mib, vcpus) = (number("memory"), number("vcpus"));
         let Some(machine) = self.machines.last_mut().filter(|m| m.id == id && m.state == "BUILDING") else { return };
-        let bridge = self.bridge.get_or_insert_with(|| {
-            let name = format!("br{id}");
-            double_container::bridge(&name);
-            name
-        });
+        let bridge = self.bridge.get_or_insert_with(|| bridge(id));
         let mac = machine.net[0].split(',').nth(1).unwrap().to_owned();
         let (filesystem, bridge) = (filesystem[0].as_str(), bridge.clone());
         let made = Made { base, id, filesystem, init, volume, memory_mib, vcpus, mac, bridge };
         match Container::launch(&made) {
             Ok(container) => machine.container = Some(container),
+            Err(text) => (machine.state, machine.tags) = ("ERROR", json!({ "error": text })),
+        }
+    }
+
+    /// Starts a real QEMU for the machine that was launched last, if there is one.
+    fn start_qemu(&mut self, base: &Path, id: u64) {
+        let Some(machine) = self.machines.last_mut().filter(|m| m.id == id && m.state == "BUILDING") else { return };
+        let has_card = !machine.net.is_empty();
+        let bridge = has_card.then(|| self.bridge.get_or_insert_with(|| bridge(id)).as_str());
+        match Virtual::launch(&base.join(id.to_string()), id, &self.config, bridge) {
+            Ok(qemu) => machine.qemu = Some(qemu),
             Err(text) => (machine.state, machine.tags) = ("ERROR", json!({ "error": text })),
         }
     }
@@ -628,6 +654,13 @@ impl Namespace {
         }
         done()
     }
+}
+
+/// A bridge for the network of the namespace that this machine is the first of.
+fn bridge(id: u64) -> String {
+    let name = format!("br{id}");
+    double_container::bridge(&name);
+    name
 }
 
 pub(crate) fn table(shared: &Shared, command: &str, rows: &[BTreeMap<&str, String>]) -> Value {

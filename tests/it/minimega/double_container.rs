@@ -63,7 +63,7 @@ exec env -i $(command -v setpriv) --inh-caps=-all$caps --bounding-set=-all$caps 
 "#;
 
 /// Runs a program that must succeed, and returns what it said when it did not.
-fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     let output = Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
     match output.status.success() {
         true => Ok(()),

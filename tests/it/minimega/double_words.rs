@@ -47,7 +47,8 @@ pub(crate) struct Traps {
     pub(crate) silent_start: bool,
     /// All guests' files are in one directory, [`super::guest::shared_files`].
     pub(crate) same_files: bool,
-    /// Containers are real ones; the double must have a network and mounts of its own.
+    /// Containers and virtual machines are real ones; the double must have mounts of its own for the ones, and a network of its
+    /// own for cards.
     pub(crate) contain: bool,
 }
 

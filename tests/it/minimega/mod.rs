@@ -40,8 +40,10 @@
 //! | after `-recover` | `traps::a_minimega_that_has_recovered_…` |
 
 mod contained;
+mod disk;
 pub(crate) mod double;
 mod double_container;
+mod double_machine;
 mod double_rond;
 mod double_words;
 pub(crate) mod guest;
@@ -95,7 +97,7 @@ impl Process {
         Self::listening(place, child).await
     }
 
-    /// One with a network and mounts of its own, whose containers are real. `before` is shell that is run there first.
+    /// One with a network and mounts of its own, whose machines and containers are real. `before` is shell that is run there first.
     async fn with_containers(before: &str) -> Self {
         let place = tempfile::tempdir().unwrap();
         let script = format!("{before}\nexec \"$@\"");
@@ -141,6 +143,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.end();
+        double_machine::sweep(self.place.path());
         double_container::sweep(self.place.path(), self.child.id());
     }
 }

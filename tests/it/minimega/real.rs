@@ -56,7 +56,7 @@ fn plan(name: &str, number: u32, (kernel, initrd): (String, String)) -> Plan {
     let arguments = format!("console=ttyS0 quiet vmname={name} vmip=10.0.0.{number}/24");
     let arguments = arguments.split(' ').map(str::to_owned).collect();
     let boot = Boot::Kernel { kernel, initrd, arguments };
-    let kind = Kind::Kvm { boot, qemu: None, cpu: None, ports: vec![], snapshot: true, console: None };
+    let kind = Kind::Kvm { boot, qemu: None, cpu: None, ports: vec![], snapshot: true, console: None, results: vec![] };
     let driver = Some("virtio-net-pci".to_owned());
     let nics = vec![Nic { vlan: "LAN".to_owned(), mac: format!("52:54:00:00:01:{number:02x}"), driver }];
     Plan { name: name.to_owned(), kind, memory_mib: 256, vcpus: 1, nics }
@@ -296,6 +296,77 @@ async fn guests_of_ones_own_image_run_a_sweep_by_letters() {
     if need::root() {
         own_sweep(&socket, guest, "cc");
     }
+}
+
+/// Guests of the same image that make a file of some 20 MB and keep their captures; how long bringing it has taken, and a digest of
+/// the file.
+fn large_sweep(socket: &Path, (kernel, initrd): &(String, String), disk: &str) -> (Duration, Vec<u8>) {
+    use sha2::Digest as _;
+    let campaign = Campaign::planned(&format!(
+        r#"
+name = "large"
+repetitions = 1
+timeout = "900 s"
+
+[factors]
+testbed = "minimega-kvm"
+driver = "virtio-net-pci"
+memory = "1 GiB"
+
+[workload]
+preset = "command"
+server = ["sh", "-c", "exec {{vptest}} serve-http --listen {{server}}:{{port}}"]
+ready = {{ tcp = 80 }}
+client = ["sh", "-c", "seq 1 2700000 > large; ab -n 20 'http://{{server}}:{{port}}/image.png?size=100kB'"]
+keep = ["large"]
+
+[capture]
+vantage = ["guest"]
+keep = true
+
+[verify]
+foreign_cpu = "off"
+steal = "off"
+client_cpu = "off"
+
+[testbed.minimega]
+socket = "{}"
+kernel = "{kernel}"
+initrd = "{initrd}"
+reach = "cc"
+append = ["console=ttyS0", "quiet", "ipv6.disable_ipv6=1", "vmname=own"]
+boot_timeout = "300 s"
+{disk}
+"#,
+        socket.display()
+    ));
+    campaign.expect(0, &["run"]);
+    // On a busy host, letters tell clocks only roughly, which is said.
+    let (status, reasons) = outcome(&campaign);
+    let reasons: Vec<String> = serde_json::from_str(&reasons).unwrap();
+    let roughly = |reason: &String| reason.starts_with("the clock of ") && reason.contains(" is known to ");
+    assert!(["complete", "suspect"].contains(&status.as_str()) && reasons.iter().all(roughly), "{status}: {reasons:?}");
+    let database = rusqlite::Connection::open(campaign.out().join(&campaign.files()[0])).unwrap();
+    let one = |query: &str| -> i64 { database.query_row(query, [], |row| row.get(0)).unwrap() };
+    assert_eq!(one("SELECT count(*) FROM capture WHERE packets > 20 AND file LIKE '%.pcapng'"), 2);
+    let files = "SELECT count(*) FROM environment WHERE name = 'testbed.minimega.result_disk.files' AND value = ";
+    let of_disk = [one(&format!("{files}'2' AND host = 'client1'")), one(&format!("{files}'1' AND host = 'server1'"))];
+    assert_eq!(of_disk, if disk.is_empty() { [0, 0] } else { [1, 1] });
+    let took = one("SELECT duration_ns FROM stage WHERE name = 'collect'");
+    let kept = campaign.out().join(campaign.files()[0].replace(".db", ".d")).join("client1/large");
+    (Duration::from_nanos(took.try_into().unwrap()), sha2::Sha256::digest(std::fs::read(kept).unwrap()).to_vec())
+}
+
+#[tokio::test]
+async fn large_files_of_real_guests_come_over_a_disk() {
+    let Some((socket, guest)) = socket().zip(guest()) else { return };
+    if !need::root() || !need::program("qemu-img") {
+        return;
+    }
+    let (by_disk, content) = large_sweep(&socket, &guest, "result_disk = \"1 GiB\"");
+    let (by_letters, same) = large_sweep(&socket, &guest, "");
+    eprintln!("collecting some 20 MB took {by_disk:?} over the disk and {by_letters:?} by letters");
+    assert!(content == same);
 }
 
 /// Their miniccc starts the agent, once; it then answers at its port.
