@@ -20,6 +20,8 @@
 //! hold     namespaces in use, which go whatever happens
 //! leftovers  what dead runs and dead daemons have left
 //! switch   the taps of the machines
+//! mesh     where in a mesh machines go, and the network between two hosts
+//! far      taps and files of another host
 //! prepare  the daemon and the image that iterations share
 //! up, kvm  the testbed `minimega-kvm`
 //!
@@ -39,6 +41,7 @@ mod contained;
 mod container;
 mod daemon;
 mod error;
+mod far;
 pub mod guest;
 mod hold;
 mod inside;
@@ -47,6 +50,7 @@ mod kvm;
 pub mod leftovers;
 mod line;
 pub mod machine;
+mod mesh;
 mod own;
 mod prepare;
 pub mod qmp;
