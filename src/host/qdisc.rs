@@ -110,7 +110,7 @@ pub struct RootQdisc {
 }
 
 /// Queueing disciplines that let everything pass at once: the kernel's own choices.
-const UNLIMITED: [&str; 5] = ["noqueue", "pfifo_fast", "fq_codel", "fq", "mq"];
+pub(crate) const UNLIMITED: [&str; 5] = ["noqueue", "pfifo_fast", "fq_codel", "fq", "mq"];
 
 impl RootQdisc {
     /// Does it let everything pass at once?

@@ -205,6 +205,9 @@ fn kernel(kernel: &GuestKernel) -> Object {
 /// As [`qemu`]. Where minimega's socket is changes nothing.
 fn minimega(minimega: &MinimegaSpec) -> Object {
     let mut object = around(kernel(&minimega.kernel), minimega);
+    if let Some(hosts) = &minimega.hosts {
+        object = object.with("hosts", strings(hosts));
+    }
     if let Some(image) = &minimega.image {
         object = guest_image(object, image);
     }

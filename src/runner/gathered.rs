@@ -2,7 +2,7 @@
 
 use super::linktest::{self, Tested};
 use crate::host::clock::now_ns;
-use crate::ids::Stage;
+use crate::ids::{NodeId, Stage};
 use crate::instrument::capture::{Analysed, Effort, NodeFacts};
 use crate::instrument::counters::{self, Counted};
 use crate::instrument::host::{Used, metrics};
@@ -58,6 +58,13 @@ impl Gathered {
         let mut verdict = verify::settings(&settings);
         verdict.add(verify::paths(paths, spec.path));
         self.settings = settings;
+        self.judge(Stage::Verify, verdict)
+    }
+
+    /// Hosts of nodes that nobody watches.
+    pub(super) fn unwatched(&mut self, spec: &VerifySpec, nodes: &[NodeId]) -> Vec<Event> {
+        let mut verdict = Verdict::new();
+        nodes.iter().for_each(|node| verdict.add(verify::unwatched(*node, spec)));
         self.judge(Stage::Verify, verdict)
     }
 

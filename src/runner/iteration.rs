@@ -258,6 +258,7 @@ impl Stages<'_> {
             let settings = self.settings(instance).await?;
             let paths = if spec.path { instance.paths().await? } else { Vec::new() };
             events = gathered.verified(spec, settings, &paths);
+            events.extend(gathered.unwatched(spec, &instance.unwatched()));
             if gathered.verdict.invalid.is_empty() {
                 events.extend(self.test_links(instance, gathered).await?);
             }

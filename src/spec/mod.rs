@@ -469,6 +469,9 @@ pub struct QemuSpec {
 pub struct MinimegaSpec {
     /// Path of minimega's command socket; `None` for the one it makes when it is not told otherwise.
     pub socket: Option<String>,
+    /// Two hosts of its mesh for `colocated = off`: that of the clients, that of the servers. `None` for the host of the
+    /// minimega and the only other one there is.
+    pub hosts: Option<[String; 2]>,
     /// Kernel of the guests. Default [`GuestKernel::Full`].
     pub kernel: GuestKernel,
     /// An image of the user's that virtual machines boot; `None` for vptest's own.

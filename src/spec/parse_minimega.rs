@@ -23,6 +23,7 @@ pub(super) fn read(entry: &Entry<'_>, factors: &Table, sink: &mut Sink<'_>) -> M
         }
     }
     let is_own = section.has("initrd") || section.has("disk");
+    minimega.hosts = section.take("hosts").and_then(|entry| hosts(&entry, sink));
     let kernel = read_guest_kernel(&mut section, &mut minimega.kernel, sink);
     minimega.image = parse_guest_image::read(&mut section, (kernel.as_ref(), &minimega.kernel), sink);
     if let Some(entry) = section.take("programs") {
@@ -60,6 +61,27 @@ fn result_disk(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<ByteSize> {
     }
     entry.refuse(sink, format!("{}, from 1 MiB to 16 TiB", ByteSize::ACCEPTED));
     None
+}
+
+/// Names as minimega knows its hosts by; it would take others for ranges or for `all`.
+fn hosts(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<[String; 2]> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let is_host = |name: &String| {
+        name.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && name.chars().all(fits)
+            && name != "all"
+            && name != "localhost"
+    };
+    match <[String; 2]>::try_from(entry.strings(sink)?) {
+        Ok(hosts) if hosts.iter().all(is_host) && hosts[0] != hosts[1] => Some(hosts),
+        _ => {
+            entry.refuse(
+                sink,
+                "two different names of hosts, that of the clients and that of the servers: `[\"kn1\", \"kn2\"]`",
+            );
+            None
+        }
+    }
 }
 
 /// minimega looks for relative paths among its own files.

@@ -611,8 +611,9 @@ fn options_of_minimega_are_read() {
     let all = minimega(
         "socket = \"/run/m/minimega\"\nkernel = \"cloud\"\nprograms = [\"tc\"]\nappend = [\"quiet\"]\n\
          qemu = \"/opt/kvm\"\ncpu = \"max\"\ncapture = \"minimega\"\nboot_timeout = \"90 s\"\nstress = \"guest\"\n\
-         filesystem = \"/srv/root\"",
+         filesystem = \"/srv/root\"\nhosts = [\"kn1\", \"kn2.lab\"]",
     );
+    assert_eq!(all.hosts, Some(["kn1".to_owned(), "kn2.lab".to_owned()]));
     assert_eq!(all.filesystem.as_deref(), Some("/srv/root"));
     assert_eq!((all.socket.as_deref(), all.qemu.as_deref()), (Some("/run/m/minimega"), Some("/opt/kvm")));
     assert_eq!((all.kernel, all.cpu.as_deref(), all.capture), (GuestKernel::Cloud, Some("max"), TapCapture::Minimega));
@@ -663,6 +664,10 @@ fn wrong_options_of_minimega_are_refused_by_name() {
         ("filesystem = \"root\"", "the path of a directory, beginning with `/`"),
         ("filesystem = \"/a:b\"", "which overlays cannot have"),
         ("capture = \"tcpdump\"", "minimega"),
+        ("hosts = [\"kn1\"]", "two different names of hosts"),
+        ("hosts = [\"kn1\", \"kn1\"]", "two different names of hosts"),
+        ("hosts = [\"kn1\", \"kn[2-3]\"]", "two different names of hosts"),
+        ("hosts = [\"all\", \"kn1\"]", "two different names of hosts"),
         ("boot_timeout = \"0 s\"", "boot_timeout"),
         ("modules = \"/m\"", "a kernel of your own"),
         ("scoket = \"/s\"", "socket"),

@@ -229,6 +229,11 @@ pub trait Instance: Send {
         None
     }
 
+    /// Nodes on hosts of which nobody knows what else they do meanwhile.
+    fn unwatched(&self) -> Vec<NodeId> {
+        Vec::new()
+    }
+
     /// Processes of this host that work for the testbed though vptest has not started them; their load is no
     /// interference.
     fn own_processes(&self) -> Vec<u32> {

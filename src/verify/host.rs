@@ -38,6 +38,15 @@ pub fn host(node: Option<NodeId>, used: &HostUse, thresholds: &VerifySpec) -> Ve
     verdict
 }
 
+/// The host of a node that cannot be asked: it may have been anything but quiet.
+pub fn unwatched(node: NodeId, thresholds: &VerifySpec) -> Verdict {
+    let mut verdict = Verdict::new();
+    if thresholds.foreign_cpu.is_some() || thresholds.steal.is_some() {
+        verdict.suspect(format!("{node}: nobody knows whether its host was quiet: that cannot be asked from here"));
+    }
+    verdict
+}
+
 /// A counter that should not have moved.
 fn none(host: &str, (enabled, name): (bool, &str), count: Option<u64>, what: &str, verdict: &mut Verdict) {
     match count {

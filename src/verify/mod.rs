@@ -12,7 +12,7 @@ mod nodes;
 mod settings;
 
 pub use captures::{Traffic, captures, vantages};
-pub use host::host;
+pub use host::{host, unwatched};
 pub use linktest::{Way, link_bandwidth, link_connectivity, link_loss, link_routing, loss_share, measured};
 pub use nodes::{ClientRun, client_cpu, paths, start_skew};
 pub use settings::{changes, settings};

@@ -14,14 +14,14 @@ use crate::testbed::TestbedError;
 use crate::units::Rate;
 
 /// What is asked of every interface alike.
-struct Wanted {
-    offload: Option<String>,
-    mtu: Option<String>,
-    rate: Option<String>,
+pub(in crate::testbed) struct Wanted {
+    pub(in crate::testbed) offload: Option<String>,
+    pub(in crate::testbed) mtu: Option<String>,
+    pub(in crate::testbed) rate: Option<String>,
 }
 
 impl Wanted {
-    fn of(topology: &Topology) -> Self {
+    pub(in crate::testbed) fn of(topology: &Topology) -> Self {
         Self {
             offload: topology.offload.map(|on| switch(on).to_owned()),
             mtu: topology.mtu.map(|mtu| mtu.to_string()),
@@ -92,7 +92,7 @@ fn of_host_port(
 }
 
 /// Larger packets cannot be switched on towards a network card that takes none: what is in force is only noted.
-fn of_tap(topology: &Topology, setting: Setting) -> Setting {
+pub(in crate::testbed) fn of_tap(topology: &Topology, setting: Setting) -> Setting {
     if setting.name == "host.tso" && topology.offload == Some(true) && topology.access == (Access::Tap { tso: false }) {
         Setting::compare(setting.node, &setting.name, None, setting.observed)
     } else {

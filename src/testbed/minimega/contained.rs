@@ -12,6 +12,7 @@ use super::container::NAME;
 use super::daemon::Daemon;
 use super::hold::Holds;
 use super::inside::Filesystem;
+use super::mesh::Places;
 use super::recorder::Group;
 use super::site::{Container, Site};
 use super::switch::Switch;
@@ -56,12 +57,12 @@ impl Up {
         spec: MinimegaSpec,
         filesystem: Filesystem,
         wishes: Wishes,
-        request: &Request,
+        (request, places): (&Request, &Places),
     ) -> Result<Self, TestbedError> {
         let pairs = usize::from(wishes.topology.pairs);
         let cpus = if wishes.pinning { Some(host_cpus(pairs)?) } else { None };
         let mut holds = Holds::default();
-        let site = Site { wishes: &wishes, spec: &spec, filesystem: &filesystem };
+        let site = Site { wishes: &wishes, spec: &spec, filesystem: &filesystem, places };
         let up = async {
             let containers = site.start(&daemon, &mut holds, request).await?;
             let both = containers.iter().map(|container| (&container.plan, &container.machine)).collect();

@@ -158,7 +158,8 @@ impl Testbed for MinimegaContainer {
         let wishes = wishes(NAME, &request.tuple)?;
         let (daemon, root) = (self.prepared.daemon().await?, self.root(request).await?);
         let filesystem = self.filesystem(root.as_deref(), request).await?;
-        let start = Up::launch(daemon, self.prepared.spec.clone(), filesystem, wishes, request);
+        let places = self.prepared.places(&daemon, request).await?;
+        let start = Up::launch(daemon, self.prepared.spec.clone(), filesystem, wishes, (request, &places));
         // Boxed: it holds the state of all the containers that are being started.
         let up = start.boxed().await?;
         Ok(Box::new(match root {

@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use serde::Deserialize as _;
+
 use super::error::{MinimegaError, shown};
-use super::line::{Line, is_name, is_preprocessed};
+use super::line::{Line, is_name, is_preprocessed, quoted};
 use super::machine::{State, machines};
 use super::socket::{Limits, Peer, Socket};
 use super::version::Version;
@@ -138,6 +141,71 @@ impl Daemon {
         result
     }
 
+    /// Runs a command on one host of the mesh, this one included. Nothing else of the mesh is asked.
+    ///
+    /// # Errors
+    /// As [`Daemon::run`], and [`MinimegaError::Unsendable`] for words that would not get there as they are. A host that
+    /// goes while it is asked never answers, and minimega then waits for it with all that it asks of others.
+    pub(super) async fn run_at<S: AsRef<str>>(&self, host: &str, words: &[S]) -> Result<Answer, MinimegaError> {
+        let words = words.iter().map(AsRef::as_ref);
+        if host == self.host {
+            return self.run(&Line::of(words)).await;
+        }
+        let line = ["mesh", "send", host].into_iter().chain(words.clone());
+        // There it is put together once more, and only words with a blank are quoted.
+        if let Some(word) = words.clone().find(|word| quoted(word) != *word || is_preprocessed(word)) {
+            let why = "on the way to another host of the mesh, minimega would change it".to_owned();
+            return Err(MinimegaError::Unsendable { word: shown(word), why });
+        }
+        let answer = self.run(&Line::of(line.clone())).await?;
+        // One that is not in the mesh gives no answer, and that is no error.
+        if answer.responses.iter().any(|response| response.host == host) {
+            return Ok(answer);
+        }
+        let command = shown(Line::of(line).as_str());
+        Err(MinimegaError::Answer { command, text: format!("{host} has not answered: it is not in the mesh") })
+    }
+
+    /// Names of all hosts of its mesh, its own included; it alone where there is none.
+    ///
+    /// # Errors
+    /// As [`Daemon::run`].
+    pub(super) async fn mesh(&self) -> Result<Vec<String>, MinimegaError> {
+        let status = self.run(&Line::of(["mesh", "status"])).await?;
+        let rows = status.table(&["size"]).map_err(|garbled| MinimegaError::answer("mesh status", garbled))?;
+        if rows.first().is_some_and(|row| row.field("size") == "1") {
+            return Ok(vec![self.host.clone()]);
+        }
+        let list = self.run(&Line::of(["mesh", "list", "all"])).await?;
+        let names = list.responses.first().map(|response| Vec::<String>::deserialize(&response.data));
+        match names {
+            Some(Ok(names)) if names.contains(&self.host) => Ok(names),
+            _ => {
+                let text = format!("it names no hosts, or not {}", self.host);
+                Err(MinimegaError::Answer { command: "mesh list all".to_owned(), text })
+            }
+        }
+    }
+
+    /// Directory of files (`-filepath`) of a host of the mesh.
+    ///
+    /// # Errors
+    /// [`MinimegaError::Answer`] when it does not say, and as [`Daemon::run_at`].
+    pub(super) async fn files_at(&self, host: &str) -> Result<PathBuf, MinimegaError> {
+        if host == self.host {
+            return Ok(self.files.clone());
+        }
+        let answer = self.run_at(host, &["args"]).await?;
+        let rows = answer.table(&["filepath"]).map_err(|garbled| MinimegaError::answer("args", garbled))?;
+        match rows.as_slice() {
+            [row] if row.field("filepath").starts_with('/') => Ok(row.field("filepath").into()),
+            _ => {
+                let text = format!("{host} does not say where its files are");
+                Err(MinimegaError::Answer { command: "args".to_owned(), text })
+            }
+        }
+    }
+
     async fn connection(&self) -> Result<Socket, MinimegaError> {
         let kept = self.lock().pop();
         if let Some(socket) = kept {
@@ -184,6 +252,7 @@ impl Daemon {
         Ok(Namespace {
             daemon: Arc::clone(self),
             name: name.to_owned(),
+            hosts: Vec::new(),
             configuring: tokio::sync::Mutex::default(),
             busy: tokio::sync::RwLock::default(),
             gone: AtomicBool::new(false),
@@ -264,6 +333,8 @@ pub(super) fn is_own(name: &str) -> bool {
 pub struct Namespace {
     daemon: Arc<Daemon>,
     name: String,
+    /// Hosts of the mesh that it is to have; empty for a minimega without a mesh.
+    hosts: Vec<String>,
     configuring: tokio::sync::Mutex<()>,
     /// Held by whoever uses it; alone by whoever removes it.
     busy: tokio::sync::RwLock<()>,
@@ -280,6 +351,41 @@ impl Namespace {
     /// Whose it is.
     pub fn daemon(&self) -> &Arc<Daemon> {
         &self.daemon
+    }
+
+    /// The same, with machines on these hosts of the mesh. Only [`Namespace::pin`] tells minimega.
+    pub(super) fn on(mut self, hosts: &[String]) -> Self {
+        hosts.clone_into(&mut self.hosts);
+        self
+    }
+
+    /// Hosts of the mesh that it is to have; empty where there is no mesh.
+    pub(super) fn hosts(&self) -> &[String] {
+        &self.hosts
+    }
+
+    /// The other host that all of it is on; `None` for one that has machines here.
+    pub(super) fn far(&self) -> Option<&str> {
+        match self.hosts.as_slice() {
+            [host] if *host != self.daemon.host => Some(host),
+            _ => None,
+        }
+    }
+
+    /// Makes its hosts those that it is to have: minimega gives a new one all hosts but its own. To be called before
+    /// anything else is said to it, which all of them would hear.
+    ///
+    /// # Errors
+    /// As [`Namespace::run`], also for a host that is not in the mesh.
+    pub(super) async fn pin(&self) -> Result<(), MinimegaError> {
+        if self.hosts.is_empty() {
+            return Ok(());
+        }
+        self.run(&["ns", "del-hosts", "all"]).await?;
+        for host in &self.hosts {
+            self.run(&["ns", "add-hosts", host]).await?;
+        }
+        Ok(())
     }
 
     /// The directory of its files below `-filepath`, for those sent and those received. minimega never removes it.
@@ -351,6 +457,28 @@ impl Namespace {
         answer.table(columns).map_err(|garbled| MinimegaError::answer(&words.join(" "), garbled))
     }
 
+    /// What is in a file of another host's, by its name below its `-filepath`; `None` where no host has one. What this host
+    /// has under that name comes first.
+    ///
+    /// # Errors
+    /// As [`Namespace::run`].
+    pub(super) async fn stream(&self, name: &str) -> Result<Option<Vec<u8>>, MinimegaError> {
+        let answer = match self.run(&["file", "stream", name]).await {
+            Err(MinimegaError::Refused { text, .. }) if text.ends_with("file not found") => return Ok(None),
+            other => other?,
+        };
+        let mut content = Vec::new();
+        for part in answer.responses.iter().map(|response| &response.data).filter(|data| !data.is_null()) {
+            let bytes = part.as_str().and_then(|text| base64::engine::general_purpose::STANDARD.decode(text).ok());
+            let garbled = || MinimegaError::Answer {
+                command: shown(&format!("file stream {name}")),
+                text: "a part of it is no base64".to_owned(),
+            };
+            content.extend(bytes.ok_or_else(garbled)?);
+        }
+        Ok(Some(content))
+    }
+
     /// From now on, nothing is sent to it any more: somebody else removes it.
     pub(super) fn leave(&self) {
         self.gone.store(true, Ordering::SeqCst);
@@ -363,7 +491,8 @@ impl Namespace {
             let why = "it is no namespace that this user has made with vptest, and is not removed".to_owned();
             return vec![MinimegaError::Unsendable { word: self.name.clone(), why }];
         }
-        let mut failures = Vec::new();
+        // One that minimega does not know any more would get all its hosts.
+        let mut failures: Vec<_> = self.pin().await.err().into_iter().collect();
         let failed_launches = match machines(self).await {
             // Numbers of machines on other hosts of a mesh say nothing about directories of this one.
             Ok(all) => all
@@ -399,7 +528,30 @@ impl Namespace {
                 _ => {}
             }
         }
+        failures.extend(self.remove_there().await.err());
         failures
+    }
+
+    /// Removes its files from the other hosts of the mesh: all of them, for minimega tells all of them the names of its
+    /// networks, whereupon they make a directory.
+    ///
+    /// # Errors
+    /// [`MinimegaError::Answer`] when one of its hosts is not in the mesh, and as [`Daemon::run`].
+    async fn remove_there(&self) -> Result<(), MinimegaError> {
+        if self.hosts.is_empty() {
+            return Ok(());
+        }
+        // A host without them says nothing about it.
+        let answer = self.daemon.run(&Line::of(["mesh", "send", "all", "file", "delete", &self.name])).await?;
+        let has_answered = |host: &&String| answer.responses.iter().any(|response| response.host == **host);
+        let missing = self.hosts.iter().filter(|host| **host != self.daemon.host).find(|host| !has_answered(host));
+        match missing {
+            None => Ok(()),
+            Some(host) => Err(MinimegaError::Answer {
+                command: format!("mesh send all file delete {}", self.name),
+                text: format!("{host} has not answered: it is not in the mesh"),
+            }),
+        }
     }
 
     /// `clear namespace`, again and again while a launch is under way: until that has succeeded or failed, minimega refuses.

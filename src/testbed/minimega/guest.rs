@@ -61,7 +61,7 @@ pub fn plan(node: NodeId, image: &Image, hardware: &Hardware, console: Option<St
         console,
         results: Vec::new(),
     };
-    let nic = Nic { vlan: LINK.to_owned(), mac: mac(node), driver: Some(hardware.driver.clone()) };
+    let nic = Nic { bridge: None, vlan: LINK.to_owned(), mac: mac(node), driver: Some(hardware.driver.clone()) };
     let memory_mib = hardware.memory.0.div_ceil(1 << 20);
     Plan { name, kind, memory_mib, vcpus: hardware.vcpus, nics: vec![nic] }
 }

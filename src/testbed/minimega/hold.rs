@@ -24,18 +24,22 @@ pub(super) struct Holds {
 }
 
 impl Holds {
-    /// A fresh namespace, noted before it comes to be; its machines write their consoles to `consoles`.
+    /// A fresh namespace on these hosts of the mesh, noted before it comes to be; its machines write their consoles to
+    /// `consoles`.
     pub(super) async fn take(
         &mut self,
         daemon: &Arc<Daemon>,
         campaign: &Path,
         consoles: &Path,
+        hosts: &[String],
     ) -> Result<Arc<Namespace>, TestbedError> {
         let fresh = daemon.fresh_namespace(&Owner::of(campaign)).await;
-        let namespace = Arc::new(fresh.map_err(|error| error.into_testbed("make a namespace of minimega's"))?);
+        let failed = |error: MinimegaError| error.into_testbed("make a namespace of minimega's");
+        let namespace = Arc::new(fresh.map_err(failed)?.on(hosts));
         let journal = Journal::begin(campaign, &namespace, consoles)
             .map_err(|source| TestbedError::Io { what: format!("note the namespace {}", namespace.name()), source })?;
         self.held.push(Held { namespace: Arc::clone(&namespace), journal });
+        namespace.pin().await.map_err(failed)?;
         Ok(namespace)
     }
 
@@ -57,6 +61,8 @@ impl Holds {
     /// Removes all of them, and tells what is left.
     pub(super) async fn release(&mut self) -> Vec<String> {
         let mut left = Vec::new();
+        // The last one first: the first may have the bridge that machines of the others are at, and minimega makes a bridge
+        // once more for a machine that goes.
         // One is only forgotten when it has been dealt with: this may be given up half-way.
         while let Some(held) = self.held.last() {
             let failures = held.namespace.remove().await;
@@ -85,7 +91,8 @@ impl Drop for Holds {
             held.namespace.leave();
             held.journal
         };
-        let held: Vec<Journal> = self.held.drain(..).map(journal).collect();
+        // As in `release`: the one that joins two hosts was the first.
+        let held: Vec<Journal> = self.held.drain(..).rev().map(journal).collect();
         if held.is_empty() {
             return;
         }

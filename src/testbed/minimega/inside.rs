@@ -57,7 +57,7 @@ pub(super) fn plan(node: NodeId, namespace: &str, filesystem: &Filesystem, memor
     if !volumes.is_empty() {
         init.extend(["--program".to_owned(), program]);
     }
-    let nic = Nic { vlan: LINK.to_owned(), mac: mac(node), driver: None };
+    let nic = Nic { bridge: None, vlan: LINK.to_owned(), mac: mac(node), driver: None };
     let memory_mib = memory.0.div_ceil(1 << 20);
     let kind = Kind::Container { filesystem, init, volumes };
     Plan { name: node.to_string(), kind, memory_mib, vcpus, nics: vec![nic] }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::{self, Cgroups};
 use super::daemon::Namespace;
 use super::leftovers::is_first;
+use super::line::quoted;
 use super::machine::Machine;
 use super::socket::running_since;
 
@@ -43,6 +44,9 @@ pub struct Entry {
     pub consoles: Option<PathBuf>,
     /// Was it left up on purpose (`--keep-failed`)?
     pub kept: bool,
+    /// Hosts of the mesh that it has machines, bridges or files on; empty where there is no mesh.
+    #[serde(default)]
+    pub hosts: Vec<String>,
 }
 
 impl Entry {
@@ -55,6 +59,7 @@ impl Entry {
         named(path)
             && place
             && [&self.socket, &self.base, &self.files].into_iter().all(|path| plain(path))
+            && self.hosts.iter().all(|host| !host.is_empty() && quoted(host) == *host)
             && self.machines.iter().flat_map(|machine| &machine.taps).all(|tap| is_tap(tap))
             && self.machines.iter().all(|machine| machine.cgroups.iter().all(|place| cgroup::is_of(place, machine.id)))
     }
@@ -120,6 +125,7 @@ impl Journal {
             machines: Vec::new(),
             consoles: Some(consoles.to_owned()),
             kept: false,
+            hosts: namespace.hosts().to_vec(),
         };
         let directory = campaign.join(DIRECTORY);
         match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
@@ -300,6 +306,7 @@ mod tests {
             }],
             consoles: None,
             kept: false,
+            hosts: vec!["kn2".to_owned()],
         };
         let journal = Journal { entry, path, _lock: lock };
         journal.write().unwrap();

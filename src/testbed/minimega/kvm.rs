@@ -1,4 +1,5 @@
-//! The testbed `minimega-kvm`: every client and server is a virtual machine of a minimega that runs on this host.
+//! The testbed `minimega-kvm`: every client and server is a virtual machine of a minimega that runs on this host, or of another
+//! one in its mesh (`colocated = off`).
 //!
 //! Each pair has a namespace of its own. The guests run vptest's own image or one of the user's. vptest talks to them through
 //! a virtio-serial port, as in the testbed `qemu`, or by letters through a miniccc in them where the user's image has nothing
@@ -11,7 +12,7 @@ use futures_util::FutureExt as _;
 
 use super::prepare::Prepared;
 use super::up::Up;
-use crate::spec::{TestbedSpec, Tuple};
+use crate::spec::{GuestReach, MinimegaSpec, StressPlace, TestbedSpec, Tuple};
 use crate::testbed::lan::topology::LinkRate;
 use crate::testbed::qemu::wishes::Wishes;
 use crate::testbed::{Beside, Instance, Request, Testbed, TestbedError};
@@ -51,10 +52,12 @@ impl Testbed for MinimegaKvm {
     }
 
     fn accepts(&self, tuple: &Tuple) -> Result<(), TestbedError> {
-        wishes(NAME, tuple).map(drop)
+        wishes(NAME, tuple)?;
+        if is_apart(tuple) { check_apart(&self.prepared.spec, tuple) } else { Ok(()) }
     }
 
     async fn preflight(&self, request: &Request) -> Result<(), TestbedError> {
+        self.accepts(&request.tuple)?;
         self.prepared.check(&wishes(NAME, &request.tuple)?, request).await
     }
 
@@ -78,8 +81,8 @@ pub(super) fn wishes(testbed: &'static str, tuple: &Tuple) -> Result<Wishes, Tes
     if !wishes.topology.hops.is_empty() {
         return refuse("hops: there are no routers in minimega (leave `hops` out, or exclude this testbed)");
     }
-    if tuple.get("colocated").is_some_and(|value| value.to_string() == "off") {
-        return refuse("colocated = off: guests on other hosts of a mesh cannot be reached (colocated = on)");
+    if is_apart(tuple) && testbed != NAME {
+        return refuse("colocated = off: containers on other hosts of a mesh cannot be reached (colocated = on)");
     }
     if let LinkRate::Limit(rate) = wishes.topology.rate {
         let frame = u64::from(wishes.topology.mtu.unwrap_or(USUAL_MTU)) + FRAME_OVERHEAD;
@@ -94,10 +97,48 @@ pub(super) fn wishes(testbed: &'static str, tuple: &Tuple) -> Result<Wishes, Tes
     Ok(wishes)
 }
 
+/// Are client and server to be on different hosts?
+pub(super) fn is_apart(tuple: &Tuple) -> bool {
+    tuple.get("colocated").is_some_and(|value| value.to_string() == "off")
+}
+
+/// # Errors
+/// [`TestbedError::Request`] for what is only to be had on the minimega's own host.
+fn check_apart(spec: &MinimegaSpec, tuple: &Tuple) -> Result<(), TestbedError> {
+    let refuse = |what: &str| Err(TestbedError::Request { testbed: NAME, what: format!("colocated = off: {what}") });
+    let by_letters = spec.image.as_ref().is_some_and(|image| matches!(image.reach, GuestReach::Cc { .. }));
+    if !by_letters {
+        return refuse(
+            "guests on another host are reached through their miniccc alone: it needs an image of your own, and \
+             `reach = \"cc\"` in `[testbed.minimega]`",
+        );
+    }
+    if spec.result_disk.is_some() {
+        return refuse("results disks are on this host alone (leave `result_disk` out)");
+    }
+    if tuple.integer("mtu").is_none() {
+        return refuse(
+            "mtu: the tunnel between the hosts takes 46 bytes of each frame and drops what is larger than its network takes \
+             without a word (say `mtu`: at most 1454 where that takes 1500)",
+        );
+    }
+    if tuple.pinning() {
+        return refuse("pinning: CPUs of another host cannot be told (leave `pinning` out)");
+    }
+    let loads = ["stress_cpu", "stress_io", "stress_mem"];
+    let is_loaded = |name: &&str| tuple.integer(name).is_some_and(|workers| workers > 0);
+    match loads.into_iter().find(is_loaded) {
+        Some(load) if spec.stress == StressPlace::Host => {
+            refuse(&format!("{load}: the load would be on one of the hosts alone (`stress = \"guest\"`)"))
+        }
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::Value;
+    use crate::spec::{GuestBoot, GuestImage, Value};
 
     fn refused(name: &str, value: Value) -> String {
         wishes(NAME, &Tuple::new([(name.to_owned(), value)].into())).unwrap_err().to_string()
@@ -121,8 +162,38 @@ mod tests {
     fn what_minimega_cannot_provide_is_refused_by_name() {
         let hops = refused("hops", Value::List(vec!["A".to_owned()]));
         assert!(hops.starts_with("testbed minimega-kvm: hops: "), "{hops}");
-        let spread = refused("colocated", Value::Switch(false));
-        assert!(spread.starts_with("testbed minimega-kvm: colocated = off: "), "{spread}");
-        wishes(NAME, &Tuple::new([("colocated".to_owned(), Value::Switch(true))].into())).unwrap();
+    }
+
+    #[test]
+    fn what_only_one_host_can_provide_is_refused_by_name() {
+        let boot = GuestBoot::Disk { path: "/d".to_owned(), snapshot: true };
+        let image = |reach| Some(GuestImage { boot: boot.clone(), reach });
+        let by_cc = MinimegaSpec { image: image(GuestReach::Cc { files: None }), ..MinimegaSpec::default() };
+        let at_port = MinimegaSpec { image: image(GuestReach::Port), ..MinimegaSpec::default() };
+        let asked = |spec: &MinimegaSpec, further: Option<(&str, Value)>| {
+            let apart = [("colocated", Value::Switch(false)), ("mtu", Value::Integer(1400))];
+            let apart = apart.map(|(name, value)| (name.to_owned(), value));
+            let further = further.map(|(name, value)| (name.to_owned(), value));
+            let minimega = spec.clone();
+            let testbed = MinimegaKvm::new(&TestbedSpec { minimega, ..TestbedSpec::default() });
+            testbed.accepts(&Tuple::new(apart.into_iter().chain(further).collect())).map_err(|error| error.to_string())
+        };
+        asked(&by_cc, None).unwrap();
+        asked(&by_cc, Some(("stress_cpu", Value::Integer(0)))).unwrap();
+        for spec in [&at_port, &MinimegaSpec::default()] {
+            let why = asked(spec, None).unwrap_err();
+            assert!(why.starts_with("testbed minimega-kvm: colocated = off: ") && why.contains("miniccc"), "{why}");
+        }
+        let why = asked(&by_cc, Some(("pinning", Value::Switch(true)))).unwrap_err();
+        assert!(why.contains("pinning"), "{why}");
+        let load = ("stress_cpu", Value::Integer(2));
+        let why = asked(&by_cc, Some(load.clone())).unwrap_err();
+        assert!(why.contains("stress_cpu"), "{why}");
+        asked(&MinimegaSpec { stress: StressPlace::Guest, ..by_cc }, Some(load)).unwrap();
+        let apart = Tuple::new([("colocated".to_owned(), Value::Switch(false))].into());
+        let testbed = MinimegaKvm::new(&TestbedSpec { minimega: at_port.clone(), ..TestbedSpec::default() });
+        testbed.accepts(&apart).unwrap_err();
+        let why = wishes("minimega-container", &apart).unwrap_err().to_string();
+        assert!(why.starts_with("testbed minimega-container: colocated = off: "), "{why}");
     }
 }

@@ -48,7 +48,9 @@ pub enum Kept {
 /// # Errors
 /// When the campaign's journal cannot be read.
 pub async fn clean(campaign: &Path, kept: Kept) -> io::Result<Removed> {
-    let stale = journal::stale(campaign)?;
+    let mut stale = journal::stale(campaign)?;
+    // The one that joins two hosts goes last: with the machines at it, minimega makes its bridge once more.
+    stale.entries.sort_by_key(|journal| journal.entry.hosts.len());
     let mut all = Removed { removed: Vec::new(), left: stale.unreadable };
     let owner = Owner::of(campaign);
     for journal in stale.entries {
@@ -76,7 +78,7 @@ pub(super) async fn bury(journal: Journal) -> Removed {
         Ok(daemon) => {
             let peer = daemon.peer();
             let same = entry.daemon.is_none() || peer.pid.zip(peer.started) == entry.daemon;
-            let failures = match remove(&daemon, name).await {
+            let failures = match remove(&daemon, &entry).await {
                 Ok(true) => {
                     done.removed.push(format!("namespace {name} of minimega"));
                     Vec::new()
@@ -143,10 +145,13 @@ pub(super) async fn is_over(daemon: &Daemon, failures: &[MinimegaError]) -> bool
 }
 
 /// Was it there?
-async fn remove(daemon: &Arc<Daemon>, name: &str) -> Result<bool, Vec<MinimegaError>> {
+async fn remove(daemon: &Arc<Daemon>, entry: &Entry) -> Result<bool, Vec<MinimegaError>> {
+    let name = &entry.namespace;
     let there = daemon.namespaces().await.map_err(|error| vec![error])?.iter().any(|one| one == name);
-    let namespace = daemon.namespace(name).map_err(|error| vec![error])?;
-    if !there && !namespace.files().exists() {
+    let namespace = daemon.namespace(name).map_err(|error| vec![error])?.on(&entry.hosts);
+    // Another host of the mesh may have it though this minimega does not know it any more.
+    let far = entry.hosts.iter().any(|host| *host != daemon.host);
+    if !there && !far && !namespace.files().exists() {
         return Ok(false);
     }
     let failures = namespace.remove().await;

@@ -65,7 +65,9 @@ pub enum Boot {
 /// A network card.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nic {
-    /// Name of the network: a VLAN alias of the namespace.
+    /// Name of its bridge; `None` for minimega's usual one.
+    pub bridge: Option<String>,
+    /// Name of the network: a VLAN alias of the namespace, or `NAMESPACE//ALIAS` for one of another.
     pub vlan: String,
     /// Its MAC address.
     pub mac: String,
@@ -172,9 +174,9 @@ impl Plan {
 }
 
 impl Nic {
-    /// `VLAN,MAC,DRIVER`. A comma would shift what is what: minimega takes an unknown driver for a VLAN.
+    /// `BRIDGE,VLAN,MAC,DRIVER`. A comma would shift what is what: minimega takes an unknown driver for a VLAN.
     fn word(&self) -> Result<String, MinimegaError> {
-        let parts = [Some(&self.vlan), Some(&self.mac), self.driver.as_ref()];
+        let parts = [self.bridge.as_ref(), Some(&self.vlan), Some(&self.mac), self.driver.as_ref()];
         let parts: Vec<&str> = parts.into_iter().flatten().map(String::as_str).collect();
         if let Some(bad) = parts.iter().find(|part| part.is_empty() || part.contains([',', ' '])) {
             return refuse(bad, "a network, an address and a driver have no comma and no blank");
@@ -287,7 +289,7 @@ pub struct Card {
     pub driver: String,
     /// Its MAC address.
     pub mac: String,
-    /// Name of its network, with the number of the VLAN: `link (101)`.
+    /// Name of its network, where minimega gives it as data; otherwise with the number of the VLAN: `link (101)`.
     pub network: String,
 }
 
@@ -305,6 +307,7 @@ struct NetworkDetails {
     driver: String,
     #[serde(rename = "MAC")]
     mac: String,
+    alias: String,
 }
 
 const COLUMNS: [&str; 5] = ["id", "name", "state", "uuid", "tags"];
@@ -331,7 +334,11 @@ impl Machine {
         let card = |(number, card): (usize, &NetworkDetails)| Card {
             driver: card.driver.clone(),
             mac: card.mac.clone(),
-            network: networks.get(number).cloned().unwrap_or_default(),
+            // In the table, another host of a mesh gives it the name that it has last heard for the number.
+            network: Some(card.alias.clone())
+                .filter(|alias| !alias.is_empty())
+                .or_else(|| networks.get(number).cloned())
+                .unwrap_or_default(),
         };
         let cards = known.map(|known| known.networks.iter().enumerate().map(card).collect());
         Ok(Self {
@@ -416,9 +423,20 @@ pub async fn launch(namespace: &Namespace, plans: &[Plan]) -> Result<Vec<Machine
     let names: Vec<String> = plans.iter().map(|plan| plan.name.clone()).collect();
     let machines = in_state(namespace, &names, &State::Building).await?;
     for (plan, machine) in plans.iter().zip(&machines) {
+        check_host(namespace, machine)?;
         check_cards(plan, machine)?;
     }
     Ok(machines)
+}
+
+/// A host that is meant for others, or that left the mesh meanwhile, is not one for this machine.
+fn check_host(namespace: &Namespace, machine: &Machine) -> Result<(), MinimegaError> {
+    let hosts = namespace.hosts();
+    if hosts.is_empty() || hosts.contains(&machine.host) {
+        return Ok(());
+    }
+    let why = format!("it is on {} and not on {}", printable(&machine.host, 60), hosts.join(", "));
+    Err(MinimegaError::Machine { machine: machine.name.clone(), why })
 }
 
 /// A driver that minimega does not know becomes the name of a network, and the network that of a bridge.
@@ -433,6 +451,11 @@ fn check_cards(plan: &Plan, machine: &Machine) -> Result<(), MinimegaError> {
             && nic.mac.eq_ignore_ascii_case(&card.mac)
             && (card.network.is_empty() || network == nic.vlan)
     };
+    let bridge = plan.nics.first().and_then(|nic| nic.bridge.as_ref());
+    if let Some(bridge) = bridge.filter(|bridge| **bridge != machine.bridge) {
+        let why = format!("its bridge is {} and not {bridge}", printable(&machine.bridge, 40));
+        return Err(MinimegaError::Machine { machine: machine.name.clone(), why });
+    }
     if machine.cards.len() == plan.nics.len() && plan.nics.iter().zip(&machine.cards).all(same) {
         return Ok(());
     }
@@ -462,6 +485,7 @@ mod tests {
 
     fn plan(kind: Kind) -> Plan {
         let nic = Nic {
+            bridge: None,
             vlan: "LAN".to_owned(),
             mac: "52:54:00:00:01:01".to_owned(),
             driver: matches!(kind, Kind::Kvm { .. }).then(|| "e1000".to_owned()),

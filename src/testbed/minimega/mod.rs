@@ -21,6 +21,8 @@
 //! hold     namespaces in use, which go whatever happens
 //! leftovers  what dead runs and dead daemons have left
 //! switch   the taps of the machines
+//! mesh     where in a mesh machines go, and the network between two hosts
+//! far      taps and files of another host
 //! prepare  the daemon and the image that iterations share
 //! up, kvm  the testbed `minimega-kvm`
 //!
@@ -41,6 +43,7 @@ mod container;
 mod daemon;
 pub mod disk;
 mod error;
+mod far;
 pub mod guest;
 mod hold;
 mod inside;
@@ -49,6 +52,7 @@ mod kvm;
 pub mod leftovers;
 mod line;
 pub mod machine;
+mod mesh;
 mod own;
 mod prepare;
 pub mod qmp;

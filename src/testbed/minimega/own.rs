@@ -66,7 +66,7 @@ fn are_several(path: &str, nodes: &[NodeId]) -> Result<(), TestbedError> {
 }
 
 /// The disk of a node.
-fn disk(path: &str, node: NodeId) -> String {
+pub(super) fn disk(path: &str, node: NodeId) -> String {
     path.replace(NODE, &node.to_string())
 }
 
@@ -152,6 +152,15 @@ pub(super) fn identity(image: &GuestImage) -> Result<Option<String>, TestbedErro
     Ok(Some(hex(&both.finalize()[..8])))
 }
 
+/// Hash of a file of an image, as sha256sum(1) prints it.
+///
+/// # Errors
+/// [`TestbedError::Unsupported`] for a file that cannot be read.
+pub(super) fn checksum(key: &str, path: &str) -> Result<String, TestbedError> {
+    let hash = digest(regular(key, path)?).map_err(|error| unusable(key, path, &error.to_string()))?;
+    Ok(hex(&hash))
+}
+
 fn digest(mut file: File) -> io::Result<[u8; 32]> {
     let (mut hash, mut piece) = (Sha256::new(), vec![0; 1 << 16]);
     loop {
@@ -194,7 +203,7 @@ pub(super) fn plan(node: NodeId, image: &GuestImage, hardware: &Hardware, consol
         GuestReach::Cc { .. } => Vec::new(),
     };
     let (qemu, cpu) = (hardware.qemu.clone(), hardware.cpu.clone());
-    let nic = Nic { vlan: LINK.to_owned(), mac: mac(node), driver: Some(hardware.driver.clone()) };
+    let nic = Nic { bridge: None, vlan: LINK.to_owned(), mac: mac(node), driver: Some(hardware.driver.clone()) };
     Plan {
         name: node.to_string(),
         kind: Kind::Kvm { boot, qemu, cpu, ports, snapshot, console: Some(console), results: Vec::new() },

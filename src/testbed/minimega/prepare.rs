@@ -10,8 +10,11 @@ use super::cgroup;
 use super::daemon::{DEFAULT_SOCKET, Daemon};
 use super::disk;
 use super::error::MinimegaError;
+use super::far;
 use super::hold::chain;
+use super::kvm::is_apart;
 use super::line::Line;
+use super::mesh::Places;
 use super::own::{self, Stamp};
 use super::socket::Limits;
 use crate::ids::NodeId;
@@ -21,7 +24,6 @@ use crate::spec::{GuestBoot, GuestImage, MinimegaSpec};
 use crate::testbed::qemu::prepare::{build, check_image, no_image, programs};
 use crate::testbed::qemu::wishes::Wishes;
 use crate::testbed::{Request, TestbedError};
-use crate::text::printable;
 use crate::workload::find_in_path;
 
 /// See the module.
@@ -104,7 +106,6 @@ impl Prepared {
                 hint: Some("run vptest on the same host as minimega, outside of containers".to_owned()),
             });
         }
-        check_alone(&daemon).await?;
         Ok(daemon)
     }
 
@@ -117,11 +118,17 @@ impl Prepared {
                 hint: Some(format!("apt-get install {}", disk::PACKAGE)),
             });
         }
-        self.visible_daemon().await?;
+        let daemon = self.visible_daemon().await?;
+        let places = self.places(&daemon, request).await?;
+        let nodes: Vec<NodeId> = wishes.topology.nodes().iter().map(|plan| plan.id).collect();
+        let (here, there): (Vec<NodeId>, Vec<NodeId>) =
+            nodes.into_iter().partition(|node| places.of(node.role).first().is_none_or(|host| *host == daemon.host));
         match &self.spec.image {
             Some(image) => {
-                let nodes: Vec<NodeId> = wishes.topology.nodes().iter().map(|plan| plan.id).collect();
-                own::check(image, &nodes)?;
+                own::check(image, &here)?;
+                for node in &there {
+                    far::check_image(&daemon, &places.of(node.role).concat(), image, *node).await?;
+                }
                 self.bundle(request).await?;
             }
             None => {
@@ -131,9 +138,21 @@ impl Prepared {
             }
         }
         match available_memory() {
-            Some(available) => wishes.check_memory(available),
+            Some(available) => wishes.check_memory_of(here.len() as u64, available),
             // A kernel that does not say how much there is will say when there is not enough.
             None => Ok(()),
+        }
+    }
+
+    /// Where the machines of such a tuple go.
+    ///
+    /// # Errors
+    /// As [`Places::apart`] and [`Places::together`].
+    pub(super) async fn places(&self, daemon: &Daemon, request: &Request) -> Result<Places, TestbedError> {
+        if is_apart(&request.tuple) {
+            Places::apart(daemon, self.spec.hosts.as_ref()).await
+        } else {
+            Places::together(daemon).await
         }
     }
 
@@ -200,27 +219,6 @@ impl Prepared {
 async fn blocking<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, TestbedError> {
     let failed = |error| TestbedError::Io { what: what.to_owned(), source: std::io::Error::other(error) };
     tokio::task::spawn_blocking(work).await.map_err(|error: tokio::task::JoinError| failed(error))
-}
-
-/// In a mesh, minimega chooses the host of each machine, and on others vptest reaches none.
-///
-/// # Errors
-/// [`TestbedError::Unsupported`] for one that has found others.
-async fn check_alone(daemon: &Daemon) -> Result<(), TestbedError> {
-    let failed = |error: MinimegaError| error.into_testbed("ask minimega for its mesh");
-    let answer = daemon.run(&Line::of(["mesh", "status"])).await.map_err(failed)?;
-    let rows = answer.table(&["size"]).map_err(|garbled| failed(MinimegaError::answer("mesh status", garbled)))?;
-    let size = rows.first().map_or("", |row| row.field("size"));
-    if size == "1" {
-        return Ok(());
-    }
-    Err(TestbedError::Unsupported {
-        what: format!(
-            "minimega is one of `{}` hosts of a mesh, and would put machines on others, where vptest reaches none",
-            printable(size, 20)
-        ),
-        hint: Some("start a minimega of its own for vptest: `minimega -nostdin -degree 0 -context vptest`".to_owned()),
-    })
 }
 
 /// Which minimega answers at the usual socket, and what it says that it lacks.

@@ -12,11 +12,12 @@ use super::guest::limit_rate;
 use super::hold::Holds;
 use super::inside::{self, Filesystem, First};
 use super::machine::{self, Machine};
+use super::mesh::Places;
 use super::up::{Causes, failed, of_pair, state_of};
 use crate::agent::Client;
 use crate::host::cpus;
 use crate::host::namespace::Namespace as Network;
-use crate::ids::NodeId;
+use crate::ids::{NodeId, Role};
 use crate::node::local::blocking;
 use crate::record::Setting;
 use crate::spec::MinimegaSpec;
@@ -52,6 +53,7 @@ pub(super) struct Site<'a> {
     pub(super) wishes: &'a Wishes,
     pub(super) spec: &'a MinimegaSpec,
     pub(super) filesystem: &'a Filesystem,
+    pub(super) places: &'a Places,
 }
 
 impl Site<'_> {
@@ -64,7 +66,8 @@ impl Site<'_> {
     ) -> Result<Vec<Container>, TestbedError> {
         let mut links = Vec::new();
         for pair in 1..=u32::from(self.wishes.topology.pairs) {
-            links.push((pair, holds.take(daemon, &request.campaign, &request.scratch).await?));
+            let hosts = self.places.of(Role::Client);
+            links.push((pair, holds.take(daemon, &request.campaign, &request.scratch, &hosts).await?));
         }
         let launched = try_join_all(links.iter().map(|(pair, namespace)| self.launch(*pair, namespace))).await?;
         // Their processes are there. Whatever happens now, they are found.

@@ -12,10 +12,12 @@ use futures_util::future::{BoxFuture, join_all, select_all, try_join_all};
 use super::cc::ROUND_TRIPS;
 use super::daemon::{Daemon, Namespace};
 use super::disk::{Disk, FirstLayer, Purpose};
+use super::far::FarTaps;
 use super::guest::{self, Hardware};
 use super::hold::{Holds, chain};
 use super::line::Line;
 use super::machine::{self, Machine, State};
+use super::mesh::{Link, Places};
 use super::own;
 use super::prepare::{Booted, Prepared};
 use super::reach::{OwnGuests, Reached};
@@ -46,6 +48,8 @@ use crate::workload::PairCpus;
 const LOOK: Duration = Duration::from_millis(500);
 /// How long minimega may take to say that a machine has ended whose agent's connection is closed.
 const ENDING: Duration = Duration::from_secs(5);
+/// How long the way between two hosts may take to open.
+const WAY: Duration = Duration::from_secs(60);
 /// Bytes of a guest's console that an error has.
 const CONSOLE: usize = 600;
 /// How long a guest may take to write to its disk what it has in memory; a part of what taking down may take.
@@ -71,10 +75,12 @@ pub(super) struct Up {
     wishes: Wishes,
     spec: MinimegaSpec,
     daemon: Arc<Daemon>,
+    places: Places,
     number: u32,
     scratch: PathBuf,
     guests: Vec<Guest>,
     switch: Switch,
+    far: FarTaps,
     processes: Arc<Processes>,
     pairs: Vec<Pair>,
     facts: Vec<Environment>,
@@ -91,6 +97,15 @@ struct Site<'a> {
     spec: &'a MinimegaSpec,
     booted: &'a Booted,
     scratch: &'a std::path::Path,
+    places: &'a Places,
+}
+
+/// A namespace, and the nodes whose machines are in it.
+struct Room {
+    nodes: Vec<NodeId>,
+    namespace: Arc<Namespace>,
+    /// Where they write their consoles, on their host.
+    consoles: PathBuf,
 }
 
 pub(super) fn failed(node: NodeId, what: impl std::fmt::Display) -> TestbedError {
@@ -103,25 +118,24 @@ impl Up {
         let (daemon, booted) = (prepared.daemon().await?, prepared.booted(request).await?);
         let pairs = usize::from(wishes.topology.pairs);
         let cpus = if wishes.pinning { Some(host_cpus(pairs)?) } else { None };
-        let site = Site { wishes: &wishes, spec: &prepared.spec, booted: &booted, scratch: &request.scratch };
+        let places = prepared.places(&daemon, request).await?;
+        let scratch = &request.scratch;
+        let site = Site { wishes: &wishes, spec: &prepared.spec, booted: &booted, scratch, places: &places };
         let mut holds = Holds::default();
-        let started = async {
-            let guests = site.start(&daemon, &mut holds, request).await?;
-            let switch =
-                Switch::open(&daemon, guests.iter().map(|guest| (&guest.plan, &guest.machine)).collect()).await?;
-            Ok::<_, TestbedError>((guests, switch))
-        };
         let up = async {
-            let (guests, switch) = started.await?;
-            site.set_up(&guests, &switch, cpus.as_deref()).await?;
-            Ok::<_, TestbedError>((guests, switch))
+            let guests = site.start(&daemon, &mut holds, request).await?;
+            let here = guests.iter().filter(|guest| guest.is_here());
+            let switch = Switch::open(&daemon, here.map(|guest| (&guest.plan, &guest.machine)).collect()).await?;
+            let far = FarTaps::of(&daemon, guests.iter().map(|guest| (guest.plan.id, &guest.machine)))?;
+            site.set_up(&guests, (&switch, &far), cpus.as_deref()).await?;
+            Ok::<_, TestbedError>((guests, switch, far))
         };
         let up = tokio::select! {
             biased;
             up = up => up,
             why = daemon_lost(Arc::clone(&daemon)) => Err(crashed(why)),
         };
-        let (guests, switch) = match up {
+        let (guests, switch, far) = match up {
             Ok(up) => up,
             Err(error) => {
                 // That says more than what followed from it.
@@ -143,8 +157,10 @@ impl Up {
             facts: Vec::new(),
             wishes,
             daemon,
+            places,
             guests,
             switch,
+            far,
             cpus,
             keeps_disks: booted.keeps_disks(),
             holds,
@@ -153,15 +169,15 @@ impl Up {
         Ok(up)
     }
 
-    /// minimega's captures of each pair.
-    fn groups(&self) -> Vec<(u32, Arc<Group>)> {
-        let clients = self.guests.iter().filter(|guest| guest.plan.id.role == Role::Client);
-        let group = |guest: &Guest| {
-            let pair = guest.plan.id.pair;
-            let nodes = [NodeId::client(pair), NodeId::server(pair)];
-            (pair, Group::of(&guest.namespace, &nodes, &self.scratch))
+    /// minimega's captures, together for the guests of each namespace.
+    fn groups(&self) -> Vec<(Vec<NodeId>, Arc<Group>)> {
+        let rooms = self.guests.chunk_by(|one, next| one.namespace.name() == next.namespace.name());
+        let group = |guests: &[Guest]| {
+            let nodes: Vec<NodeId> = guests.iter().map(|guest| guest.plan.id).collect();
+            let group = Group::of(&guests[0].namespace, &nodes, &self.scratch);
+            (nodes, group)
         };
-        clients.map(group).collect()
+        rooms.map(group).collect()
     }
 
     async fn read_facts(&self, booted: &Booted) -> Vec<Environment> {
@@ -173,11 +189,16 @@ impl Up {
         };
         let tunnel = if self.wishes.tunnel { ", gre tunnel between the guests" } else { "" };
         let pairs = self.wishes.topology.pairs;
+        let between = if self.places.both().is_some() { "vlan - gre between the hosts - vlan" } else { "vlan" };
         let mut facts = vec![
             fact("testbed.minimega.version", self.daemon.version.text.clone()),
-            fact("testbed.minimega.topology", format!("{pairs} x (guest - tap - vlan - tap - guest){tunnel}")),
+            fact("testbed.minimega.topology", format!("{pairs} x (guest - tap - {between} - tap - guest){tunnel}")),
             fact("testbed.minimega.capture", capture.to_owned()),
         ];
+        if let Some([clients, servers]) = self.places.both() {
+            facts.push(fact("testbed.minimega.host_of_clients", clients.to_owned()));
+            facts.push(fact("testbed.minimega.host_of_servers", servers.to_owned()));
+        }
         let of_image = match booted {
             Booted::Image(image) => vec![
                 ("image.id", image.id.clone()),
@@ -215,27 +236,27 @@ impl Site<'_> {
         holds: &mut Holds,
         request: &Request,
     ) -> Result<Vec<Guest>, TestbedError> {
-        let mut links = Vec::new();
-        for pair in 1..=u32::from(self.wishes.topology.pairs) {
-            links.push((pair, holds.take(daemon, &request.campaign, self.scratch).await?));
-        }
-        let launched = links.iter().map(|(pair, namespace)| self.launch(*pair, namespace));
-        let launched = try_join_all(launched).await?;
+        let link = match self.places.both() {
+            // First, so that it goes last: the guests' taps are at its bridge.
+            Some(both) => Some(self.link(daemon, holds, request, both).await?),
+            None => None,
+        };
+        let rooms = self.rooms(daemon, holds, request).await?;
+        let launched = try_join_all(rooms.iter().map(|room| self.launch(room, link.as_ref()))).await?;
         // Their processes are there. Whatever happens now, they are found.
-        for ((_, namespace), machines) in links.iter().zip(&launched) {
-            holds.note(namespace, &machines.iter().collect::<Vec<_>>())?;
+        for (room, machines) in rooms.iter().zip(&launched) {
+            holds.note(&room.namespace, &machines.iter().collect::<Vec<_>>())?;
         }
-        let started = links.iter().map(|(pair, namespace)| self.boot(*pair, namespace));
-        let launched = try_join_all(started).await?;
+        let launched = try_join_all(rooms.iter().map(|room| self.boot(room))).await?;
         let plans = self.wishes.topology.nodes();
         let further = BOOT_TCG.1.saturating_mul(u32::try_from(plans.len()).unwrap_or(u32::MAX));
         let limit = self.spec.boot_timeout.unwrap_or(BOOT_TCG.0 + further);
-        let machines = links.iter().zip(launched).flat_map(|((_, namespace), machines)| {
+        let machines = rooms.iter().zip(launched).flat_map(|(room, machines)| {
             let own = match self.booted {
                 Booted::Image(_) => None,
-                Booted::Own { image, bundle, .. } => Some(OwnGuests::new(namespace, image, bundle)),
+                Booted::Own { image, bundle, .. } => Some(OwnGuests::new(&room.namespace, image, bundle)),
             };
-            machines.into_iter().map(move |machine| (Arc::clone(namespace), own.clone(), machine))
+            machines.into_iter().map(move |machine| (Arc::clone(&room.namespace), own.clone(), machine))
         });
         let reached = plans.into_iter().zip(machines).map(|(plan, (namespace, own, machine))| async move {
             let reached = match &own {
@@ -255,8 +276,50 @@ impl Site<'_> {
         try_join_all(reached).await
     }
 
-    /// Launches the two machines of a pair.
-    async fn launch(&self, pair: u32, namespace: &Arc<Namespace>) -> Result<Vec<Machine>, TestbedError> {
+    /// The network between the two hosts.
+    async fn link(
+        &self,
+        daemon: &Arc<Daemon>,
+        holds: &mut Holds,
+        request: &Request,
+        both: [&str; 2],
+    ) -> Result<Link, TestbedError> {
+        let hosts = both.map(str::to_owned);
+        let namespace = holds.take(daemon, &request.campaign, self.scratch, &hosts).await?;
+        let link = Link::make(&namespace).await;
+        link.map_err(|error| error.into_testbed(format!("join {} and {}", both[0], both[1])))
+    }
+
+    /// Namespaces for all nodes: one for each pair, or one for each node where those of a pair are apart.
+    async fn rooms(
+        &self,
+        daemon: &Arc<Daemon>,
+        holds: &mut Holds,
+        request: &Request,
+    ) -> Result<Vec<Room>, TestbedError> {
+        let mut rooms = Vec::new();
+        for pair in 1..=u32::from(self.wishes.topology.pairs) {
+            let both = [NodeId::client(pair), NodeId::server(pair)];
+            let size = if self.places.both().is_some() { 1 } else { 2 };
+            for nodes in both.chunks(size) {
+                let hosts = self.places.of(nodes[0].role);
+                let namespace = holds.take(daemon, &request.campaign, self.scratch, &hosts).await?;
+                let consoles = match namespace.far() {
+                    None => self.scratch.to_owned(),
+                    Some(host) => {
+                        let files = daemon.files_at(host).await;
+                        let failed = |error: MinimegaError| error.into_testbed(format!("find the files of {host}"));
+                        files.map_err(failed)?.join(namespace.name())
+                    }
+                };
+                rooms.push(Room { nodes: nodes.to_vec(), namespace, consoles });
+            }
+        }
+        Ok(rooms)
+    }
+
+    /// Launches the machines of a namespace.
+    async fn launch(&self, room: &Room, link: Option<&Link>) -> Result<Vec<Machine>, TestbedError> {
         let hardware = Hardware {
             driver: self.wishes.driver.clone(),
             vcpus: self.wishes.vcpus,
@@ -266,23 +329,29 @@ impl Site<'_> {
             qemu: self.spec.qemu.clone(),
             cpu: self.spec.cpu.clone(),
         };
-        let nodes = [NodeId::client(pair), NodeId::server(pair)];
         let mut plans = Vec::new();
-        for node in nodes {
-            let console = self.console(node).to_string_lossy().into_owned();
-            let plan = match self.booted {
+        for &node in &room.nodes {
+            let console = console(&room.consoles, node).to_string_lossy().into_owned();
+            let mut plan = match self.booted {
                 Booted::Image(image) => guest::plan(node, image, &hardware, Some(console)),
                 Booted::Own { image, .. } => own::plan(node, image, &hardware, console),
             };
+            if let Some(link) = link {
+                for nic in &mut plan.nics {
+                    (nic.bridge, nic.vlan) = (Some(link.bridge.clone()), link.network(node.pair));
+                }
+            }
             plans.push(plan.with_results(self.results_disks(node).await?));
         }
-        machine::launch(namespace, &plans).await.map_err(|error| of_pair(pair, error, "launch"))
+        let launched = machine::launch(&room.namespace, &plans).await;
+        launched.map_err(|error| of_pair(room.nodes[0].pair, error, "launch"))
     }
 
-    /// Starts the machines of a pair.
-    async fn boot(&self, pair: u32, namespace: &Arc<Namespace>) -> Result<Vec<Machine>, TestbedError> {
-        let names = [NodeId::client(pair), NodeId::server(pair)].map(|node| node.to_string());
-        machine::start(namespace, &names).await.map_err(|error| of_pair(pair, error, "start"))
+    /// Starts the machines of a namespace.
+    async fn boot(&self, room: &Room) -> Result<Vec<Machine>, TestbedError> {
+        let names: Vec<String> = room.nodes.iter().map(ToString::to_string).collect();
+        let started = machine::start(&room.namespace, &names).await;
+        started.map_err(|error| of_pair(room.nodes[0].pair, error, "start"))
     }
 
     /// Makes the results disks of a node, where they are wanted.
@@ -291,10 +360,6 @@ impl Site<'_> {
         let name = node.to_string();
         let made = try_join_all(DISKS.map(|purpose| Disk::create(self.scratch, &name, purpose, size))).await;
         made.map_err(|source| TestbedError::Io { what: format!("make the results disks of {node}"), source })
-    }
-
-    fn console(&self, node: NodeId) -> PathBuf {
-        self.scratch.join(format!("{node}.console"))
     }
 
     /// Why an agent does not answer, with what minimega and the guest's console say.
@@ -306,16 +371,52 @@ impl Site<'_> {
         error: &(dyn std::error::Error + Send + Sync),
     ) -> TestbedError {
         let state = state_of(namespace, &machine.name).await;
-        let console = std::fs::read(self.console(node)).unwrap_or_default();
+        bring_console(namespace, node, self.scratch).await;
+        let console = std::fs::read(console(self.scratch, node)).unwrap_or_default();
         let tail = printable_bytes(&console[console.len().saturating_sub(CONSOLE)..], CONSOLE);
         failed(node, format_args!("{:#}; {state}; its console ends with: {tail}", Causes(error)))
     }
 
     /// Network, rate, offloads, CPUs.
-    async fn set_up(&self, guests: &[Guest], switch: &Switch, cpus: Option<&[PairCpus]>) -> Result<(), TestbedError> {
+    async fn set_up(
+        &self,
+        guests: &[Guest],
+        (switch, far): (&Switch, &FarTaps),
+        cpus: Option<&[PairCpus]>,
+    ) -> Result<(), TestbedError> {
         try_join_all(guests.iter().map(|guest| self.set_up_guest(guest, cpus))).await?;
         // Only now have the guests' drivers said what their taps may hand them.
-        switch.set_up(&self.wishes.topology).await
+        switch.set_up(&self.wishes.topology).await?;
+        far.set_up(&self.wishes.topology).await?;
+        match self.places.both() {
+            Some(both) => {
+                let clients = guests.iter().filter(|guest| guest.plan.id.role == Role::Client);
+                try_join_all(clients.map(|client| self.await_way(client, both))).await.map(drop)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until a client reaches its server: RSTP keeps a new port shut for some seconds.
+    async fn await_way(&self, client: &Guest, [here, there]: [&str; 2]) -> Result<(), TestbedError> {
+        let (node, server) = (client.plan.id, NodeId::server(client.plan.id.pair));
+        let topology = &self.wishes.topology;
+        let address = topology.address_of(server).unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
+        let begun = tokio::time::Instant::now();
+        loop {
+            let walked = client.client.walk(IpAddr::V4(address), 1).await;
+            match walked {
+                Ok((_, true)) => return Ok(()),
+                Ok(_) if begun.elapsed() < WAY => tokio::time::sleep(LOOK).await,
+                Ok(_) => {
+                    let why = format!(
+                        "it does not reach {server}: nothing has come from {here} to {there} and back within {WAY:?}"
+                    );
+                    return Err(failed(node, why));
+                }
+                Err(error) => return Err(failed(node, Causes(&error))),
+            }
+        }
     }
 
     async fn set_up_guest(&self, guest: &Guest, cpus: Option<&[PairCpus]>) -> Result<(), TestbedError> {
@@ -367,6 +468,27 @@ impl Site<'_> {
     }
 }
 
+/// Where a node's console is written, in this directory.
+fn console(directory: &std::path::Path, node: NodeId) -> PathBuf {
+    directory.join(format!("{node}.console"))
+}
+
+/// Brings the console of a guest on another host, as far as it is one that can be kept.
+async fn bring_console(namespace: &Namespace, node: NodeId, scratch: &std::path::Path) {
+    if namespace.far().is_none() {
+        return;
+    }
+    let brought = namespace.stream(&format!("{}/{node}.console", namespace.name())).await;
+    let written = match brought {
+        Ok(Some(text)) => std::fs::write(console(scratch, node), text).map_err(|error| error.to_string()),
+        Ok(None) => Ok(()),
+        Err(error) => Err(chain(&error)),
+    };
+    if let Err(why) = written {
+        tracing::warn!("{node}: its console cannot be brought: {why}");
+    }
+}
+
 /// An error of the machines of a pair, by the node where it is known.
 pub(super) fn of_pair(pair: u32, error: MinimegaError, what: &str) -> TestbedError {
     let nodes = [NodeId::client(pair), NodeId::server(pair)];
@@ -415,6 +537,11 @@ pub(super) async fn state_of(namespace: &Namespace, name: &str) -> String {
 }
 
 impl Guest {
+    /// Is it on the host that vptest runs on?
+    fn is_here(&self) -> bool {
+        self.machine.host == self.namespace.daemon().host
+    }
+
     /// Binds the virtual CPUs to CPUs of this host, one after the other.
     async fn pin(&self, to: &[usize]) -> Result<(), TestbedError> {
         let failed = |source| TestbedError::Io { what: format!("pin the virtual CPUs of {}", self.plan.id), source };
@@ -559,21 +686,26 @@ impl Instance for Up {
             TapCapture::Vptest => Vec::new(),
             TapCapture::Minimega => self.groups(),
         };
-        let source = |node: NodeId| match groups.iter().find(|(pair, _)| *pair == node.pair) {
-            Some((_, group)) => CaptureSource::Recorded(group.tap(node, &self.scratch)),
-            None => CaptureSource::Live { namespace: Some(Arc::clone(self.switch.namespace())) },
-        };
-        let outside = self.switch.taps().map(|(node, tap)| CapturePoint {
+        let source =
+            |node: NodeId, otherwise: CaptureSource| match groups.iter().find(|(nodes, _)| nodes.contains(&node)) {
+                Some((_, group)) => CaptureSource::Recorded(group.tap(node, &self.scratch)),
+                None => otherwise,
+            };
+        let point = |node, tap: &str, otherwise| CapturePoint {
             node,
             vantage: Vantage::Host,
             interface: tap.to_owned(),
-            source: source(node),
-        });
-        inside.chain(outside).collect()
+            source: source(node, otherwise),
+        };
+        let live = || CaptureSource::Live { namespace: Some(Arc::clone(self.switch.namespace())) };
+        let here = self.switch.taps().map(|(node, tap)| point(node, tap, live()));
+        let there = self.far.taps().map(|at| point(at.node, &at.tap, CaptureSource::Recorded(at.unreachable())));
+        inside.chain(here).chain(there).collect()
     }
 
     async fn settings(&mut self) -> Result<Vec<Setting>, TestbedError> {
         let mut all = self.switch.settings(&self.wishes.topology).await?;
+        all.extend(self.far.settings(&self.wishes.topology).await);
         let read = self.guests.iter().map(|guest| {
             let cpus = host_cpu(self.cpus.as_deref(), guest.plan.id);
             guest.settings(&self.wishes, cpus)
@@ -639,8 +771,13 @@ impl Instance for Up {
 
     /// The guests' QEMUs, and the switch: with its datapath in userspace, every packet costs it time.
     fn own_processes(&self) -> Vec<u32> {
-        let guests = self.guests.iter().filter_map(|guest| guest.machine.pid);
+        let here = self.guests.iter().filter(|guest| guest.is_here());
+        let guests = here.filter_map(|guest| guest.machine.pid);
         guests.chain(self.switch.process()).collect()
+    }
+
+    fn unwatched(&self) -> Vec<NodeId> {
+        self.far.taps().map(|at| at.node).collect()
     }
 
     fn load_inside(&self) -> Option<Vec<Arc<dyn Node>>> {
@@ -684,6 +821,9 @@ impl Instance for Up {
             left.extend(join_all(self.guests.iter().map(Guest::write_out)).await.into_iter().flatten());
         }
         self.pairs.clear();
+        for guest in &self.guests {
+            bring_console(&guest.namespace, guest.plan.id, &self.scratch).await;
+        }
         // Letters end with them.
         let facts = |guest: Guest| guest.disk_use().into_iter().chain(guest.round_trips());
         let facts = self.guests.drain(..).flat_map(facts).collect();

@@ -89,7 +89,7 @@ impl Testbed for Qemu {
     }
 
     fn memory(&self, tuple: &Tuple) -> u64 {
-        Wishes::of(NAME, tuple).map_or(0, |wishes| wishes.all_memory())
+        Wishes::of(NAME, tuple).map_or(0, |wishes| wishes.memory_of(wishes.guests()))
     }
 
     /// What runs in a disk of the user's is not known here.

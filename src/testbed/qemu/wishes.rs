@@ -72,24 +72,32 @@ impl Wishes {
         })
     }
 
-    /// Bytes of memory that all guests together take from this host.
-    pub(in crate::testbed) fn all_memory(&self) -> u64 {
-        let guests = 2 * u64::from(self.topology.pairs);
+    /// How many guests there are.
+    pub(in crate::testbed) fn guests(&self) -> u64 {
+        2 * u64::from(self.topology.pairs)
+    }
+
+    /// Bytes of memory that so many guests take from this host.
+    pub(in crate::testbed) fn memory_of(&self, guests: u64) -> u64 {
         guests.saturating_mul(self.memory.0.saturating_add(OVERHEAD))
     }
 
     /// # Errors
     /// When the guests would not fit.
     pub(in crate::testbed) fn check_memory(&self, available: u64) -> Result<(), TestbedError> {
-        let needed = self.all_memory();
+        self.check_memory_of(self.guests(), available)
+    }
+
+    /// As [`Wishes::check_memory`], for so many guests of them that are on this host.
+    pub(in crate::testbed) fn check_memory_of(&self, guests: u64, available: u64) -> Result<(), TestbedError> {
+        let needed = self.memory_of(guests);
         if needed <= available {
             return Ok(());
         }
         refuse(
             self.topology.testbed,
             format!(
-                "{} guests with memory = `{}` need {} with QEMU's own, and {} are available on this host",
-                2 * u32::from(self.topology.pairs),
+                "{guests} guests with memory = `{}` need {} with QEMU's own, and {} are available on this host",
                 self.memory,
                 mebibytes(needed),
                 mebibytes(available),
@@ -203,7 +211,7 @@ mod tests {
     fn memory_is_reckoned_for_all_guests() {
         let wishes = wishes(&[("pairs", Value::Integer(3)), ("memory", Value::Size(ByteSize(512 << 20)))]).unwrap();
         let needed = (6 * (512 + 64)) << 20;
-        assert_eq!(wishes.all_memory(), needed);
+        assert_eq!(wishes.memory_of(wishes.guests()), needed);
         assert!(wishes.check_memory(needed).is_ok());
         let error = wishes.check_memory(needed - 1).unwrap_err().to_string();
         assert!(error.contains("6 guests") && error.contains("3456 MiB") && error.contains("3455 MiB"), "{error}");

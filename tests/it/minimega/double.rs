@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::double_container::{self, Container, Made};
 use super::double_machine::Virtual;
-pub(crate) use super::double_words::{Traps, done, error, text};
+pub(crate) use super::double_words::{HERE, Traps, done, error, text};
 use super::double_words::{lexed, posted};
 use super::guest;
 
@@ -45,6 +45,10 @@ pub(crate) struct State {
 
 #[derive(Default)]
 pub(crate) struct Namespace {
+    /// Its hosts; a new one gets all of the mesh but the head, or the head where there is no mesh.
+    pub(crate) hosts: Vec<String>,
+    /// Bridges between its hosts.
+    pub(crate) bridges: Vec<String>,
     /// Of its network, where there is a real one.
     bridge: Option<String>,
     config: BTreeMap<String, Vec<String>>,
@@ -253,7 +257,13 @@ impl Shared {
     }
 
     fn reply(&self, stream: &mut UnixStream, response: &Value) -> Option<()> {
-        let mut message = json!({ "Resp": [response], "Rendered": "", "More": false });
+        // From several hosts, or from nobody.
+        let responses = match response {
+            Value::Null => json!([]),
+            Value::Array(_) => response.clone(),
+            one => json!([one]),
+        };
+        let mut message = json!({ "Resp": responses, "Rendered": "", "More": false });
         if !self.rond {
             message["Status"] = json!(false);
         }
@@ -342,11 +352,20 @@ impl Shared {
         let mut state = self.state.lock().unwrap();
         let machines = state.machines;
         // Any mention makes it.
-        let namespace = state.namespaces.entry(name.to_owned()).or_default();
+        let fresh = || Namespace { hosts: self.all_hosts(name), ..Namespace::default() };
+        let namespace = state.namespaces.entry(name.to_owned()).or_insert_with(fresh);
+        match words {
+            ["mesh", "send", ..] | ["mesh", "list", "all"] | ["file" | "bridge" | "shell", ..] => {
+                drop(state);
+                return self.meshed(HERE, words);
+            }
+            ["ns", words @ ..] => return self.spread(namespace, words),
+            _ => {}
+        }
         match words {
             ["version"] => text(self.trap().version.unwrap_or(VERSION)),
             ["mesh", "status"] => {
-                let size = self.trap().mesh.unwrap_or("1").to_owned();
+                let size = (self.trap().mesh.len() + 1).to_string();
                 self.table("mesh status", &[BTreeMap::from([("size", size)])])
             }
             ["args"] => self.table("args", &[self.arguments()]),
@@ -378,6 +397,10 @@ impl Shared {
             ["vm", "launch", kind, name] => {
                 let fails = self.trap().fail.is_some_and(|end| name.ends_with(end));
                 let launched = namespace.launch(kind, name, machines, fails);
+                // What answers nothing has no machine.
+                if namespace.hosts.is_empty() {
+                    return error("namespace must contain at least one host to launch VMs".to_owned());
+                }
                 // It stays when the launch failed, for ever.
                 std::fs::create_dir_all(self.directory.join(machines.to_string())).unwrap();
                 if self.trap().contain {
@@ -427,7 +450,11 @@ impl Shared {
                     None => error(format!("vm not found: {machine}")),
                 }
             }
-            ["cc", words @ ..] => self.cc(namespace, words),
+            ["cc", words @ ..] => {
+                let mut answer = self.cc(namespace, words);
+                answer["Host"] = json!(namespace.host());
+                answer
+            }
             ["clear", "cc", "filter"] => {
                 namespace.filter = None;
                 done()
@@ -450,7 +477,10 @@ impl Shared {
 
     fn machine_table(&self, namespace: &Namespace) -> Value {
         let part = |net: &String, at: usize| net.split(',').nth(at).unwrap_or_default().to_owned();
-        let network = |net: &String| format!("{} (101)", part(net, 0));
+        // With or without a bridge before it.
+        let spot = |net: &String| net.split(',').count().saturating_sub(3);
+        let network = |net: &String| format!("{} (101)", part(net, spot(net)));
+        let bridge = |machine: &Machine| machine.net.first().filter(|net| spot(net) == 1).map(|net| part(net, 0));
         let row = |machine: &Machine| {
             let container = machine.container.as_ref().map(Container::pid);
             let pid = container.or(machine.qemu.as_ref().map(Virtual::pid)).map(|pid| ("pid", pid.to_string()));
@@ -461,7 +491,10 @@ impl Shared {
                 ("uuid", machine.uuid.clone()),
                 ("tags", machine.tags.to_string()),
                 ("tap", format!("[mega_tap{}]", machine.id)),
-                ("bridge", format!("[{}]", namespace.bridge.as_deref().unwrap_or("mega_bridge"))),
+                ("bridge", {
+                    let usual = namespace.bridge.as_deref().unwrap_or("mega_bridge").to_owned();
+                    format!("[{}]", bridge(machine).unwrap_or(usual))
+                }),
                 ("qos", machine.qos.clone()),
                 ("vlan", format!("[{}]", machine.net.iter().map(network).collect::<Vec<_>>().join(", "))),
                 // Up to half a minute late.
@@ -471,11 +504,12 @@ impl Shared {
         };
         let mut table = self.table("vm info", &namespace.machines.iter().map(row).collect::<Vec<_>>());
         let nets = |machine: &Machine| {
-            let card = |net: &String| json!({ "MAC": part(net, 1), "Driver": part(net, 2), "Raw": net });
+            let card = |net: &String| json!({ "Alias": part(net, spot(net)), "MAC": part(net, spot(net) + 1), "Driver": part(net, spot(net) + 2), "Raw": net });
             machine.net.iter().map(card).collect::<Vec<_>>()
         };
         let data = |machine: &Machine| json!({ "Name": machine.name, "ID": machine.id, "Networks": nets(machine) });
         table["Data"] = namespace.machines.iter().map(data).collect();
+        table["Host"] = json!(namespace.host());
         table
     }
 
@@ -500,7 +534,10 @@ impl Shared {
             ["exec-once", argv @ ..] => posted(namespace.post(What::Run(owned(argv)), true)),
             // Of several files, only the last is sent.
             ["send", .., file] => match self.files().join(file).is_file() {
-                true => posted(namespace.post(What::Send((*file).to_owned()), false)),
+                true => {
+                    self.hand_on(namespace.host(), file);
+                    posted(namespace.post(What::Send((*file).to_owned()), false))
+                }
                 false => error(format!("no such file: {file}")),
             },
             ["recv", files @ ..] => posted(namespace.post(What::Receive(owned(files)), false)),

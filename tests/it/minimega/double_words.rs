@@ -41,8 +41,8 @@ pub(crate) struct Traps {
     pub(crate) hang: bool,
     /// Machines whose name ends so cannot be launched.
     pub(crate) fail: Option<&'static str>,
-    /// Hosts of its mesh; `None` for itself alone.
-    pub(crate) mesh: Option<&'static str>,
+    /// Other hosts of its mesh; its own is called [`HERE`].
+    pub(crate) mesh: Vec<&'static str>,
     /// No miniccc reports from a machine that was started.
     pub(crate) silent_start: bool,
     /// All guests' files are in one directory, [`super::guest::shared_files`].
@@ -52,8 +52,11 @@ pub(crate) struct Traps {
     pub(crate) contain: bool,
 }
 
+/// Name of the host that it says it is on.
+pub(crate) const HERE: &str = "vm";
+
 fn response(text: &str, error: &str, data: Value) -> Value {
-    json!({ "Host": "vm", "Response": text, "Header": null, "Tabular": null, "Error": error, "Data": data })
+    json!({ "Host": HERE, "Response": text, "Header": null, "Tabular": null, "Error": error, "Data": data })
 }
 
 pub(crate) fn done() -> Value {
@@ -70,6 +73,11 @@ pub(crate) fn error(text: String) -> Value {
 
 pub(super) fn posted(id: u64) -> Value {
     response("", "", json!(id))
+}
+
+/// An answer with data and no words.
+pub(super) fn data(data: Value) -> Value {
+    response("", "", data)
 }
 
 /// As minicli reads a line.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::double::{Command, HEARTBEAT, Shared, What};
+use super::double::{Command, HEARTBEAT, HERE, Shared, What};
 
 /// Held by a phase where guests share a directory.
 static PHASES: std::sync::Mutex<()> = std::sync::Mutex::new(());
@@ -179,7 +179,9 @@ fn follow(shared: &Shared, files: &Path, by: &[String], command: &Command, broke
 }
 
 fn deliver(shared: &Shared, namespace: &str, uuid: &str, result: &Result) -> io::Result<()> {
-    let base = shared.files().join(if namespace == "minimega" { "" } else { namespace });
+    let host = shared.state.lock().unwrap().namespaces.get(namespace).map(|space| space.host().to_owned());
+    let files = shared.files_at(host.as_deref().unwrap_or(HERE));
+    let base = files.join(if namespace == "minimega" { "" } else { namespace });
     let directory = base.join("miniccc_responses").join(result.id.to_string()).join(uuid);
     let late = || std::thread::sleep(shared.trap().late);
     std::fs::create_dir_all(&directory)?;

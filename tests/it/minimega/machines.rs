@@ -13,7 +13,7 @@ use super::{open, owner, text};
 pub(super) fn plan(name: &str, boot: Boot) -> Plan {
     let kind = Kind::Kvm { boot, qemu: None, cpu: None, ports: vec![], snapshot: true, console: None, results: vec![] };
     let mac = "52:54:00:00:01:01".to_owned();
-    let nics = vec![Nic { vlan: "LAN".to_owned(), mac, driver: Some("e1000".to_owned()) }];
+    let nics = vec![Nic { bridge: None, vlan: "LAN".to_owned(), mac, driver: Some("e1000".to_owned()) }];
     Plan { name: name.to_owned(), kind, memory_mib: 256, vcpus: 1, nics }
 }
 

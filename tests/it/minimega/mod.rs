@@ -34,6 +34,12 @@
 //! | rond closes at what it cannot parse | `rond::what_it_cannot_parse_…` |
 //! | two nodes with one identifier show as one | `rond::nodes_that_share_an_identifier_are_missed` |
 //! | `quit` and `kill -9` leave the socket | `traps::a_socket_that_nobody_listens_on_…` |
+//! | a namespace of a mesh is on all hosts but its own | `mesh::guests_together_stay_on_their_host`, `mesh::guests_on_two_hosts_…` |
+//! | `ns bridge` does nothing for one host, and says nothing | `mesh::guests_on_two_hosts_…` |
+//! | what is sent or received stays on the other host | `mesh::guests_on_two_hosts_…` |
+//! | a bridge is made once more for a machine at it that goes | `mesh::the_bridge_between_two_hosts_goes_last` |
+//! | a host that is not in the mesh gives no answer, and no error | `mesh::the_double_answers_…`, `mesh::clean_asks_…` |
+//! | a daemon that forgets a namespace knows nothing of its other hosts | `mesh::clean_asks_the_other_host_…` |
 //! | after `kill -9` | `testbed::what_a_dead_minimega_has_left_…`, `testbed::a_minimega_that_crashes_during_the_launch_…` |
 //! | after `quit` and `nuke` | `traps::after_quit_and_nuke_…` |
 //! | after `-force` | `traps::a_minimega_that_has_come_since_…` |
@@ -44,11 +50,13 @@ mod disk;
 pub(crate) mod double;
 mod double_container;
 mod double_machine;
+mod double_mesh;
 mod double_rond;
 mod double_words;
 pub(crate) mod guest;
 mod letters;
 mod machines;
+mod mesh;
 mod own;
 mod phases;
 mod protocol;

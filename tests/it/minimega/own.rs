@@ -12,15 +12,15 @@ use super::double::{Double, Traps};
 use super::testbed::{Campaign, is_empty};
 use super::{guest, open, owner, until};
 
-struct Lab {
-    double: Double,
-    campaign: Campaign,
+pub(super) struct Lab {
+    pub(super) double: Double,
+    pub(super) campaign: Campaign,
     /// Kernel and initramfs, which nobody boots.
-    boot: GuestBoot,
+    pub(super) boot: GuestBoot,
 }
 
 impl Lab {
-    fn new(traps: Traps) -> Self {
+    pub(super) fn new(traps: Traps) -> Self {
         let (double, campaign) = (Double::start(Traps { same_files: true, ..traps }), Campaign::new());
         let file = |name: &str| {
             let path = campaign.path().join(name);
@@ -31,19 +31,26 @@ impl Lab {
         Self { double, campaign, boot }
     }
 
-    fn files(&self) -> PathBuf {
+    pub(super) fn files(&self) -> PathBuf {
         guest::shared_files(&self.double.shared)
     }
 
-    fn by_cc(&self) -> GuestReach {
+    pub(super) fn by_cc(&self) -> GuestReach {
         GuestReach::Cc { files: Some(self.files().to_string_lossy().into_owned()) }
     }
 
     fn testbed(&self, reach: GuestReach, boot: Duration) -> MinimegaKvm {
+        self.testbed_with(reach, boot, None)
+    }
+
+    /// The same, with the hosts that the spec names.
+    pub(super) fn testbed_with(&self, reach: GuestReach, boot: Duration, hosts: Option<[&str; 2]>) -> MinimegaKvm {
+        let hosts = hosts.map(|hosts| hosts.map(str::to_owned));
         let image = Some(GuestImage { boot: self.boot.clone(), reach });
         let socket = Some(self.double.socket().to_string_lossy().into_owned());
         let append = vec!["console=ttyS0".to_owned()];
-        let minimega = MinimegaSpec { socket, image, append, boot_timeout: Some(boot), ..MinimegaSpec::default() };
+        let minimega =
+            MinimegaSpec { socket, hosts, image, append, boot_timeout: Some(boot), ..MinimegaSpec::default() };
         MinimegaKvm::new(&TestbedSpec { minimega, ..TestbedSpec::default() })
     }
 
@@ -54,7 +61,7 @@ impl Lab {
     }
 
     /// Processes that were started in the guests' directory.
-    fn agents(&self) -> usize {
+    pub(super) fn agents(&self) -> usize {
         let needle = self.files().to_string_lossy().into_owned();
         let processes = std::fs::read_dir("/proc").unwrap().flatten();
         let lines = processes.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
@@ -62,7 +69,7 @@ impl Lab {
     }
 }
 
-const LONG: Duration = Duration::from_secs(300);
+pub(super) const LONG: Duration = Duration::from_secs(300);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn guests_with_a_miniccc_alone_get_agents_by_letters() {

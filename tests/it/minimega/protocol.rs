@@ -26,12 +26,16 @@ fn short() -> Limits {
     Limits { answer: Duration::from_millis(300), ..Limits::default() }
 }
 
-/// All 302 exchanges that were recorded with the real programs.
+/// All 302 exchanges that were recorded with the real programs, and those of two hosts in a mesh.
 #[test]
 fn recorded_answers_are_read_whole() {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/minimega/transcripts.jsonl");
+    let read = |name: &str| {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/minimega").join(name);
+        std::fs::read_to_string(data).unwrap()
+    };
+    let (one_host, mesh) = (read("transcripts.jsonl"), read("mesh.jsonl"));
     let (mut count, mut messages) = (0, 0);
-    for text in std::fs::read_to_string(data).unwrap().lines() {
+    for text in one_host.lines().chain(mesh.lines()) {
         let one: Value = serde_json::from_str(text).unwrap();
         let bytes: Vec<u8> =
             one["responses"].as_array().unwrap().iter().flat_map(|r| r.as_str().unwrap().bytes()).collect();
@@ -57,7 +61,7 @@ fn recorded_answers_are_read_whole() {
         }
         assert!(left.iter().all(u8::is_ascii_whitespace), "{one}");
     }
-    assert_eq!(count, 302);
+    assert_eq!(count, 302 + mesh.lines().count());
     assert!(messages > 290, "{messages}");
 }
 

@@ -58,7 +58,7 @@ fn plan(name: &str, number: u32, (kernel, initrd): (String, String)) -> Plan {
     let boot = Boot::Kernel { kernel, initrd, arguments };
     let kind = Kind::Kvm { boot, qemu: None, cpu: None, ports: vec![], snapshot: true, console: None, results: vec![] };
     let driver = Some("virtio-net-pci".to_owned());
-    let nics = vec![Nic { vlan: "LAN".to_owned(), mac: format!("52:54:00:00:01:{number:02x}"), driver }];
+    let nics = vec![Nic { bridge: None, vlan: "LAN".to_owned(), mac: format!("52:54:00:00:01:{number:02x}"), driver }];
     Plan { name: name.to_owned(), kind, memory_mib: 256, vcpus: 1, nics }
 }
 
@@ -376,6 +376,57 @@ async fn guests_of_ones_own_image_run_a_sweep_at_a_port() {
     if need::root() {
         own_sweep(&socket, guest, "port");
     }
+}
+
+/// Client here, server on the host of `VPTEST_MINIMEGA_MESH`, which has the image under the same path. minimega captures.
+#[tokio::test]
+async fn guests_on_two_hosts_run_a_sweep() {
+    let other = std::env::var("VPTEST_MINIMEGA_MESH").ok();
+    let Some(((socket, (kernel, initrd)), other)) = socket().zip(guest()).zip(other.clone()) else {
+        need("minimega-mesh", other.is_some());
+        return;
+    };
+    if !need::root() {
+        return;
+    }
+    let campaign = Campaign::planned(&format!(
+        "name = \"mesh\"\nrepetitions = 1\ntimeout = \"500 s\"\n\n[factors]\ntestbed = \"minimega-kvm\"\n\
+         colocated = \"off\"\ndriver = \"virtio-net-pci\"\nmemory = \"1 GiB\"\nmtu = 1400\noffload = \"off\"\n\
+         rate = \"50 Mbit/s\"\nrequest = {{ url = \"/\", count = 50 }}\n\n[workload]\npreset = \"ab\"\n\n\
+         [capture]\nvantage = [\"guest\", \"host\"]\n\n\
+         [verify]\nforeign_cpu = \"off\"\nsteal = \"off\"\nclient_cpu = \"off\"\n\n\
+         [testbed.minimega]\nsocket = \"{}\"\nkernel = \"{kernel}\"\ninitrd = \"{initrd}\"\nreach = \"cc\"\n\
+         capture = \"minimega\"\nappend = [\"console=ttyS0\", \"quiet\", \"ipv6.disable_ipv6=1\", \"vmname=own\"]\n\
+         boot_timeout = \"300 s\"\n",
+        socket.display()
+    ));
+    campaign.expect(0, &["run"]);
+    let (status, reasons) = outcome(&campaign);
+    let reasons: Vec<String> = serde_json::from_str(&reasons).unwrap();
+    // minimega counts no drops, and letters take long on a busy host.
+    let expected = |reason: &String| reason.contains("drops could not be read") || reason.starts_with("the clock of ");
+    assert!(status == "suspect" && reasons.iter().all(expected), "{status}: {reasons:?}");
+    let database = rusqlite::Connection::open(campaign.out().join(&campaign.files()[0])).unwrap();
+    let count = |query: &str| -> i64 { database.query_row(query, [], |row| row.get(0)).unwrap() };
+    assert_eq!(count("SELECT count(*) FROM setting WHERE ok = 0"), 0);
+    for name in ["host.rate", "host.mtu", "host.sg", "host.tso", "host.gso", "host.gro", "memory"] {
+        let query = format!("SELECT count(DISTINCT node) FROM setting WHERE name = '{name}' AND ok = 1");
+        assert_eq!(count(&query), 2, "{name}");
+    }
+    assert_eq!(count("SELECT count(*) FROM capture WHERE packets > 0"), 4);
+    assert_eq!(count("SELECT count(*) FROM metric WHERE name = 'rps' AND value > 0"), 1);
+    let host = format!(
+        "SELECT count(*) FROM environment WHERE name = 'testbed.minimega.host_of_servers' AND value = '{other}'"
+    );
+    assert_eq!(count(&host), 1);
+    let daemon = open_real(&socket).await;
+    assert!(daemon.namespaces_of(&Owner::of(&campaign.out())).await.unwrap().is_empty());
+    for line in [&["bridge"][..], &["mesh", "send", &other, "bridge"]] {
+        let bridges = daemon.run(&vptest::testbed::minimega::Line::of(line)).await.unwrap();
+        let rows = bridges.table(&["bridge"]).unwrap();
+        assert!(rows.iter().all(|row| !row.field("bridge").starts_with("vpt-")), "{rows:?}");
+    }
+    assert!(!campaign.out().join(".minimega").exists());
 }
 
 async fn open_real(socket: &Path) -> Arc<Daemon> {

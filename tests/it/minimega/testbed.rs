@@ -135,15 +135,6 @@ async fn without_a_minimega_the_host_cannot_run_it() {
     assert!(error.hint().unwrap().contains("minimega -nostdin"));
 }
 
-#[tokio::test]
-async fn a_host_of_a_mesh_is_refused() {
-    let (double, campaign) = (Double::start(Traps { mesh: Some("3"), ..Traps::default() }), Campaign::new());
-    let error = testbed(&double.socket(), LONG).preflight(&campaign.request()).await.unwrap_err();
-    assert!(matches!(error, TestbedError::Unsupported { .. }), "{error:?}");
-    assert!(error.to_string().starts_with("minimega is one of `3` hosts of a mesh"), "{error}");
-    assert!(error.hint().unwrap().contains("-degree 0"));
-}
-
 /// A namespace that is there, noted in the journal of a campaign.
 pub(super) async fn noted(daemon: &std::sync::Arc<Daemon>, campaign: &Campaign) -> Journal {
     let namespace = daemon.fresh_namespace(&Owner::of(campaign.path())).await.unwrap();

@@ -174,7 +174,7 @@ impl Channel {
         }
         let outcomes = try_join_all(posted.iter().map(|posted| self.outcome(posted, into))).await;
         for posted in posted {
-            self.forget(posted);
+            self.forget(posted).await;
         }
         outcomes
     }
@@ -240,14 +240,18 @@ impl Channel {
         }
         let path = self.response(command, posted.member).join(posted.place.archive().trim_start_matches('/'));
         let deadline = Instant::now() + self.timing.budget + Duration::from_secs(archive.bytes / SLOWEST);
-        while length(&path) != Some(archive.bytes) {
+        loop {
+            self.head.bring(&path).await?;
+            if length(&path) == Some(archive.bytes) {
+                break;
+            }
             if Instant::now() >= deadline {
                 let there = length(&path).map_or("nothing".to_owned(), |bytes| format!("{bytes} bytes"));
                 let why = format!("{there} of {} bytes came", archive.bytes);
                 return Err(failed(PhaseFailure::NotFetched(why)));
             }
             self.check_client(posted.member).await?;
-            tokio::time::sleep(self.timing.poll).await;
+            tokio::time::sleep(self.poll()).await;
         }
         let (expected, directory) = (archive.sha256.clone(), into.join(&posted.member.node));
         let unpacked = tokio::task::spawn_blocking(move || bring(&path, &expected, &directory)).await;
@@ -267,6 +271,7 @@ impl Channel {
         let (mut seen, mut exit) = (None, None);
         let (mut changed, mut looked) = (begun, begun);
         loop {
+            self.head.bring(&directory.join("stdout")).await?;
             let length = length(&directory.join("stdout")).filter(|_| is_new(&directory.join("stdout"), posted.since));
             if length != seen {
                 (seen, changed) = (length, Instant::now());
@@ -279,6 +284,7 @@ impl Channel {
                 }
             }
             if exit.is_none() {
+                self.head.bring(&directory.join("exitcode")).await?;
                 // The time to settle begins with the end.
                 let code = exit_code(&directory).filter(|_| is_new(&directory.join("exitcode"), posted.since));
                 (exit, changed) = (code, Instant::now());
@@ -286,6 +292,7 @@ impl Channel {
             if let Some(exit) = exit
                 && changed.elapsed() >= self.timing.settle
             {
+                self.head.bring(&directory.join("stderr")).await?;
                 let text = content(&directory.join("stderr"), 4096).unwrap_or_default();
                 return Err(failed(PhaseFailure::Died { exit, text: printable_bytes(&text, 400) }));
             }
@@ -296,8 +303,13 @@ impl Channel {
                 self.check_client(posted.member).await?;
                 looked = Instant::now();
             }
-            tokio::time::sleep(self.timing.poll).await;
+            tokio::time::sleep(self.poll()).await;
         }
+    }
+
+    /// Between two looks.
+    fn poll(&self) -> Duration {
+        self.timing.poll.max(self.head.pause())
     }
 
     async fn check_client(&self, member: &Member) -> Result<(), MinimegaError> {
@@ -312,8 +324,12 @@ impl Channel {
         self.head.responses().join(command.to_string()).join(&member.uuid)
     }
 
-    /// Removes a phase's files from this host. Those that stay go with the namespace.
-    fn forget(&self, posted: Posted<'_>) {
+    /// Removes a phase's files from the hosts. Those that stay go with the namespace.
+    async fn forget(&self, posted: Posted<'_>) {
+        let answered = [Some(posted.command), posted.fetch].into_iter().flatten();
+        let answered = answered.map(|command| self.head.responses().join(command.to_string()));
+        let far: Vec<PathBuf> = posted.written.0.iter().cloned().chain(answered).collect();
+        self.head.forget(&far).await;
         drop(posted.written);
         let output = self.response(posted.command, posted.member);
         for name in ["exitcode", "stdout", "stderr"] {

@@ -44,22 +44,28 @@ impl Channel {
         // It goes when the turn does, however: it has been fetched, or not, and then nobody wants it any more.
         let mut written = Written::default();
         if letter.over || letter.asked || !letter.bytes.is_empty() {
-            written.write(path, &letter.encode(at.conversation))?;
-            orders.push(Order::Send(name));
+            let content = letter.encode(at.conversation);
+            match self.head.written_there(&at.member, &name, &content) {
+                Some(order) => orders.push(order),
+                None => {
+                    written.write(path, &content)?;
+                    orders.push(Order::Send(name));
+                }
+            }
         }
         orders.push(Order::Run(wait_for(at, letter.turn)));
         let theirs = format!("{}/{}", at.directory, mailbox::from_node(letter.turn));
         orders.push(Order::Receive(theirs.clone()));
         let posted = self.head.hand_over(&at.member.uuid, &orders).await;
         let known = posted?.and_then(|numbers| numbers.last().copied());
-        self.letter(at, letter.turn, &theirs, known, newest).await
+        self.letter(at, (letter.turn, orders.len() as u64), &theirs, known, newest).await
     }
 
     /// Waits for the file and reads it.
     async fn letter(
         &self,
         at: &Address,
-        turn: u64,
+        (turn, posted): (u64, u64),
         theirs: &str,
         known: Option<u64>,
         newest: &mut u64,
@@ -67,6 +73,9 @@ impl Channel {
         let failed = |failure| MinimegaError::phase(&at.member.node, failure);
         let (begun, mut looked, mut pause, mut looks) = (Instant::now(), Instant::now(), PAUSES.0, 0_u32);
         let (number, path) = loop {
+            if let Some(number) = known {
+                self.head.bring(&self.place(&at.member, theirs, number)).await?;
+            }
             let oldest = if looks.is_multiple_of(THOROUGH) && looks > 0 { 0 } else { *newest };
             if let Some(found) = self.find(&at.member, theirs, known, oldest) {
                 break found;
@@ -79,12 +88,17 @@ impl Channel {
                 looked = Instant::now();
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 5 / 4).min(PAUSES.1);
+            pause = (pause * 5 / 4).min(PAUSES.1.max(self.head.pause()));
             looks += 1;
         };
         *newest = number;
         let file = content(&path, (LARGEST + OVERHEAD) as u64);
         let _ = std::fs::remove_file(&path);
+        let sent = self.head.outgoing().0.join(mailbox::to_node(at.conversation, turn));
+        // Those of this letter: numbers follow each other.
+        let answered = (0..posted).filter_map(|back| number.checked_sub(back));
+        let answered = answered.map(|number| self.head.responses().join(number.to_string()));
+        self.head.forget(&answered.chain([sent]).collect::<Vec<_>>()).await;
         path.parent().inspect(|parent| super::remove_empty(parent, &self.head.responses()));
         if let Ok(text) = &file
             && let Some(why) = text.strip_prefix(ENDED.as_bytes())
@@ -101,16 +115,19 @@ impl Channel {
     /// any number from `oldest` on.
     fn find(&self, member: &Member, name: &str, known: Option<u64>, oldest: u64) -> Option<(u64, PathBuf)> {
         let responses = self.head.responses();
-        let below = |number: u64| {
-            responses.join(number.to_string()).join(&member.uuid).join(Path::new(name.trim_start_matches('/')))
-        };
-        let there = |number: u64| Some((number, below(number))).filter(|(_, path)| length(path).is_some());
+        let place = |number| self.place(member, name, number);
+        let there = |number: u64| Some((number, place(number))).filter(|(_, path)| length(path).is_some());
         if let Some(number) = known {
             return there(number);
         }
         let entries = std::fs::read_dir(&responses).ok()?.flatten();
         let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
         numbers.filter(|number| *number >= oldest).find_map(there)
+    }
+
+    /// Where a file of this name is put that a client has given for a command of this number.
+    fn place(&self, member: &Member, name: &str, number: u64) -> PathBuf {
+        self.response(number, member).join(Path::new(name.trim_start_matches('/')))
     }
 }
 

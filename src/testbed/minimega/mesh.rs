@@ -1,0 +1,201 @@
+//! Where in a mesh the machines of a pair go, and the network between two hosts of it.
+//!
+//! minimega hands what is said to a namespace on to all its hosts, and each of them numbers what it is told by itself. So
+//! every namespace of vptest's has machines on one host alone: what is said to it goes there and nowhere else, and one
+//! host answers. Client and server on different hosts are in two namespaces, and on the bridge of a third one, which has no
+//! machines and both hosts.
+
+use std::sync::Arc;
+
+use super::daemon::{Daemon, Namespace};
+use super::error::MinimegaError;
+use super::machine::listed;
+use super::wire::Row;
+use crate::ids::Role;
+use crate::testbed::TestbedError;
+use crate::text::printable;
+
+/// On which hosts machines are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Places {
+    /// There is no mesh.
+    Alone,
+    /// There is one, and all of them are on the minimega's own host.
+    Here(String),
+    /// Clients are on one host, servers on another.
+    Apart {
+        /// Name of the clients' host.
+        clients: String,
+        /// Name of the servers' host.
+        servers: String,
+    },
+}
+
+impl Places {
+    /// Together on the minimega's own host.
+    ///
+    /// # Errors
+    /// As [`Daemon::run`].
+    pub(super) async fn together(daemon: &Daemon) -> Result<Self, TestbedError> {
+        let alone = mesh(daemon).await?.len() == 1;
+        Ok(if alone { Self::Alone } else { Self::Here(daemon.host.clone()) })
+    }
+
+    /// On the two hosts that the spec names, or on the minimega's own and the only other one there is.
+    ///
+    /// # Errors
+    /// [`TestbedError::Unsupported`] where these are not in the mesh, or others could be meant.
+    pub(super) async fn apart(daemon: &Daemon, wanted: Option<&[String; 2]>) -> Result<Self, TestbedError> {
+        choose(&daemon.host, &mesh(daemon).await?, wanted)
+    }
+
+    /// Hosts of a namespace with machines of this role, and of no other where they are apart.
+    pub(super) fn of(&self, role: Role) -> Vec<String> {
+        match self {
+            Self::Alone => Vec::new(),
+            Self::Here(host) => vec![host.clone()],
+            Self::Apart { clients, servers } => {
+                vec![if role == Role::Client { clients } else { servers }.clone()]
+            }
+        }
+    }
+
+    /// Both hosts; `None` where there is just one.
+    pub(super) fn both(&self) -> Option<[&str; 2]> {
+        match self {
+            Self::Apart { clients, servers } => Some([clients, servers]),
+            Self::Alone | Self::Here(_) => None,
+        }
+    }
+}
+
+async fn mesh(daemon: &Daemon) -> Result<Vec<String>, TestbedError> {
+    daemon.mesh().await.map_err(|error| error.into_testbed("ask minimega for its mesh"))
+}
+
+fn choose(own: &str, mesh: &[String], wanted: Option<&[String; 2]>) -> Result<Places, TestbedError> {
+    let list = printable(&mesh.join(", "), 300);
+    let hint = "`hosts` in `[testbed.minimega]` names the clients' host and the servers'";
+    let refused = |what: String| Err(TestbedError::Unsupported { what, hint: Some(hint.to_owned()) });
+    if let Some(hosts) = wanted {
+        return match hosts.iter().find(|host| !mesh.contains(host)) {
+            Some(missing) => refused(format!("colocated = off: {missing} is not in minimega's mesh, which has {list}")),
+            None => Ok(Places::Apart { clients: hosts[0].clone(), servers: hosts[1].clone() }),
+        };
+    }
+    let others: Vec<&String> = mesh.iter().filter(|host| *host != own).collect();
+    match others.as_slice() {
+        [] => Err(TestbedError::Unsupported {
+            what: format!("colocated = off: minimega on {own} has found no other host"),
+            hint: Some("start one there with the same `-context` and with `-degree 1`, or `mesh dial` it".to_owned()),
+        }),
+        [other] => Ok(Places::Apart { clients: own.to_owned(), servers: (*other).clone() }),
+        _ => refused(format!("colocated = off: which two hosts of the mesh are meant is not known, for it has {list}")),
+    }
+}
+
+/// A bridge on two hosts, with a GRE tunnel between them.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    /// Name of its namespace, which minimega removes the bridge and the tunnel with.
+    namespace: String,
+    /// Its name, on both hosts.
+    pub(super) bridge: String,
+}
+
+impl Link {
+    /// Makes it, in a namespace with both hosts.
+    ///
+    /// # Errors
+    /// [`MinimegaError::Answer`] when one of them has no tunnel then, and as [`Namespace::run`].
+    pub(super) async fn make(namespace: &Arc<Namespace>) -> Result<Self, MinimegaError> {
+        let (daemon, name) = (namespace.daemon(), namespace.name());
+        let link = Self { namespace: name.to_owned(), bridge: bridge(name) };
+        namespace.run(&["ns", "bridge", &link.bridge, "gre"]).await?;
+        for host in namespace.hosts() {
+            link.without_rstp(daemon, host).await?;
+        }
+        Ok(link)
+    }
+
+    /// `ns bridge` switches RSTP on for fear of loops, which two bridges have not. Its frames would reach the guests, which
+    /// count them as dropped. Where it is switched off, Open vSwitch (3.1) passes nothing to the ports that were there, so that
+    /// the tunnel is made once more.
+    async fn without_rstp(&self, daemon: &Daemon, host: &str) -> Result<(), MinimegaError> {
+        daemon.run_at(host, &["bridge", "config", &self.bridge, "rstp_enable=false"]).await?;
+        let tunnel = self.tunnel(daemon, host).await?;
+        let get =
+            ["shell", "ovs-vsctl", "--timeout=10", "get", "interface", &tunnel, "options:remote_ip", "options:key"];
+        let options = daemon.run_at(host, &get).await?;
+        let mut options = options.text().lines().map(|line| line.trim().trim_matches('"').to_owned());
+        let (Some(to), Some(key)) = (options.next(), options.next()) else {
+            let text = format!("the tunnel {tunnel} on {host} has no other end, or no key");
+            return Err(MinimegaError::Answer { command: "shell ovs-vsctl".to_owned(), text });
+        };
+        daemon.run_at(host, &["bridge", "notunnel", &self.bridge, &tunnel]).await?;
+        daemon.run_at(host, &["bridge", "tunnel", "gre", &self.bridge, &to, &key]).await?;
+        self.tunnel(daemon, host).await.map(drop)
+    }
+
+    /// Name of the tunnel's end on a host: `ns bridge` does nothing for a namespace that has one host, and says nothing. Only
+    /// where a host knows the namespace, it forgets the names of its networks with it.
+    async fn tunnel(&self, daemon: &Daemon, host: &str) -> Result<String, MinimegaError> {
+        let answer = daemon.run_at(host, &["namespace", &self.namespace, "bridge"]).await?;
+        let rows = answer.table(&["bridge", "tunnels"]).map_err(|garbled| MinimegaError::answer("bridge", garbled))?;
+        let is_it = |row: &&Row| row.field("bridge") == self.bridge;
+        let mut tunnels = rows.iter().find(is_it).map(|row| listed(row.field("tunnels"))).unwrap_or_default();
+        match tunnels.pop() {
+            Some(tunnel) if tunnels.is_empty() => Ok(tunnel),
+            found => {
+                let count = tunnels.len() + usize::from(found.is_some());
+                let text = format!("the bridge {} on {host} has {count} tunnels, and was to have one", self.bridge);
+                Err(MinimegaError::Answer { command: "bridge".to_owned(), text })
+            }
+        }
+    }
+
+    /// Name of a pair's network: that of the bridge's namespace, so that client and server are on the same one.
+    pub(super) fn network(&self, pair: u32) -> String {
+        format!("{}//{}{pair}", self.namespace, super::guest::LINK)
+    }
+}
+
+/// Interfaces have names of 15 bytes at most; the end of the namespace's is random.
+fn bridge(namespace: &str) -> String {
+    format!("vpt-{}", namespace.rsplit('-').next().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(mesh: &[&str], wanted: Option<[&str; 2]>) -> Result<(String, String), String> {
+        let mesh: Vec<String> = mesh.iter().map(|&host| host.to_owned()).collect();
+        let wanted = wanted.map(|hosts| hosts.map(str::to_owned));
+        match choose("kn1", &mesh, wanted.as_ref()) {
+            Ok(Places::Apart { clients, servers }) => Ok((clients, servers)),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn two_hosts_are_chosen_or_there_is_a_reason() {
+        let apart = |a: &str, b: &str| Ok((a.to_owned(), b.to_owned()));
+        assert_eq!(chosen(&["kn1", "kn2"], None), apart("kn1", "kn2"));
+        assert_eq!(chosen(&["kn1", "kn2", "kn3"], Some(["kn3", "kn2"])), apart("kn3", "kn2"));
+        let why = chosen(&["kn1"], None).unwrap_err();
+        assert_eq!(why, "colocated = off: minimega on kn1 has found no other host");
+        let why = chosen(&["kn1", "kn2", "kn3"], None).unwrap_err();
+        assert!(why.ends_with("is not known, for it has kn1, kn2, kn3"), "{why}");
+        let why = chosen(&["kn1", "kn2"], Some(["kn1", "kn9"])).unwrap_err();
+        assert!(why.ends_with("kn9 is not in minimega's mesh, which has kn1, kn2"), "{why}");
+    }
+
+    #[test]
+    fn names_of_bridges_fit_an_interface() {
+        let name = bridge("vptest-4294967295-0123456789ab-89abcdef");
+        assert_eq!(name, "vpt-89abcdef");
+        assert!(name.len() <= 15);
+    }
+}
