@@ -378,14 +378,19 @@ impl Namespace {
     /// # Errors
     /// As [`Namespace::run`], also for a host that is not in the mesh.
     pub(super) async fn pin(&self) -> Result<(), MinimegaError> {
+        self.pin_each().await.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// As [`Namespace::pin`], going on past hosts that are not there: the others are to be reached.
+    async fn pin_each(&self) -> Vec<MinimegaError> {
         if self.hosts.is_empty() {
-            return Ok(());
+            return Vec::new();
         }
-        self.run(&["ns", "del-hosts", "all"]).await?;
+        let mut failures: Vec<_> = self.run(&["ns", "del-hosts", "all"]).await.err().into_iter().collect();
         for host in &self.hosts {
-            self.run(&["ns", "add-hosts", host]).await?;
+            failures.extend(self.run(&["ns", "add-hosts", host]).await.err());
         }
-        Ok(())
+        failures
     }
 
     /// The directory of its files below `-filepath`, for those sent and those received. minimega never removes it.
@@ -492,7 +497,7 @@ impl Namespace {
             return vec![MinimegaError::Unsendable { word: self.name.clone(), why }];
         }
         // One that minimega does not know any more would get all its hosts.
-        let mut failures: Vec<_> = self.pin().await.err().into_iter().collect();
+        let mut failures = self.pin_each().await;
         let failed_launches = match machines(self).await {
             // Numbers of machines on other hosts of a mesh say nothing about directories of this one.
             Ok(all) => all

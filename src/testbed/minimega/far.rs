@@ -44,8 +44,7 @@ struct Unreachable {
 impl Recorder for Unreachable {
     fn start(&self, _snaplen: u32, _filter: Option<&str>) -> io::Result<()> {
         Err(io::Error::other(format!(
-            "its tap is on {}, where vptest captures nothing (`capture = \"minimega\"` in `[testbed.minimega]`, or \
-             `vantage = [\"guest\"]`)",
+            "its tap is on {}, whose clock is not this host's (`vantage = [\"guest\"]` in `[capture]`)",
             self.host
         )))
     }
@@ -116,6 +115,13 @@ impl FarTaps {
             }
             for command in commands {
                 let done = self.shell(at, &command).await;
+                // ethtool fails as a whole when a card lacks one of them, and what is in force is read back.
+                if command[0] == "ethtool" {
+                    if let Err(error) = done {
+                        tracing::warn!("{}: offloads of its tap on {}: {}", at.node, at.host, chain(&error));
+                    }
+                    continue;
+                }
                 done.map_err(|error| error.into_testbed(format!("set up the tap of {} on {}", at.node, at.host)))?;
             }
         }

@@ -65,6 +65,16 @@ fn are_several(path: &str, nodes: &[NodeId]) -> Result<(), TestbedError> {
     Ok(())
 }
 
+/// As far as that can be told where nodes are on several hosts: each writes to a disk with a name of its own.
+pub(super) fn are_named_apart(image: &GuestImage) -> Result<(), TestbedError> {
+    match &image.boot {
+        GuestBoot::Disk { path, snapshot: false } if !path.contains(NODE) => {
+            Err(unusable("disk", path, &format!("nodes would write to one disk: its name needs {NODE}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The disk of a node.
 pub(super) fn disk(path: &str, node: NodeId) -> String {
     path.replace(NODE, &node.to_string())

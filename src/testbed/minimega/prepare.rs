@@ -126,6 +126,9 @@ impl Prepared {
         match &self.spec.image {
             Some(image) => {
                 own::check(image, &here)?;
+                if !there.is_empty() {
+                    own::are_named_apart(image)?;
+                }
                 for node in &there {
                     far::check_image(&daemon, &places.of(node.role).concat(), image, *node).await?;
                 }

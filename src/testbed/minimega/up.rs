@@ -686,19 +686,14 @@ impl Instance for Up {
             TapCapture::Vptest => Vec::new(),
             TapCapture::Minimega => self.groups(),
         };
-        let source =
-            |node: NodeId, otherwise: CaptureSource| match groups.iter().find(|(nodes, _)| nodes.contains(&node)) {
-                Some((_, group)) => CaptureSource::Recorded(group.tap(node, &self.scratch)),
-                None => otherwise,
-            };
-        let point = |node, tap: &str, otherwise| CapturePoint {
-            node,
-            vantage: Vantage::Host,
-            interface: tap.to_owned(),
-            source: source(node, otherwise),
+        let source = |node: NodeId| match groups.iter().find(|(nodes, _)| nodes.contains(&node)) {
+            Some((_, group)) => CaptureSource::Recorded(group.tap(node, &self.scratch)),
+            None => CaptureSource::Live { namespace: Some(Arc::clone(self.switch.namespace())) },
         };
-        let live = || CaptureSource::Live { namespace: Some(Arc::clone(self.switch.namespace())) };
-        let here = self.switch.taps().map(|(node, tap)| point(node, tap, live()));
+        let point =
+            |node, tap: &str, source| CapturePoint { node, vantage: Vantage::Host, interface: tap.to_owned(), source };
+        let here = self.switch.taps().map(|(node, tap)| point(node, tap, source(node)));
+        // minimega could capture there, by a clock that nobody has compared with this host's.
         let there = self.far.taps().map(|at| point(at.node, &at.tap, CaptureSource::Recorded(at.unreachable())));
         inside.chain(here).chain(there).collect()
     }
