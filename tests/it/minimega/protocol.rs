@@ -172,7 +172,7 @@ async fn an_answer_that_nobody_asked_for_is_not_taken_for_the_next() {
 
 #[tokio::test]
 async fn hostile_answers_are_refused() {
-    let limits = Limits { bytes: 100_000, ..short() };
+    let limits = Limits { bytes: 100_000, ..Limits::default() };
     let with = |bytes: &[u8]| Traps { bytes_at: Some(("version", bytes.to_vec())), ..Traps::default() };
     for bytes in
         [&b"not json\n"[..], b"\"text\"\n", b"[1]\n", b"{\"Resp\":7}\n", b"{\"Resp\":[{\"Tabular\":[1]}]}\n", b"{]\n"]
@@ -188,7 +188,7 @@ async fn hostile_answers_are_refused() {
     let endless = Traps { endless_at: Some("version"), ..Traps::default() };
     assert!(matches!(error_of(endless, limits, &["version"]).await, MinimegaError::TooLarge { .. }));
     // It begins and does not go on.
-    let error = error_of(with(b"{\"Resp\":"), limits, &["version"]).await;
+    let error = error_of(with(b"{\"Resp\":"), short(), &["version"]).await;
     assert!(matches!(error, MinimegaError::TimedOut { .. }), "{error}");
 }
 
@@ -206,7 +206,7 @@ async fn a_late_answer_is_not_taken_for_that_to_another_command() {
 #[tokio::test]
 async fn a_closed_connection_is_no_crash_while_the_daemon_lives() {
     let closes = Traps { close_at: Some("bogus"), ..Traps::default() };
-    let error = error_of(closes, short(), &["bogus"]).await;
+    let error = error_of(closes, Limits::default(), &["bogus"]).await;
     assert_eq!(text(&error), "the daemon closed the connection without an answer to `bogus`");
     assert!(!error.is_lost());
     let silent = Traps { silent_at: Some("version"), ..Traps::default() };
