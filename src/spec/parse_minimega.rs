@@ -45,14 +45,21 @@ pub(super) fn read(entry: &Entry<'_>, factors: &Table, sink: &mut Sink<'_>) -> M
     minimega.qemu = section.take("qemu").and_then(|entry| absolute(&entry, "a QEMU", sink));
     minimega.cpu = section.take("cpu").and_then(|entry| entry.filled(sink).map(str::to_owned));
     minimega.capture = section.take("capture").and_then(|entry| entry.choice(sink, CAPTURES)).unwrap_or_default();
-    minimega.result_disk = section.take("result_disk").and_then(|entry| result_disk(&entry, sink));
+    let has_disk = section.has("disk");
+    minimega.result_disk = section.take("result_disk").and_then(|entry| result_disk(&entry, has_disk, sink));
     minimega.boot_timeout = read_boot_timeout(&mut section, sink);
     minimega.stress = read_stress(&mut section, sink);
     section.finish(sink);
     minimega
 }
 
-fn result_disk(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<ByteSize> {
+fn result_disk(entry: &Entry<'_>, has_disk: bool, sink: &mut Sink<'_>) -> Option<ByteSize> {
+    if has_disk {
+        let help = "what a system of your own calls its disks may be different with one more, which is not tried yet: leave one of \
+                    them out, or boot with `kernel` and `initrd`";
+        entry.refuse_with_help(sink, "no `result_disk` beside `disk`", Some(help.to_owned()));
+        return None;
+    }
     let size: ByteSize = entry.quantity(sink, ByteSize::ACCEPTED)?;
     let [least, most] = RESULT_DISK;
     if (least.0..=most.0).contains(&size.0) {
