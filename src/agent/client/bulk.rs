@@ -124,6 +124,8 @@ impl Client {
         let target = place.path().join("content");
         match self.small_or_over_disk(path, [limit; 2], &target).await? {
             Some(content) => Ok(content),
+            // Receipts count whole blocks.
+            None if target.metadata().map_err(here)?.len() > limit => Err(super::files::too_large(path, limit)),
             None => fs::read(&target).map_err(here),
         }
     }

@@ -270,8 +270,13 @@ impl Client {
     /// # Errors
     /// [`AgentError::Unanswered`] when no round got an answer, and [`AgentError::Lost`].
     pub async fn clock(&self, rounds: u32) -> Result<ClockReading, AgentError> {
-        let mut reading =
-            ClockReading { at_least_ns: i64::MIN, at_most_ns: i64::MAX, round_trip_ns: u64::MAX, rounds: 0, took_ns: 0 };
+        let mut reading = ClockReading {
+            at_least_ns: i64::MIN,
+            at_most_ns: i64::MAX,
+            round_trip_ns: u64::MAX,
+            rounds: 0,
+            took_ns: 0,
+        };
         let start = Instant::now();
         for _ in 0..rounds.min(self.0.clock_rounds).max(1) {
             let (sent, begun) = (crate::host::clock::now_ns(), Instant::now());

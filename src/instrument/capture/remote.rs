@@ -131,6 +131,11 @@ impl Remote {
         place(&self.point)
     }
 
+    /// Are its packets on a disk of the node's until the end?
+    pub(super) fn is_on_disk(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.on_disk)
+    }
+
     /// Begins to capture; [`Remote::ready`] waits for it. `captures` run on the node at a time; `inlet` is where headers go, if they are
     /// wanted.
     pub(super) fn begin(&mut self, spec: &CaptureSpec, captures: usize, inlet: Option<Inlet>) {
@@ -442,13 +447,8 @@ mod tests {
 
     #[test]
     fn a_clock_has_moved_only_as_far_as_is_certain() {
-        let reading = |at_least_ns, at_most_ns| ClockReading {
-            at_least_ns,
-            at_most_ns,
-            round_trip_ns: 1,
-            rounds: 1,
-            took_ns: 1,
-        };
+        let reading =
+            |at_least_ns, at_most_ns| ClockReading { at_least_ns, at_most_ns, round_trip_ns: 1, rounds: 1, took_ns: 1 };
         let cases = [
             ([0, 10], [5, 20], 0),
             ([0, 10], [15, 20], 5),

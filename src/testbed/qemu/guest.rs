@@ -18,8 +18,8 @@ use super::access::{LoggedIn, Reached, reach};
 use super::args::{self, Boot, Files, GuestPlan, Hardware};
 use super::console::{Console, quoted};
 use super::qmp::Qmp;
-use crate::agent::{Client, FailureKind};
 use crate::agent::results::{self, ReadLimits};
+use crate::agent::{Client, FailureKind};
 use crate::host::cage::Job;
 use crate::host::cpus;
 use crate::host::namespace::Namespace;
@@ -217,11 +217,7 @@ impl Guest {
         Ok(unpacked.into_iter().map(|file| file.path).collect())
     }
 
-    async fn collect_through_channel(
-        &self,
-        paths: &[String],
-        directory: &Path,
-    ) -> Result<Vec<PathBuf>, TestbedError> {
+    async fn collect_through_channel(&self, paths: &[String], directory: &Path) -> Result<Vec<PathBuf>, TestbedError> {
         let mut collected = Vec::new();
         for path in paths {
             let target = directory.join(path.trim_start_matches('/'));
