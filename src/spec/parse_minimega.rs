@@ -22,7 +22,8 @@ pub(super) fn read(entry: &Entry<'_>, factors: &Table, sink: &mut Sink<'_>) -> M
             entry.refuse(sink, format!("a path of at most {SOCKET_PATH} bytes"));
         }
     }
-    let is_own = section.has("initrd") || section.has("disk");
+    let has_disk = section.has("disk");
+    let is_own = section.has("initrd") || has_disk;
     let kernel = read_guest_kernel(&mut section, &mut minimega.kernel, sink);
     minimega.image = parse_guest_image::read(&mut section, (kernel.as_ref(), &minimega.kernel), sink);
     if let Some(entry) = section.take("programs") {
@@ -45,7 +46,6 @@ pub(super) fn read(entry: &Entry<'_>, factors: &Table, sink: &mut Sink<'_>) -> M
     minimega.qemu = section.take("qemu").and_then(|entry| absolute(&entry, "a QEMU", sink));
     minimega.cpu = section.take("cpu").and_then(|entry| entry.filled(sink).map(str::to_owned));
     minimega.capture = section.take("capture").and_then(|entry| entry.choice(sink, CAPTURES)).unwrap_or_default();
-    let has_disk = section.has("disk");
     minimega.result_disk = section.take("result_disk").and_then(|entry| result_disk(&entry, has_disk, sink));
     minimega.boot_timeout = read_boot_timeout(&mut section, sink);
     minimega.stress = read_stress(&mut section, sink);
