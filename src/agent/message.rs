@@ -391,9 +391,10 @@ pub struct CaptureEnd {
 /// Packets on the disk for them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptPackets {
-    /// What is there.
-    pub receipt: ArchiveReceipt,
-    /// Why it is not all.
+    /// What is there; `None` when the disk could not be made whole.
+    #[serde(default)]
+    pub receipt: Option<ArchiveReceipt>,
+    /// Why it is not all, or nothing.
     pub problem: Option<String>,
 }
 
@@ -419,4 +420,6 @@ pub struct ClockReading {
     pub round_trip_ns: u64,
     /// Round trips measured.
     pub rounds: u32,
+    /// From the first question to the last answer, nanoseconds.
+    pub took_ns: u64,
 }

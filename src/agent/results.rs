@@ -90,6 +90,14 @@ pub enum ResultsError {
         /// The one that is there.
         found: u64,
     },
+    /// The node has told something else in its answer.
+    #[error("{}: {what}", path.display())]
+    Untold {
+        /// Which file.
+        path: PathBuf,
+        /// What differs.
+        what: String,
+    },
     /// Damaged.
     #[error("{}: byte {offset}: {what}", path.display())]
     Corrupt {
@@ -328,6 +336,50 @@ pub fn read(
     limits: ReadLimits,
     directory: &Path,
 ) -> Result<Vec<Unpacked>, ResultsError> {
+    read_if(path, &|head| is_number(path, head, nonce), limits, directory)
+}
+
+/// As [`read`], and only what the receipt says.
+///
+/// # Errors
+/// As [`read`], and [`ResultsError::Untold`].
+pub fn read_as_told(
+    path: &Path,
+    receipt: &ArchiveReceipt,
+    limits: ReadLimits,
+    directory: &Path,
+) -> Result<Vec<Unpacked>, ResultsError> {
+    let is_told = |head: &Head| {
+        is_number(path, head, Some(receipt.nonce))?;
+        let differs = if (head.bytes, head.files) != (receipt.bytes, receipt.files) {
+            format!(
+                "{} files in {} bytes are there, the node told {} in {}",
+                head.files, head.bytes, receipt.files, receipt.bytes
+            )
+        } else if head.sha256 != receipt.sha256 {
+            "the checksum of the results is not the one that the node told".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(ResultsError::Untold { path: path.to_owned(), what: differs })
+    };
+    read_if(path, &is_told, limits, directory)
+}
+
+fn is_number(path: &Path, head: &Head, nonce: Option<u64>) -> Result<(), ResultsError> {
+    match nonce.filter(|&nonce| nonce != head.nonce) {
+        Some(wanted) => Err(ResultsError::Other { path: path.to_owned(), wanted, found: head.nonce }),
+        None => Ok(()),
+    }
+}
+
+/// Reads what has a head that is as it should be.
+fn read_if(
+    path: &Path,
+    check: &dyn Fn(&Head) -> Result<(), ResultsError>,
+    limits: ReadLimits,
+    directory: &Path,
+) -> Result<Vec<Unpacked>, ResultsError> {
     let failed = |what: &str| {
         let what = format!("{what} {}", path.display());
         move |source| ResultsError::Io { what, source }
@@ -336,9 +388,7 @@ pub fn read(
         fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed("open"))?;
     let length = file.metadata().map_err(failed("read"))?.len();
     let head = read_head(&mut file, path)?;
-    if let Some(wanted) = nonce.filter(|&nonce| nonce != head.nonce) {
-        return Err(ResultsError::Other { path: path.to_owned(), wanted, found: head.nonce });
-    }
+    check(&head)?;
     let corrupt = |offset, what: &str| ResultsError::Corrupt { path: path.to_owned(), offset, what: what.to_owned() };
     if length.saturating_sub(HEADER as u64) < head.bytes {
         return Err(corrupt(length, "the image ends before the results do"));

@@ -1,5 +1,6 @@
 //! The captures of an attempt, which are ended and, where files are kept, recorded also when it does not come to its collect stage.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -11,11 +12,14 @@ use crate::record::{Capture, Problem};
 
 /// How long captures of an attempt that went wrong may take to end. Some 50 ms do, but for a disk or an agent that is slow.
 const END_LIMIT: Duration = Duration::from_secs(10);
+/// The same where their packets are on disks of nodes, which are closed and brought then.
+const END_LIMIT_ON_DISKS: Duration = Duration::from_secs(60);
 
 /// Holds captures outside of the stages, so that a stage that is given up does not take them along.
 #[derive(Default)]
 pub(super) struct Capturing {
     held: Mutex<Held>,
+    on_disks: AtomicBool,
 }
 
 #[derive(Default)]
@@ -42,6 +46,7 @@ type Ending = BoxFuture<'static, Result<(Vec<Capture>, Vec<Problem>), JoinError>
 impl Capturing {
     /// Takes captures that run at so many points.
     pub(super) async fn hold(&self, captures: Captures<Flows>, points: usize) {
+        self.on_disks.store(captures.are_on_disks(), Ordering::Relaxed);
         *self.held.lock().await = Held::Running(captures, points);
     }
 
@@ -88,9 +93,13 @@ impl Capturing {
             Held::Ended(analysed, _) => Box::pin(async move { Ok((analysed.captures, analysed.problems)) }),
         };
         let note = |text| Late { captures: Vec::new(), notes: vec![text] };
-        let limit = END_LIMIT.as_secs();
-        match tokio::time::timeout(END_LIMIT, ending).await {
-            Err(_) => note(format!("the captures have not ended within {limit} s: their files are not recorded")),
+        let on_disks = self.on_disks.load(Ordering::Relaxed);
+        let limit = if on_disks { END_LIMIT_ON_DISKS } else { END_LIMIT };
+        match tokio::time::timeout(limit, ending).await {
+            Err(_) => {
+                let limit = limit.as_secs();
+                note(format!("the captures have not ended within {limit} s: their files are not recorded"))
+            }
             Ok(Err(error)) => note(format!("the captures are lost: {error}")),
             Ok(Ok(_)) if !wanted => Late::default(),
             Ok(Ok((mut captures, problems))) => {

@@ -520,29 +520,32 @@ impl Stages<'_> {
         let result = life
             .closing_stage(Stage::Teardown, TEARDOWN_LIMIT, async {
                 let entered = self.setup.testbed.enter(Stage::Teardown, self.request).await;
-                let left = match instance {
+                let (left, problems) = match instance {
                     Some(mut instance) => {
                         if !good || entered.is_err() {
                             instance.spoil();
                         }
                         let down = instance.teardown().await;
                         environment.extend(down.facts);
-                        down.left
+                        (down.left, down.problems)
                     }
-                    None => Vec::new(),
+                    None => Default::default(),
                 };
                 entered?;
-                Ok(left)
+                Ok((left, problems))
             })
             .await;
         match result {
-            Ok(left) if left.is_empty() => (outcome, left),
-            Ok(left) => {
+            Ok((left, problems)) if left.is_empty() && problems.is_empty() => (outcome, left),
+            Ok((left, problems)) => {
                 for line in &left {
                     life.event(EventLevel::Warn, format!("left over: {line}"));
                 }
+                for problem in &problems {
+                    life.event(EventLevel::Warn, problem.clone());
+                }
                 let reasons = left.iter().map(|line| format!("teardown left {line}"));
-                (suspected(outcome, reasons), left)
+                (suspected(outcome, reasons.chain(problems)), left)
             }
             Err(Stop::Outcome(stop)) => (worse(outcome, stop), Vec::new()),
             Err(Stop::Unsupported(error)) => {

@@ -22,7 +22,8 @@ pub(super) fn read(entry: &Entry<'_>, factors: &Table, sink: &mut Sink<'_>) -> M
             entry.refuse(sink, format!("a path of at most {SOCKET_PATH} bytes"));
         }
     }
-    let is_own = section.has("initrd") || section.has("disk");
+    let has_disk = section.has("disk");
+    let is_own = section.has("initrd") || has_disk;
     minimega.hosts = section.take("hosts").and_then(|entry| hosts(&entry, sink));
     let kernel = read_guest_kernel(&mut section, &mut minimega.kernel, sink);
     minimega.image = parse_guest_image::read(&mut section, (kernel.as_ref(), &minimega.kernel), sink);
@@ -46,14 +47,20 @@ pub(super) fn read(entry: &Entry<'_>, factors: &Table, sink: &mut Sink<'_>) -> M
     minimega.qemu = section.take("qemu").and_then(|entry| absolute(&entry, "a QEMU", sink));
     minimega.cpu = section.take("cpu").and_then(|entry| entry.filled(sink).map(str::to_owned));
     minimega.capture = section.take("capture").and_then(|entry| entry.choice(sink, CAPTURES)).unwrap_or_default();
-    minimega.result_disk = section.take("result_disk").and_then(|entry| result_disk(&entry, sink));
+    minimega.result_disk = section.take("result_disk").and_then(|entry| result_disk(&entry, has_disk, sink));
     minimega.boot_timeout = read_boot_timeout(&mut section, sink);
     minimega.stress = read_stress(&mut section, sink);
     section.finish(sink);
     minimega
 }
 
-fn result_disk(entry: &Entry<'_>, sink: &mut Sink<'_>) -> Option<ByteSize> {
+fn result_disk(entry: &Entry<'_>, has_disk: bool, sink: &mut Sink<'_>) -> Option<ByteSize> {
+    if has_disk {
+        let help = "what a system of your own calls its disks may be different with one more, which is not tried yet: leave one of \
+                    them out, or boot with `kernel` and `initrd`";
+        entry.refuse_with_help(sink, "no `result_disk` beside `disk`", Some(help.to_owned()));
+        return None;
+    }
     let size: ByteSize = entry.quantity(sink, ByteSize::ACCEPTED)?;
     let [least, most] = RESULT_DISK;
     if (least.0..=most.0).contains(&size.0) {

@@ -691,6 +691,7 @@ fn wrong_options_of_minimega_are_refused_by_name() {
         ("result_disk = 5", "result_disk"),
         ("result_disk = \"100 kB\"", "from 1 MiB to 16 TiB"),
         ("result_disk = \"17 TiB\"", "from 1 MiB to 16 TiB"),
+        ("disk = \"/d\"\nresult_disk = \"1 GiB\"", "no `result_disk` beside `disk`"),
     ] {
         let told = said(&format!("{LEAST}[testbed.minimega]\n{line}\n"));
         assert!(told.contains("error") && told.contains(expected), "{line}:\n{told}");

@@ -412,6 +412,8 @@ pub struct Path {
 pub struct Teardown {
     /// What could not be removed, one line each, with the reason.
     pub left: Vec<String>,
+    /// What else went wrong, one line each.
+    pub problems: Vec<String>,
     /// What is known of the nodes only now.
     pub facts: Vec<Environment>,
 }

@@ -634,7 +634,7 @@ impl ResultsDisk for Image {
             disk[5000] ^= 1;
             fs::write(&self.disk, disk)?;
         }
-        let files = results::read(&self.disk, Some(receipt.nonce), results::ReadLimits::default(), into);
+        let files = results::read_as_told(&self.disk, receipt, results::ReadLimits::default(), into);
         Ok(files.map_err(io::Error::other)?.into_iter().map(|file| file.path).collect())
     }
 
@@ -670,13 +670,55 @@ async fn large_files_come_over_a_disk_that_is_attached_and_small_ones_do_not() {
     assert!(fs::read(at("two")).unwrap() == large && disk.metadata().unwrap().len() > SMALL);
     assert!(client.fetch("large", 1 << 30).await.unwrap() == large);
     assert_eq!(failure(&client.fetch("large", SMALL).await.unwrap_err()), FailureKind::TooLarge);
+    // What is too large is not read: it would be found spoilt.
+    fs::write(agent.path("larger"), of(3, usize::try_from(SMALL).unwrap() + 1000)).unwrap();
+    image.spoil.store(true, Ordering::Relaxed);
+    assert_eq!(failure(&client.fetch("larger", SMALL + 100).await.unwrap_err()), FailureKind::TooLarge);
+    image.spoil.store(false, Ordering::Relaxed);
+    assert_eq!(failure(&client.fetch("larger", SMALL + 999).await.unwrap_err()), FailureKind::TooLarge);
+    assert_eq!(client.fetch("larger", SMALL + 1000).await.unwrap().len() as u64, SMALL + 1000);
     assert_eq!(failure(&client.bring("gone", 1 << 30, &at("three")).await.unwrap_err()), FailureKind::NotFound);
     // Nothing is written over, and what could not be brought is not there.
     let error = client.bring("small", 1 << 30, &at("one")).await.unwrap_err();
     assert!(matches!(error, AgentError::Here { .. }) && !at("three").exists(), "{error:?}");
+    let error = client.bring("larger", 1 << 30, &at("two")).await.unwrap_err();
+    assert!(matches!(error, AgentError::Disk { .. }) && fs::read(at("two")).unwrap() == large, "{error:?}");
     assert_eq!(fs::read_dir(image.place()).unwrap().count(), 0);
     fs::remove_file(&disk).unwrap();
     assert_eq!(failure(&client.attach(image, None).await.unwrap_err()), FailureKind::NotFound);
+}
+
+/// Their length is not what the kernel says of them.
+#[tokio::test]
+async fn files_of_unknown_length_go_through_the_channel() {
+    const SYMBOLS: &str = "/proc/kallsyms";
+    let place = tempfile::tempdir().unwrap();
+    let disk = place.path().join("disk");
+    fs::write(&disk, "").unwrap();
+    let (_agent, output, input) = Agent::start(&["--results", disk.to_str().unwrap()]);
+    let client = Client::connect(output, input, Limits::default()).await.unwrap();
+    let spoil = AtomicBool::new(false);
+    let image = Arc::new(Image { disk, place: tempfile::tempdir().unwrap(), spoil });
+    client.attach(image, None).await.unwrap();
+    // 4096 bytes are said, and a few come.
+    for path in [SYMBOLS, "/sys/devices/system/cpu/online"] {
+        let error = client.archive(&[path.to_owned()]).await.unwrap_err();
+        assert_eq!(failure(&error), FailureKind::Invalid, "{error}");
+    }
+    let symbols = fs::read(SYMBOLS).unwrap();
+    let small = usize::try_from(SMALL).unwrap();
+    if symbols.len() <= small {
+        eprintln!("skipped: the symbols of this kernel are few");
+        return;
+    }
+    let target = place.path().join("symbols");
+    client.bring(SYMBOLS, 1 << 30, &target).await.unwrap();
+    // Those of modules come and go, at the end.
+    let brought = fs::read(&target).unwrap();
+    assert!(brought.len() > small && brought[..small] == symbols[..small]);
+    let fetched = client.fetch(SYMBOLS, 1 << 30).await.unwrap();
+    assert!(fetched.len() > small && fetched[..small] == symbols[..small]);
+    assert_eq!(failure(&client.fetch(SYMBOLS, SMALL + 1).await.unwrap_err()), FailureKind::TooLarge);
 }
 
 /// An agent whose `sync` is this script.
@@ -1015,6 +1057,57 @@ async fn packets_that_are_kept_on_a_disk_come_when_their_capture_ends() {
     assert!(text.contains("the checksum of the results is another"), "{text}");
     assert!(capture.packets > 10 && capture.file.is_none());
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+/// A file system of one page.
+struct OnePage(tempfile::TempDir);
+
+impl OnePage {
+    fn mount() -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=4k", "tmpfs"]).arg(place.path()).status().unwrap();
+        assert!(mounted.success());
+        Self(place)
+    }
+}
+
+impl Drop for OnePage {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["--lazy"]).arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_cannot_be_made_whole_costs_the_packets_and_not_the_record() {
+    if !root() || !program("ip") || !program("mount") {
+        return;
+    }
+    // There is room for the beginning alone.
+    let full = OnePage::mount();
+    let disk = full.0.path().join("packets");
+    fs::write(&disk, "").unwrap();
+    let (namespace, _other, _) = in_namespace().await;
+    let (_agent, client) = agent_with(&namespace, &["--packets", disk.to_str().unwrap()]).await;
+    client.configure(&NetworkSetup::default()).await.unwrap();
+    let (sender, mut headers) = tokio::sync::mpsc::channel::<Vec<u8>>(4);
+    let received = tokio::spawn(async move {
+        let mut bytes = 0;
+        while let Some(piece) = headers.recv().await {
+            bytes += piece.len() as u64;
+        }
+        bytes
+    });
+    let request = CaptureRequest { on_disk: Some(7), ..capture_request(false) };
+    let capture = client.capture(&request, None, Some(sender)).await.unwrap();
+    talk(&namespace, 1 << 20);
+    let CaptureEnd { capture: record, packets, holding, .. } = capture.stop().await.unwrap();
+    assert!(record.packets > 10 && holding.is_some(), "{record:?}");
+    assert!(received.await.unwrap() >= record.packets * (16 + 34), "all headers have come");
+    let packets = packets.unwrap();
+    let problem = packets.problem.unwrap();
+    let said = problem.starts_with("cannot write packets to ") && problem.contains("No space left");
+    assert!(packets.receipt.is_none() && said, "{problem}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -270,8 +270,13 @@ impl Client {
     /// # Errors
     /// [`AgentError::Unanswered`] when no round got an answer, and [`AgentError::Lost`].
     pub async fn clock(&self, rounds: u32) -> Result<ClockReading, AgentError> {
-        let mut reading =
-            ClockReading { at_least_ns: i64::MIN, at_most_ns: i64::MAX, round_trip_ns: u64::MAX, rounds: 0 };
+        let mut reading = ClockReading {
+            at_least_ns: i64::MIN,
+            at_most_ns: i64::MAX,
+            round_trip_ns: u64::MAX,
+            rounds: 0,
+            took_ns: 0,
+        };
         let start = Instant::now();
         for _ in 0..rounds.min(self.0.clock_rounds).max(1) {
             let (sent, begun) = (crate::host::clock::now_ns(), Instant::now());
@@ -293,14 +298,20 @@ impl Client {
         if reading.rounds == 0 {
             return Err(AgentError::Unanswered { request: "clock", waited: start.elapsed() });
         }
+        reading.took_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         Ok(reading)
     }
 
-    /// Writes files of the node to its results disk, where [`super::results::read`] finds them.
+    /// Writes files of the node to its results disk, where [`super::results::read_as_told`] finds them.
+    ///
+    /// # Errors
+    /// [`AgentError::Failed`] with `Invalid` for files that cannot be in an archive: those of long names, and those whose length is
+    /// not what the node's system says, or is another at the end.
     pub async fn archive(&self, paths: &[String]) -> Result<ArchiveReceipt, AgentError> {
-        let request = Request::Archive { paths: paths.to_vec(), nonce: mux::fresh_number() };
+        let nonce = mux::fresh_number();
+        let request = Request::Archive { paths: paths.to_vec(), nonce };
         match self.ask("archive", &request).await? {
-            Outcome::Archived(receipt) => Ok(receipt),
+            Outcome::Archived(receipt) if receipt.nonce == nonce => Ok(receipt),
             other => Err(strange("archive", &other)),
         }
     }
@@ -327,6 +338,11 @@ impl Client {
     /// Waits for the end of the conversation and says why it ended.
     pub async fn lost(&self) -> AgentError {
         self.0.link.over().await.into()
+    }
+
+    /// Is the conversation over?
+    pub(crate) fn is_lost(&self) -> bool {
+        self.0.link.lost().is_some()
     }
 
     /// The runtime the conversation lives in, for callers outside of it.

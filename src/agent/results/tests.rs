@@ -28,6 +28,29 @@ fn what_files_need_is_what_they_take() {
     assert_eq!(needed([u64::MAX, 1]), u64::MAX);
 }
 
+#[test]
+fn only_what_was_told_is_read() {
+    let (content, receipt) = disk(&[("a", b"one")]);
+    let directory = tempfile::tempdir().unwrap();
+    let (image, into) = (directory.path().join("image"), directory.path().join("into"));
+    fs::write(&image, content).unwrap();
+    fs::create_dir(&into).unwrap();
+    let read = |receipt: &ArchiveReceipt| read_as_told(&image, receipt, ReadLimits::default(), &into);
+    let turned = if receipt.sha256.starts_with('0') { "1" } else { "0" };
+    let turned = format!("{turned}{}", &receipt.sha256[1..]);
+    for (told, expected) in [
+        (ArchiveReceipt { sha256: turned, ..receipt.clone() }, "is not the one that the node told"),
+        (ArchiveReceipt { bytes: 2560, ..receipt.clone() }, "1 files in 2048 bytes are there, the node told 1 in 2560"),
+        (ArchiveReceipt { files: 2, ..receipt.clone() }, "1 files in 2048 bytes are there, the node told 2 in 2048"),
+        (ArchiveReceipt { nonce: 8, ..receipt.clone() }, "results number 7, not 8"),
+    ] {
+        let error = read(&told).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(fs::read_dir(&into).unwrap().count(), 0);
+    }
+    assert_eq!(read(&receipt).unwrap().len(), 1);
+}
+
 /// A disk whose checksums are right, around any stream.
 fn around(stream: &[u8]) -> Vec<u8> {
     let head = Head {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::message::{Failure, FailureKind, Outcome};
 use super::super::{RESULTS_SERIAL, results};
-use super::files::open_file;
+use super::files::{open_file, read_full};
 
 /// Files of one archive at the most.
 const MAX_FILES: usize = 100_000;
@@ -29,9 +29,13 @@ pub(super) fn archive(disk: Option<PathBuf>, paths: &[PathBuf], nonce: u64) -> R
     let mut writer =
         results::Writer::begin(io::BufWriter::with_capacity(1 << 20, out), nonce).map_err(failed(what.clone()))?;
     for path in &files {
-        add(&mut writer, path).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => Failure::new(FailureKind::Corrupt, what.clone(), error.to_string()),
-            _ => Failure::io(format!("archive {} on {}", path.display(), disk.display()), &error),
+        add(&mut writer, path).map_err(|error| {
+            let what = format!("archive {} on {}", path.display(), disk.display());
+            match error.kind() {
+                // Its length was announced; the channel needs none.
+                io::ErrorKind::UnexpectedEof => Failure::new(FailureKind::Invalid, what, error.to_string()),
+                _ => Failure::io(what, &error),
+            }
         })?;
     }
     let (out, receipt) = writer.finish().map_err(failed(what.clone()))?;
@@ -62,7 +66,13 @@ fn add(writer: &mut results::Writer<io::BufWriter<File>>, path: &Path) -> io::Re
     let mut file = open_file(path)?;
     let size = file.metadata()?.len();
     let name = path.to_str().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a name that is not UTF-8"))?;
-    writer.add(name.trim_start_matches('/'), size, &mut file)
+    writer.add(name.trim_start_matches('/'), size, &mut file)?;
+    // Files of /proc say 0, and others grow.
+    if read_full(&mut file, &mut [0])? > 0 {
+        let text = format!("{name} has more than the {size} bytes that it was said to have");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    Ok(())
 }
 
 /// A directory stands for the regular files in it, in the order of their names; links are left out.

@@ -78,20 +78,18 @@ pub(super) async fn capture(
         return Err(lost);
     }
     let failed = |text: String| Failure::new(FailureKind::Other, "capture", text);
-    let (capture, problems) = blocking(move || here.stop().map_err(failed)).await?;
-    // All packets and headers are on their way before the record is.
+    let stopped = blocking(move || here.stop().map_err(failed)).await;
+    // All packets and headers are on their way before the record is, whatever became of one of them.
     let packets = match keeping {
-        Some(Keeping::Sent(pump)) => {
-            pump.await.unwrap_or(Err(Lost::Ended))?;
-            None
-        }
-        Some(Keeping::Written(packets)) => Some(packets.finish().await?),
-        None => None,
+        Some(Keeping::Sent(pump)) => pump.await.unwrap_or(Err(Lost::Ended)).map(|()| None),
+        Some(Keeping::Written(packets)) => Ok(Some(packets.finish().await)),
+        None => Ok(None),
     };
     let holding = match sender {
-        Some(sender) => Some(sender.await.unwrap_or(Err(Lost::Ended))?),
-        None => None,
+        Some(sender) => sender.await.unwrap_or(Err(Lost::Ended)).map(Some),
+        None => Ok(None),
     };
+    let ((capture, problems), packets, holding) = (stopped?, packets?, holding?);
     Ok(Outcome::Captured(Box::new(CaptureEnd { capture, problems, holding, packets })))
 }
 

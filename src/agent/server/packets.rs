@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use tokio::task::JoinHandle;
 
 use super::super::PACKETS_SERIAL;
-use super::super::message::{Failure, FailureKind, KeptPackets};
+use super::super::message::{ArchiveReceipt, Failure, KeptPackets};
 use super::super::results::OpenEnd;
 use super::archive::find_disk;
 
@@ -45,20 +45,31 @@ impl Packets {
         Ok((writer, Self { disk, task }))
     }
 
-    /// Waits for the end of the pipe and makes the disk whole. A disk that could not hold all of it has what came first.
-    pub(super) async fn finish(self) -> Result<KeptPackets, Failure> {
+    /// Waits for the end of the pipe and makes the disk whole. A disk that could not hold all of it has what came first; one that
+    /// cannot be made whole has nothing, which is no reason to lose the record.
+    pub(super) async fn finish(self) -> KeptPackets {
         let Self { disk, task } = self;
-        let what = || format!("write packets to {}", disk.display());
-        let died = |error: tokio::task::JoinError| Failure::new(FailureKind::Other, what(), error.to_string());
-        let Written { out, bytes, error } = task.await.map_err(died)?;
-        let sealed = tokio::task::spawn_blocking(move || {
-            let (file, receipt) = out.finish(NAME, bytes)?;
-            file.sync_all().map(|()| receipt)
-        });
-        let receipt = sealed.await.map_err(died)?.map_err(|error| Failure::io(what(), &error))?;
-        let problem = error.map(|error| format!("{error} after {bytes} bytes ({})", disk.display()));
-        Ok(KeptPackets { receipt, problem })
+        match seal(task).await {
+            Ok((receipt, bytes, error)) => {
+                let problem = error.map(|error| format!("{error} after {bytes} bytes ({})", disk.display()));
+                KeptPackets { receipt: Some(receipt), problem }
+            }
+            Err(error) => {
+                let problem = format!("cannot write packets to {}: {error}", disk.display());
+                KeptPackets { receipt: None, problem: Some(problem) }
+            }
+        }
     }
+}
+
+/// What is on the disk, how much of it, and why it is not all.
+async fn seal(task: JoinHandle<Written>) -> io::Result<(ArchiveReceipt, u64, Option<io::Error>)> {
+    let Written { out, bytes, error } = task.await?;
+    let sealed = tokio::task::spawn_blocking(move || {
+        let (file, receipt) = out.finish(NAME, bytes)?;
+        file.sync_all().map(|()| receipt)
+    });
+    Ok((sealed.await??, bytes, error))
 }
 
 /// Bytes of packets that there is room for; a file grows.

@@ -219,6 +219,11 @@ impl<S: PacketSink> Captures<S> {
         Ok(captures)
     }
 
+    /// Are packets on disks of nodes, so that ending takes the time to bring them?
+    pub fn are_on_disks(&self) -> bool {
+        self.points.iter().any(|point| matches!(point, Running::Remote { remote, .. } if remote.is_on_disk()))
+    }
+
     /// Ends all captures and collects them. Nothing that was captured before the call is lost.
     ///
     /// Blocks for about 50 ms, and longer where a file is written.

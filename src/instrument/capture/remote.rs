@@ -24,7 +24,11 @@ const ROUNDS: u32 = 10;
 /// Frames of headers that wait for the analysis.
 const WAITING: usize = 4;
 /// Where each question costs much, bounds that are further apart are told: nanoseconds.
-const MOST_WIDTH_NS: i64 = 200_000_000;
+const MOST_WIDTH_NS: u64 = 200_000_000;
+/// Bounds that cross by no more than this are those of clocks that run at different rates: nanoseconds, and parts of the time that the
+/// questions took.
+const MOST_CROSSING_NS: u64 = 1_000_000;
+const MOST_CROSSING_PART: u64 = 1000;
 /// A clock that moved further against ours than this during a capture mixes up the order of packets of different points.
 const MOST_DRIFT_NS: u64 = 500_000_000;
 
@@ -62,18 +66,24 @@ fn ahead_ns(clock: &ClockReading) -> i64 {
     middle - middle % 1000
 }
 
-/// Nanoseconds between its bounds; negative for bounds that cross.
-fn width_ns(clock: &ClockReading) -> i64 {
-    clock.at_most_ns.saturating_sub(clock.at_least_ns)
+/// Nanoseconds between its bounds, also of those that cross: the clock is not known better than that.
+fn width_ns(clock: &ClockReading) -> u64 {
+    clock.at_most_ns.abs_diff(clock.at_least_ns)
 }
 
-/// Bounds cross when one of the clocks was set between two questions: what is adjusted bit by bit goes too slowly for that.
+/// Nanoseconds by which its bounds cross further than clocks do that only run at different rates: one of them was set between two
+/// questions then, or runs far too fast.
+fn crossing_ns(clock: &ClockReading) -> Option<u64> {
+    let by = (clock.at_most_ns < clock.at_least_ns).then(|| width_ns(clock))?;
+    (by > MOST_CROSSING_NS && by > clock.took_ns / MOST_CROSSING_PART).then_some(by)
+}
+
 fn set_meanwhile(facts: &NodeFacts) -> Option<Problem> {
-    let widths = [Some(facts.before), facts.after].into_iter().flatten().map(|clock| width_ns(&clock));
-    let by = widths.min().filter(|width| *width < 0)?.unsigned_abs();
+    let by = [Some(facts.before), facts.after].into_iter().flatten().filter_map(|clock| crossing_ns(&clock)).max()?;
     let node = facts.node;
     let text = format!(
-        "the clock of {node} or this host's was set by {:.6} s at least while they were compared",
+        "the clock of {node} and this host's moved against each other by {:.6} s at least while they were compared: one of them \
+         may have been set",
         by as f64 / 1e9
     );
     Some(Problem { weight: Weight::Suspect, text })
@@ -119,6 +129,11 @@ impl Remote {
 
     pub(super) fn place(&self) -> String {
         place(&self.point)
+    }
+
+    /// Are its packets on a disk of the node's until the end?
+    pub(super) fn is_on_disk(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.on_disk)
     }
 
     /// Begins to capture; [`Remote::ready`] waits for it. `captures` run on the node at a time; `inlet` is where headers go, if they are
@@ -176,8 +191,8 @@ impl Remote {
                     let mut end = capture.stop().await?;
                     let after = client.clock(ROUNDS).await;
                     let packets = end.packets.take();
-                    let on_disk = match path.filter(|_| on_disk.is_some()) {
-                        Some(path) => Some(bring(&client, packets, &path).await),
+                    let on_disk = match path.zip(on_disk) {
+                        Some((path, number)) => Some(bring(&client, packets, number, &path).await),
                         None => None,
                     };
                     Ok(Ended { end, on_disk, before, after })
@@ -326,9 +341,16 @@ impl Remote {
 }
 
 /// What is wrong with the packets that are there then, if anything is.
-async fn bring(client: &Client, packets: Option<KeptPackets>, target: &Path) -> Result<Option<String>, AgentError> {
+async fn bring(
+    client: &Client,
+    packets: Option<KeptPackets>,
+    number: u64,
+    target: &Path,
+) -> Result<Option<String>, AgentError> {
     let none = || AgentError::Answer { request: "capture", text: "nothing is said of the packets to keep".to_owned() };
-    client.bring_packets(&packets.ok_or_else(none)?, target).await
+    // One that a run has left which was killed. It is ours, and counts for nothing.
+    let _ = fs::remove_file(target);
+    client.bring_packets(&packets.ok_or_else(none)?, number, target).await
 }
 
 /// The thread that puts headers into the analysis, and may have to wait for it: the sender gets no credit meanwhile.
@@ -425,7 +447,8 @@ mod tests {
 
     #[test]
     fn a_clock_has_moved_only_as_far_as_is_certain() {
-        let reading = |at_least_ns, at_most_ns| ClockReading { at_least_ns, at_most_ns, round_trip_ns: 1, rounds: 1 };
+        let reading =
+            |at_least_ns, at_most_ns| ClockReading { at_least_ns, at_most_ns, round_trip_ns: 1, rounds: 1, took_ns: 1 };
         let cases = [
             ([0, 10], [5, 20], 0),
             ([0, 10], [15, 20], 5),
@@ -443,21 +466,35 @@ mod tests {
         assert_eq!(ahead_ns(&reading(i64::MIN, i64::MAX)), 0);
     }
 
-    /// Bounds that cross are those of no clock.
+    /// Bounds cross by a little where clocks run at different rates.
     #[test]
     fn a_clock_that_was_set_between_two_questions_is_told() {
-        let reading = |at_least_ns, at_most_ns| ClockReading { at_least_ns, at_most_ns, round_trip_ns: 1, rounds: 4 };
+        let took = |at_least_ns, at_most_ns, took_ns| ClockReading {
+            at_least_ns,
+            at_most_ns,
+            round_trip_ns: 1,
+            rounds: 4,
+            took_ns,
+        };
+        let reading = |at_least_ns, at_most_ns| took(at_least_ns, at_most_ns, 10_000_000);
         let told = |before, after| {
             let facts = NodeFacts { node: NodeId::client(1), before, after, holding: None };
             set_meanwhile(&facts).map(|problem| problem.text)
         };
         let (fine, point) = (reading(-5, 5), reading(7, 7));
         assert_eq!((told(fine, None), told(fine, Some(point)), told(point, Some(fine))), (None, None, None));
+        for drifted in [reading(3_000, 0), reading(1_000_000, 0), took(2_000_000, 0, 2_000_000_000)] {
+            assert_eq!((told(drifted, None), told(fine, Some(drifted))), (None, None), "{drifted:?}");
+            assert!(width_ns(&drifted) >= 3_000, "{drifted:?}");
+        }
+        assert!(told(took(2_000_000, 0, 1_999_000_000), None).is_some());
+        assert_eq!(width_ns(&reading(i64::MIN, i64::MAX)), u64::MAX);
         for (before, after) in [(reading(0, -2_000_000), None), (fine, Some(reading(3_000_000, 1_000_000)))] {
             let text = told(before, after).unwrap();
             assert_eq!(
                 text,
-                "the clock of client1 or this host's was set by 0.002000 s at least while they were compared"
+                "the clock of client1 and this host's moved against each other by 0.002000 s at least while they were \
+                 compared: one of them may have been set"
             );
         }
     }

@@ -226,6 +226,6 @@ impl Instance for FakeInstance {
         if self.has(Stage::Teardown, FaultKind::Leftover) {
             left.push("injected leftover".to_owned());
         }
-        Teardown { left, facts: Vec::new() }
+        Teardown { left, ..Teardown::default() }
     }
 }

@@ -292,6 +292,6 @@ impl Instance for Up {
         // What holds their networks would keep the links.
         self.containers.clear();
         left.extend(self.holds.release().await);
-        Teardown { left, facts: Vec::new() }
+        Teardown { left, ..Teardown::default() }
     }
 }

@@ -178,9 +178,9 @@ impl ResultsDisk for Disk {
         let files = [format!("if={}", shown(&layer)), format!("of={}", shown(&raw))];
         let limit = LIMIT + Duration::from_secs(length / SLOWEST);
         qemu_img(words.chain(pieces).chain(files).collect(), &self.directory, limit).await?;
-        let (nonce, into) = (receipt.nonce, into.to_owned());
+        let (receipt, into) = (receipt.clone(), into.to_owned());
         let limits = ReadLimits { bytes: size, ..ReadLimits::default() };
-        let read = move || results::read(&raw, Some(nonce), limits, &into);
+        let read = move || results::read_as_told(&raw, &receipt, limits, &into);
         let files = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?.map_err(io::Error::other)?;
         self.files.fetch_add(files.len() as u64, Ordering::Relaxed);
         self.bytes.fetch_add(files.iter().map(|file| file.bytes).sum(), Ordering::Relaxed);

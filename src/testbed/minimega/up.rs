@@ -577,8 +577,11 @@ impl Guest {
         vec![fact("files", files), fact("bytes", bytes)]
     }
 
-    /// Has its disk what it has written? Says why not.
+    /// Has its disk what it has written? Says why not; nothing of one whose agent is known to be lost, which is told elsewhere.
     async fn write_out(&self) -> Option<String> {
+        if self.client.is_lost() {
+            return None;
+        }
         let why = guest::write_out(&self.client, WRITE_OUT).await.err()?;
         Some(format!("{}: what it has written last may be missing on its disk: {why}", self.plan.id))
     }
@@ -808,12 +811,12 @@ impl Instance for Up {
     }
 
     async fn teardown(&mut self) -> Teardown {
-        let mut left = Vec::new();
+        let (mut left, mut problems) = (Vec::new(), Vec::new());
         if let Err(error) = self.processes.close().await {
             left.push(format!("processes of iteration {}: {error}", self.number));
         }
         if self.keeps_disks {
-            left.extend(join_all(self.guests.iter().map(Guest::write_out)).await.into_iter().flatten());
+            problems.extend(join_all(self.guests.iter().map(Guest::write_out)).await.into_iter().flatten());
         }
         self.pairs.clear();
         for guest in &self.guests {
@@ -823,6 +826,6 @@ impl Instance for Up {
         let facts = |guest: Guest| guest.disk_use().into_iter().chain(guest.round_trips());
         let facts = self.guests.drain(..).flat_map(facts).collect();
         left.extend(self.holds.release().await);
-        Teardown { left, facts }
+        Teardown { left, problems, facts }
     }
 }

@@ -235,7 +235,7 @@ impl Instance for Up {
         }
         self.pairs.clear();
         self.network = None;
-        Teardown { left, facts: Vec::new() }
+        Teardown { left, ..Teardown::default() }
     }
 }
 

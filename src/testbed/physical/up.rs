@@ -288,6 +288,6 @@ impl Instance for Up {
         self.changed.clear();
         let facts = members.iter().filter_map(|member| member.trips_since(ROUND_TRIPS)).collect();
         self.nodes.tidy().await;
-        Teardown { left, facts }
+        Teardown { left, facts, ..Teardown::default() }
     }
 }

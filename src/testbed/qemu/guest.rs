@@ -18,15 +18,15 @@ use super::access::{LoggedIn, Reached, reach};
 use super::args::{self, Boot, Files, GuestPlan, Hardware};
 use super::console::{Console, quoted};
 use super::qmp::Qmp;
-use crate::agent::Client;
 use crate::agent::results::{self, ReadLimits};
+use crate::agent::{Client, FailureKind};
 use crate::host::cage::Job;
 use crate::host::cpus;
 use crate::host::namespace::Namespace;
 use crate::ids::NodeId;
 use crate::node::local::Processes;
 use crate::node::{Command, Process, Stream};
-use crate::testbed::TestbedError;
+use crate::testbed::{COLLECT_LIMIT, TestbedError};
 
 /// Between two tries to connect to a QEMU that has just been started.
 const POLL: Duration = Duration::from_millis(10);
@@ -200,15 +200,35 @@ impl Guest {
     }
 
     /// Brings files of the guest into an empty directory of this host, over the results disk: of any size, without a
-    /// byte of them on the channel. Returns their paths here.
+    /// byte of them on the channel; through the channel where one of them cannot be on the disk. Returns their paths here.
     pub(super) async fn collect(&self, paths: &[String], directory: &Path) -> Result<Vec<PathBuf>, TestbedError> {
-        let receipt = self.client.archive(paths).await.map_err(|error| self.failed(&error))?;
+        let receipt = match self.client.archive(paths).await {
+            Ok(receipt) => receipt,
+            Err(error) if error.failure() == Some(FailureKind::Invalid) => {
+                return self.collect_through_channel(paths, directory).await;
+            }
+            Err(error) => return Err(self.failed(&error)),
+        };
         let disk = PathBuf::from(format!("/proc/self/fd/{}", self.results.as_raw_fd()));
         let directory = directory.to_owned();
-        let read = move || results::read(&disk, Some(receipt.nonce), ReadLimits::default(), &directory);
+        let read = move || results::read_as_told(&disk, &receipt, ReadLimits::default(), &directory);
         let unpacked = tokio::task::spawn_blocking(read).await.map_err(|error| self.failed(error))?;
         let unpacked = unpacked.map_err(|error| self.failed(&error))?;
         Ok(unpacked.into_iter().map(|file| file.path).collect())
+    }
+
+    async fn collect_through_channel(&self, paths: &[String], directory: &Path) -> Result<Vec<PathBuf>, TestbedError> {
+        let mut collected = Vec::new();
+        for path in paths {
+            let target = directory.join(path.trim_start_matches('/'));
+            let made = target.parent().map_or(Ok(()), std::fs::create_dir_all);
+            let what = format!("make the directory of {}", target.display());
+            made.map_err(|source| TestbedError::Io { what, source })?;
+            // No disk is attached to the conversation.
+            self.client.bring(path, COLLECT_LIMIT, &target).await.map_err(|error| self.failed(&error))?;
+            collected.push(target);
+        }
+        Ok(collected)
     }
 
     /// What the guest printed so far.

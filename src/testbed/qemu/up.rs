@@ -288,7 +288,7 @@ impl Instance for Up {
         if let Err(error) = machines.close().await {
             left.push(format!("guests of iteration {}: {error}", self.number));
         }
-        Teardown { left, facts: Vec::new() }
+        Teardown { left, ..Teardown::default() }
     }
 }
 

@@ -164,16 +164,21 @@ async fn small_and_spoilt_disks_say_what_is_wrong_and_leave_nothing() {
     client.archive(std::slice::from_ref(&path)).await.unwrap();
     let error = guest.disk.read(&earlier, into.path()).await.unwrap_err().to_string();
     assert!(error.contains("results number "), "{error}");
+    // One that tells another checksum than the disk has.
+    let receipt = client.archive(std::slice::from_ref(&path)).await.unwrap();
+    let other = vptest::agent::ArchiveReceipt { sha256: earlier.sha256.replace(['0', '1'], "2"), ..receipt };
+    let error = guest.disk.read(&other, into.path()).await.unwrap_err().to_string();
+    assert!(error.contains("is not the one that the node told"), "{error}");
     assert_eq!(std::fs::read_dir(into.path()).unwrap().count(), 0);
 
     // QEMU cannot make the next layer: its name is taken by a directory.
-    std::fs::create_dir(guest.layer(3)).unwrap();
+    std::fs::create_dir(guest.layer(4)).unwrap();
     let error = client.bring(&path, 1 << 30, &target).await.unwrap_err();
     assert!(matches!(&error, AgentError::Disk { path: of, .. } if *of == path), "{error:?}");
     let text = chain(error);
     assert!(text.contains("QEMU does not leave the disk's file"), "{text}");
     // That was no end of it.
-    std::fs::remove_dir(guest.layer(3)).unwrap();
+    std::fs::remove_dir(guest.layer(4)).unwrap();
     client.bring(&path, 1 << 30, &target).await.unwrap();
     assert!(std::fs::read(&target).unwrap() == large);
     assert!(guest.namespace.remove().await.is_empty());

@@ -405,7 +405,10 @@ async fn guests_on_two_hosts_run_a_sweep() {
     let reasons: Vec<String> = serde_json::from_str(&reasons).unwrap();
     // minimega counts no drops, and letters take long on a busy host.
     let expected = |reason: &String| reason.contains("drops could not be read") || reason.starts_with("the clock of ");
-    assert!(["suspect", "complete"].contains(&status.as_str()) && reasons.iter().all(expected), "{status}: {reasons:?}");
+    assert!(
+        ["suspect", "complete"].contains(&status.as_str()) && reasons.iter().all(expected),
+        "{status}: {reasons:?}"
+    );
     let database = rusqlite::Connection::open(campaign.out().join(&campaign.files()[0])).unwrap();
     let count = |query: &str| -> i64 { database.query_row(query, [], |row| row.get(0)).unwrap() };
     assert_eq!(count("SELECT count(*) FROM setting WHERE ok = 0"), 0);
