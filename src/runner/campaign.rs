@@ -197,8 +197,12 @@ fn side_by_side(jobs: &[Campaign<'_>], queue: &Queue<'_>) -> Result<(), Campaign
     tokio::task::block_in_place(|| {
         std::thread::scope(|scope| {
             let jobs = jobs.iter().map(|campaign| scope.spawn(|| campaign.job(queue)));
-            let ends = jobs.collect::<Vec<_>>().into_iter().map(|job| job.join());
-            ends.map(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+            let mut result = Ok(());
+            for job in jobs.collect::<Vec<_>>() {
+                let end = job.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                result = result.and(end);
+            }
+            result
         })
     })
 }
