@@ -134,7 +134,7 @@ impl Lab {
         // Own mounts, so that what vptest writes below /run and to its TMPDIR is the node's and goes with it, and nobody's
         // `.bashrc` on this machine has a say.
         let run = format!(
-            "hostname node{number} && mount -t proc none /proc && mount -t tmpfs -o size={} none /run && mount -t tmpfs none ~root && mkdir -p /run/sshd /run/tmp && \
+            "hostname node{number} && mount -t proc none /proc && mount -t tmpfs -o size={} none /run && mount -t tmpfs none ~root && mount -t tmpfs none /dev/shm && mkdir -p /run/sshd /run/tmp && \
              chmod 1777 /run/tmp && exec \"$(command -v sshd)\" -D -e -f {place}/config",
             kind.room
         );
