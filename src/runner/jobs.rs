@@ -51,9 +51,9 @@ impl Share {
     /// How many jobs there are, and the CPUs of this one: as dealt out, and those of the thread that calls it, from which all that it
     /// starts inherits them.
     pub(super) fn settings(&self) -> Vec<Setting> {
-        let jobs = Some(self.jobs.to_string());
         vec![
-            Setting::compare(None, "jobs", jobs.clone(), jobs),
+            // Nothing else could say how many there are.
+            Setting::compare(None, "jobs", None, Some(self.jobs.to_string())),
             Setting::compare(None, "job_cpus", Some(list(&self.cpus)), cpus::usable().map(|cpus| list(&cpus))),
         ]
     }
