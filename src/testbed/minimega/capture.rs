@@ -19,8 +19,6 @@ use crate::text::printable;
 pub const TAIL: Duration = Duration::from_millis(1200);
 /// How long stopping may take.
 const STOP: Duration = Duration::from_secs(60);
-/// Between two looks whether a file of another host is here.
-const POLL: Duration = Duration::from_millis(100);
 /// Length of a pcap file without a packet.
 const PCAP_HEADER: u64 = 24;
 
@@ -97,9 +95,7 @@ pub async fn start<'a>(
     namespace.run(&["capture", "pcap", "snaplen", &options.snaplen.to_string()]).await?;
     namespace.run(&["capture", "pcap", "filter", options.filter.as_deref().unwrap_or_default()]).await?;
     for point in &points {
-        // On another host, below its own `-filepath`.
-        let far = namespace.far().and_then(|_| far_name(namespace, point));
-        let (card, file) = (point.card.to_string(), far.unwrap_or_else(|| point.file.to_string_lossy().into_owned()));
+        let (card, file) = (point.card.to_string(), point.file.to_string_lossy());
         let started = namespace.run(&["capture", "pcap", "vm", &point.machine, &card, &file]).await;
         if let Err(error) = started {
             if let Err(left) = namespace.run_within(&["clear", "capture"], STOP).await {
@@ -150,34 +146,8 @@ impl Begun {
         if !left.is_empty() {
             return Err(failed("all", format!("{} go on after they were stopped", left.join(", "))));
         }
-        if namespace.far().is_some() {
-            for point in &self.points {
-                bring(namespace, point).await?;
-            }
-        }
         self.points.into_iter().map(|point| check(point, self.snaplen)).collect()
     }
-}
-
-/// Name of a capture's file on another host.
-fn far_name(namespace: &Namespace, point: &Point) -> Option<String> {
-    Some(format!("{}/{}", namespace.name(), point.file.file_name()?.to_str()?))
-}
-
-/// Brings the file of a capture on another host, which minimega puts among its own first.
-async fn bring(namespace: &Namespace, point: &Point) -> Result<(), MinimegaError> {
-    let Some(name) = far_name(namespace, point) else { return Ok(()) };
-    let here = namespace.daemon().files.join(&name);
-    namespace.run(&["file", "get", &name]).await?;
-    // It is put together at the end.
-    let moves = |row: &super::wire::Row| row.field("filename") == name;
-    while namespace.rows(&["file", "status"], &["filename"]).await?.iter().any(moves) {
-        tokio::time::sleep(POLL).await;
-    }
-    let (from, to) = (here, point.file.clone());
-    let moved =
-        crate::node::local::blocking(move || std::fs::copy(&from, &to).and_then(|_| std::fs::remove_file(from)));
-    moved.await.map_err(|error| failed(&point.machine, format!("{name} cannot be brought: {error}")))
 }
 
 fn check(point: Point, snaplen: u32) -> Result<Captured, MinimegaError> {
