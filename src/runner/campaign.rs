@@ -179,7 +179,7 @@ pub async fn run(options: &Options<'_>) -> Result<Report, CampaignError> {
         images::check(options, &attempts, &to_do, testbed.as_ref(), campaign.workload.as_ref()).await?;
     }
     let report = Report { complete_before, settled, ..Report::default() };
-    let queue = Queue::new(options, &to_do, stopping, report);
+    let queue = Queue::new(options, &to_do, stopping, report)?;
     if shares.is_empty() {
         campaign.work(&queue).await?;
     } else {
@@ -327,13 +327,16 @@ impl<'a> Campaign<'a> {
                 }
             };
             // Another process may have run it since this one looked.
-            let attempts = store::scan(options.out)?;
-            if !options.again && is_complete(options.out, &attempts, iteration.identity) {
+            let (stored, next) = queue.listing(|listing| -> Result<_, StoreError> {
+                let attempts = listing.now(&iteration)?;
+                Ok((attempts.of(iteration.identity).to_vec(), attempts.next(iteration.identity)))
+            })?;
+            if !options.again && is_complete(options.out, &stored) {
                 queue.note(|report| report.complete_before += 1);
                 break;
             }
             let least = options.errand.attempts.get(&number).copied().unwrap_or(1);
-            claim.begin(attempts.next(iteration.identity).max(least)).context("cannot note the attempt")?;
+            claim.begin(next.max(least)).context("cannot note the attempt")?;
             if !self.attempt(&iteration, claim, retry < options.retries, queue).await? {
                 break;
             }
@@ -379,6 +382,7 @@ impl<'a> Campaign<'a> {
         // Once more, as its events count as well.
         let record = storable(storage::apply(&rules, options.out, record, options.observer, &options.cancel).await);
         let file = store::write_iteration(options.out, &record)?;
+        queue.listing(|listing| listing.add(AttemptName::of(&record.header)));
         let released = claim.release();
         queue.note(|report| {
             report.leftovers.extend(leftovers);
@@ -498,7 +502,7 @@ fn to_do(
     let complete = if looked_at { Some(complete(options.out)?) } else { None };
     let is_complete = |identity| match &complete {
         Some(complete) => complete.contains(&identity),
-        None => is_complete(options.out, attempts, identity),
+        None => is_complete(options.out, attempts.of(identity)),
     };
     let mut is_settled: HashMap<ShortHash, bool> = HashMap::new();
     let all = options.plan.iter().map(|iteration| iteration.number);
@@ -557,9 +561,9 @@ pub(crate) fn complete(out: &Path) -> Result<HashSet<ShortHash>, StoreError> {
     Ok(complete)
 }
 
-/// Is one of the stored attempts complete? One that cannot be read is not, and stays where it is.
-pub(super) fn is_complete(out: &Path, attempts: &Attempts, identity: ShortHash) -> bool {
-    attempts.of(identity).iter().rev().any(|&name| match store::head(out, name) {
+/// Is one of these stored attempts complete? One that cannot be read is not, and stays where it is.
+pub(super) fn is_complete(out: &Path, attempts: &[AttemptName]) -> bool {
+    attempts.iter().rev().any(|&name| match store::head(out, name) {
         Ok(head) => head.outcome == Outcome::Complete,
         Err(error) => {
             tracing::warn!("{:#}: it counts as not complete", anyhow::Error::from(error));

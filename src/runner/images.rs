@@ -29,7 +29,8 @@ pub(super) async fn check(
     for iteration in options.plan.iter().filter(|iteration| iteration.tuple.testbed() == testbed.name()) {
         let slot = options.plan.iterations[iteration.number.0 as usize - 1].tuple as usize;
         // What is run again does not count any more.
-        if seen[slot] || to_do.contains(&iteration.number) || !is_complete(options.out, attempts, iteration.identity) {
+        if seen[slot] || to_do.contains(&iteration.number) || !is_complete(options.out, attempts.of(iteration.identity))
+        {
             continue;
         }
         seen[slot] = true;

@@ -13,6 +13,7 @@ mod keep;
 mod life;
 mod limits;
 mod linktest;
+mod listing;
 mod load;
 mod observer;
 mod queue;

@@ -9,11 +9,12 @@ use anyhow::Context as _;
 
 use super::campaign::{CampaignError, Options, Report, watches_nothing};
 use super::limits::Limits;
+use super::listing::Listing;
 use super::observer::Progress;
 use super::stopping::Stopping;
 use crate::ids::{IterationNumber, ShortHash};
 use crate::record::IterationRecord;
-use crate::store;
+use crate::store::StoreError;
 
 /// Iterations to run, in order.
 pub(super) struct Queue<'a> {
@@ -31,21 +32,27 @@ struct State<'a> {
     over: bool,
     rule: Option<Rule<'a>>,
     limits: Limits<'a>,
+    listing: Listing<'a>,
     report: Report,
 }
 
 impl<'a> Queue<'a> {
     /// `report` is what is known before the first.
+    ///
+    /// # Errors
+    /// When the campaign's directory cannot be listed.
     pub(super) fn new(
         options: &'a Options<'a>,
         to_do: &'a [IterationNumber],
         stopping: Option<Stopping<'a>>,
         report: Report,
-    ) -> Self {
+    ) -> Result<Self, StoreError> {
         let rule = stopping.map(|stopping| Rule { stopping, settled: HashSet::new(), told: false });
         let spec = options.errand.limits.as_ref().unwrap_or(&options.plan.spec.limits);
         let limits = Limits::new(spec, options.out, options.errand.clone());
-        Self { options, to_do, state: Mutex::new(State { next: 0, running: 0, over: false, rule, limits, report }) }
+        let listing = Listing::new(options.out)?;
+        let state = State { next: 0, running: 0, over: false, rule, limits, listing, report };
+        Ok(Self { options, to_do, state: Mutex::new(state) })
     }
 
     fn lock(&self) -> MutexGuard<'_, State<'a>> {
@@ -94,6 +101,11 @@ impl<'a> Queue<'a> {
         state.limits.ended(record, file)
     }
 
+    /// What `look` says of the attempts that are stored.
+    pub(super) fn listing<T>(&self, look: impl FnOnce(&mut Listing<'a>) -> T) -> T {
+        look(&mut self.lock().listing)
+    }
+
     /// Adds to the report.
     pub(super) fn note(&self, add: impl FnOnce(&mut Report)) {
         add(&mut self.lock().report);
@@ -114,10 +126,10 @@ impl<'a> Queue<'a> {
     /// # Errors
     /// When the files cannot be read that decide what is left.
     pub(super) fn finish(self) -> Result<Report, CampaignError> {
-        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let mut report = state.report;
-        for &number in &self.to_do[state.next..] {
-            let is_spared = state.rule.as_ref().map_or(Ok(false), |rule| rule.spares(self.options, number))?;
+        let State { rule, mut listing, mut report, next, .. } =
+            self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for &number in &self.to_do[next..] {
+            let is_spared = rule.as_ref().map_or(Ok(false), |rule| rule.spares(self.options, &mut listing, number))?;
             report.left += usize::from(!is_spared);
         }
         // Nothing may be left that the limit kept from being run.
@@ -166,7 +178,7 @@ impl State<'_> {
     ) -> Result<bool, CampaignError> {
         self.look(options, number, remaining)?;
         let Some(rule) = &self.rule else { return Ok(true) };
-        let is_spared = rule.spares(options, number)?;
+        let is_spared = rule.spares(options, &mut self.listing, number)?;
         if is_spared && options.plan.get(number).is_some_and(|iteration| iteration.sentinel) {
             self.report.settled += 1;
             options.observer.notice(&Progress::Needless);
@@ -180,7 +192,8 @@ impl State<'_> {
         number: IterationNumber,
         remaining: &[IterationNumber],
     ) -> Result<(), CampaignError> {
-        self.rule.as_mut().map_or(Ok(()), |rule| rule.look(options, number, remaining, &mut self.report))
+        let Some(rule) = &mut self.rule else { return Ok(()) };
+        rule.look(options, &mut self.listing, number, remaining, &mut self.report)
     }
 }
 
@@ -198,6 +211,7 @@ impl Rule<'_> {
     fn look(
         &mut self,
         options: &Options<'_>,
+        listing: &mut Listing<'_>,
         number: IterationNumber,
         remaining: &[IterationNumber],
         report: &mut Report,
@@ -207,9 +221,9 @@ impl Rule<'_> {
         if iteration.sentinel || self.settled.contains(&tuple) {
             return Ok(());
         }
-        let attempts = store::scan(options.out)?;
-        let course = self.stopping.course(&attempts, tuple);
-        if let Some(problem) = self.stopping.hopeless(&attempts) {
+        let attempts = listing.lately()?;
+        let course = self.stopping.course(attempts, tuple);
+        if let Some(problem) = self.stopping.hopeless(attempts) {
             return Err(CampaignError::Stop(problem));
         }
         if let Some(problem) = self.stopping.problem().filter(|_| !self.told) {
@@ -229,12 +243,17 @@ impl Rule<'_> {
     }
 
     /// Need an iteration not be run? Of a sentinel that is known when its turn comes.
-    fn spares(&self, options: &Options<'_>, number: IterationNumber) -> Result<bool, CampaignError> {
-        let Options { plan, out, .. } = options;
+    fn spares(
+        &self,
+        options: &Options<'_>,
+        listing: &mut Listing<'_>,
+        number: IterationNumber,
+    ) -> Result<bool, CampaignError> {
+        let plan = options.plan;
         let iteration = plan.get(number).context("the plan lost an iteration")?;
         if !iteration.sentinel {
             return Ok(self.settled.contains(&iteration.tuple_id));
         }
-        Ok(watches_nothing(plan, &store::scan(out)?, number, |tuple| self.settled.contains(&tuple)))
+        Ok(watches_nothing(plan, listing.lately()?, number, |tuple| self.settled.contains(&tuple)))
     }
 }

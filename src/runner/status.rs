@@ -12,7 +12,7 @@ use super::stopping::{StopOverview, Stopping};
 use crate::ids::ShortHash;
 use crate::plan::Plan;
 use crate::record::{Outcome, Status};
-use crate::store::{self, AttemptHead};
+use crate::store::{self, AttemptHead, Attempts};
 
 /// How far a campaign is. Iterations count once, by their best attempt: a complete one, or else the last.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -105,30 +105,38 @@ pub struct Reasons {
 
 /// Reads how far the campaign in `out` is.
 pub fn overview(plan: &Plan, out: &Path) -> anyhow::Result<Overview> {
-    let mut attempts: BTreeMap<ShortHash, Vec<AttemptHead>> = BTreeMap::new();
+    let (mut names, mut identities, mut heads) = (Vec::new(), Vec::new(), Vec::new());
     let mut unreadable = Vec::new();
+    // They come in the order of their identities.
     for (name, head) in store::heads(out)? {
+        names.push(name);
         match head {
-            Ok(head) => attempts.entry(name.identity).or_default().push(head),
+            Ok(head) => {
+                identities.push(name.identity);
+                heads.push(head);
+            }
             Err(error) => unreadable.push((name.to_string(), format!("{:#}", anyhow::Error::from(error)))),
         }
     }
     let found = running::find(out)?;
-    let stored = store::scan(out)?;
+    // Without a rule to stop by, nobody asks.
+    let stored: Attempts = if plan.spec.stop.is_some() { names.into_iter().collect() } else { Attempts::default() };
     let stop = Stopping::new(plan, out).map(|mut stopping| stopping.overview(&stored));
     let tuples = stop.iter().flat_map(|stop| &stop.tuples);
     let settled: HashSet<ShortHash> = tuples.filter(|one| one.course.is_settled()).map(|one| one.tuple).collect();
     let mut tally = Tally::default();
     let mut tuples = vec![TupleProgress::default(); plan.tuples.len()];
     for (iteration, slot) in plan.iter().zip(&plan.iterations) {
-        let attempts = attempts.remove(&iteration.identity).unwrap_or_default();
+        let from = identities.partition_point(|identity| *identity < iteration.identity);
+        let after = identities.partition_point(|identity| *identity <= iteration.identity);
+        let attempts = &heads[from..after];
         let is_settled = |tuple: ShortHash| settled.contains(&tuple);
         let is_spared = match iteration.sentinel {
             true => watches_nothing(plan, &stored, iteration.number, is_settled),
             false => is_settled(iteration.tuple_id),
         };
         if !iteration.sentinel {
-            tuples[slot.tuple as usize].add(&attempts);
+            tuples[slot.tuple as usize].add(attempts);
         }
         tally.add(attempts, is_spared);
     }
@@ -146,7 +154,7 @@ pub fn overview(plan: &Plan, out: &Path) -> anyhow::Result<Overview> {
         settled: tally.settled,
         untried: tally.untried,
         attempts: tally.attempts,
-        foreign: attempts.values().map(Vec::len).sum(),
+        foreign: heads.len() - tally.attempts,
         reasons: tally.reasons(),
         by_status: tally.by_status,
         median_seconds: median,
@@ -230,10 +238,10 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, attempts: Vec<AttemptHead>, settled: bool) {
+    fn add(&mut self, attempts: &[AttemptHead], settled: bool) {
         self.attempts += attempts.len();
         self.durations.extend(attempts.iter().filter_map(seconds));
-        for head in &attempts {
+        for head in attempts {
             let host = match self.hosts.get_mut(&head.host) {
                 Some(host) => host,
                 None => self.hosts.entry(head.host.clone()).or_default(),
@@ -309,10 +317,10 @@ mod tests {
     fn an_iteration_counts_by_its_complete_attempt_or_its_last() {
         let failed = || Outcome::Failed { stage: Stage::Launch, error: "x".to_owned() };
         let mut tally = Tally::default();
-        let mut add = |attempts| tally.add(attempts, false);
-        add(vec![head(failed(), 1), head(Outcome::Complete, 3), head(Outcome::TimedOut { stage: Stage::Verify }, 9)]);
-        add(vec![head(Outcome::Invalid(vec!["y".to_owned()]), 1), head(failed(), 2)]);
-        add(Vec::new());
+        let mut add = |attempts: &[AttemptHead]| tally.add(attempts, false);
+        add(&[head(failed(), 1), head(Outcome::Complete, 3), head(Outcome::TimedOut { stage: Stage::Verify }, 9)]);
+        add(&[head(Outcome::Invalid(vec!["y".to_owned()]), 1), head(failed(), 2)]);
+        add(&[]);
         assert_eq!(tally.by_status, BTreeMap::from([(Status::Complete, 1), (Status::Failed, 1)]));
         assert_eq!((tally.untried, tally.attempts, tally.left, tally.settled), (1, 5, 2, 0));
         assert_eq!(tally.reasons(), [Reasons { example: "launch: x".to_owned(), count: 1 }]);
@@ -324,7 +332,7 @@ mod tests {
         let suspect = |text: &str| head(Outcome::Suspect(vec![text.to_owned()]), 1);
         let mut tally = Tally::default();
         for reason in ["load 20.5 %; by a", "load 7 %", "load 30.1 %; by b (process 7)", "load 20.5 % more"] {
-            tally.add(vec![suspect(reason)], false);
+            tally.add(&[suspect(reason)], false);
         }
         let counts: Vec<_> = tally.reasons().iter().map(|reasons| (reasons.count, reasons.example.clone())).collect();
         assert_eq!(
@@ -338,7 +346,7 @@ mod tests {
         let mut tally = Tally::default();
         let failed = Outcome::Failed { stage: Stage::Launch, error: "x".to_owned() };
         for attempts in [vec![head(Outcome::Complete, 1)], vec![head(failed, 1)], Vec::new(), Vec::new()] {
-            tally.add(attempts, true);
+            tally.add(&attempts, true);
         }
         assert_eq!(tally.by_status, BTreeMap::from([(Status::Complete, 1), (Status::Failed, 1)]));
         assert_eq!((tally.untried, tally.left, tally.settled), (0, 0, 2));

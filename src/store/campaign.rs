@@ -65,10 +65,18 @@ impl FromStr for AttemptName {
                 attempt: u32::from_str_radix(attempt, 16).ok()?,
             };
             // One name for one attempt: `+7`, `0007` and upper case are not ours.
-            (name.attempt > 0 && name.number.0 > 0 && name.to_string() == text).then_some(name)
+            let is_ours = is_padded(number, 6, u8::is_ascii_digit)
+                && is_padded(attempt, 2, |digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+            (is_ours && name.attempt > 0 && name.number.0 > 0).then_some(name)
         };
         parse().ok_or_else(|| BadAttemptName(text.to_owned()))
     }
+}
+
+/// Is it so wide, or wider without a leading zero, and of these digits alone?
+fn is_padded(text: &str, width: usize, is_digit: impl Fn(&u8) -> bool) -> bool {
+    let wide = text.len() == width || (text.len() > width && !text.starts_with('0'));
+    wide && text.as_bytes().iter().all(is_digit)
 }
 
 /// Attempts of a campaign directory, by identity.
@@ -103,23 +111,43 @@ impl Attempts {
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
+
+    /// Adds an attempt, unless it is there.
+    pub fn add(&mut self, name: AttemptName) {
+        let list = self.by_identity.entry(name.identity).or_default();
+        if let Err(at) = list.binary_search_by_key(&order(&name), order) {
+            list.insert(at, name);
+            self.count += 1;
+        }
+    }
+}
+
+impl FromIterator<AttemptName> for Attempts {
+    fn from_iter<I: IntoIterator<Item = AttemptName>>(names: I) -> Self {
+        let mut attempts = Self::default();
+        for name in names {
+            attempts.by_identity.entry(name.identity).or_default().push(name);
+            attempts.count += 1;
+        }
+        for list in attempts.by_identity.values_mut() {
+            list.sort_unstable_by_key(order);
+        }
+        attempts
+    }
+}
+
+/// Attempts at an identity are in this order.
+const fn order(name: &AttemptName) -> (u32, IterationNumber) {
+    (name.attempt, name.number)
 }
 
 /// Lists the iteration files in `dir` by their names; opens none of them. Other files are passed over.
 ///
 /// A directory that does not exist has no attempts.
 pub fn scan(dir: &Path) -> Result<Attempts, StoreError> {
-    let mut attempts = Attempts::default();
-    each_name(dir, |name| {
-        if let Ok(name) = name.parse::<AttemptName>() {
-            attempts.by_identity.entry(name.identity).or_default().push(name);
-            attempts.count += 1;
-        }
-    })?;
-    for list in attempts.by_identity.values_mut() {
-        list.sort_unstable_by_key(|name| (name.attempt, name.number));
-    }
-    Ok(attempts)
+    let mut names = Vec::new();
+    each_name(dir, |name| names.extend(name.parse::<AttemptName>()))?;
+    Ok(names.into_iter().collect())
 }
 
 /// Number the next attempt at `identity` gets in `dir`.

@@ -45,11 +45,11 @@ type Stamp = (u64, u64, i128);
 /// As [`super::heads`], from the index where it has them; adds to it what it lacks.
 pub(super) fn heads(dir: &Path) -> Result<Vec<NamedHead>, StoreError> {
     let there = files(dir)?;
-    let known = read(dir);
+    let mut known = read(dir);
     let mut fresh = Vec::new();
     let mut all = Vec::with_capacity(there.len());
     for (name, stamp) in there {
-        let found = known.get(&name).filter(|(of, _)| *of == stamp).map(|(_, head)| head.clone());
+        let found = known.remove(&name).filter(|(of, _)| *of == stamp).map(|(_, head)| head);
         let head = match found {
             Some(head) => Ok(head),
             None => head(dir, name).inspect(|head| fresh.push(line(name, stamp, head))),
