@@ -410,6 +410,9 @@ pub const SPEC: &str = "spec";
 /// Name of the environment row that marks a sentinel, with its number, from 1.
 pub const SENTINEL: &str = "sentinel";
 
+/// Name of the setting that says how many iterations ran on the host at a time, where it was more than one.
+pub const JOBS: &str = "jobs";
+
 /// One fact about a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Environment {

@@ -76,8 +76,8 @@ pub struct Contrast {
     pub baseline: usize,
     /// The numbers.
     pub result: TwoSample,
-    /// Have both the same share of every setting of the factors that are not shown? Otherwise the difference may be
-    /// theirs.
+    /// Have both the same share of every setting of the factors that are not shown, and of iterations that ran alone and beside
+    /// others? Otherwise the difference may be theirs.
     pub balanced: bool,
 }
 
@@ -297,9 +297,11 @@ fn group(observations: &[Observation], by: &[String], full: bool) -> Vec<Cell> {
     cells
 }
 
-/// The observation's factors that are not shown.
+/// The observation's factors that are not shown, and how many iterations ran beside each other, which may matter as much.
 fn others(o: &Observation, by: &[String]) -> Vec<(String, String)> {
-    o.factors.iter().filter(|(name, _)| !by.contains(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
+    let hidden = o.factors.iter().filter(|(name, _)| !by.contains(name)).map(|(n, v)| (n.clone(), v.clone()));
+    // No factor has such a name.
+    hidden.chain([("--jobs".to_owned(), o.conditions.jobs.unwrap_or(1).to_string())]).collect()
 }
 
 /// Values of the factors `by`, each in the order of its factor, absent ones first.
@@ -572,6 +574,26 @@ mod tests {
         assert_eq!(against, 2);
         let reverse = compare(&data, &question(&[], Some(("testbed", "qemu")))).unwrap();
         assert_eq!(reverse.groups[0].standing, Standing::Impossible(NoContrast::SeveralBaselines));
+    }
+
+    #[test]
+    fn iterations_that_ran_beside_others_are_told_from_those_that_ran_alone() {
+        let with = |jobs: Option<u32>| Conditions { jobs, ..Conditions::default() };
+        let (alone, beside) = (with(None), with(Some(2)));
+        let question = question(&[], Some(("testbed", "netns")));
+        let balanced = |first: &Conditions, second: [&Conditions; 2]| {
+            let mut data = under(first, second);
+            // Of the baseline, the first alone.
+            data[0].conditions = alone.clone();
+            match standing_of_qemu(&data, &question) {
+                Standing::Against(contrast) => contrast.balanced,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(balanced(&alone, [&alone, &alone]));
+        assert!(balanced(&beside, [&alone, &beside]), "half of either");
+        assert!(!balanced(&beside, [&beside, &beside]));
+        assert!(!balanced(&alone, [&alone, &beside]));
     }
 
     #[test]

@@ -434,6 +434,7 @@ fn notes(observations: &Observations, comparison: &Comparison) -> Vec<String> {
     notes.extend(group_notes(comparison));
     notes.extend(vantage_note(comparison));
     notes.extend(machine_notes(observations));
+    notes.extend(jobs_note(observations.values.iter().map(|o| o.conditions.jobs)));
     notes.extend(superseded_note(&observations.left_out));
     notes
 }
@@ -504,6 +505,37 @@ fn machine_notes(observations: &Observations) -> Vec<String> {
     notes
 }
 
+/// How many iterations ran on a host at a time, one `jobs` for each, unless all ran alone.
+pub(super) fn jobs_note(jobs: impl Iterator<Item = Option<u32>>) -> Option<String> {
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    jobs.for_each(|jobs| *counts.entry(jobs.unwrap_or(1)).or_default() += 1);
+    let beside: Vec<String> = counts
+        .iter()
+        .filter(|(jobs, _)| **jobs > 1)
+        .map(|(jobs, n)| format!("{n} iterations ran {jobs} at a time on their host (--jobs {jobs})"))
+        .collect();
+    let alone = counts
+        .get(&1)
+        .map_or_else(String::new, |n| format!(", and {n} alone: what is different between them may come from that"));
+    (!beside.is_empty()).then(|| format!("{}{alone}.", beside.join(", ")))
+}
+
+pub(super) fn several_tuples_note(groups: usize) -> Option<String> {
+    let note = format!(
+        "{groups} groups hold several tuples: their means depend on how often each tuple ran, and their spread is also that \
+         between tuples."
+    );
+    (groups > 0).then_some(note)
+}
+
+pub(super) fn unbalanced_note(groups: usize) -> Option<String> {
+    let note = format!(
+        "{groups} groups and their baselines differ in factors that are not shown, or in how many iterations ran at a time: the \
+         differences may be theirs."
+    );
+    (groups > 0).then_some(note)
+}
+
 fn group_notes(comparison: &Comparison) -> Vec<String> {
     let count = |test: &dyn Fn(&Group) -> bool| comparison.groups.iter().filter(|&group| test(group)).count();
     let several = count(&|g| g.tuples > 1);
@@ -511,17 +543,8 @@ fn group_notes(comparison: &Comparison) -> Vec<String> {
     let single = count(&|g| g.summary.n < 2);
     let constant = count(&|g| g.summary.sd == Some(0.0));
     let mut notes = Vec::new();
-    if several > 0 {
-        notes.push(format!(
-            "{several} groups hold several tuples: their means depend on how often each tuple ran, and their spread is also \
-             that between tuples."
-        ));
-    }
-    if unbalanced > 0 {
-        notes.push(format!(
-            "{unbalanced} groups and their baselines differ in factors that are not shown: the differences may be theirs."
-        ));
-    }
+    notes.extend(several_tuples_note(several));
+    notes.extend(unbalanced_note(unbalanced));
     if single > 0 {
         notes.push(format!("{single} groups have fewer than two iterations: nothing can be said about their spread."));
     }

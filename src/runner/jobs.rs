@@ -17,7 +17,7 @@ use crate::host::cpus;
 use crate::ids::IterationNumber;
 use crate::instrument::capture::available_memory;
 use crate::instrument::host::started;
-use crate::record::Setting;
+use crate::record::{JOBS, Setting};
 use crate::spec::{Instrument, Reuse, Tuple};
 use crate::testbed::{Beside, Testbed};
 
@@ -53,7 +53,7 @@ impl Share {
     pub(super) fn settings(&self) -> Vec<Setting> {
         vec![
             // Nothing else could say how many there are.
-            Setting::compare(None, "jobs", None, Some(self.jobs.to_string())),
+            Setting::compare(None, JOBS, None, Some(self.jobs.to_string())),
             Setting::compare(None, "job_cpus", Some(list(&self.cpus)), cpus::usable().map(|cpus| list(&cpus))),
         ]
     }

@@ -25,6 +25,8 @@ pub struct Conditions {
     /// Where packets were looked at, and the offloads in force there: `guest, tso on, gso on, gro on`. `None` for a
     /// metric that does not depend on it.
     pub seen: Option<String>,
+    /// How many iterations ran on the host at a time; `None` where each ran alone.
+    pub jobs: Option<u32>,
     /// What ran the guests' code: `kvm` or `tcg`; `None` without virtual machines.
     pub accel: Option<String>,
     /// The guests' image; `None` without one.

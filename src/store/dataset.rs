@@ -44,6 +44,8 @@ pub struct Iteration {
     pub sentinel: bool,
     /// Factors of the tuple by name; `testbed` is always there.
     pub factors: Arc<BTreeMap<String, String>>,
+    /// How many iterations ran on the host at a time; `None` where it ran alone.
+    pub jobs: Option<u32>,
     /// What ran the guests' code: `kvm` or `tcg`; `None` without virtual machines.
     pub accel: Option<Arc<str>>,
     /// The guests' image; `None` without one.
@@ -112,9 +114,9 @@ impl Database {
         places: bool,
     ) -> Result<Dataset, StoreError> {
         let all = [TableId::Factor, TableId::Setting, TableId::Metric, TableId::Capture, TableId::Environment];
-        let few = [TableId::Factor, TableId::Metric, TableId::Environment];
+        let few = [TableId::Factor, TableId::Setting, TableId::Metric, TableId::Environment];
         let tables: &[TableId] = if places { &all } else { &few };
-        let loaders = self.file.scan(tables, || Loader::new(wanted))?;
+        let loaders = self.file.scan(tables, || Loader::new(wanted, places))?;
         let loaded = loaders.into_iter().map(Loader::finish).reduce(Loaded::append).unwrap_or_default();
         Ok(Dataset::choose(loaded, statuses))
     }
@@ -242,6 +244,7 @@ fn observation(iteration: &Iteration, host: Arc<str>, (value, pairs): (f64, u32)
         pairs: pairs as usize,
         conditions: Conditions {
             seen: seen.map(str::to_owned),
+            jobs: iteration.jobs,
             accel: iteration.accel.as_deref().map(str::to_owned),
             image: iteration.image.as_deref().map(str::to_owned),
         },

@@ -14,7 +14,7 @@ use super::scan::Visitor;
 use super::schema::TableId;
 use super::slots::{Slots, VALUE, value};
 use crate::ids::{Better, Level, NodeId};
-use crate::record::{Capture, SENTINEL, SPEC, Setting};
+use crate::record::{Capture, JOBS, SENTINEL, SPEC, Setting};
 
 type Wanted<'a> = &'a (dyn Fn(Level, &str, Option<&str>) -> bool + Sync);
 type Key = (Level, String, Option<String>);
@@ -128,6 +128,8 @@ struct Meaning {
 /// Makes columns of rows.
 pub(super) struct Loader<'a> {
     wanted: Wanted<'a>,
+    /// Is it asked where packets were looked at?
+    places: bool,
     loaded: Vec<Iteration>,
     slots: Slots,
     meanings: Vec<Meaning>,
@@ -155,6 +157,7 @@ struct Now {
     pairs: u32,
     captures: Vec<Capture>,
     settings: Vec<Setting>,
+    jobs: Option<u32>,
     accel: Option<String>,
     image: Option<String>,
     disk: Option<String>,
@@ -162,9 +165,10 @@ struct Now {
 }
 
 impl<'a> Loader<'a> {
-    pub(super) fn new(wanted: Wanted<'a>) -> Self {
+    pub(super) fn new(wanted: Wanted<'a>, places: bool) -> Self {
         Self {
             wanted,
+            places,
             loaded: Vec::new(),
             slots: Slots::default(),
             meanings: Vec::new(),
@@ -323,8 +327,14 @@ impl<'a> Loader<'a> {
 
     fn setting(&mut self, row: &Row<'_>) -> Result<Again, String> {
         match row.get(3) {
-            Some(ValueRef::Text(name)) if conditions::is_offload(name) => {
+            Some(ValueRef::Text(name)) if self.places && conditions::is_offload(name) => {
                 self.now.settings.push(decode::setting(row)?);
+                Ok(Again::Row)
+            }
+            Some(ValueRef::Text(name)) if name == JOBS.as_bytes() => {
+                let observed = decode::setting(row)?.observed;
+                let jobs = observed.as_deref().and_then(|text| text.parse().ok());
+                self.now.jobs = Some(jobs.ok_or_else(|| format!("setting {JOBS} is no number"))?);
                 Ok(Again::Row)
             }
             _ => Ok(Again::Nothing),
@@ -439,7 +449,8 @@ impl Visitor for Loader<'_> {
         let disk = self.now.disk.take();
         let image = self.now.image.take().or(disk).map(|text| intern(&mut self.texts, text));
         let sentinel = self.now.sentinel.take().is_some();
-        self.loaded.push(Iteration { header, outcome, counts: false, sentinel, factors, accel, image });
+        let jobs = self.now.jobs.take();
+        self.loaded.push(Iteration { header, outcome, counts: false, sentinel, factors, jobs, accel, image });
         let now = &mut self.now;
         now.factor_key.clear();
         now.values.clear();
@@ -464,6 +475,7 @@ mod tests {
             outcome: record.outcome.clone(),
             counts: false,
             factors: Arc::clone(&factors),
+            jobs: None,
             accel: None,
             image: None,
             sentinel: false,

@@ -240,3 +240,23 @@ fn limits_and_retries_hold_for_all_jobs_together() {
     assert!(matches!(campaign.statuses().len(), 2 | 3), "{:?}", campaign.statuses());
     campaign.assert_clean();
 }
+
+#[test]
+fn values_of_iterations_that_ran_at_once_are_told_from_those_that_ran_alone() {
+    if !cores() {
+        return;
+    }
+    let campaign = Campaign::planned(FAKE);
+    campaign.expect(0, &["run", "--iter", "1"]);
+    campaign.expect(0, &["run", "--jobs", "2"]);
+    let mut merge = campaign.command(&["merge"]);
+    merge.args(campaign.files().iter().map(|name| format!("out/{name}")));
+    assert_eq!(said(merge.output().unwrap()).code, Some(0));
+    let note = "5 iterations ran 2 at a time on their host (--jobs 2), and 1 alone";
+    let analyzed = campaign.expect(0, &["analyze", "--metric", "rps", "--by", "workers", "--baseline", "workers=1"]);
+    assert!(analyzed.out.contains(note), "{}", analyzed.out);
+    assert!(analyzed.out.contains("or in how many iterations ran at a time"), "{}", analyzed.out);
+    campaign.expect(0, &["report", "-o", "report.html", "--by", "workers", "--baseline", "workers=1"]);
+    let page = std::fs::read_to_string(campaign.path().join("report.html")).unwrap();
+    assert!(page.contains(note) && page.contains("or in how many iterations ran at a time"), "{page}");
+}

@@ -13,6 +13,7 @@ use crate::analysis::{ChainComparison, trust};
 use crate::ids::{Direction, Vantage};
 use crate::record::{SPEC, Status};
 use crate::report::anomalies::Found;
+use crate::report::compare::{jobs_note, several_tuples_note, unbalanced_note};
 use crate::store::{CapturePlace, Circumstances, Dataset, Iteration, Mean, MetricColumn, Reading, Traffic};
 use crate::units::Percent;
 
@@ -109,7 +110,7 @@ pub fn build(inputs: &Inputs<'_>) -> Model {
         same,
         methods: Vec::new(),
         references: Vec::new(),
-        notes: inputs.notes.iter().cloned().chain(missing(dataset, &columns)).collect(),
+        notes: inputs.notes.iter().cloned().chain(of_groups(inputs)).chain(missing(dataset, &columns)).collect(),
     };
     super::methods::write(&mut model, inputs);
     model
@@ -124,6 +125,17 @@ fn anomalies(inputs: &Inputs<'_>, shown: &[&MetricColumn]) -> Found {
         row.metric = of_page.expect("the page shows every metric that has a value");
     }
     found
+}
+
+/// What groups hold that makes their means doubtful.
+fn of_groups(inputs: &Inputs<'_>) -> impl Iterator<Item = String> {
+    let jobs = inputs.dataset.iterations.iter().filter(|iteration| iteration.counts).map(|iteration| iteration.jobs);
+    let notes = [
+        several_tuples_note(inputs.grouping.several_tuples),
+        unbalanced_note(inputs.grouping.unbalanced),
+        jobs_note(jobs),
+    ];
+    notes.into_iter().flatten()
 }
 
 /// Metrics that some iterations that count have no value of: their means are of the others.

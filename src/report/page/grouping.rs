@@ -122,6 +122,10 @@ fn blank(iteration: &Iteration) -> Observation {
         factors: Arc::clone(&iteration.factors),
         value: 0.0,
         pairs: 1,
-        conditions: Conditions { seen: None, accel: iteration.accel.as_deref().map(str::to_owned), image: None },
+        conditions: Conditions {
+            jobs: iteration.jobs,
+            accel: iteration.accel.as_deref().map(str::to_owned),
+            ..Conditions::default()
+        },
     }
 }
