@@ -307,12 +307,13 @@ async fn minimega() -> Check {
     }
 }
 
-const TOOLS: [(&str, Option<&str>, State, &str); 5] = [
+const TOOLS: [(&str, Option<&str>, State, &str); 6] = [
     ("ab", Some("apache2-utils"), State::Missing, "preset ab"),
     ("nginx", Some("nginx"), State::Optional, "preset ab with server = \"nginx\""),
     ("iperf3", Some("iperf3"), State::Optional, "preset iperf3"),
     ("stress-ng", Some("stress-ng"), State::Optional, "factors stress_cpu, stress_io, stress_mem"),
     ("protonuke", None, State::Optional, "preset protonuke, preset ab with server = \"protonuke\""),
+    ("qemu-img", Some("qemu-utils"), State::Optional, "`result_disk` of minimega-kvm"),
 ];
 
 fn tool(program: &str, package: Option<&str>, state: State, what: &str) -> Check {

@@ -44,6 +44,8 @@ impl Browser {
             .env("VPTEST_TO", &to)
             .env("VPTEST_FROM", &from)
             .env("HOME", directory.path())
+            // Where it leaves its lock when it is killed.
+            .env("TMPDIR", directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
