@@ -37,6 +37,7 @@
 //! | a namespace of a mesh is on all hosts but its own | `mesh::guests_together_stay_on_their_host`, `mesh::guests_on_two_hosts_…` |
 //! | `ns bridge` does nothing for one host, and says nothing | `mesh::guests_on_two_hosts_…` |
 //! | what is sent or received stays on the other host | `mesh::guests_on_two_hosts_…` |
+//! | a host that hangs lets all commands over the mesh wait | unit test of `daemon.rs` |
 //! | a bridge is made once more for a machine at it that goes | `mesh::the_bridge_between_two_hosts_goes_last` |
 //! | a host that is not in the mesh gives no answer, and no error | `mesh::the_double_answers_…`, `mesh::clean_asks_…` |
 //! | a daemon that forgets a namespace knows nothing of its other hosts | `mesh::clean_asks_the_other_host_…` |
