@@ -8,6 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use serde::Deserialize as _;
 
+use super::afar;
 use super::error::{MinimegaError, shown};
 use super::line::{Line, is_name, is_preprocessed, quoted};
 use super::machine::{State, machines};
@@ -549,6 +550,7 @@ impl Namespace {
         let failed_launches =
             all.iter().filter(|machine| machine.state == State::Error && machine.host == self.daemon.host);
         let failed_launches: Vec<u64> = failed_launches.map(|machine| machine.id).collect();
+        let remains = afar::remains(&self.daemon, &all).await;
         for words in [["clear", "cc"], ["clear", "capture"]] {
             failures.extend(self.run(&words).await.err());
         }
@@ -571,6 +573,9 @@ impl Namespace {
                 }
                 _ => {}
             }
+        }
+        for remains in remains {
+            failures.extend(remains.remove(&self.daemon).await);
         }
         // Its files. minimega tells all hosts of the mesh the names of its networks, whereupon they make a directory; those that
         // have no part in it are not asked all the same, since one that hangs would stop minimega's mesh for everybody.

@@ -209,7 +209,8 @@ fn missing(host: &str, path: &str, why: &str) -> TestbedError {
     }
 }
 
-async fn print(daemon: &Daemon, host: &str, command: &[&str]) -> Result<String, String> {
+/// What a program prints on another host; why not, in words.
+pub(super) async fn print(daemon: &Daemon, host: &str, command: &[&str]) -> Result<String, String> {
     let words: Vec<&str> = ["shell"].into_iter().chain(command.iter().copied()).collect();
     let answer = daemon.run_at(host, &words).await.map_err(|error| chain(&error))?;
     Ok(answer.text().to_owned())
