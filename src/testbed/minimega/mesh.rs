@@ -29,7 +29,7 @@ const WAY: Duration = Duration::from_secs(60);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);
 /// Bytes that the tunnel takes of each packet: headers of IP and GRE with a key, and the packet's own of Ethernet with a VLAN tag.
-pub(super) const TUNNEL: u32 = 46;
+const TUNNEL: u32 = 46;
 
 /// On which hosts machines are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -254,7 +254,8 @@ async fn try_full(
         Ok(false) => {
             let needed = mtu.saturating_add(TUNNEL);
             let why = format!(
-                "packets of {bytes} bytes do not get from {here} to {there}, smaller ones do: with mtu = {mtu}, the network between                  them must take packets of {needed} bytes (choose a smaller `mtu`)"
+                "packets of {bytes} bytes do not get from {here} to {there}, smaller ones do: with mtu = {mtu}, the network between \
+                 them must take packets of {needed} bytes (choose a smaller `mtu`)"
             );
             Err(failed(node, why))
         }

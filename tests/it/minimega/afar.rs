@@ -154,7 +154,7 @@ async fn what_another_host_cannot_provide_is_refused_before_anything_is_started(
                  {path}/miniccc` failed: exit status 1)"
         )
     );
-    std::fs::write(own.path().join("miniccc"), "").unwrap();
+    std::fs::write(own.path().join("miniccc"), guest::MINICCC).unwrap();
     for controller in ["cpu", "memory"] {
         std::fs::create_dir_all(there(&format!("/sys/fs/cgroup/{controller}"))).unwrap();
     }
