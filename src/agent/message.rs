@@ -94,6 +94,11 @@ pub(super) enum Request {
         target: IpAddr,
         limit: u8,
     },
+    /// In one piece.
+    Arrives {
+        target: IpAddr,
+        bytes: u16,
+    },
     Route {
         to: IpAddr,
         from: Option<IpAddr>,
@@ -343,6 +348,8 @@ pub struct CounterRequest {
     pub interval_ms: Option<u64>,
     /// Names that are metrics besides those of the fixed list.
     pub metrics: Vec<String>,
+    /// Is the kernel the node's own, so that what it counts is the node's?
+    pub own_kernel: bool,
 }
 
 /// A capture to be taken on a node.

@@ -6,7 +6,7 @@
 //! conversation are never taken for frames of this one.
 
 /// Number of the protocol: what follows preamble and answer. Both sides must have the same.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 /// Largest payload of a frame.
 pub const MAX_PAYLOAD: usize = 1 << 20;
 /// Length of a frame's header.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 
-pub(crate) use lan::path::trace_from_here;
+pub(crate) use lan::path::{arrives_whole, trace_from_here};
 
 use crate::host::namespace::Namespace;
 use crate::ids::{NodeId, Stage, Vantage};
@@ -334,6 +334,15 @@ pub enum CountedAt {
     },
     /// A node with a kernel of its own, behind its agent.
     Agent {
+        /// Which node.
+        node: NodeId,
+        /// Its agent.
+        client: crate::agent::Client,
+        /// The interface that the workload uses.
+        interface: String,
+    },
+    /// A node that has a network stack alone, behind its agent: its kernel is that of another host.
+    AgentOfStack {
         /// Which node.
         node: NodeId,
         /// Its agent.

@@ -253,6 +253,11 @@ impl Client {
         }
     }
 
+    /// Does a packet of this many bytes, with its headers of IP and UDP, get to `target` in one piece?
+    pub async fn arrives(&self, target: IpAddr, bytes: u16) -> Result<bool, AgentError> {
+        self.ask_yes_no("arrives", &Request::Arrives { target, bytes }).await
+    }
+
     /// The way that packets to `to` take, for those that come from its address `from` where that is given.
     pub async fn route(&self, to: IpAddr, from: Option<IpAddr>) -> Result<Way, AgentError> {
         match self.ask("route", &Request::Route { to, from }).await? {

@@ -17,7 +17,7 @@ const SHORTEST_MS: u64 = 10;
 /// Reads counters until the host says stop, or goes. The record goes over channel 0 as JSON, after the last reading, so
 /// that nothing is sent while the workload runs.
 pub(super) async fn count(request: CounterRequest, mut inbox: Inbox, outbox: &Outbox) -> Result<Outcome, Failure> {
-    let CounterRequest { node, interface, interval_ms, metrics } = request;
+    let CounterRequest { node, interface, interval_ms, metrics, own_kernel } = request;
     let interval = interval_ms.map(|ms| Duration::from_millis(ms.max(SHORTEST_MS)));
     let failed = |error: std::io::Error| Failure::io("read counters", &error);
     let start = move || {
@@ -27,7 +27,7 @@ pub(super) async fn count(request: CounterRequest, mut inbox: Inbox, outbox: &Ou
         {
             tracing::debug!("no counters of sockets: {error}");
         }
-        NodeCounters::start(node, interface, interval, metrics).map_err(failed)
+        NodeCounters::start(node, interface, interval, metrics, own_kernel).map_err(failed)
     };
     let counters = blocking(start).await?;
     outbox.send(Kind::Reply, &News::Counting).await?;

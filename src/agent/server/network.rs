@@ -195,6 +195,15 @@ pub(super) fn route(to: IpAddr, from: Option<IpAddr>) -> Result<Outcome, Failure
     Ok(Outcome::Routed(Way { interface: interface.name, source: route.source, is_local: route.is_local }))
 }
 
+/// Does a packet of this many bytes get from this node to the target in one piece?
+pub(super) fn arrives(target: IpAddr, bytes: u16) -> Result<Outcome, Failure> {
+    let what = || format!("send {bytes} bytes to {target} in one piece");
+    let IpAddr::V4(target) = target else {
+        return Err(Failure::new(FailureKind::Invalid, what(), "only IPv4 paths can be tried"));
+    };
+    crate::testbed::arrives_whole(target, bytes).map(Outcome::Is).map_err(|error| Failure::io(what(), &error))
+}
+
 /// Walks a path from this node.
 pub(super) fn walk(target: IpAddr, limit: u8) -> Result<Outcome, Failure> {
     let what = || format!("walk to {target}");

@@ -225,6 +225,7 @@ impl Session {
             }
             Request::Facts => blocking(host::facts).await,
             Request::Route { to, from } => blocking(move || network::route(to, from)).await,
+            Request::Arrives { target, bytes } => blocking(move || network::arrives(target, bytes)).await,
             Request::Walk { target, limit } => blocking(move || network::walk(target, limit)).await,
             Request::Capture(request) => capture::capture(*request, inbox, outbox, &self.options).await,
             Request::TraceSyscalls(request) => trace::trace(self, request, inbox, outbox).await,

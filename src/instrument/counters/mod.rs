@@ -69,7 +69,8 @@ impl Counted {
 pub struct NodeCounters(Sampler);
 
 impl NodeCounters {
-    /// Reads for the first time. `interface` is the one the workload uses.
+    /// Reads for the first time. `interface` is the one the workload uses. What the kernel counts is the node's only where it has
+    /// one of its own.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -78,8 +79,9 @@ impl NodeCounters {
         interface: String,
         interval: Option<Duration>,
         metrics: Vec<String>,
+        own_kernel: bool,
     ) -> io::Result<Self> {
-        Sampler::start(SamplerPlan::of_node(node, interface, interval, metrics)).map(Self)
+        Sampler::start(SamplerPlan::of_node(node, interface, interval, metrics, own_kernel)).map(Self)
     }
 
     /// Reads for the last time. Blocks until that is done.

@@ -33,18 +33,29 @@ impl Counting {
             Err(error) => counting.never_ran(format!("on this host: {error}")),
         }
         for place in places {
-            let CountedAt::Agent { node, client, interface } = place else { continue };
-            counting.start_remote(node, &client, interface, spec).await;
+            let (own_kernel, node, client, interface) = match place {
+                CountedAt::Agent { node, client, interface } => (true, node, client, interface),
+                CountedAt::AgentOfStack { node, client, interface } => (false, node, client, interface),
+                CountedAt::Here { .. } | CountedAt::Switch { .. } => continue,
+            };
+            counting.start_remote(node, &client, (interface, own_kernel), spec).await;
         }
         counting
     }
 
-    async fn start_remote(&mut self, node: NodeId, client: &Client, interface: String, spec: &CounterSpec) {
+    async fn start_remote(
+        &mut self,
+        node: NodeId,
+        client: &Client,
+        (interface, own_kernel): (String, bool),
+        spec: &CounterSpec,
+    ) {
         let request = CounterRequest {
             node,
             interface,
             interval_ms: spec.interval.map(|interval| u64::try_from(interval.as_millis()).unwrap_or(u64::MAX)),
             metrics: spec.metrics.clone(),
+            own_kernel,
         };
         match client.count(&request).await {
             Ok(counters) => self.remote.push((node, counters)),
@@ -161,13 +172,19 @@ impl SamplerPlan {
     }
 
     /// What an agent reads on its node.
-    pub(super) fn of_node(node: NodeId, interface: String, interval: Option<Duration>, extra: Vec<String>) -> Self {
-        let owners = sound::OF_NODE.to_vec();
+    pub(super) fn of_node(
+        node: NodeId,
+        interface: String,
+        interval: Option<Duration>,
+        extra: Vec<String>,
+        own_kernel: bool,
+    ) -> Self {
+        let owners = sound::OF_NODE.into_iter().filter(|owner| own_kernel || *owner != Owner::Kernel).collect();
         let claim = Claim { interface, place: 0, side: Side::Node };
         let stack =
             StackPlan { namespace: None, place: 0, prefix: "if.", claims: vec![claim], sockets: true, protocols: true };
         let places = vec![PlacePlan { node: Some(node), owners }];
-        Self { places, kernel: Some(0), stacks: vec![stack], interval, extra }
+        Self { places, kernel: own_kernel.then_some(0), stacks: vec![stack], interval, extra }
     }
 }
 

@@ -222,40 +222,71 @@ pub(in crate::testbed) fn finish(topology: &Topology, stack: &Stack, interface: 
     }
 }
 
-/// Settings of a whole namespace, made before it has any interface: written by a thread inside it.
+/// A setting of a whole namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::testbed) struct Sysctl {
+    /// Its name below `net/`.
+    pub(in crate::testbed) name: &'static str,
+    /// What it is to be.
+    pub(in crate::testbed) value: &'static str,
+}
+
+impl Sysctl {
+    /// A kernel without IPv6 has nothing to be switched off.
+    pub(in crate::testbed) fn may_be_missing(self) -> bool {
+        self.name.starts_with("ipv6/")
+    }
+
+    fn write(self) -> io::Result<()> {
+        let path = format!("/proc/sys/net/{}", self.name);
+        match std::fs::write(&path, self.value) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.may_be_missing() => Ok(()),
+            Err(error) => Err(io::Error::new(error.kind(), format!("cannot write {path}: {error}"))),
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+/// Settings of a whole namespace, made before it has any interface.
 ///
 /// No IPv6 address is made up, so that no neighbour or multicast discovery gets into captures. Errors about packets
 /// are sent without a limit, since the check of the path counts on them.
-fn set_sysctls(role: Option<Role>, long_life: bool) -> io::Result<()> {
-    sysctl_if_there("ipv6/conf/default/addr_gen_mode", "1")?;
-    let Some(role) = role else { return sysctl_if_there("ipv6/conf/default/disable_ipv6", "1") };
+fn sysctls(role: Option<Role>, long_life: bool) -> Vec<Sysctl> {
+    let mut all = Vec::new();
+    let mut set = |name, value| all.push(Sysctl { name, value });
+    set("ipv6/conf/default/addr_gen_mode", "1");
+    let Some(role) = role else {
+        set("ipv6/conf/default/disable_ipv6", "1");
+        return all;
+    };
     if role != Role::Client {
-        sysctl("ipv4/icmp_ratemask", "0")?;
+        set("ipv4/icmp_ratemask", "0");
     }
     if long_life {
-        sysctl("ipv4/ip_default_ttl", "255")?;
+        set("ipv4/ip_default_ttl", "255");
     }
-    if matches!(role, Role::Router(_)) { sysctl("ipv4/ip_forward", "1") } else { Ok(()) }
+    if matches!(role, Role::Router(_)) {
+        set("ipv4/ip_forward", "1");
+    }
+    all
+}
+
+/// Written by a thread inside the namespace.
+fn set_sysctls(role: Option<Role>, long_life: bool) -> io::Result<()> {
+    sysctls(role, long_life).into_iter().try_for_each(Sysctl::write)
 }
 
 /// As for a new namespace, in one that others have made and that has interfaces already: IPv6 is off there, as in guests.
+pub(in crate::testbed) fn sysctls_within(role: Role, long_life: bool) -> Vec<Sysctl> {
+    let mut all = sysctls(Some(role), long_life);
+    let off = |name| Sysctl { name, value: "1" };
+    all.extend(["ipv6/conf/all/disable_ipv6", "ipv6/conf/default/disable_ipv6"].map(off));
+    all
+}
+
+/// Writes them, by a thread inside the namespace.
 pub(in crate::testbed) fn set_sysctls_within(role: Role, long_life: bool) -> io::Result<()> {
-    set_sysctls(Some(role), long_life)?;
-    sysctl_if_there("ipv6/conf/all/disable_ipv6", "1")?;
-    sysctl_if_there("ipv6/conf/default/disable_ipv6", "1")
-}
-
-fn sysctl(name: &str, value: &str) -> io::Result<()> {
-    let path = format!("/proc/sys/net/{name}");
-    std::fs::write(&path, value).map_err(|error| io::Error::new(error.kind(), format!("cannot write {path}: {error}")))
-}
-
-/// A kernel without IPv6 has nothing to be switched off.
-fn sysctl_if_there(name: &str, value: &str) -> io::Result<()> {
-    match sysctl(name, value) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    sysctls_within(role, long_life).into_iter().try_for_each(Sysctl::write)
 }
 
 /// Raises the soft limit of open files when this many nodes would come near it.

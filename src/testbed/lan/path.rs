@@ -19,6 +19,12 @@ const FIRST_PORT: u16 = 33_434;
 /// How long an answer may take. Inside one host it takes microseconds; a loaded one may need more.
 const PATIENCE: Duration = Duration::from_millis(500);
 const TRIES: u16 = 3;
+/// Payload of a probe that need not be of any size.
+const SMALL: [u8; 32] = [0; 32];
+/// Headers of IPv4 and UDP.
+const HEADERS: usize = 28;
+/// Time to live of a probe that is to arrive.
+const LONG_LIFE: u8 = 64;
 /// Hops looked at beyond the expected ones.
 const EXCESS: usize = 4;
 /// Hops in a row without an answer after which the walk is given up.
@@ -61,6 +67,32 @@ pub(crate) fn trace_from_here(target: Ipv4Addr, limit: usize) -> io::Result<(Vec
     trace(&open()?, target, limit)
 }
 
+/// Does a packet of this many bytes, with its headers of IP and UDP, get from the network stack of the calling thread to the
+/// target in one piece? Nobody on the way may fragment it.
+///
+/// # Errors
+/// Also when it is more than this stack's own interface takes.
+pub(crate) fn arrives_whole(target: Ipv4Addr, bytes: u16) -> io::Result<bool> {
+    let socket = open()?;
+    never_fragment(&socket)?;
+    let payload = vec![0; usize::from(bytes).saturating_sub(HEADERS)];
+    let mut port = FIRST_PORT;
+    let answer = probe(&socket, target, LONG_LIFE, &mut port, &payload)?;
+    Ok(answer == Answer::Arrived(target))
+}
+
+/// Whatever the kernel has heard of a path, its packets go as they are.
+fn never_fragment(socket: &UdpSocket) -> io::Result<()> {
+    let value = libc::IP_PMTUDISC_PROBE;
+    let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
+    let (level, name) = (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER);
+    // SAFETY: the kernel reads `length` bytes at the address of `value`.
+    #[expect(unsafe_code, reason = "this option has no safe wrapper")]
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+    nix::errno::Errno::result(result)?;
+    Ok(())
+}
+
 fn open() -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
@@ -73,7 +105,7 @@ fn trace(socket: &UdpSocket, target: Ipv4Addr, limit: usize) -> io::Result<(Vec<
     let mut passed = Vec::new();
     let mut port = FIRST_PORT;
     for ttl in (1..=u8::MAX).take(limit) {
-        match probe(socket, target, ttl, &mut port)? {
+        match probe(socket, target, ttl, &mut port, &SMALL)? {
             Answer::Passed(router) => passed.push(Some(router)),
             Answer::Arrived(from) => return Ok((passed, from == target)),
             Answer::Refused(router) => {
@@ -91,7 +123,7 @@ fn trace(socket: &UdpSocket, target: Ipv4Addr, limit: usize) -> io::Result<(Vec<
 }
 
 /// Every probe goes to a port of its own, so that a late answer is not taken for another's.
-fn probe(socket: &UdpSocket, target: Ipv4Addr, ttl: u8, port: &mut u16) -> io::Result<Answer> {
+fn probe(socket: &UdpSocket, target: Ipv4Addr, ttl: u8, port: &mut u16, payload: &[u8]) -> io::Result<Answer> {
     socket.set_ttl(u32::from(ttl))?;
     let mut sent = false;
     for _ in 0..TRIES {
@@ -99,7 +131,7 @@ fn probe(socket: &UdpSocket, target: Ipv4Addr, ttl: u8, port: &mut u16) -> io::R
         *port += 1;
         // An earlier probe's error would be taken for a failure to send this one.
         socket.take_error()?;
-        match socket.send_to(&[0; 32], (target, this)) {
+        match socket.send_to(payload, (target, this)) {
             Ok(_) => sent = true,
             Err(error) if is_unsendable(&error) => continue,
             Err(error) => return Err(error),

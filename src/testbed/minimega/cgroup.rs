@@ -21,7 +21,17 @@ impl Cgroups {
     /// Those of the machine `id` that the process is in; none for a process that is in no machine of that number.
     pub(super) fn of(pid: i32, id: u64) -> Self {
         let read = |path: String| fs::read_to_string(path).unwrap_or_default();
-        Self(find(&read(format!("/proc/{pid}/cgroup")), &read("/proc/self/mountinfo".to_owned()), id))
+        Self::found(&read(format!("/proc/{pid}/cgroup")), &read("/proc/self/mountinfo".to_owned()), id)
+    }
+
+    /// The same from what the kernel, perhaps another host's, says of the process and of mounts.
+    pub(super) fn found(cgroup: &str, mounts: &str, id: u64) -> Self {
+        Self(find(cgroup, mounts, id))
+    }
+
+    /// Path of a file in its directory; `None` where that is not known.
+    pub(super) fn path(&self, controller: &str, file: &str) -> Option<String> {
+        Some(self.0.get(controller)?.join(file).to_string_lossy().into_owned())
     }
 
     pub(super) fn into_directories(self) -> Vec<PathBuf> {
@@ -89,7 +99,7 @@ pub(super) fn missing(daemon: i32) -> Vec<&'static str> {
 }
 
 /// Source: Linux, `Documentation/scheduler/sched-bwc.rst`.
-fn processors(quota: &str, period: &str) -> Option<String> {
+pub(super) fn processors(quota: &str, period: &str) -> Option<String> {
     let (quota, period): (i64, i64) = (quota.parse().ok()?, period.parse().ok()?);
     match (quota, period) {
         (_, ..=0) => None,

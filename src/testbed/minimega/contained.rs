@@ -10,9 +10,10 @@ use futures_util::future::{BoxFuture, join_all, select_all, try_join_all};
 
 use super::container::NAME;
 use super::daemon::Daemon;
+use super::far::FarTaps;
 use super::hold::Holds;
 use super::inside::Filesystem;
-use super::mesh::Places;
+use super::mesh::{self, Places};
 use super::recorder::Group;
 use super::site::{Container, Site};
 use super::switch::Switch;
@@ -20,7 +21,7 @@ use super::up::{crashed, daemon_lost, ended, failed, gone};
 use crate::host::cage::Cage;
 use crate::host::host_name;
 use crate::ids::{NodeId, Role, Vantage};
-use crate::image::Root;
+use crate::image::{Bundle, Root};
 use crate::node::agent::AgentNode;
 use crate::node::local::{self, Processes};
 use crate::node::{Command, Node, NodeError, Process};
@@ -38,10 +39,12 @@ pub(super) struct Up {
     wishes: Wishes,
     spec: MinimegaSpec,
     daemon: Arc<Daemon>,
+    places: Places,
     number: u32,
     scratch: PathBuf,
     containers: Vec<Container>,
     switch: Switch,
+    far: FarTaps,
     processes: Arc<Processes>,
     pairs: Vec<Pair>,
     facts: Vec<Environment>,
@@ -55,28 +58,36 @@ impl Up {
     pub(super) async fn launch(
         daemon: Arc<Daemon>,
         spec: MinimegaSpec,
-        filesystem: Filesystem,
+        (filesystem, bundle): (Filesystem, Option<Arc<Bundle>>),
         wishes: Wishes,
-        (request, places): (&Request, &Places),
+        (request, places): (&Request, Places),
     ) -> Result<Self, TestbedError> {
         let pairs = usize::from(wishes.topology.pairs);
         let cpus = if wishes.pinning { Some(host_cpus(pairs)?) } else { None };
         let mut holds = Holds::default();
-        let site = Site { wishes: &wishes, spec: &spec, filesystem: &filesystem, places };
+        let site =
+            Site { wishes: &wishes, spec: &spec, filesystem: &filesystem, places: &places, bundle: bundle.as_ref() };
         let up = async {
             let containers = site.start(&daemon, &mut holds, request).await?;
-            let both = containers.iter().map(|container| (&container.plan, &container.machine)).collect();
-            let switch = Switch::open(&daemon, both).await?;
+            let here = containers.iter().filter(|container| container.is_here());
+            let here = here.map(|container| (&container.plan, &container.machine)).collect();
+            let switch = Switch::open(&daemon, here).await?;
+            let far = FarTaps::of(&daemon, containers.iter().map(|one| (one.plan.id, &one.machine)))?;
             try_join_all(containers.iter().map(|container| site.set_up(container, cpus.as_deref()))).await?;
             switch.set_up(&wishes.topology).await?;
-            Ok::<_, TestbedError>((containers, switch))
+            far.set_up(&wishes.topology).await?;
+            if let Some(both) = places.both() {
+                let ends: Vec<_> = containers.iter().map(|one| (one.plan.id, &one.client)).collect();
+                mesh::await_ways(&ends, &wishes.topology, both).await?;
+            }
+            Ok::<_, TestbedError>((containers, switch, far))
         };
         let up = tokio::select! {
             biased;
             up = up => up,
             why = daemon_lost(Arc::clone(&daemon)) => Err(crashed(why)),
         };
-        let (containers, switch) = match up {
+        let (containers, switch, far) = match up {
             Ok(up) => up,
             Err(error) => {
                 // That says more than what followed from it.
@@ -98,8 +109,10 @@ impl Up {
             spec,
             wishes,
             daemon,
+            places,
             containers,
             switch,
+            far,
             cpus,
             holds,
         };
@@ -121,14 +134,22 @@ impl Up {
         };
         let tunnel = if self.wishes.tunnel { ", gre tunnel between the containers" } else { "" };
         let pairs = self.wishes.topology.pairs;
+        let between = if self.places.both().is_some() { "vlan - gre between the hosts - vlan" } else { "vlan" };
         let mut facts = vec![
             fact("testbed.minimega.version", self.daemon.version.text.clone()),
             fact(
                 "testbed.minimega.topology",
-                format!("{pairs} x (container - veth - vlan - veth - container){tunnel}"),
+                format!("{pairs} x (container - veth - {between} - veth - container){tunnel}"),
             ),
             fact("testbed.minimega.capture", capture.to_owned()),
         ];
+        if let Some([clients, servers]) = self.places.both() {
+            facts.push(fact("testbed.minimega.host_of_clients", clients.to_owned()));
+            facts.push(fact("testbed.minimega.host_of_servers", servers.to_owned()));
+            facts.extend(
+                mesh::full_packets(&self.wishes.topology).map(|what| fact("testbed.minimega.full_packets", what)),
+            );
+        }
         if let Filesystem::Users(path, _) = filesystem {
             facts.push(fact("testbed.minimega.filesystem", path.clone()));
         }
@@ -145,15 +166,15 @@ impl Up {
         facts
     }
 
-    /// minimega's captures of each pair.
-    fn groups(&self) -> Vec<(u32, Arc<Group>)> {
-        let clients = self.containers.iter().filter(|container| container.plan.id.role == Role::Client);
-        let group = |container: &Container| {
-            let pair = container.plan.id.pair;
-            let nodes = [NodeId::client(pair), NodeId::server(pair)];
-            (pair, Group::of(&container.namespace, &nodes, &self.scratch))
+    /// minimega's captures, together for the containers of each namespace.
+    fn groups(&self) -> Vec<(Vec<NodeId>, Arc<Group>)> {
+        let rooms = self.containers.chunk_by(|one, next| one.namespace.name() == next.namespace.name());
+        let group = |containers: &[Container]| {
+            let nodes: Vec<NodeId> = containers.iter().map(|container| container.plan.id).collect();
+            let group = Group::of(&containers[0].namespace, &nodes, &self.scratch);
+            (nodes, group)
         };
-        clients.map(group).collect()
+        rooms.map(group).collect()
     }
 }
 
@@ -180,33 +201,37 @@ impl Instance for Up {
         &self.pairs
     }
 
-    /// `guest` is the interface that the workload uses, inside the container; `host` is the other end of its link.
+    /// `guest` is the interface that the workload uses, inside the container; `host` is the other end of its link. What is here is
+    /// seen from here, and what is not by its agent.
     fn capture_points(&self) -> Vec<CapturePoint> {
         let inside = self.containers.iter().map(|container| CapturePoint {
             node: container.plan.id,
             vantage: Vantage::Guest,
             interface: self.wishes.interface().to_owned(),
-            source: CaptureSource::Live { namespace: Some(Arc::clone(&container.network)) },
+            source: match container.network() {
+                Some(network) => CaptureSource::Live { namespace: Some(Arc::clone(network)) },
+                None => CaptureSource::Agent(container.client.clone()),
+            },
         });
         let groups = match self.spec.capture {
             TapCapture::Vptest => Vec::new(),
             TapCapture::Minimega => self.groups(),
         };
-        let source = |node: NodeId| match groups.iter().find(|(pair, _)| *pair == node.pair) {
+        let source = |node: NodeId| match groups.iter().find(|(nodes, _)| nodes.contains(&node)) {
             Some((_, group)) => CaptureSource::Recorded(group.tap(node, &self.scratch)),
             None => CaptureSource::Live { namespace: Some(Arc::clone(self.switch.namespace())) },
         };
-        let outside = self.switch.taps().map(|(node, tap)| CapturePoint {
-            node,
-            vantage: Vantage::Host,
-            interface: tap.to_owned(),
-            source: source(node),
-        });
-        inside.chain(outside).collect()
+        let point =
+            |node, tap: &str, source| CapturePoint { node, vantage: Vantage::Host, interface: tap.to_owned(), source };
+        let here = self.switch.taps().map(|(node, tap)| point(node, tap, source(node)));
+        // By a clock that nobody has compared with this host's.
+        let there = self.far.taps().map(|at| point(at.node, &at.tap, CaptureSource::Recorded(at.unreachable())));
+        inside.chain(here).chain(there).collect()
     }
 
     async fn settings(&mut self) -> Result<Vec<Setting>, TestbedError> {
         let mut all = self.switch.settings(&self.wishes.topology).await?;
+        all.extend(self.far.settings(&self.wishes.topology).await);
         let read = self.containers.iter().map(|container| {
             let cpus = host_cpu(self.cpus.as_deref(), container.plan.id);
             container.settings(&self.wishes, cpus)
@@ -234,15 +259,27 @@ impl Instance for Up {
     }
 
     async fn kernels(&mut self) -> Vec<KernelAt> {
-        let node = |container: &Container| Some((container.network.inode().ok()?, container.plan.id));
-        vec![KernelAt::Shared { nodes: self.containers.iter().filter_map(node).collect() }]
+        let node = |container: &Container| Some((container.network()?.inode().ok()?, container.plan.id));
+        let here = KernelAt::Shared { nodes: self.containers.iter().filter_map(node).collect() };
+        // A container may not follow system calls; then its agent says so.
+        let afar = self.containers.iter().filter(|container| !container.is_here());
+        let afar = afar.map(|one| KernelAt::Agent { node: one.plan.id, client: one.client.clone() });
+        [here].into_iter().chain(afar).collect()
     }
 
     fn counted(&self) -> Vec<CountedAt> {
-        let node = |container: &Container| CountedAt::Here {
-            node: container.plan.id,
-            namespace: Arc::clone(&container.network),
-            interface: Some(self.wishes.interface().to_owned()),
+        let interface = self.wishes.interface().to_owned();
+        let node = |container: &Container| match container.network() {
+            Some(network) => CountedAt::Here {
+                node: container.plan.id,
+                namespace: Arc::clone(network),
+                interface: Some(interface.clone()),
+            },
+            None => CountedAt::AgentOfStack {
+                node: container.plan.id,
+                client: container.client.clone(),
+                interface: interface.clone(),
+            },
         };
         let ends = self.switch.taps().map(|(node, tap)| (node, tap.to_owned())).collect();
         let switch = CountedAt::Switch { namespace: Arc::clone(self.switch.namespace()), ends };
@@ -251,8 +288,13 @@ impl Instance for Up {
 
     /// The containers' first processes, and the switch: with its datapath in userspace, every packet costs it time.
     fn own_processes(&self) -> Vec<u32> {
-        let containers = self.containers.iter().filter_map(|container| container.machine.pid);
+        let here = self.containers.iter().filter(|container| container.is_here());
+        let containers = here.filter_map(|container| container.machine.pid);
         containers.chain(self.switch.process()).collect()
+    }
+
+    fn unwatched(&self) -> Vec<NodeId> {
+        self.far.taps().map(|at| at.node).collect()
     }
 
     fn load_inside(&self) -> Option<Vec<Arc<dyn Node>>> {
@@ -289,9 +331,10 @@ impl Instance for Up {
             left.push(format!("processes of iteration {}: {error}", self.number));
         }
         self.pairs.clear();
-        // What holds their networks would keep the links.
+        let facts = self.containers.iter().filter_map(Container::round_trips).collect();
+        // What holds their networks would keep the links. Letters end with them.
         self.containers.clear();
         left.extend(self.holds.release().await);
-        Teardown { left, ..Teardown::default() }
+        Teardown { left, facts, ..Teardown::default() }
     }
 }

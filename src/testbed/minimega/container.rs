@@ -1,7 +1,8 @@
-//! The testbed `minimega-container`: every client and server is a container of a minimega that runs on this host.
+//! The testbed `minimega-container`: every client and server is a container of a minimega that runs on this host, or of another
+//! one in its mesh (`colocated = off`).
 //!
-//! Each pair has a namespace of its own. The containers share this host's kernel, so that what is seen in them – captures,
-//! counters, system calls – is seen from here, by the same clock.
+//! Each pair has a namespace of its own. The containers of this host share its kernel, so that what is seen in them – captures,
+//! counters, system calls – is seen from here, by the same clock. Those of another host are as far away as virtual machines there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -12,10 +13,13 @@ use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use tokio::sync::Mutex;
 
+use super::afar;
 use super::cgroup;
 use super::contained::Up;
+use super::daemon::Daemon;
 use super::inside::{self, Filesystem};
-use super::kvm::wishes;
+use super::kvm::{check_apart, is_apart, wishes};
+use super::mesh::Places;
 use super::prepare::Prepared;
 use crate::host::namespace::Namespace as Network;
 use crate::host::netlink::Netlink;
@@ -76,11 +80,7 @@ impl MinimegaContainer {
             return Ok(Filesystem::Own(root.path.clone()));
         }
         let users = self.prepared.spec.filesystem.clone().unwrap_or_default();
-        let mut known = self.known.lock().await;
-        let bundle = match &known.bundle {
-            Some(bundle) => Arc::clone(bundle),
-            None => Arc::clone(known.bundle.insert(Arc::new(pack(request).await?))),
-        };
+        let bundle = self.bundle(request).await?;
         let place = request.scratch.join("vptest");
         let place = std::path::absolute(&place)
             .map_err(|source| TestbedError::Io { what: format!("find {}", place.display()), source })?;
@@ -92,10 +92,34 @@ impl MinimegaContainer {
         Ok(Filesystem::Users(users, place))
     }
 
+    async fn bundle(&self, request: &Request) -> Result<Arc<Bundle>, TestbedError> {
+        let mut known = self.known.lock().await;
+        if let Some(bundle) = &known.bundle {
+            return Ok(Arc::clone(bundle));
+        }
+        Ok(Arc::clone(known.bundle.insert(Arc::new(pack(request).await?))))
+    }
+
+    /// # Errors
+    /// [`TestbedError::Unsupported`] for what a host of the containers' cannot do.
+    async fn check_hosts(&self, request: &Request, tunnel: bool) -> Result<(), TestbedError> {
+        let daemon = self.prepared.visible_daemon().await?;
+        let places = self.prepared.places(&daemon, request).await?;
+        let Some(both) = places.both() else { return self.check_host(&daemon, tunnel).await };
+        for host in both {
+            if host == daemon.host {
+                self.check_host(&daemon, tunnel).await?;
+            } else {
+                let filesystem = self.prepared.spec.filesystem.as_deref().unwrap_or_default();
+                afar::check(&daemon, host, filesystem, tunnel).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// # Errors
     /// [`TestbedError::Unsupported`] for what this host's minimega cannot do.
-    async fn check_host(&self) -> Result<(), TestbedError> {
-        let daemon = self.prepared.visible_daemon().await?;
+    async fn check_host(&self, daemon: &Daemon, tunnel: bool) -> Result<(), TestbedError> {
         let pid = daemon.peer().pid.unwrap_or_default();
         let missing = cgroup::missing(pid);
         if !missing.is_empty() {
@@ -113,12 +137,21 @@ impl MinimegaContainer {
         }
         match &self.prepared.spec.filesystem {
             // As minimega sees it.
-            Some(path) if !inside::has_directory(pid, Path::new(path)) => Err(TestbedError::Unsupported {
-                what: format!("minimega sees no directory {path}"),
-                hint: Some("`filesystem` in `[testbed.minimega]` is the root directory of a system".to_owned()),
-            }),
-            _ => Ok(()),
+            Some(path) if !inside::has_directory(pid, Path::new(path)) => {
+                return Err(TestbedError::Unsupported {
+                    what: format!("minimega sees no directory {path}"),
+                    hint: Some("`filesystem` in `[testbed.minimega]` is the root directory of a system".to_owned()),
+                });
+            }
+            _ => {}
         }
+        if !tunnel {
+            return Ok(());
+        }
+        blocking(try_tunnel).await.map_err(|error| TestbedError::Unsupported {
+            what: format!("tunnel = `gre`: this host's kernel, which containers share, makes no GRE tunnel: {error}"),
+            hint: Some("modprobe ip_gre".to_owned()),
+        })
     }
 }
 
@@ -137,20 +170,25 @@ impl Testbed for MinimegaContainer {
     }
 
     fn accepts(&self, tuple: &Tuple) -> Result<(), TestbedError> {
-        wishes(NAME, tuple).map(drop)
+        wishes(NAME, tuple)?;
+        if !is_apart(tuple) {
+            return Ok(());
+        }
+        if self.prepared.spec.filesystem.is_none() {
+            return Err(TestbedError::Request {
+                testbed: NAME,
+                what: "colocated = off: containers on another host are reached through their miniccc alone: they need a filesystem of \
+                       your own with it as /miniccc, under the same path on both hosts (`filesystem` in `[testbed.minimega]`)"
+                    .to_owned(),
+            });
+        }
+        check_apart(NAME, &self.prepared.spec, tuple)
     }
 
     async fn preflight(&self, request: &Request) -> Result<(), TestbedError> {
+        self.accepts(&request.tuple)?;
         let wishes = wishes(NAME, &request.tuple)?;
-        self.check_host().await?;
-        if wishes.tunnel {
-            blocking(try_tunnel).await.map_err(|error| TestbedError::Unsupported {
-                what: format!(
-                    "tunnel = `gre`: this host's kernel, which containers share, makes no GRE tunnel: {error}"
-                ),
-                hint: Some("modprobe ip_gre".to_owned()),
-            })?;
-        }
+        self.check_hosts(request, wishes.tunnel).await?;
         self.root(request).await.map(drop)
     }
 
@@ -159,7 +197,12 @@ impl Testbed for MinimegaContainer {
         let (daemon, root) = (self.prepared.daemon().await?, self.root(request).await?);
         let filesystem = self.filesystem(root.as_deref(), request).await?;
         let places = self.prepared.places(&daemon, request).await?;
-        let start = Up::launch(daemon, self.prepared.spec.clone(), filesystem, wishes, (request, &places));
+        let bundle = match places {
+            Places::Apart { .. } => Some(self.bundle(request).await?),
+            Places::Alone | Places::Here(_) => None,
+        };
+        let made = (filesystem, bundle);
+        let start = Up::launch(daemon, self.prepared.spec.clone(), made, wishes, (request, places));
         // Boxed: it holds the state of all the containers that are being started.
         let up = start.boxed().await?;
         Ok(Box::new(match root {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use serde::Deserialize as _;
 
+use super::afar;
 use super::error::{MinimegaError, shown};
 use super::line::{Line, is_name, is_preprocessed, quoted};
 use super::machine::{State, machines};
@@ -46,6 +47,8 @@ pub struct Daemon {
     record: bool,
     /// Held during each command where namespaces are not apart.
     turn: Option<tokio::sync::Mutex<()>>,
+    /// Was a command over the mesh not answered in time, and none since?
+    mesh_hangs: AtomicBool,
 }
 
 impl Daemon {
@@ -74,6 +77,7 @@ impl Daemon {
             base,
             preprocess: false,
             record: false,
+            mesh_hangs: AtomicBool::new(false),
         };
         daemon.preprocess = daemon.knows(&[".preprocess", "false", "version"]).await?;
         daemon.record = daemon.knows(&[".record", "false", "version"]).await?;
@@ -141,6 +145,33 @@ impl Daemon {
         result
     }
 
+    /// As [`Daemon::run_within`], for what is answered by other hosts of the mesh. Once they have not, later commands are given
+    /// [`Limits::hurry`], until one of these hosts has answered.
+    async fn run_over_mesh(&self, line: &Line, limit: Duration) -> Result<Answer, MinimegaError> {
+        let limit = if self.mesh_hangs() { limit.min(self.limits.hurry) } else { limit };
+        let result = self.run_within(line, limit).await;
+        match &result {
+            Ok(answer) if answer.responses.iter().any(|response| response.host != self.host) => self.hangs(false),
+            Err(MinimegaError::TimedOut { .. }) => self.hangs(true),
+            _ => {}
+        }
+        result
+    }
+
+    /// Has the mesh not answered in time when it was asked last?
+    pub(super) fn mesh_hangs(&self) -> bool {
+        self.mesh_hangs.load(Ordering::Relaxed)
+    }
+
+    fn hangs(&self, hangs: bool) {
+        self.mesh_hangs.store(hangs, Ordering::Relaxed);
+    }
+
+    /// Takes over what another conversation with the same daemon has found out about its mesh.
+    pub(super) fn expect_hanging(&self) {
+        self.hangs(true);
+    }
+
     /// Runs a command on one host of the mesh, this one included. Nothing else of the mesh is asked.
     ///
     /// # Errors
@@ -157,7 +188,7 @@ impl Daemon {
             let why = "on the way to another host of the mesh, minimega would change it".to_owned();
             return Err(MinimegaError::Unsendable { word: shown(word), why });
         }
-        let answer = self.run(&Line::of(line.clone())).await?;
+        let answer = self.run_over_mesh(&Line::of(line.clone()), self.limits.answer).await?;
         // One that is not in the mesh gives no answer, and that is no error.
         if answer.responses.iter().any(|response| response.host == host) {
             return Ok(answer);
@@ -426,7 +457,20 @@ impl Namespace {
         }
         line.extend(words.iter().map(AsRef::as_ref));
         let _here = self.here().await?;
-        self.daemon.run_within(&Line::of(line), limit).await
+        self.ask(&Line::of(line), limit).await
+    }
+
+    /// Asks all its hosts.
+    async fn ask(&self, line: &Line, limit: Duration) -> Result<Answer, MinimegaError> {
+        match self.others().next() {
+            Some(_) => self.daemon.run_over_mesh(line, limit).await,
+            None => self.daemon.run_within(line, limit).await,
+        }
+    }
+
+    /// Its hosts but for the one that vptest runs on.
+    fn others(&self) -> impl Iterator<Item = &String> {
+        self.hosts.iter().filter(|host| **host != self.daemon.host)
     }
 
     /// It stays as long as this is held.
@@ -450,7 +494,7 @@ impl Namespace {
         }
         line.extend(words);
         let _here = self.here().await?;
-        self.daemon.run(&Line::of(line)).await
+        self.ask(&Line::of(line), self.daemon.limits.answer).await
     }
 
     /// The rows of a table that is asked for again and again.
@@ -498,18 +542,15 @@ impl Namespace {
         }
         // One that minimega does not know any more would get all its hosts.
         let mut failures = self.pin_each().await;
-        let failed_launches = match machines(self).await {
-            // Numbers of machines on other hosts of a mesh say nothing about directories of this one.
-            Ok(all) => all
-                .into_iter()
-                .filter(|machine| machine.state == State::Error && machine.host == self.daemon.host)
-                .map(|machine| machine.id)
-                .collect(),
-            Err(error) => {
-                failures.push(error);
-                Vec::new()
-            }
-        };
+        let all = machines(self).await.unwrap_or_else(|error| {
+            failures.push(error);
+            Vec::new()
+        });
+        // Numbers of machines on other hosts of a mesh say nothing about directories of this one.
+        let failed_launches =
+            all.iter().filter(|machine| machine.state == State::Error && machine.host == self.daemon.host);
+        let failed_launches: Vec<u64> = failed_launches.map(|machine| machine.id).collect();
+        let remains = afar::remains(&self.daemon, &all).await;
         for words in [["clear", "cc"], ["clear", "capture"]] {
             failures.extend(self.run(&words).await.err());
         }
@@ -524,7 +565,7 @@ impl Namespace {
             return failures;
         }
         // minimega forgets machines whose launch failed, but leaves their directories. Their numbers are not used again.
-        let left = failed_launches.iter().map(|id: &u64| self.daemon.base.join(id.to_string()));
+        let left = failed_launches.iter().map(|id| self.daemon.base.join(id.to_string()));
         for directory in left.chain([self.files()]) {
             match std::fs::remove_dir_all(&directory) {
                 Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -533,37 +574,23 @@ impl Namespace {
                 _ => {}
             }
         }
-        failures.extend(self.remove_there().await.err());
+        for remains in remains {
+            failures.extend(remains.remove(&self.daemon).await);
+        }
+        // Its files. minimega tells all hosts of the mesh the names of its networks, whereupon they make a directory; those that
+        // have no part in it are not asked all the same, since one that hangs would stop minimega's mesh for everybody.
+        for host in self.others() {
+            // A host without them says nothing about it.
+            failures.extend(self.daemon.run_at(host, &["file", "delete", &self.name]).await.err());
+        }
         failures
-    }
-
-    /// Removes its files from the other hosts of the mesh: all of them, for minimega tells all of them the names of its
-    /// networks, whereupon they make a directory.
-    ///
-    /// # Errors
-    /// [`MinimegaError::Answer`] when one of its hosts is not in the mesh, and as [`Daemon::run`].
-    async fn remove_there(&self) -> Result<(), MinimegaError> {
-        if self.hosts.is_empty() {
-            return Ok(());
-        }
-        // A host without them says nothing about it.
-        let answer = self.daemon.run(&Line::of(["mesh", "send", "all", "file", "delete", &self.name])).await?;
-        let has_answered = |host: &&String| answer.responses.iter().any(|response| response.host == **host);
-        let missing = self.hosts.iter().filter(|host| **host != self.daemon.host).find(|host| !has_answered(host));
-        match missing {
-            None => Ok(()),
-            Some(host) => Err(MinimegaError::Answer {
-                command: format!("mesh send all file delete {}", self.name),
-                text: format!("{host} has not answered: it is not in the mesh"),
-            }),
-        }
     }
 
     /// `clear namespace`, again and again while a launch is under way: until that has succeeded or failed, minimega refuses.
     async fn clear(&self) -> Result<(), MinimegaError> {
         let deadline = tokio::time::Instant::now() + SETTLE;
         loop {
-            match self.daemon.run_within(&Line::of(["clear", "namespace", &self.name]), CLEAR).await {
+            match self.ask(&Line::of(["clear", "namespace", &self.name]), CLEAR).await {
                 Err(MinimegaError::Refused { text, .. })
                     if text.contains("scheduler still running") && tokio::time::Instant::now() < deadline =>
                 {
@@ -591,5 +618,60 @@ mod tests {
             assert!(!is_own(foreign) && !here.owns(foreign), "{foreign}");
         }
         assert!(!here.owns(&format!("{name}-x")));
+    }
+
+    /// A daemon on kn1 that answers for itself and never for another host.
+    fn deaf(place: &Path) -> PathBuf {
+        use std::io::{BufReader, Write as _};
+        let socket = place.join("minimega");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let requests = serde_json::Deserializer::from_reader(BufReader::new(stream.try_clone().unwrap()));
+                for request in requests.into_iter::<serde_json::Value>().map_while(Result::ok) {
+                    let command = request["Command"].as_str().unwrap_or_default();
+                    let (text, error) = match command {
+                        "version" => ("minimega 3.1.0 x 2026-01-01", ""),
+                        line if line.contains(" ns ") => ("", ""),
+                        line if line.contains("vptest-") => continue,
+                        _ => ("", "invalid command: `x`"),
+                    };
+                    let response = serde_json::json!({ "Host": "kn1", "Response": text, "Header": null, "Tabular": null,
+                        "Error": error, "Data": null });
+                    let answer =
+                        serde_json::json!({ "Resp": [response], "Rendered": "", "More": false, "Status": false });
+                    if writeln!(stream, "{answer}").is_err() {
+                        break;
+                    }
+                }
+            }
+        });
+        socket
+    }
+
+    /// Everything would otherwise take its usual limit, one after the other.
+    #[tokio::test]
+    async fn after_a_host_that_hangs_the_rest_is_hurried() {
+        let place = tempfile::tempdir().unwrap();
+        let (answer, hurry) = (Duration::from_millis(300), Duration::from_millis(20));
+        let limits = Limits { answer, hurry, ..Limits::default() };
+        let daemon = Daemon::open(&deaf(place.path()), limits).await.unwrap();
+        let name = Owner::of(Path::new("/here")).fresh_name();
+        let namespace = daemon.namespace(&name).unwrap().on(&["kn2".to_owned()]);
+        let failures = namespace.remove().await;
+        let limits: Vec<Duration> = failures
+            .iter()
+            .map(|failure| match failure {
+                MinimegaError::TimedOut { limit, .. } => *limit,
+                other => panic!("{other}"),
+            })
+            .collect();
+        // What machines there are, clearing cc and captures, the namespace, its files.
+        assert_eq!(limits, [answer, hurry, hurry, hurry, hurry], "{failures:?}");
+        assert!(daemon.mesh_hangs());
+        // Of what is on its own host it thinks as before.
+        let here = daemon.namespace(&name).unwrap().on(&["kn1".to_owned()]);
+        let error = here.run(&["vm", "info"]).await.unwrap_err();
+        assert!(matches!(error, MinimegaError::TimedOut { limit, .. } if limit == answer), "{error}");
     }
 }

@@ -139,10 +139,11 @@ impl FarTaps {
             let features = self.read(at, &["ethtool", "-k", &at.tap]).await;
             let state = |offload| features.as_deref().and_then(|text| switch(text, feature(offload)));
             all.extend(Offload::ALL.map(|offload| setting(offload.as_str(), &wanted.offload, state(offload))));
-            let mtu = self.read(at, &["cat", &format!("/sys/class/net/{}/mtu", at.tap)]).await;
-            all.push(setting("mtu", &wanted.mtu, mtu.map(|mtu| mtu.trim().to_owned())));
-            let carrier = self.read(at, &["cat", &format!("/sys/class/net/{}/operstate", at.tap)]).await;
-            all.push(setting("operstate", &None, carrier.map(|state| state.trim().to_owned())));
+            // Not from `/sys`, which shows the network that it was mounted in.
+            let link = self.read(at, &["ip", "-j", "link", "show", "dev", &at.tap]).await;
+            let (mtu, carrier) = link.and_then(|text| link_of(&text)).unzip();
+            all.push(setting("mtu", &wanted.mtu, mtu));
+            all.push(setting("operstate", &None, carrier));
             let queue = self.read(at, &["tc", "-j", "qdisc", "show", "dev", &at.tap]).await;
             all.push(setting("rate", &wanted.rate, queue.and_then(|text| rate(&text))));
         }
@@ -209,7 +210,8 @@ fn missing(host: &str, path: &str, why: &str) -> TestbedError {
     }
 }
 
-async fn print(daemon: &Daemon, host: &str, command: &[&str]) -> Result<String, String> {
+/// What a program prints on another host; why not, in words.
+pub(super) async fn print(daemon: &Daemon, host: &str, command: &[&str]) -> Result<String, String> {
     let words: Vec<&str> = ["shell"].into_iter().chain(command.iter().copied()).collect();
     let answer = daemon.run_at(host, &words).await.map_err(|error| chain(&error))?;
     Ok(answer.text().to_owned())
@@ -221,6 +223,13 @@ fn switch(text: &str, feature: &str) -> Option<String> {
     let (_, value) = lines.into_iter().find(|(name, _)| *name == feature)?;
     let value = value.split_whitespace().next()?;
     ["on", "off"].contains(&value).then(|| value.to_owned())
+}
+
+/// MTU and state, from what `ip -j link show` prints.
+fn link_of(text: &str) -> Option<(String, String)> {
+    let links: serde_json::Value = serde_json::from_str(text.trim()).ok()?;
+    let [link] = links.as_array()?.as_slice() else { return None };
+    Some((link["mtu"].as_u64()?.to_string(), crate::text::printable(&link["operstate"].as_str()?.to_lowercase(), 20)))
 }
 
 /// The root's rate, from what `tc -j qdisc show` prints; `none` for a queue without a limit, its name for another one.
@@ -247,6 +256,16 @@ mod tests {
         assert_eq!(switch(text, feature(Offload::Sg)).as_deref(), Some("on"));
         assert_eq!(switch(text, feature(Offload::Tso)).as_deref(), Some("off"));
         assert_eq!(switch(text, feature(Offload::Gro)), None);
+    }
+
+    #[test]
+    fn mtu_and_state_are_read_from_ip() {
+        let text =
+            r#"[{"ifindex":7,"ifname":"mega_tap1","flags":["UP"],"mtu":1400,"operstate":"UP","group":"default"}]"#;
+        assert_eq!(link_of(text), Some(("1400".to_owned(), "up".to_owned())));
+        for bad in ["", "[]", "{}", r#"[{"mtu":1400}]"#, r#"[{"mtu":"1400","operstate":"UP"}]"#] {
+            assert_eq!(link_of(bad), None, "{bad}");
+        }
     }
 
     #[test]

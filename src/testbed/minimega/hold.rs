@@ -60,7 +60,7 @@ impl Holds {
 
     /// Removes all of them, and tells what is left.
     pub(super) async fn release(&mut self) -> Vec<String> {
-        let mut left = Vec::new();
+        let (mut left, mut hangs) = (Vec::new(), false);
         // The last one first: the first may have the bridge that machines of the others are at, and minimega makes a bridge
         // once more for a machine that goes.
         // One is only forgotten when it has been dealt with: this may be given up half-way.
@@ -69,9 +69,10 @@ impl Holds {
             let Some(Held { namespace, journal }) = self.held.pop() else { break };
             if leftovers::is_over(namespace.daemon(), &failures).await {
                 // The daemon is gone; what it has left is known from the journal.
-                left.extend(leftovers::bury(journal).await.left);
+                left.extend(leftovers::bury(journal, &mut hangs).await.left);
                 continue;
             }
+            hangs |= namespace.daemon().mesh_hangs();
             let gone = leftovers::await_end(&journal.entry).await;
             left.extend(failures.iter().map(|error| format!("namespace {}: {}", namespace.name(), chain(error))));
             let all_gone = failures.is_empty() && gone.is_empty();
@@ -80,6 +81,7 @@ impl Holds {
                 left.extend(journal.erase().err().map(|error| format!("journal of {}: {error}", namespace.name())));
             }
         }
+        left.extend(leftovers::hurried(hangs));
         left
     }
 }
@@ -99,8 +101,9 @@ impl Drop for Holds {
         let bury = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
+                let mut hangs = false;
                 for journal in held {
-                    for line in leftovers::bury(journal).await.left {
+                    for line in leftovers::bury(journal, &mut hangs).await.left {
                         tracing::warn!("left in minimega: {line}");
                     }
                 }

@@ -57,9 +57,13 @@ pub(super) fn plan(node: NodeId, namespace: &str, filesystem: &Filesystem, memor
     if !volumes.is_empty() {
         init.extend(["--program".to_owned(), program]);
     }
+    plan_of(node, Kind::Container { filesystem, init, volumes }, memory, vcpus)
+}
+
+/// A container with a card in its pair's network.
+pub(super) fn plan_of(node: NodeId, kind: Kind, memory: ByteSize, vcpus: u32) -> Plan {
     let nic = Nic { bridge: None, vlan: LINK.to_owned(), mac: mac(node), driver: None };
     let memory_mib = memory.0.div_ceil(1 << 20);
-    let kind = Kind::Container { filesystem, init, volumes };
     Plan { name: node.to_string(), kind, memory_mib, vcpus, nics: vec![nic] }
 }
 

@@ -53,7 +53,11 @@ impl Testbed for MinimegaKvm {
 
     fn accepts(&self, tuple: &Tuple) -> Result<(), TestbedError> {
         wishes(NAME, tuple)?;
-        if is_apart(tuple) { check_apart(&self.prepared.spec, tuple) } else { Ok(()) }
+        if !is_apart(tuple) {
+            return Ok(());
+        }
+        check_reach(&self.prepared.spec)?;
+        check_apart(NAME, &self.prepared.spec, tuple)
     }
 
     async fn preflight(&self, request: &Request) -> Result<(), TestbedError> {
@@ -81,9 +85,6 @@ pub(super) fn wishes(testbed: &'static str, tuple: &Tuple) -> Result<Wishes, Tes
     if !wishes.topology.hops.is_empty() {
         return refuse("hops: there are no routers in minimega (leave `hops` out, or exclude this testbed)");
     }
-    if is_apart(tuple) && testbed != NAME {
-        return refuse("colocated = off: containers on other hosts of a mesh cannot be reached (colocated = on)");
-    }
     if let LinkRate::Limit(rate) = wishes.topology.rate {
         let frame = u64::from(wishes.topology.mtu.unwrap_or(USUAL_MTU)) + FRAME_OVERHEAD;
         // What its bucket holds; larger frames never pass, though the rate reads as asked for.
@@ -102,20 +103,31 @@ pub(super) fn is_apart(tuple: &Tuple) -> bool {
     tuple.get("colocated").is_some_and(|value| value.to_string() == "off")
 }
 
+fn refused_apart(testbed: &'static str, what: &str) -> Result<(), TestbedError> {
+    Err(TestbedError::Request { testbed, what: format!("colocated = off: {what}") })
+}
+
 /// # Errors
-/// [`TestbedError::Request`] for what is only to be had on the minimega's own host.
-fn check_apart(spec: &MinimegaSpec, tuple: &Tuple) -> Result<(), TestbedError> {
-    let refuse = |what: &str| Err(TestbedError::Request { testbed: NAME, what: format!("colocated = off: {what}") });
+/// [`TestbedError::Request`] for guests that are only to be had on the minimega's own host.
+fn check_reach(spec: &MinimegaSpec) -> Result<(), TestbedError> {
+    let refuse = |what| refused_apart(NAME, what);
     let by_letters = spec.image.as_ref().is_some_and(|image| matches!(image.reach, GuestReach::Cc { .. }));
     if !by_letters {
         return refuse(
-            "guests on another host are reached through their miniccc alone: it needs an image of your own, and \
-             `reach = \"cc\"` in `[testbed.minimega]`",
+            "guests on another host are reached through their miniccc alone, for a virtio-serial port is a socket on that host: it \
+             needs an image of your own, and `reach = \"cc\"` in `[testbed.minimega]`",
         );
     }
     if spec.result_disk.is_some() {
         return refuse("results disks are on this host alone (leave `result_disk` out)");
     }
+    Ok(())
+}
+
+/// # Errors
+/// [`TestbedError::Request`] for what is not to be had where client and server are on different hosts.
+pub(super) fn check_apart(testbed: &'static str, spec: &MinimegaSpec, tuple: &Tuple) -> Result<(), TestbedError> {
+    let refuse = |what: &str| refused_apart(testbed, what);
     if tuple.integer("mtu").is_none() {
         return refuse(
             "mtu: the tunnel between the hosts takes 46 bytes of each frame and drops what is larger than its network takes \
@@ -137,6 +149,7 @@ fn check_apart(spec: &MinimegaSpec, tuple: &Tuple) -> Result<(), TestbedError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::container::MinimegaContainer;
     use super::*;
     use crate::spec::{GuestBoot, GuestImage, Value};
 
@@ -193,7 +206,21 @@ mod tests {
         let apart = Tuple::new([("colocated".to_owned(), Value::Switch(false))].into());
         let testbed = MinimegaKvm::new(&TestbedSpec { minimega: at_port.clone(), ..TestbedSpec::default() });
         testbed.accepts(&apart).unwrap_err();
-        let why = wishes("minimega-container", &apart).unwrap_err().to_string();
-        assert!(why.starts_with("testbed minimega-container: colocated = off: "), "{why}");
+        let contained = |filesystem: Option<&str>, further: Option<(&str, Value)>| {
+            let factors =
+                [("colocated", Value::Switch(false)), ("mtu", Value::Integer(1400))].into_iter().chain(further);
+            let minimega = MinimegaSpec { filesystem: filesystem.map(str::to_owned), ..MinimegaSpec::default() };
+            let testbed = MinimegaContainer::new(&TestbedSpec { minimega, ..TestbedSpec::default() });
+            let factors = factors.map(|(name, value)| (name.to_owned(), value));
+            testbed.accepts(&Tuple::new(factors.collect())).map_err(|error| error.to_string())
+        };
+        contained(Some("/fs"), None).unwrap();
+        let why = contained(None, None).unwrap_err();
+        assert!(
+            why.starts_with("testbed minimega-container: colocated = off: ") && why.contains("`filesystem`"),
+            "{why}"
+        );
+        let why = contained(Some("/fs"), Some(("pinning", Value::Switch(true)))).unwrap_err();
+        assert!(why.starts_with("testbed minimega-container: colocated = off: pinning: "), "{why}");
     }
 }

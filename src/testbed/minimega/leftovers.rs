@@ -52,7 +52,7 @@ pub async fn clean(campaign: &Path, kept: Kept) -> io::Result<Removed> {
     // The one that joins two hosts goes last: with the machines at it, minimega makes its bridge once more.
     stale.entries.sort_by_key(|journal| journal.entry.hosts.len());
     let mut all = Removed { removed: Vec::new(), left: stale.unreadable };
-    let owner = Owner::of(campaign);
+    let (owner, mut hangs) = (Owner::of(campaign), false);
     for journal in stale.entries {
         if journal.entry.kept && kept == Kept::Stays {
             continue;
@@ -62,20 +62,33 @@ pub async fn clean(campaign: &Path, kept: Kept) -> io::Result<Removed> {
             all.left.push(format!("namespace {name}: another user, or the campaign in another directory, has made it"));
             continue;
         }
-        let Removed { removed, left } = bury(journal).await;
+        let Removed { removed, left } = bury(journal, &mut hangs).await;
         all.removed.extend(removed);
         all.left.extend(left);
     }
+    all.left.extend(hurried(hangs));
     Ok(all)
 }
 
-/// Removes a namespace, and what is left of its machines when its daemon is gone.
-pub(super) async fn bury(journal: Journal) -> Removed {
+/// What is to be said where another host of a mesh has let everything wait.
+pub(super) fn hurried(hangs: bool) -> Option<String> {
+    let hurry = Limits::default().hurry;
+    hangs.then(|| {
+        format!("another host of the mesh has not answered in time: what was asked of it then was given {hurry:?} each")
+    })
+}
+
+/// Removes a namespace, and what is left of its machines when its daemon is gone. `hangs` goes from one to the next: has another host
+/// of the mesh not answered in time?
+pub(super) async fn bury(journal: Journal, hangs: &mut bool) -> Removed {
     let mut done = Removed::default();
     let entry = journal.entry.clone();
     let name = &entry.namespace;
     let same = match open(&entry.socket).await {
         Ok(daemon) => {
+            if *hangs {
+                daemon.expect_hanging();
+            }
             let peer = daemon.peer();
             let same = entry.daemon.is_none() || peer.pid.zip(peer.started) == entry.daemon;
             let failures = match remove(&daemon, &entry).await {
@@ -86,6 +99,7 @@ pub(super) async fn bury(journal: Journal) -> Removed {
                 Ok(false) => Vec::new(),
                 Err(failures) => failures,
             };
+            *hangs = daemon.mesh_hangs();
             let over = is_over(&daemon, &failures).await;
             if !over && !failures.is_empty() {
                 done.left.extend(failures.iter().map(|error| format!("namespace {name}: {}", chain(error))));

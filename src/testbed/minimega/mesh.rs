@@ -5,15 +5,31 @@
 //! host answers. Client and server on different hosts are in two namespaces, and on the bridge of a third one, which has no
 //! machines and both hosts.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use tokio::time::Instant;
 
 use super::daemon::{Daemon, Namespace};
 use super::error::MinimegaError;
+use super::hold::Holds;
 use super::machine::listed;
+use super::up::{Causes, failed};
 use super::wire::Row;
-use crate::ids::Role;
-use crate::testbed::TestbedError;
+use crate::agent::Client;
+use crate::ids::{NodeId, Role};
+use crate::testbed::lan::topology::Topology;
+use crate::testbed::{Request, TestbedError};
 use crate::text::printable;
+
+/// How long the way between two hosts may take to open.
+const WAY: Duration = Duration::from_secs(60);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(500);
+/// Bytes that the tunnel takes of each packet: headers of IP and GRE with a key, and the packet's own of Ethernet with a VLAN tag.
+const TUNNEL: u32 = 46;
 
 /// On which hosts machines are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +174,98 @@ impl Link {
     pub(super) fn network(&self, pair: u32) -> String {
         format!("{}//{}{pair}", self.namespace, super::guest::LINK)
     }
+}
+
+/// The network between two hosts, in a namespace of its own.
+///
+/// # Errors
+/// As [`Holds::take`] and [`Link::make`].
+pub(super) async fn join(
+    daemon: &Arc<Daemon>,
+    holds: &mut Holds,
+    request: &Request,
+    both: [&str; 2],
+) -> Result<Link, TestbedError> {
+    let hosts = both.map(str::to_owned);
+    let namespace = holds.take(daemon, &request.campaign, &request.scratch, &hosts).await?;
+    let link = Link::make(&namespace).await;
+    link.map_err(|error| error.into_testbed(format!("join {} and {}", both[0], both[1])))
+}
+
+/// Waits until all clients reach their servers, and looks whether packets get through that fill the MTU: what is larger than the
+/// network between the hosts takes, the tunnel drops without a word.
+///
+/// # Errors
+/// For the first that does not get through.
+pub(super) async fn await_ways(
+    ends: &[(NodeId, &Client)],
+    topology: &Topology,
+    [clients, servers]: [&str; 2],
+) -> Result<(), TestbedError> {
+    let at = |node| ends.iter().copied().find(|(other, _)| *other == node);
+    let pairs = ends.iter().copied().filter(|(node, _)| node.role == Role::Client);
+    let pairs = pairs.filter_map(|client| Some((client, at(NodeId::server(client.0.pair))?)));
+    try_join_all(pairs.map(|(client, server)| async move {
+        await_way(client, server.0, topology, [clients, servers]).await?;
+        try_full(client, server.0, topology, [clients, servers]).await?;
+        try_full(server, client.0, topology, [servers, clients]).await
+    }))
+    .await
+    .map(drop)
+}
+
+fn address(topology: &Topology, node: NodeId) -> IpAddr {
+    IpAddr::V4(topology.address_of(node).unwrap_or(Ipv4Addr::UNSPECIFIED))
+}
+
+/// RSTP keeps a new port shut for some seconds.
+async fn await_way(
+    (node, client): (NodeId, &Client),
+    server: NodeId,
+    topology: &Topology,
+    [here, there]: [&str; 2],
+) -> Result<(), TestbedError> {
+    let begun = Instant::now();
+    loop {
+        match client.walk(address(topology, server), 1).await {
+            Ok((_, true)) => return Ok(()),
+            Ok(_) if begun.elapsed() < WAY => tokio::time::sleep(LOOK).await,
+            Ok(_) => {
+                let why = format!(
+                    "it does not reach {server}: nothing has come from {here} to {there} and back within {WAY:?}"
+                );
+                return Err(failed(node, why));
+            }
+            Err(error) => return Err(failed(node, Causes(&error))),
+        }
+    }
+}
+
+async fn try_full(
+    (node, client): (NodeId, &Client),
+    to: NodeId,
+    topology: &Topology,
+    [here, there]: [&str; 2],
+) -> Result<(), TestbedError> {
+    let Some(mtu) = topology.mtu else { return Ok(()) };
+    let bytes = u16::try_from(mtu).unwrap_or(u16::MAX);
+    match client.arrives(address(topology, to), bytes).await {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let needed = mtu.saturating_add(TUNNEL);
+            let why = format!(
+                "packets of {bytes} bytes do not get from {here} to {there}, smaller ones do: with mtu = {mtu}, the network between \
+                 them must take packets of {needed} bytes (choose a smaller `mtu`)"
+            );
+            Err(failed(node, why))
+        }
+        Err(error) => Err(failed(node, Causes(&error))),
+    }
+}
+
+/// What [`await_ways`] has found out, as a fact; `None` without an MTU that was asked for.
+pub(super) fn full_packets(topology: &Topology) -> Option<String> {
+    Some(format!("{} bytes got through in both directions, unfragmented", topology.mtu?))
 }
 
 /// Interfaces have names of 15 bytes at most; the end of the namespace's is random.

@@ -30,11 +30,13 @@
 //! inside   containers and the agent in them
 //! site     bringing containers up
 //! contained, container  the testbed `minimega-container`
+//! afar     containers of another host
 //! remains  what of a container outlives its daemon
 //! ```
 //!
 //! Nothing a daemon answers is believed where it is known to be wrong: `docs/minimega.md` has the list.
 
+mod afar;
 pub mod capture;
 pub mod cc;
 mod cgroup;

@@ -18,7 +18,7 @@ use super::hold::chain;
 use super::machine::Machine;
 use crate::agent::{Client, PORT};
 use crate::image::Bundle;
-use crate::spec::{GuestImage, GuestReach};
+use crate::spec::GuestReach;
 
 /// An agent that the image starts is up about as soon as its miniccc. It has this time before another one is sent.
 const OWN_AGENT: Duration = Duration::from_secs(5);
@@ -89,12 +89,12 @@ pub(super) struct OwnGuests {
 }
 
 impl OwnGuests {
-    pub(super) fn new(namespace: &Arc<Namespace>, image: &GuestImage, bundle: &Arc<Bundle>) -> Self {
+    pub(super) fn new(namespace: &Arc<Namespace>, reach: &GuestReach, bundle: &Arc<Bundle>) -> Self {
         let head = Arc::new(MinimegaHead::new(Arc::clone(namespace)));
         Self {
             namespace: Arc::clone(namespace),
             channel: Arc::new(Channel::new(head, Timing::default())),
-            reach: image.reach.clone(),
+            reach: reach.clone(),
             bundle: Arc::clone(bundle),
         }
     }

@@ -6,21 +6,25 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 
 use super::MinimegaError;
+use super::afar::{self, Afar};
+use super::cc::ROUND_TRIPS;
 use super::cgroup::Cgroups;
 use super::daemon::{Daemon, Namespace};
 use super::guest::limit_rate;
 use super::hold::Holds;
 use super::inside::{self, Filesystem, First};
-use super::machine::{self, Machine};
-use super::mesh::Places;
+use super::machine::{self, Machine, Plan};
+use super::mesh::{self, Link, Places};
+use super::reach::OwnGuests;
 use super::up::{Causes, failed, of_pair, state_of};
 use crate::agent::Client;
 use crate::host::cpus;
 use crate::host::namespace::Namespace as Network;
-use crate::ids::{NodeId, Role};
+use crate::ids::NodeId;
+use crate::image::Bundle;
 use crate::node::local::blocking;
-use crate::record::Setting;
-use crate::spec::MinimegaSpec;
+use crate::record::{Environment, Setting};
+use crate::spec::{GuestReach, MinimegaSpec};
 use crate::testbed::lan::build::set_sysctls_within;
 use crate::testbed::lan::topology::{LinkRate, NodePlan};
 use crate::testbed::qemu::settings::of_interfaces;
@@ -32,6 +36,8 @@ use crate::workload::PairCpus;
 
 /// How long containers may take until their agents answer, and each of them besides.
 const START: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(1));
+/// The same for those of other hosts, to which vptest is sent first, by heartbeats.
+const START_AFAR: (Duration, Duration) = (Duration::from_secs(180), Duration::from_secs(10));
 /// Bytes of a container's console that an error has.
 const CONSOLE: usize = 600;
 /// What minimega says of a container that ended before it could be frozen.
@@ -43,9 +49,31 @@ pub(super) struct Container {
     pub(super) machine: Machine,
     pub(super) client: Client,
     pub(super) namespace: Arc<Namespace>,
-    /// Its network, which is one of this kernel's.
-    pub(super) network: Arc<Network>,
-    cgroups: Cgroups,
+    pub(super) place: Place,
+}
+
+/// Where a container is.
+pub(super) enum Place {
+    /// On this host.
+    Here {
+        /// Its network, which is one of this kernel's.
+        network: Arc<Network>,
+        cgroups: Cgroups,
+    },
+    /// On another host of the mesh.
+    Afar(Afar),
+}
+
+/// A namespace, and the nodes whose containers are in it.
+struct Room {
+    nodes: Vec<NodeId>,
+    namespace: Arc<Namespace>,
+}
+
+impl Room {
+    fn pair(&self) -> u32 {
+        self.nodes[0].pair
+    }
 }
 
 /// What a launch makes containers of.
@@ -54,6 +82,8 @@ pub(super) struct Site<'a> {
     pub(super) spec: &'a MinimegaSpec,
     pub(super) filesystem: &'a Filesystem,
     pub(super) places: &'a Places,
+    /// vptest for containers of other hosts; `None` where there are none.
+    pub(super) bundle: Option<&'a Arc<Bundle>>,
 }
 
 impl Site<'_> {
@@ -64,34 +94,72 @@ impl Site<'_> {
         holds: &mut Holds,
         request: &Request,
     ) -> Result<Vec<Container>, TestbedError> {
-        let mut links = Vec::new();
-        for pair in 1..=u32::from(self.wishes.topology.pairs) {
-            let hosts = self.places.of(Role::Client);
-            links.push((pair, holds.take(daemon, &request.campaign, &request.scratch, &hosts).await?));
-        }
-        let launched = try_join_all(links.iter().map(|(pair, namespace)| self.launch(*pair, namespace))).await?;
+        let link = match self.places.both() {
+            // First, so that it goes last: the containers' taps are at its bridge.
+            Some(both) => Some(mesh::join(daemon, holds, request, both).await?),
+            None => None,
+        };
+        let rooms = self.rooms(daemon, holds, request).await?;
+        let launched = try_join_all(rooms.iter().map(|room| self.launch(room, link.as_ref()))).await?;
         // Their processes are there. Whatever happens now, they are found.
-        for ((_, namespace), machines) in links.iter().zip(&launched) {
-            holds.note(namespace, &machines.iter().collect::<Vec<_>>())?;
+        for (room, machines) in rooms.iter().zip(&launched) {
+            holds.note(&room.namespace, &machines.iter().collect::<Vec<_>>())?;
         }
-        let started = try_join_all(links.iter().map(|(pair, namespace)| boot(*pair, namespace))).await?;
+        let started = try_join_all(rooms.iter().map(boot)).await?;
         let plans = self.wishes.topology.nodes();
-        let further = START.1.saturating_mul(u32::try_from(plans.len()).unwrap_or(u32::MAX));
-        let limit = self.spec.boot_timeout.unwrap_or(START.0 + further);
-        let machines = links.iter().zip(started).flat_map(|((_, namespace), machines)| {
-            machines.into_iter().map(move |machine| (Arc::clone(namespace), machine))
+        let (first, each) = if self.places.both().is_some() { START_AFAR } else { START };
+        let further = each.saturating_mul(u32::try_from(plans.len()).unwrap_or(u32::MAX));
+        let limit = self.spec.boot_timeout.unwrap_or(first + further);
+        let machines = rooms.iter().zip(started).flat_map(|(room, machines)| {
+            machines.into_iter().map(move |machine| (Arc::clone(&room.namespace), machine))
         });
-        let reached =
-            plans.into_iter().zip(machines).map(|(plan, (namespace, machine))| enter(plan, machine, namespace, limit));
+        let reached = plans
+            .into_iter()
+            .zip(machines)
+            .map(|(plan, (namespace, machine))| enter(plan, machine, namespace, self.bundle, limit));
         try_join_all(reached).await
     }
 
-    /// Launches the two containers of a pair.
-    async fn launch(&self, pair: u32, namespace: &Arc<Namespace>) -> Result<Vec<Machine>, TestbedError> {
+    /// Namespaces for all nodes: one for each pair, or one for each node where those of a pair are apart.
+    async fn rooms(
+        &self,
+        daemon: &Arc<Daemon>,
+        holds: &mut Holds,
+        request: &Request,
+    ) -> Result<Vec<Room>, TestbedError> {
+        let mut rooms = Vec::new();
+        let size = if self.places.both().is_some() { 1 } else { 2 };
+        for pair in 1..=u32::from(self.wishes.topology.pairs) {
+            for nodes in [NodeId::client(pair), NodeId::server(pair)].chunks(size) {
+                let hosts = self.places.of(nodes[0].role);
+                let namespace = holds.take(daemon, &request.campaign, &request.scratch, &hosts).await?;
+                rooms.push(Room { nodes: nodes.to_vec(), namespace });
+            }
+        }
+        Ok(rooms)
+    }
+
+    /// Launches the containers of a namespace.
+    async fn launch(&self, room: &Room, link: Option<&Link>) -> Result<Vec<Machine>, TestbedError> {
+        let plans: Vec<Plan> = room.nodes.iter().map(|node| self.plan(*node, &room.namespace, link)).collect();
+        let here = room.namespace.far().is_none();
+        let launched = machine::launch(&room.namespace, &plans).await;
+        launched.map_err(|error| of_pair(room.pair(), if here { explained(error) } else { error }, "launch"))
+    }
+
+    fn plan(&self, node: NodeId, namespace: &Namespace, link: Option<&Link>) -> Plan {
         let Wishes { memory, vcpus, .. } = *self.wishes;
-        let nodes = [NodeId::client(pair), NodeId::server(pair)];
-        let plans = nodes.map(|node| inside::plan(node, namespace.name(), self.filesystem, memory, vcpus));
-        machine::launch(namespace, &plans).await.map_err(|error| of_pair(pair, explained(error), "launch"))
+        let name = namespace.name();
+        let mut plan = match (self.filesystem, namespace.far()) {
+            (Filesystem::Users(path, _), Some(_)) => afar::plan(node, name, path, memory, vcpus),
+            (filesystem, _) => inside::plan(node, name, filesystem, memory, vcpus),
+        };
+        if let Some(link) = link {
+            for nic in &mut plan.nics {
+                (nic.bridge, nic.vlan) = (Some(link.bridge.clone()), link.network(node.pair));
+            }
+        }
+        plan
     }
 
     /// Network, rate, offloads, CPUs.
@@ -101,10 +169,7 @@ impl Site<'_> {
         // The kernel is this host's, and loads what it needs; minimega mounts `/proc/sys` so that it cannot be written.
         setup.modules.clear();
         setup.sysctls.clear();
-        let (network, long_life) = (Arc::clone(&container.network), self.wishes.topology.needs_long_life());
-        let set = move || network.run(|| set_sysctls_within(node.role, long_life));
-        let io = |what: String| move |source| TestbedError::Io { what, source };
-        blocking(set).await.map_err(io(format!("set up the network of {node}")))?;
+        container.set_sysctls(self.wishes.topology.needs_long_life()).await?;
         container.client.configure(&setup).await.map_err(|error| failed(node, Causes(&error)))?;
         for interface in &setup.interfaces {
             guests::await_link(&container.client, &interface.name).await.map_err(|why| failed(node, why))?;
@@ -114,16 +179,18 @@ impl Site<'_> {
             limited.map_err(|error| error.into_testbed(format!("limit the rate of {node}")))?;
         }
         match host_cpu(cpus, node) {
-            Some(cpus) => container.pin(&cpus).map_err(io(format!("pin the processes of {node}"))),
+            Some(cpus) => container
+                .pin(&cpus)
+                .map_err(|source| TestbedError::Io { what: format!("pin the processes of {node}"), source }),
             None => Ok(()),
         }
     }
 }
 
-/// Starts the containers of a pair.
-async fn boot(pair: u32, namespace: &Arc<Namespace>) -> Result<Vec<Machine>, TestbedError> {
-    let names = [NodeId::client(pair), NodeId::server(pair)].map(|node| node.to_string());
-    machine::start(namespace, &names).await.map_err(|error| of_pair(pair, error, "start"))
+/// Starts the containers of a namespace.
+async fn boot(room: &Room) -> Result<Vec<Machine>, TestbedError> {
+    let names: Vec<String> = room.nodes.iter().map(ToString::to_string).collect();
+    machine::start(&room.namespace, &names).await.map_err(|error| of_pair(room.pair(), error, "start"))
 }
 
 /// Why a container could not be launched, where minimega only says what followed from it.
@@ -155,8 +222,12 @@ async fn enter(
     plan: NodePlan,
     machine: Machine,
     namespace: Arc<Namespace>,
+    bundle: Option<&Arc<Bundle>>,
     limit: Duration,
 ) -> Result<Container, TestbedError> {
+    if let (Some(_), Some(bundle)) = (namespace.far(), bundle) {
+        return enter_afar(plan, machine, namespace, bundle, limit).await;
+    }
     let reached = async {
         let here = |source| crate::agent::AgentError::Here { what: format!("find {}", machine.name), source };
         let first = First::of(&machine, namespace.daemon()).map_err(here)?;
@@ -166,7 +237,9 @@ async fn enter(
         Ok::<_, crate::agent::AgentError>((Arc::new(network), cgroups, client))
     };
     match reached.await {
-        Ok((network, cgroups, client)) => Ok(Container { plan, machine, client, namespace, network, cgroups }),
+        Ok((network, cgroups, client)) => {
+            Ok(Container { plan, machine, client, namespace, place: Place::Here { network, cgroups } })
+        }
         Err(error) => {
             let state = state_of(&namespace, &machine.name).await;
             let console = inside::console(namespace.daemon(), &machine).await;
@@ -176,10 +249,78 @@ async fn enter(
     }
 }
 
+/// Waits for the miniccc in a container of another host, and has it start an agent.
+async fn enter_afar(
+    plan: NodePlan,
+    machine: Machine,
+    namespace: Arc<Namespace>,
+    bundle: &Arc<Bundle>,
+    limit: Duration,
+) -> Result<Container, TestbedError> {
+    let daemon = Arc::clone(namespace.daemon());
+    let guests = OwnGuests::new(&namespace, &GuestReach::Cc { files: None }, bundle);
+    let why = match guests.reach(&machine, limit).await {
+        Ok(reached) => {
+            let client = reached.client.clone();
+            match Afar::of(&daemon, &machine, reached).await {
+                Ok(afar) => return Ok(Container { plan, machine, client, namespace, place: Place::Afar(afar) }),
+                Err(why) => why,
+            }
+        }
+        Err(error) => Causes(error.as_ref()).to_string(),
+    };
+    let state = state_of(&namespace, &machine.name).await;
+    Err(failed(plan.id, format_args!("{why}; {state}; its console is a socket on {}", machine.host)))
+}
+
 impl Container {
+    /// Is it on the host that vptest runs on?
+    pub(super) fn is_here(&self) -> bool {
+        matches!(self.place, Place::Here { .. })
+    }
+
+    /// Its network, where it is one of this kernel's.
+    pub(super) fn network(&self) -> Option<&Arc<Network>> {
+        match &self.place {
+            Place::Here { network, .. } => Some(network),
+            Place::Afar(_) => None,
+        }
+    }
+
+    /// How many round trips through its miniccc there were, as a fact.
+    pub(super) fn round_trips(&self) -> Option<Environment> {
+        let Place::Afar(afar) = &self.place else { return None };
+        let value = afar.round_trips()?.to_string();
+        Some(Environment { host: self.plan.id.to_string(), name: ROUND_TRIPS.to_owned(), value })
+    }
+
+    async fn set_sysctls(&self, long_life: bool) -> Result<(), TestbedError> {
+        let role = self.plan.id.role;
+        let what = || format!("set up the network of {}", self.plan.id);
+        match &self.place {
+            Place::Here { network, .. } => {
+                let network = Arc::clone(network);
+                let set = move || network.run(|| set_sysctls_within(role, long_life));
+                blocking(set).await.map_err(|source| TestbedError::Io { what: what(), source })
+            }
+            Place::Afar(afar) => {
+                let set = afar.set_sysctls(self.namespace.daemon(), role, long_life).await;
+                set.map_err(|error| error.into_testbed(format!("{} on {}", what(), afar.host())))
+            }
+        }
+    }
+
+    /// All its threads, as this host numbers them.
+    fn threads(&self) -> std::io::Result<Vec<i32>> {
+        match &self.place {
+            Place::Here { cgroups, .. } => cgroups.threads(),
+            Place::Afar(afar) => Err(std::io::Error::other(format!("it is on {}", afar.host()))),
+        }
+    }
+
     /// Binds all processes to CPUs of this host; those that they start inherit it.
     fn pin(&self, to: &[usize]) -> std::io::Result<()> {
-        self.cgroups.threads()?.into_iter().try_for_each(|thread| match cpus::pin(thread, to) {
+        self.threads()?.into_iter().try_for_each(|thread| match cpus::pin(thread, to) {
             // It has ended since.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             other => other,
@@ -191,7 +332,7 @@ impl Container {
     fn pinned(&self) -> Option<String> {
         let text = |cpus: Vec<usize>| cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
         let all: std::collections::BTreeSet<String> =
-            self.cgroups.threads().ok()?.into_iter().filter_map(cpus::of).map(text).collect();
+            self.threads().ok()?.into_iter().filter_map(cpus::of).map(text).collect();
         (!all.is_empty()).then(|| all.into_iter().collect::<Vec<_>>().join(";"))
     }
 
@@ -199,8 +340,12 @@ impl Container {
         let node = Some(self.plan.id);
         let mut settings = of_interfaces(self.plan.id, &self.client, wishes).await;
         let memory = (wishes.memory.0.div_ceil(1 << 20) << 20).to_string();
-        settings.push(Setting::compare(node, "memory", Some(memory), self.cgroups.memory()));
-        settings.push(Setting::compare(node, "vcpus", Some(wishes.vcpus.to_string()), self.cgroups.vcpus()));
+        let (has_memory, has_vcpus) = match &self.place {
+            Place::Here { cgroups, .. } => (cgroups.memory(), cgroups.vcpus()),
+            Place::Afar(afar) => afar.limits(self.namespace.daemon()).await,
+        };
+        settings.push(Setting::compare(node, "memory", Some(memory), has_memory));
+        settings.push(Setting::compare(node, "vcpus", Some(wishes.vcpus.to_string()), has_vcpus));
         if let Some([cpu]) = cpus {
             settings.push(Setting::compare(node, "container_cpus", Some(cpu.to_string()), self.pinned()));
         }

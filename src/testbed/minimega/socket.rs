@@ -18,6 +18,9 @@ pub struct Limits {
     pub connect: Duration,
     /// How long the answer to a command may take whose limit is not said.
     pub answer: Duration,
+    /// The same for one that other hosts of a mesh answer, after one that they have not answered in time: minimega lets all others wait
+    /// for that one.
+    pub hurry: Duration,
     /// Bytes of one answer, all messages together.
     pub bytes: usize,
     /// Commands after which a new connection is made: the daemon keeps a goroutine (4 kB) for each command until then.
@@ -26,7 +29,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(5), answer: Duration::from_secs(60), bytes: 64 << 20, commands: 1000 }
+        Self {
+            connect: Duration::from_secs(5),
+            answer: Duration::from_secs(60),
+            hurry: Duration::from_secs(5),
+            bytes: 64 << 20,
+            commands: 1000,
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use super::guest::{self, Hardware};
 use super::hold::{Holds, chain};
 use super::line::Line;
 use super::machine::{self, Machine, State};
-use super::mesh::{Link, Places};
+use super::mesh::{self, Link, Places};
 use super::own;
 use super::prepare::{Booted, Prepared};
 use super::reach::{OwnGuests, Reached};
@@ -48,8 +48,6 @@ use crate::workload::PairCpus;
 const LOOK: Duration = Duration::from_millis(500);
 /// How long minimega may take to say that a machine has ended whose agent's connection is closed.
 const ENDING: Duration = Duration::from_secs(5);
-/// How long the way between two hosts may take to open.
-const WAY: Duration = Duration::from_secs(60);
 /// Bytes of a guest's console that an error has.
 const CONSOLE: usize = 600;
 /// How long a guest may take to write to its disk what it has in memory; a part of what taking down may take.
@@ -198,6 +196,9 @@ impl Up {
         if let Some([clients, servers]) = self.places.both() {
             facts.push(fact("testbed.minimega.host_of_clients", clients.to_owned()));
             facts.push(fact("testbed.minimega.host_of_servers", servers.to_owned()));
+            facts.extend(
+                mesh::full_packets(&self.wishes.topology).map(|what| fact("testbed.minimega.full_packets", what)),
+            );
         }
         let of_image = match booted {
             Booted::Image(image) => vec![
@@ -238,7 +239,7 @@ impl Site<'_> {
     ) -> Result<Vec<Guest>, TestbedError> {
         let link = match self.places.both() {
             // First, so that it goes last: the guests' taps are at its bridge.
-            Some(both) => Some(self.link(daemon, holds, request, both).await?),
+            Some(both) => Some(mesh::join(daemon, holds, request, both).await?),
             None => None,
         };
         let rooms = self.rooms(daemon, holds, request).await?;
@@ -254,7 +255,7 @@ impl Site<'_> {
         let machines = rooms.iter().zip(launched).flat_map(|(room, machines)| {
             let own = match self.booted {
                 Booted::Image(_) => None,
-                Booted::Own { image, bundle, .. } => Some(OwnGuests::new(&room.namespace, image, bundle)),
+                Booted::Own { image, bundle, .. } => Some(OwnGuests::new(&room.namespace, &image.reach, bundle)),
             };
             machines.into_iter().map(move |machine| (Arc::clone(&room.namespace), own.clone(), machine))
         });
@@ -274,20 +275,6 @@ impl Site<'_> {
             }
         });
         try_join_all(reached).await
-    }
-
-    /// The network between the two hosts.
-    async fn link(
-        &self,
-        daemon: &Arc<Daemon>,
-        holds: &mut Holds,
-        request: &Request,
-        both: [&str; 2],
-    ) -> Result<Link, TestbedError> {
-        let hosts = both.map(str::to_owned);
-        let namespace = holds.take(daemon, &request.campaign, self.scratch, &hosts).await?;
-        let link = Link::make(&namespace).await;
-        link.map_err(|error| error.into_testbed(format!("join {} and {}", both[0], both[1])))
     }
 
     /// Namespaces for all nodes: one for each pair, or one for each node where those of a pair are apart.
@@ -390,32 +377,10 @@ impl Site<'_> {
         far.set_up(&self.wishes.topology).await?;
         match self.places.both() {
             Some(both) => {
-                let clients = guests.iter().filter(|guest| guest.plan.id.role == Role::Client);
-                try_join_all(clients.map(|client| self.await_way(client, both))).await.map(drop)
+                let ends: Vec<_> = guests.iter().map(|guest| (guest.plan.id, &guest.client)).collect();
+                mesh::await_ways(&ends, &self.wishes.topology, both).await
             }
             None => Ok(()),
-        }
-    }
-
-    /// Waits until a client reaches its server: RSTP keeps a new port shut for some seconds.
-    async fn await_way(&self, client: &Guest, [here, there]: [&str; 2]) -> Result<(), TestbedError> {
-        let (node, server) = (client.plan.id, NodeId::server(client.plan.id.pair));
-        let topology = &self.wishes.topology;
-        let address = topology.address_of(server).unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
-        let begun = tokio::time::Instant::now();
-        loop {
-            let walked = client.client.walk(IpAddr::V4(address), 1).await;
-            match walked {
-                Ok((_, true)) => return Ok(()),
-                Ok(_) if begun.elapsed() < WAY => tokio::time::sleep(LOOK).await,
-                Ok(_) => {
-                    let why = format!(
-                        "it does not reach {server}: nothing has come from {here} to {there} and back within {WAY:?}"
-                    );
-                    return Err(failed(node, why));
-                }
-                Err(error) => return Err(failed(node, Causes(&error))),
-            }
         }
     }
 

@@ -13,7 +13,7 @@ use crate::need::{self, need};
 use crate::qemu::{cache, databases, only, outcome};
 
 /// minimega's containers need cgroups of version 1, and so do the double's.
-fn containers() -> bool {
+pub(super) fn containers() -> bool {
     let cgroups = ["cpu", "devices", "freezer", "memory"];
     let there = cgroups.iter().all(|name| Path::new("/sys/fs/cgroup").join(name).join("tasks").exists());
     need::root()
@@ -22,11 +22,16 @@ fn containers() -> bool {
 }
 
 fn sweep(double: &Process, factors: &str, more: &str) -> Campaign {
+    sweep_with(double, factors, "timeout = \"120 s\"", "", more)
+}
+
+/// The same with lines at the beginning, and in `[testbed.minimega]`.
+pub(super) fn sweep_with(double: &Process, factors: &str, begin: &str, testbed: &str, more: &str) -> Campaign {
     // Other tests keep this host busy.
     Campaign::planned(&format!(
-        "name = \"containers\"\nrepetitions = 1\ntimeout = \"120 s\"\norder = \"sequential\"\n\n\
+        "name = \"containers\"\nrepetitions = 1\n{begin}\norder = \"sequential\"\n\n\
          [factors]\ntestbed = \"minimega-container\"\n{factors}\n\n[workload]\npreset = \"ab\"\n\n\
-         [testbed.minimega]\nsocket = \"{}\"\n\n\
+         [testbed.minimega]\nsocket = \"{}\"\n{testbed}\n\n\
          [verify]\nforeign_cpu = \"off\"\nsteal = \"off\"\nclient_cpu = \"off\"\n{more}\n",
         double.socket().display()
     ))
@@ -88,13 +93,13 @@ async fn a_whole_iteration_in_containers() {
     assert_eq!(double_container::cgroups(double.child.id()), [] as [&Path; 0]);
 }
 
-fn testbed(double: &Process, filesystem: Option<String>) -> MinimegaContainer {
+pub(super) fn testbed(double: &Process, filesystem: Option<String>) -> MinimegaContainer {
     let socket = Some(double.socket().to_string_lossy().into_owned());
     let minimega = MinimegaSpec { socket, filesystem, ..MinimegaSpec::default() };
     MinimegaContainer::with_cache(&TestbedSpec { minimega, ..TestbedSpec::default() }, cache())
 }
 
-fn request(campaign: &Path) -> Request {
+pub(super) fn request(campaign: &Path) -> Request {
     let scratch = campaign.join("scratch");
     std::fs::create_dir(&scratch).unwrap();
     Request {
@@ -115,18 +120,23 @@ async fn failure(testbed: &MinimegaContainer, campaign: &Path) -> TestbedError {
     error
 }
 
+/// The directory that vptest makes, without vptest.
+pub(super) fn own_filesystem() -> tempfile::TempDir {
+    let made = vptest::image::build_root_until(&crate::qemu::wanted(), &vptest::image::Stop::default(), &mut |_| {});
+    let own = tempfile::tempdir().unwrap();
+    let copied = std::process::Command::new("cp").arg("-a").arg(made.unwrap().path.join(".")).arg(own.path()).status();
+    assert!(copied.unwrap().success());
+    std::fs::remove_file(own.path().join("bin/vptest")).unwrap();
+    own
+}
+
 #[tokio::test]
 async fn a_filesystem_of_ones_own_gets_the_agent_from_beside() {
     if !containers() {
         return;
     }
     let (double, campaign) = (Process::with_containers("").await, tempfile::tempdir().unwrap());
-    // The directory that vptest makes, without vptest.
-    let made = vptest::image::build_root_until(&crate::qemu::wanted(), &vptest::image::Stop::default(), &mut |_| {});
-    let own = tempfile::tempdir().unwrap();
-    let copied = std::process::Command::new("cp").arg("-a").arg(made.unwrap().path.join(".")).arg(own.path()).status();
-    assert!(copied.unwrap().success());
-    std::fs::remove_file(own.path().join("bin/vptest")).unwrap();
+    let own = own_filesystem();
     let testbed = testbed(&double, Some(own.path().to_string_lossy().into_owned()));
     testbed.preflight(&request(campaign.path())).await.unwrap();
     std::fs::remove_dir(campaign.path().join("scratch")).unwrap();
@@ -229,7 +239,7 @@ async fn what_two_that_were_killed_have_left_is_removed() {
 }
 
 /// Is there a process of that name in the PID namespace of this one?
-fn has_child(first: i32, name: &str) -> bool {
+pub(super) fn has_child(first: i32, name: &str) -> bool {
     let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
     let wanted = namespace(&first.to_string());
     let processes = std::fs::read_dir("/proc").unwrap().flatten();

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::double_container::{self, Container, Made};
 use super::double_machine::Virtual;
+use super::double_mesh;
 pub(crate) use super::double_words::{HERE, Traps, done, error, text};
 use super::double_words::{lexed, posted};
 use super::guest;
@@ -380,6 +381,9 @@ impl Shared {
                 for machine in removed.iter_mut().flat_map(|namespace| &mut namespace.machines) {
                     machine.container.iter_mut().for_each(Container::remove);
                 }
+                if self.trap().contain {
+                    removed.iter().flat_map(|namespace| &namespace.bridges).for_each(|name| double_mesh::part(name));
+                }
                 let machines = removed.iter().flat_map(|namespace| &namespace.machines);
                 for machine in machines.filter(|machine| machine.state != "ERROR") {
                     std::fs::remove_dir_all(self.directory.join(machine.id.to_string())).unwrap();
@@ -429,6 +433,9 @@ impl Shared {
                 found.state = "RUNNING";
                 if let Some(container) = &mut found.container {
                     container.start();
+                    if container.has_miniccc() {
+                        guest::report_from(self, name, machine, &found.uuid, container.pid());
+                    }
                     return done();
                 }
                 if let Some(qemu) = &mut found.qemu {
@@ -638,7 +645,10 @@ impl Namespace {
             None if fails => ("ERROR", json!({ "error": "qemu did not start\n" })),
             None => ("BUILDING", json!({})),
         };
+        // A container's card has no driver.
+        let end = if kind == "container" { "," } else { "" };
         let net = self.config.get("net").cloned().unwrap_or_default();
+        let net = net.into_iter().map(|card| card + end).collect();
         let uuid = format!("00000000-0000-0000-0000-{id:012}");
         let (container, qemu, qos) = (None, None, "[]".to_owned());
         self.machines.push(Machine { id, name: name.to_owned(), uuid, state, tags, net, container, qemu, qos });
@@ -651,10 +661,14 @@ impl Namespace {
         let number = |name: &str| config(name).first().map_or(1, |value| value.parse().unwrap());
         let (filesystem, init, volume) = (config("filesystem"), config("init"), config("volume"));
         let (memory_mib, vcpus) = (number("memory"), number("vcpus"));
+        let host = self.host().to_owned();
         let Some(machine) = self.machines.last_mut().filter(|m| m.id == id && m.state == "BUILDING") else { return };
-        let bridge = self.bridge.get_or_insert_with(|| bridge(id));
-        let mac = machine.net[0].split(',').nth(1).unwrap().to_owned();
-        let (filesystem, bridge) = (filesystem[0].as_str(), bridge.clone());
+        let (bridge, mac) = match machine.net[0].split(',').collect::<Vec<_>>()[..] {
+            [_, mac, ""] => (self.bridge.get_or_insert_with(|| bridge(id)).clone(), mac.to_owned()),
+            [name, _, mac, ""] => (double_mesh::bridge_at(&host, name), mac.to_owned()),
+            _ => panic!("{:?}", machine.net),
+        };
+        let filesystem = filesystem[0].as_str();
         let made = Made { base, id, filesystem, init, volume, memory_mib, vcpus, mac, bridge };
         match Container::launch(&made) {
             Ok(container) => machine.container = Some(container),

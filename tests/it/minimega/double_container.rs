@@ -35,6 +35,7 @@ pub(crate) struct Container {
     _out: BufReader<ChildStdout>,
     place: PathBuf,
     cgroups: Vec<PathBuf>,
+    miniccc: bool,
 }
 
 /// Mounts what minimega mounts, waits for the start, and leaves the capabilities that minimega leaves.
@@ -78,7 +79,8 @@ impl Container {
         overlay(&place, made)?;
         let mut child = start(&place, made)?;
         let out = child.stdout.take().expect("it is piped");
-        let mut container = Self { child, _out: BufReader::new(out), place, cgroups: Vec::new() };
+        let miniccc = made.init.iter().any(|word| word.contains("/miniccc "));
+        let mut container = Self { child, _out: BufReader::new(out), place, cgroups: Vec::new(), miniccc };
         note(made.base, container.pid());
         container.complete(made).inspect_err(|_| container.remove())?;
         Ok(container)
@@ -121,6 +123,11 @@ impl Container {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Does it start a miniccc?
+    pub(crate) fn has_miniccc(&self) -> bool {
+        self.miniccc
     }
 
     /// As `vm start`.

@@ -6,8 +6,35 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use super::double::{HERE, Namespace, Shared, done, error, text};
+use super::double::{HERE, Namespace, Shared, Traps, done, error, text};
+use super::double_container::{bridge, run};
 use super::double_words::data;
+
+/// What is left of 1500 bytes for a packet in the tunnel.
+const TUNNEL: u32 = 1454;
+
+/// Name of a bridge that several hosts have, on one of them: they are all in this network.
+pub(super) fn bridge_at(host: &str, name: &str) -> String {
+    if host == HERE { name.to_owned() } else { format!("{name}x") }
+}
+
+/// A bridge of this name on either host, and what is between them.
+fn join(name: &str, mtu: u32) -> Value {
+    let (there, mtu) = (format!("{name}x"), mtu.to_string());
+    let (near, far) = (format!("{name}y"), format!("{name}z"));
+    [name, &there].into_iter().for_each(bridge);
+    let made = run("ip", &["link", "add", &near, "mtu", &mtu, "type", "veth", "peer", "name", &far, "mtu", &mtu])
+        .and_then(|()| run("ip", &["link", "set", &near, "master", name, "up"]))
+        .and_then(|()| run("ip", &["link", "set", &far, "master", &there, "up"]));
+    made.map_or_else(error, |()| done())
+}
+
+/// Takes it away.
+pub(super) fn part(name: &str) {
+    for link in [format!("{name}y"), format!("{name}x"), name.to_owned()] {
+        run("ip", &["link", "delete", &link]).unwrap();
+    }
+}
 
 impl Namespace {
     /// The host that has its machines.
@@ -57,7 +84,10 @@ impl Shared {
             ["bridge", _, "gre"] if namespace.hosts.len() == 1 => done(),
             ["bridge", name, "gre"] => {
                 namespace.bridges.push((*name).to_owned());
-                done()
+                match self.trap() {
+                    Traps { contain: true, tunnel_mtu, .. } => join(name, tunnel_mtu.unwrap_or(TUNNEL)),
+                    _ => done(),
+                }
             }
             other => error(format!("invalid command: `ns {}`", other.join(" "))),
         }

@@ -43,6 +43,8 @@ pub(crate) struct Traps {
     pub(crate) fail: Option<&'static str>,
     /// Other hosts of its mesh; its own is called [`HERE`].
     pub(crate) mesh: Vec<&'static str>,
+    /// Largest packet that the tunnel between two of them takes, where there is a real one.
+    pub(crate) tunnel_mtu: Option<u32>,
     /// No miniccc reports from a machine that was started.
     pub(crate) silent_start: bool,
     /// All guests' files are in one directory, [`super::guest::shared_files`].

@@ -1,7 +1,7 @@
 //! miniccc, as far as it is known from outside: one command after the other, results with the next heartbeat.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::double::{Command, HEARTBEAT, HERE, Shared, What};
@@ -16,6 +16,8 @@ pub(crate) struct Client {
     files: PathBuf,
     /// Begins each command that it runs.
     by: Vec<String>,
+    /// The container that it is in, as its first process; otherwise this host.
+    inside: Option<Inside>,
     /// Number of the last command it was given.
     last: u64,
     /// An empty file was received: what is sent no longer arrives.
@@ -31,13 +33,97 @@ pub(crate) fn report(shared: &Arc<Shared>, namespace: &str, name: &str, uuid: &s
 pub(crate) fn report_by(shared: &Arc<Shared>, namespace: &str, name: &str, uuid: &str, by: Vec<String>) -> PathBuf {
     let files = if shared.trap().same_files { shared_files(shared) } else { shared.directory.join("guest").join(uuid) };
     std::fs::create_dir_all(&files).unwrap();
-    let client = Client { name: name.to_owned(), files: files.clone(), by, last: 0, broken: false };
+    let client = Client { name: name.to_owned(), files: files.clone(), by, inside: None, last: 0, broken: false };
     let mut state = shared.state.lock().unwrap();
     state.namespaces.entry(namespace.to_owned()).or_default().clients.insert(uuid.to_owned(), client);
     drop(state);
     let (shared, namespace, uuid) = (Arc::clone(shared), namespace.to_owned(), uuid.to_owned());
     std::thread::spawn(move || while beat(&shared, &namespace, &uuid).is_some() {});
     files
+}
+
+/// What a container has as its miniccc: it runs what it is given, one after the other. The rest of one is in the double.
+pub(crate) const MINICCC: &str = r#"#!/bin/sh
+d=/tmp/miniccc
+mkdir -p $d/files
+mkfifo $d/orders
+while :; do
+  read -r n <$d/orders || continue
+  (cd $d/files && exec sh $d/$n.sh) </dev/null >$d/$n.out 2>$d/$n.err
+  echo $? >$d/$n.new
+  mv $d/$n.new $d/$n.code
+done
+"#;
+
+/// A container with that program in it, by its first process.
+#[derive(Clone)]
+struct Inside {
+    pid: u32,
+}
+
+impl Inside {
+    /// A path in it, as this host sees it.
+    fn path(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.pid))
+    }
+
+    /// Waits for something in it; `None` when it ends before.
+    fn wait<T>(&self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+        loop {
+            if let Some(found) = look() {
+                return Some(found);
+            }
+            if !self.path("/tmp").exists() {
+                return None;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+
+    /// Runs a command in it; `None` when it ends before that has.
+    fn run(&self, number: u64, argv: &[String]) -> Option<Outcome> {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let at = |end: &str| self.path(&format!("/tmp/miniccc/{number}.{end}"));
+        let words: Vec<String> = argv.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
+        std::fs::write(
+            at("sh"),
+            format!(
+                "exec {}
+",
+                words.join(" ")
+            ),
+        )
+        .ok()?;
+        let orders = self.path("/tmp/miniccc/orders");
+        let open = || std::fs::File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&orders).ok();
+        use io::Write as _;
+        writeln!(self.wait(open)?, "{number}").ok()?;
+        let code = self.wait(|| std::fs::read_to_string(at("code")).ok())?;
+        let read = |end: &str| std::fs::read(at(end)).unwrap_or_default();
+        let (exit, stdout, stderr) = (code.trim().parse().ok(), read("out"), read("err"));
+        ["sh", "out", "err", "code"].map(|end| std::fs::remove_file(at(end)).ok());
+        Some(Outcome { exit, stdout, stderr, ..Outcome::of(number) })
+    }
+}
+
+/// Has the miniccc of a container report as soon as it is there.
+pub(crate) fn report_from(shared: &Arc<Shared>, namespace: &str, name: &str, uuid: &str, pid: u32) {
+    let (shared, inside) = (Arc::clone(shared), Inside { pid });
+    let [namespace, name, uuid] = [namespace, name, uuid].map(str::to_owned);
+    std::thread::spawn(move || {
+        let files = inside.path("/tmp/miniccc/files");
+        if inside.wait(|| inside.path("/tmp/miniccc/orders").exists().then_some(())).is_none() {
+            return;
+        }
+        let client = Client { name, files, by: Vec::new(), inside: Some(inside), last: 0, broken: false };
+        {
+            let mut state = shared.state.lock().unwrap();
+            // It may have gone meanwhile.
+            let Some(space) = state.namespaces.get_mut(&namespace) else { return };
+            space.clients.insert(uuid.clone(), client);
+        }
+        while beat(&shared, &namespace, &uuid).is_some() {}
+    });
 }
 
 /// Directory of all guests' files, where they have one together.
@@ -51,7 +137,7 @@ pub(crate) fn reconnect(shared: &Shared, namespace: &str, uuid: &str) {
     state.namespaces.get_mut(namespace).unwrap().clients.get_mut(uuid).unwrap().last = 0;
 }
 
-struct Result {
+struct Outcome {
     id: u64,
     exit: Option<i32>,
     stdout: Vec<u8>,
@@ -60,7 +146,7 @@ struct Result {
     received: Vec<(String, Vec<u8>)>,
 }
 
-impl Result {
+impl Outcome {
     fn of(id: u64) -> Self {
         Self { id, exit: None, stdout: vec![], stderr: vec![], received: vec![] }
     }
@@ -80,7 +166,7 @@ pub(crate) fn renumber(client: &mut Client) {
 /// One heartbeat; `None` when the client is gone.
 fn beat(shared: &Shared, namespace: &str, uuid: &str) -> Option<()> {
     let traps = shared.trap();
-    let (commands, files, by, mut broken) = {
+    let (commands, place, mut broken) = {
         let mut state = shared.state.lock().unwrap();
         let space = state.namespaces.get_mut(namespace)?;
         let client = space.clients.get_mut(uuid)?;
@@ -95,7 +181,8 @@ fn beat(shared: &Shared, namespace: &str, uuid: &str) -> Option<()> {
         }
         let given: Vec<u64> = commands.iter().map(|command| command.id).collect();
         client.last = client.last.max(given.iter().copied().max().unwrap_or(0));
-        let found = (commands, client.files.clone(), client.by.clone(), client.broken);
+        let place = (client.files.clone(), client.by.clone(), client.inside.clone());
+        let found = (commands, place, client.broken);
         for command in space.commands.iter_mut().filter(|command| command.once && given.contains(&command.id)) {
             // Never given again.
             command.there.retain(|one| one != uuid);
@@ -104,9 +191,9 @@ fn beat(shared: &Shared, namespace: &str, uuid: &str) -> Option<()> {
     };
     let mut results = Vec::new();
     for command in commands {
-        let mut result = follow(shared, &files, &by, &command, &mut broken);
+        let mut result = follow(shared, &place, &command, &mut broken)?;
         // Files are given at once; the rest waits for the heartbeat.
-        let received = Result { received: std::mem::take(&mut result.received), ..Result::of(command.id) };
+        let received = Outcome { received: std::mem::take(&mut result.received), ..Outcome::of(command.id) };
         match deliver(shared, namespace, uuid, &received) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => other.unwrap(),
@@ -135,15 +222,22 @@ fn beat(shared: &Shared, namespace: &str, uuid: &str) -> Option<()> {
     Some(())
 }
 
-fn follow(shared: &Shared, files: &Path, by: &[String], command: &Command, broken: &mut bool) -> Result {
+/// `None` when the client is gone.
+fn follow(
+    shared: &Shared,
+    (files, by, inside): &(PathBuf, Vec<String>, Option<Inside>),
+    command: &Command,
+    broken: &mut bool,
+) -> Option<Outcome> {
     let traps = shared.trap();
     // A mailbox that is just being started looks like one that was left, to whoever shares its directory.
     let phase = matches!(&command.what, What::Run(argv) if argv[0] == "timeout");
     let _alone = (traps.same_files && phase).then(|| PHASES.lock().unwrap());
     let ends = |name: &str, with: Option<&str>| with.is_some_and(|with| name.ends_with(with));
-    let mut result = Result::of(command.id);
+    let mut result = Outcome::of(command.id);
     match &command.what {
-        What::Run(argv) => match run(&[by, argv].concat()).current_dir(files).output() {
+        What::Run(argv) if inside.is_some() => result = inside.as_ref()?.run(command.id, argv)?,
+        What::Run(argv) => match run(&[&by[..], argv].concat()).current_dir(files).output() {
             Ok(output) => {
                 result.exit = Some(output.status.code().unwrap_or(-1));
                 (result.stdout, result.stderr) = (output.stdout, output.stderr);
@@ -165,7 +259,8 @@ fn follow(shared: &Shared, files: &Path, by: &[String], command: &Command, broke
         What::Receive(names) if !traps.keep_received => {
             for name in names {
                 // A file that is not there is no error.
-                let Ok(mut content) = std::fs::read(name) else { continue };
+                let path = inside.as_ref().map_or_else(|| PathBuf::from(name), |inside| inside.path(name));
+                let Ok(mut content) = std::fs::read(path) else { continue };
                 *broken |= content.is_empty();
                 if traps.damage_received && !content.is_empty() {
                     content[0] ^= 1;
@@ -175,10 +270,10 @@ fn follow(shared: &Shared, files: &Path, by: &[String], command: &Command, broke
         }
         What::Receive(_) => {}
     }
-    result
+    Some(result)
 }
 
-fn deliver(shared: &Shared, namespace: &str, uuid: &str, result: &Result) -> io::Result<()> {
+fn deliver(shared: &Shared, namespace: &str, uuid: &str, result: &Outcome) -> io::Result<()> {
     let host = shared.state.lock().unwrap().namespaces.get(namespace).map(|space| space.host().to_owned());
     let files = shared.files_at(host.as_deref().unwrap_or(HERE));
     let base = files.join(if namespace == "minimega" { "" } else { namespace });

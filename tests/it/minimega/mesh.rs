@@ -115,8 +115,8 @@ async fn guests_together_stay_on_their_host() {
     // When it comes, and when it goes.
     assert_eq!((pinned.len(), launched.len()), (2, 2));
     assert!(lab.double.heard()[pinned[0]].ends_with(HERE) && pinned[0] < launched[0]);
-    // The others have been told the name of the network.
-    assert_eq!(heard(&lab, &["mesh send"]), heard(&lab, &["mesh send all file delete"]));
+    // Hosts that have no part in it are not asked: one of them might hang.
+    assert!(heard(&lab, &["mesh send"]).is_empty(), "{:?}", lab.double.heard());
     assert!(is_empty(&lab.double));
 }
 

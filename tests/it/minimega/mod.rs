@@ -37,6 +37,8 @@
 //! | a namespace of a mesh is on all hosts but its own | `mesh::guests_together_stay_on_their_host`, `mesh::guests_on_two_hosts_…` |
 //! | `ns bridge` does nothing for one host, and says nothing | `mesh::guests_on_two_hosts_…` |
 //! | what is sent or received stays on the other host | `mesh::guests_on_two_hosts_…` |
+//! | the tunnel drops what its network does not take, and says nothing | `afar::a_tunnel_that_is_too_small_…` |
+//! | a host that hangs lets all commands over the mesh wait | unit test of `daemon.rs` |
 //! | a bridge is made once more for a machine at it that goes | `mesh::the_bridge_between_two_hosts_goes_last` |
 //! | a host that is not in the mesh gives no answer, and no error | `mesh::the_double_answers_…`, `mesh::clean_asks_…` |
 //! | a daemon that forgets a namespace knows nothing of its other hosts | `mesh::clean_asks_the_other_host_…` |
@@ -45,6 +47,7 @@
 //! | after `-force` | `traps::a_minimega_that_has_come_since_…` |
 //! | after `-recover` | `traps::a_minimega_that_has_recovered_…` |
 
+mod afar;
 mod contained;
 mod disk;
 pub(crate) mod double;
@@ -113,6 +116,11 @@ impl Process {
         Self::listening(place, child).await
     }
 
+    /// The same with a host `kn2` in its mesh, and a tunnel to it that takes packets of so many bytes.
+    async fn on_two_hosts(tunnel_mtu: u32) -> Self {
+        Self::with_containers(&format!("export VPTEST_DOUBLE_TUNNEL={tunnel_mtu}")).await
+    }
+
     async fn listening(place: tempfile::TempDir, child: std::process::Child) -> Self {
         let socket = place.path().join("minimega");
         // It is there before anybody listens.
@@ -163,7 +171,10 @@ fn serve() {
     let Some(place) = std::env::var_os("VPTEST_DOUBLE") else { return };
     let at: &'static str = Box::leak(std::env::var("VPTEST_DOUBLE_CRASH").unwrap_or_default().into_boxed_str());
     let contain = std::env::var("VPTEST_DOUBLE_CONTAIN").is_ok_and(|contain| !contain.is_empty());
-    let traps = Traps { crash_at: Some(at).filter(|at| !at.is_empty()), contain, ..Traps::default() };
+    let tunnel_mtu = std::env::var("VPTEST_DOUBLE_TUNNEL").ok().map(|mtu| mtu.parse().unwrap());
+    let mesh = if tunnel_mtu.is_some() { vec!["kn2"] } else { vec![] };
+    let crash_at = Some(at).filter(|at| !at.is_empty());
+    let traps = Traps { crash_at, contain, mesh, tunnel_mtu, ..Traps::default() };
     let _shared = double::Shared::serve(Path::new(&place), traps, false);
     let parent = nix::unistd::getppid();
     while nix::unistd::getppid() == parent {
