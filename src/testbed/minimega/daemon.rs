@@ -22,6 +22,8 @@ pub const DEFAULT_SOCKET: &str = "/tmp/minimega/minimega";
 const SETTLE: Duration = Duration::from_secs(20);
 /// How long clearing a namespace may take.
 const CLEAR: Duration = Duration::from_secs(60);
+/// How long what clients have said may still be written after their namespace is gone.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Beginning of the names of vptest's namespaces.
 const PREFIX: &str = "vptest";
 /// Connections that are kept for further commands.
@@ -526,12 +528,8 @@ impl Namespace {
         // minimega forgets machines whose launch failed, but leaves their directories. Their numbers are not used again.
         let left = failed_launches.iter().map(|id: &u64| self.daemon.base.join(id.to_string()));
         for directory in left.chain([self.files()]) {
-            match std::fs::remove_dir_all(&directory) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    failures.push(MinimegaError::File { what: format!("remove {}", directory.display()), source });
-                }
-                _ => {}
-            }
+            let removed = remove_directory(&directory).await;
+            failures.extend(removed.map_err(MinimegaError::file(format!("remove {}", directory.display()))).err());
         }
         failures.extend(self.remove_there().await.err());
         failures
@@ -571,6 +569,22 @@ impl Namespace {
                 }
                 other => return other.map(drop),
             }
+        }
+    }
+}
+
+/// Removes a directory that may not be there. What a client said last may be written just now.
+async fn remove_directory(directory: &Path) -> std::io::Result<()> {
+    let deadline = tokio::time::Instant::now() + LAST_WORDS;
+    loop {
+        match std::fs::remove_dir_all(directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error)
+                if error.kind() == std::io::ErrorKind::DirectoryNotEmpty && tokio::time::Instant::now() < deadline =>
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            other => return other,
         }
     }
 }
