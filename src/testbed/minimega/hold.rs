@@ -72,7 +72,7 @@ impl Holds {
                 left.extend(leftovers::bury(journal).await.left);
                 continue;
             }
-            let gone = leftovers::await_end(&journal.entry).await;
+            let gone = leftovers::await_gone(&journal.entry).await;
             left.extend(failures.iter().map(|error| format!("namespace {}: {}", namespace.name(), chain(error))));
             let all_gone = failures.is_empty() && gone.is_empty();
             left.extend(gone);
