@@ -143,6 +143,7 @@ impl Testbed for MinimegaContainer {
     async fn preflight(&self, request: &Request) -> Result<(), TestbedError> {
         let wishes = wishes(NAME, &request.tuple)?;
         self.check_host().await?;
+        self.prepared.may_capture(request).await?;
         if wishes.tunnel {
             blocking(try_tunnel).await.map_err(|error| TestbedError::Unsupported {
                 what: format!(
@@ -156,6 +157,7 @@ impl Testbed for MinimegaContainer {
 
     async fn launch(&self, request: &Request) -> Result<Box<dyn Instance>, TestbedError> {
         let wishes = wishes(NAME, &request.tuple)?;
+        self.prepared.may_capture(request).await?;
         let (daemon, root) = (self.prepared.daemon().await?, self.root(request).await?);
         let filesystem = self.filesystem(root.as_deref(), request).await?;
         let places = self.prepared.places(&daemon, request).await?;
@@ -166,6 +168,10 @@ impl Testbed for MinimegaContainer {
             Some(root) => up.with_root(&root),
             None => up,
         }))
+    }
+
+    async fn close(&self) {
+        self.prepared.close().await;
     }
 }
 

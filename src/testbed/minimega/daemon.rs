@@ -304,14 +304,18 @@ impl Owner {
     }
 
     fn fresh_name(&self) -> String {
+        format!("{}{:08x}", self.prefix(), crate::agent::fresh_number() >> 32)
+    }
+
+    /// How the names of its namespaces begin.
+    pub(super) fn prefix(&self) -> String {
         let Self { uid, campaign } = self;
-        format!("{PREFIX}-{uid}-{campaign}-{:08x}", crate::agent::fresh_number() >> 32)
+        format!("{PREFIX}-{uid}-{campaign}-")
     }
 
     /// Has a namespace of this name been made by this owner?
     pub fn owns(&self, name: &str) -> bool {
-        let begin = format!("{PREFIX}-{}-{}-", self.uid, self.campaign);
-        name.strip_prefix(&begin).is_some_and(is_random)
+        name.strip_prefix(&self.prefix()).is_some_and(is_random)
     }
 }
 

@@ -33,8 +33,9 @@
 //! | a namespace is not cleared while a launch is under way | `traps::launch::a_namespace_is_cleared_again_…` |
 //! | **captures and limits** | |
 //! | options of captures stay | `machines::captures_are_stopped_together_…`, `traps::captures::a_file_with_another_snap_length_…` |
-//! | the last second of a capture is lost | `machines::captures_are_stopped_together_…`, `machines::a_capture_that_lost_everything_…` |
+//! | the last second of a capture is lost | `machines::captures_are_stopped_together_…`, `machines::a_capture_that_lost_everything_…`, `traps::two_campaigns::a_whole_iteration_…` |
 //! | numbers of captures are used twice | `machines::captures_are_never_added_to_others` |
+//! | and by namespaces that share a bridge | `traps::captures::captures_of_two_namespaces_…`, `traps::two_campaigns::minimega_captures_for_one_…`, `traps::two_campaigns::a_run_is_refused_…` |
 //! | a wrong filter shows only at the start, paths are relative to two places | `machines::a_capture_that_cannot_start_…` |
 //! | an existing file is cut, a killed machine stays in the table | `traps::captures::a_file_of_an_earlier_capture_…`, `traps::captures::a_capture_of_a_machine_…` |
 //! | a limit that could not be set takes the old one away | `traps::launch::a_limit_counts_only_when_it_is_in_the_table` |

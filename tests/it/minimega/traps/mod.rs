@@ -6,6 +6,7 @@ mod cc;
 mod launch;
 mod rond;
 mod taps;
+mod two_campaigns;
 
 use vptest::testbed::minimega::cc::Head as _;
 use vptest::testbed::minimega::rond::Rond;
