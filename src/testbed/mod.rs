@@ -112,7 +112,7 @@ pub trait Testbed: Send + Sync {
         Ok(())
     }
 
-    /// Can this host provide what is asked? Changes nothing.
+    /// Can this host provide what is asked? Changes nothing; what is reserved is free again after [`Testbed::close`].
     async fn preflight(&self, request: &Request) -> Result<(), TestbedError>;
 
     /// Brings up all nodes and links. When it fails, or is dropped half-way, nothing stays behind.

@@ -189,11 +189,13 @@ impl Testbed for MinimegaContainer {
         self.accepts(&request.tuple)?;
         let wishes = wishes(NAME, &request.tuple)?;
         self.check_hosts(request, wishes.tunnel).await?;
+        self.prepared.may_capture(request).await?;
         self.root(request).await.map(drop)
     }
 
     async fn launch(&self, request: &Request) -> Result<Box<dyn Instance>, TestbedError> {
         let wishes = wishes(NAME, &request.tuple)?;
+        self.prepared.may_capture(request).await?;
         let (daemon, root) = (self.prepared.daemon().await?, self.root(request).await?);
         let filesystem = self.filesystem(root.as_deref(), request).await?;
         let places = self.prepared.places(&daemon, request).await?;
@@ -209,6 +211,10 @@ impl Testbed for MinimegaContainer {
             Some(root) => up.with_root(&root),
             None => up,
         }))
+    }
+
+    async fn close(&self) {
+        self.prepared.close().await;
     }
 }
 

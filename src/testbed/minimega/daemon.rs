@@ -23,6 +23,8 @@ pub const DEFAULT_SOCKET: &str = "/tmp/minimega/minimega";
 const SETTLE: Duration = Duration::from_secs(20);
 /// How long clearing a namespace may take.
 const CLEAR: Duration = Duration::from_secs(60);
+/// How long what clients have said may still be written after their namespace is gone.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Beginning of the names of vptest's namespaces.
 const PREFIX: &str = "vptest";
 /// Connections that are kept for further commands.
@@ -333,14 +335,18 @@ impl Owner {
     }
 
     fn fresh_name(&self) -> String {
+        format!("{}{:08x}", self.prefix(), crate::agent::fresh_number() >> 32)
+    }
+
+    /// How the names of its namespaces begin.
+    pub(super) fn prefix(&self) -> String {
         let Self { uid, campaign } = self;
-        format!("{PREFIX}-{uid}-{campaign}-{:08x}", crate::agent::fresh_number() >> 32)
+        format!("{PREFIX}-{uid}-{campaign}-")
     }
 
     /// Has a namespace of this name been made by this owner?
     pub fn owns(&self, name: &str) -> bool {
-        let begin = format!("{PREFIX}-{}-{}-", self.uid, self.campaign);
-        name.strip_prefix(&begin).is_some_and(is_random)
+        name.strip_prefix(&self.prefix()).is_some_and(is_random)
     }
 }
 
@@ -567,12 +573,8 @@ impl Namespace {
         // minimega forgets machines whose launch failed, but leaves their directories. Their numbers are not used again.
         let left = failed_launches.iter().map(|id| self.daemon.base.join(id.to_string()));
         for directory in left.chain([self.files()]) {
-            match std::fs::remove_dir_all(&directory) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    failures.push(MinimegaError::File { what: format!("remove {}", directory.display()), source });
-                }
-                _ => {}
-            }
+            let removed = remove_directory(&directory).await;
+            failures.extend(removed.map_err(MinimegaError::file(format!("remove {}", directory.display()))).err());
         }
         for remains in remains {
             failures.extend(remains.remove(&self.daemon).await);
@@ -598,6 +600,22 @@ impl Namespace {
                 }
                 other => return other.map(drop),
             }
+        }
+    }
+}
+
+/// Removes a directory that may not be there. What a client said last may be written just now.
+async fn remove_directory(directory: &Path) -> std::io::Result<()> {
+    let deadline = tokio::time::Instant::now() + LAST_WORDS;
+    loop {
+        match std::fs::remove_dir_all(directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error)
+                if error.kind() == std::io::ErrorKind::DirectoryNotEmpty && tokio::time::Instant::now() < deadline =>
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            other => return other,
         }
     }
 }

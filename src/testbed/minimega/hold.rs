@@ -73,7 +73,7 @@ impl Holds {
                 continue;
             }
             hangs |= namespace.daemon().mesh_hangs();
-            let gone = leftovers::await_end(&journal.entry).await;
+            let gone = leftovers::await_gone(&journal.entry).await;
             left.extend(failures.iter().map(|error| format!("namespace {}: {}", namespace.name(), chain(error))));
             let all_gone = failures.is_empty() && gone.is_empty();
             left.extend(gone);

@@ -4,6 +4,7 @@
 //! It is written before the namespace comes to be and erased when it is gone. So what nobody has locked was left by a run
 //! that has died, and says what to look for also when the minimega that knew it has died as well.
 
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -17,6 +18,8 @@ use super::leftovers::is_first;
 use super::line::quoted;
 use super::machine::Machine;
 use super::socket::running_since;
+use super::taps;
+use crate::host::namespace::Namespace as Network;
 
 /// Name of the directory below a campaign's.
 const DIRECTORY: &str = ".minimega";
@@ -47,9 +50,18 @@ pub struct Entry {
     /// Hosts of the mesh that it has machines, bridges or files on; empty where there is no mesh.
     #[serde(default)]
     pub hosts: Vec<String>,
+    /// Identifier of the kernel's boot it was made in; `None` where that is not known.
+    #[serde(default)]
+    pub boot: Option<String>,
 }
 
 impl Entry {
+    /// Has the kernel not been booted since? No process and no interface outlives that, and their numbers begin anew. One that
+    /// does not say counts as one of now.
+    pub(super) fn is_of_this_boot(&self) -> bool {
+        self.boot.as_ref().is_none_or(|noted| boot().is_none_or(|now| now == *noted))
+    }
+
     /// Is it of the form that this program writes? Whoever removes as root must not be led elsewhere.
     fn is_sound(&self, path: &Path) -> bool {
         let named = |path: &Path| path.file_stem().is_some_and(|stem| stem == self.namespace.as_str());
@@ -60,9 +72,19 @@ impl Entry {
             && place
             && [&self.socket, &self.base, &self.files].into_iter().all(|path| plain(path))
             && self.hosts.iter().all(|host| !host.is_empty() && quoted(host) == *host)
-            && self.machines.iter().flat_map(|machine| &machine.taps).all(|tap| is_tap(tap))
+            && self
+                .machines
+                .iter()
+                .flat_map(|machine| machine.taps.iter().chain(machine.links.keys()))
+                .all(|tap| is_tap(tap))
             && self.machines.iter().all(|machine| machine.cgroups.iter().all(|place| cgroup::is_of(place, machine.id)))
     }
+}
+
+/// Identifier of the kernel's boot. Source: random(4).
+fn boot() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
 /// Is it a name that minimega gives to taps?
@@ -79,6 +101,9 @@ pub struct Noted {
     pub process: Option<(i32, u64)>,
     /// Names of its taps.
     pub taps: Vec<String>,
+    /// Numbers of their interfaces in minimega's network, by name; without those that are not known.
+    #[serde(default)]
+    pub links: BTreeMap<String, u32>,
     /// Is it a container?
     #[serde(default)]
     pub container: bool,
@@ -88,14 +113,15 @@ pub struct Noted {
 }
 
 impl Noted {
-    /// What is to be known of a machine.
-    pub fn of(machine: &Machine) -> Self {
+    /// What is to be known of a machine; `interfaces` are those of minimega's network.
+    fn of(machine: &Machine, interfaces: &BTreeMap<String, u32>) -> Self {
         let process = machine.pid.and_then(|pid| i32::try_from(pid).ok());
         let process = process.and_then(|pid| Some((pid, running_since(pid)?)));
         let cgroups = process.map(|(pid, _)| Cgroups::of(pid, machine.id).into_directories()).unwrap_or_default();
         // A QEMU is a child of its minimega, a container's first process the first of a PID namespace.
         let container = process.is_some_and(|(pid, _)| is_first(pid));
-        Self { id: machine.id, process, taps: machine.taps.clone(), container, cgroups }
+        let links = machine.taps.iter().filter_map(|tap| Some((tap.clone(), *interfaces.get(tap)?))).collect();
+        Self { id: machine.id, process, taps: machine.taps.clone(), links, container, cgroups }
     }
 }
 
@@ -126,6 +152,7 @@ impl Journal {
             consoles: Some(consoles.to_owned()),
             kept: false,
             hosts: namespace.hosts().to_vec(),
+            boot: boot(),
         };
         let directory = campaign.join(DIRECTORY);
         match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
@@ -148,9 +175,18 @@ impl Journal {
     /// # Errors
     /// As [`Journal::begin`].
     pub fn note<'m>(&mut self, machines: impl IntoIterator<Item = &'m Machine>) -> io::Result<()> {
-        let here = machines.into_iter();
-        self.entry.machines = here.map(Noted::of).collect();
+        let interfaces = self.interfaces();
+        self.entry.machines = machines.into_iter().map(|machine| Noted::of(machine, &interfaces)).collect();
         self.write()
+    }
+
+    /// Interfaces of minimega's network: their numbers by name. None where they cannot be read; then names alone count.
+    fn interfaces(&self) -> BTreeMap<String, u32> {
+        let Some((pid, _)) = self.entry.daemon else { return BTreeMap::new() };
+        let read = Network::of_process(pid).and_then(|network| taps::interfaces(Some(&network)));
+        let read =
+            read.inspect_err(|error| tracing::debug!("taps of {} have no numbers: {error}", self.entry.namespace));
+        read.unwrap_or_default().into_iter().map(|interface| (interface.name, interface.index)).collect()
     }
 
     /// Notes that it is to stay up.
@@ -301,12 +337,14 @@ mod tests {
                 id: 3,
                 process: None,
                 taps: vec!["mega_tap3".to_owned()],
+                links: BTreeMap::from([("mega_tap3".to_owned(), 12)]),
                 container: false,
                 cgroups: vec![],
             }],
             consoles: None,
             kept: false,
             hosts: vec!["kn2".to_owned()],
+            boot: boot(),
         };
         let journal = Journal { entry, path, _lock: lock };
         journal.write().unwrap();
@@ -377,6 +415,7 @@ mod tests {
         assert_eq!(forged(&|entry| entry.base = "/b/../etc".into()), (0, 1));
         assert_eq!(forged(&|entry| entry.namespace = "yours".to_owned()), (0, 1));
         assert_eq!(forged(&|entry| entry.machines[0].taps = vec!["eth0".to_owned()]), (0, 1));
+        assert_eq!(forged(&|entry| entry.machines[0].links = BTreeMap::from([("eth0".to_owned(), 2)])), (0, 1));
         let cgroup = |entry: &mut Entry, place: &str| entry.machines[0].cgroups = vec![place.into()];
         assert_eq!(forged(&|entry| cgroup(entry, "/sys/fs/cgroup/cpu/minimega/3")), (1, 0));
         assert_eq!(forged(&|entry| cgroup(entry, "/sys/fs/cgroup/cpu/minimega/4")), (0, 1));
@@ -389,6 +428,23 @@ mod tests {
         assert_eq!(found(campaign.path()).unreadable.len(), 1);
         std::fs::set_permissions(&directory, open(0o777)).unwrap();
         stale(campaign.path()).unwrap_err();
+    }
+
+    /// A journal of an earlier vptest has no numbers of interfaces, and does not say the boot.
+    #[test]
+    fn an_entry_without_numbers_is_one_of_now() {
+        let campaign = tempfile::tempdir().unwrap();
+        drop(entry(campaign.path(), "old"));
+        let path = campaign.path().join(DIRECTORY).join("old.json");
+        let mut said: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert!(said.as_object_mut().unwrap().remove("boot").is_some());
+        assert!(said["machines"][0].as_object_mut().unwrap().remove("links").is_some());
+        std::fs::write(&path, said.to_string()).unwrap();
+        let found = found(campaign.path());
+        let [journal] = found.entries.as_slice() else { panic!("{found:?}") };
+        assert!(journal.entry.is_of_this_boot() && journal.entry.machines[0].links.is_empty());
+        let of = |boot: &str| Entry { boot: Some(boot.to_owned()), ..journal.entry.clone() }.is_of_this_boot();
+        assert!(of(&boot().unwrap()) && !of("00000000-0000-0000-0000-000000000000"));
     }
 
     #[test]

@@ -67,8 +67,13 @@ impl Testbed for MinimegaKvm {
 
     async fn launch(&self, request: &Request) -> Result<Box<dyn Instance>, TestbedError> {
         let wishes = wishes(NAME, &request.tuple)?;
+        self.prepared.may_capture(request).await?;
         // Boxed: it holds the state of all the guests that are being started.
         Ok(Box::new(Up::launch(&self.prepared, wishes, request).boxed().await?))
+    }
+
+    async fn close(&self) {
+        self.prepared.close().await;
     }
 }
 

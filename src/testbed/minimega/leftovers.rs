@@ -1,8 +1,9 @@
 //! What dead runs, or a dead minimega, have left: namespaces, and what of their machines outlives the daemon.
 //!
 //! Only what a journal names is touched, and of that only what still is what it was: a process that started when it did
-//! and runs on the directory of its machine, taps that such a process had.
+//! and runs on the directory of its machine, taps that such a process had, with the number that they had.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -16,13 +17,16 @@ use super::daemon::{Daemon, Owner};
 use super::error::MinimegaError;
 use super::hold::chain;
 use super::journal::{self, Entry, Journal, Noted, is_tap};
+use super::remains;
 use super::socket::{Limits, running_since};
-use super::{remains, taps};
+use super::taps::{self, Which};
 use crate::host::namespace::Namespace as Network;
 use crate::host::stray::kill_if;
 
 /// How long a process may take to end.
 const END: Duration = Duration::from_secs(10);
+/// How long a tap may stay after its machine.
+const TAPS: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(20);
 
 /// How removing went.
@@ -91,6 +95,7 @@ pub(super) async fn bury(journal: Journal, hangs: &mut bool) -> Removed {
             }
             let peer = daemon.peer();
             let same = entry.daemon.is_none() || peer.pid.zip(peer.started) == entry.daemon;
+            let same = same && entry.is_of_this_boot();
             let failures = match remove(&daemon, &entry).await {
                 Ok(true) => {
                     done.removed.push(format!("namespace {name} of minimega"));
@@ -115,7 +120,7 @@ pub(super) async fn bury(journal: Journal, hangs: &mut bool) -> Removed {
         }
     };
     if same == Some(true) {
-        done.left.extend(await_end(&entry).await);
+        done.left.extend(await_gone(&entry).await);
     } else {
         let swept = sweep(&entry, same.is_some()).await;
         done.removed.extend(swept.removed);
@@ -172,11 +177,60 @@ async fn remove(daemon: &Arc<Daemon>, entry: &Entry) -> Result<bool, Vec<Minimeg
     if failures.is_empty() { Ok(true) } else { Err(failures) }
 }
 
+/// Waits until nothing is left of the machines of a namespace that its daemon has removed, and tells what there still is.
+pub(super) async fn await_gone(entry: &Entry) -> Vec<String> {
+    let alive = await_end(entry).await;
+    if alive.is_empty() { await_taps(entry).await } else { alive }
+}
+
+/// Waits until the virtual machines' taps are gone, and removes those that minimega has left. Those of containers go when the
+/// kernel has time for it.
+async fn await_taps(entry: &Entry) -> Vec<String> {
+    let machines = entry.machines.iter().filter(|noted| !noted.container);
+    let links: Vec<(&String, u32)> =
+        machines.flat_map(|noted| &noted.links).map(|(tap, number)| (tap, *number)).collect();
+    let (Some((pid, _)), false) = (entry.daemon, links.is_empty()) else { return Vec::new() };
+    // A daemon that has ended since took its taps with it, or the next one to clean finds them.
+    let Ok(network) = Network::of_process(pid) else { return Vec::new() };
+    let deadline = Instant::now() + TAPS;
+    loop {
+        let there = match taps::interfaces(Some(&network)) {
+            Ok(there) => there,
+            Err(error) => return vec![format!("taps of {}: they cannot be looked for: {error}", entry.namespace)],
+        };
+        let is_there = |link: &&(&String, u32)| there.iter().any(|one| one.name == *link.0 && one.index == link.1);
+        let left: Vec<(&String, u32)> = links.iter().filter(is_there).copied().collect();
+        if left.is_empty() {
+            return Vec::new();
+        }
+        if Instant::now() >= deadline {
+            return remove_taps(entry, left, &network).await;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Removes taps that minimega has left, and tells which of them cannot be.
+async fn remove_taps(entry: &Entry, left: Vec<(&String, u32)>, network: &Network) -> Vec<String> {
+    let mut failed = Vec::new();
+    for (tap, number) in left {
+        if taps::in_use(tap) {
+            failed.push(format!("tap {tap} of {}: minimega has left it, and a QEMU has it", entry.namespace));
+            continue;
+        }
+        match taps::take(tap, Which::Number(number), Some(network)).await {
+            Ok(_) => tracing::warn!("tap {tap} of {}: minimega has left it, and it is removed", entry.namespace),
+            Err(error) => failed.push(format!("tap {tap} of {}: {error}", entry.namespace)),
+        }
+    }
+    failed
+}
+
 /// Waits until the machines' processes have ended, and tells which have not.
-pub(super) async fn await_end(entry: &Entry) -> Vec<String> {
+async fn await_end(entry: &Entry) -> Vec<String> {
     let deadline = Instant::now() + END;
     loop {
-        let alive: Vec<&Noted> = entry.machines.iter().filter(|noted| process(noted).is_some()).collect();
+        let alive: Vec<&Noted> = entry.machines.iter().filter(|noted| process(entry, noted).is_some()).collect();
         if alive.is_empty() {
             return Vec::new();
         }
@@ -189,9 +243,18 @@ pub(super) async fn await_end(entry: &Entry) -> Vec<String> {
 }
 
 /// Its process, if that is still the same.
-fn process(noted: &Noted) -> Option<i32> {
+fn process(entry: &Entry, noted: &Noted) -> Option<i32> {
     let (pid, started) = noted.process?;
-    (running_since(pid) == Some(started)).then_some(pid)
+    (entry.is_of_this_boot() && running_since(pid) == Some(started)).then_some(pid)
+}
+
+/// Which interface was that tap of its.
+fn which(entry: &Entry, noted: &Noted, tap: &str) -> Which {
+    match noted.links.get(tap) {
+        _ if !entry.is_of_this_boot() => Which::Gone,
+        Some(number) => Which::Number(*number),
+        None => Which::Any,
+    }
 }
 
 /// Removes what the daemon would have: processes, taps, directories. `running` says whether another daemon has come since,
@@ -202,7 +265,7 @@ async fn sweep(entry: &Entry, running: bool) -> Removed {
     let machines = with_unnoted(entry);
     let entry = &Entry { machines, ..entry.clone() };
     for noted in &entry.machines {
-        let Some(pid) = process(noted) else { continue };
+        let Some(pid) = process(entry, noted) else { continue };
         if !is_container(pid, &entry.namespace) {
             // A container has a network of its own.
             networks.extend(Network::of_process(pid).ok());
@@ -219,14 +282,14 @@ async fn sweep(entry: &Entry, running: bool) -> Removed {
     // Names of taps begin anew with each daemon, and there may be others than the one that is noted.
     let mut all = Vec::new();
     for noted in &entry.machines {
-        all.extend(noted.taps.iter().filter(|tap| !taps::in_use(tap)).map(|tap| (tap, noted.container)));
+        all.extend(noted.taps.iter().filter(|tap| !taps::in_use(tap)).map(|tap| (tap, noted)));
     }
-    for (tap, container) in all {
-        let taken = match container {
+    for (tap, noted) in all {
+        let taken = match noted.container {
             // Those of a container that has come since cannot be told from this one's, which goes by itself.
             true if running => continue,
             true => taps::take_port(tap).await,
-            false => taps::take(tap, networks.first()).await,
+            false => taps::take(tap, which(entry, noted, tap), networks.first()).await,
         };
         match taken {
             Ok(true) => done.removed.push(format!("tap {tap}")),
@@ -255,7 +318,7 @@ async fn sweep(entry: &Entry, running: bool) -> Removed {
 /// of this namespace's iteration do, and containers that were given its name.
 fn with_unnoted(entry: &Entry) -> Vec<Noted> {
     let mut machines = entry.machines.clone();
-    let Some(consoles) = &entry.consoles else { return machines };
+    let Some(consoles) = entry.consoles.as_ref().filter(|_| entry.is_of_this_boot()) else { return machines };
     let (mark, base) = (format!("{}/", consoles.display()), format!("{}/", entry.base.display()));
     for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
@@ -279,7 +342,8 @@ fn with_unnoted(entry: &Entry) -> Vec<Noted> {
             if container {
                 taps.extend(remains::taps(&entry.base, id));
             }
-            machines.push(Noted { id, process: Some((pid, started)), taps, container, cgroups });
+            let links = BTreeMap::new();
+            machines.push(Noted { id, process: Some((pid, started)), taps, links, container, cgroups });
         }
     }
     machines
@@ -291,11 +355,11 @@ fn end(noted: &Noted, pid: i32, entry: &Entry) -> io::Result<()> {
     let killed = kill_if(pid, || {
         let command = command_of(pid);
         let runs_there = command.windows(place.len()).any(|part| part == place.as_bytes());
-        process(noted).is_some() && (runs_there || is_container(pid, &entry.namespace))
+        process(entry, noted).is_some() && (runs_there || is_container(pid, &entry.namespace))
     });
     match killed {
         // It was ending by itself: a container loses its console with its daemon.
-        Err(_) if process(noted).is_none() => Ok(()),
+        Err(_) if process(entry, noted).is_none() => Ok(()),
         Err(error) => Err(error),
         Ok(()) => remains::thaw(noted),
     }

@@ -12,6 +12,7 @@
 //! reach    how the agent of such a guest is reached
 //! capture  captures that minimega takes
 //! recorder the same as capture points
+//! right    which campaign may have them taken
 //! qmp      what QEMU says of a machine
 //! disk     the disk on which a guest leaves large files
 //! cc       commands and files for nodes, through miniccc
@@ -61,6 +62,7 @@ pub mod qmp;
 mod reach;
 mod recorder;
 mod remains;
+mod right;
 pub mod rond;
 mod site;
 mod socket;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use super::cgroup;
-use super::daemon::{DEFAULT_SOCKET, Daemon};
+use super::daemon::{DEFAULT_SOCKET, Daemon, Owner};
 use super::disk;
 use super::error::MinimegaError;
 use super::far;
@@ -16,14 +16,16 @@ use super::kvm::is_apart;
 use super::line::Line;
 use super::mesh::Places;
 use super::own::{self, Stamp};
+use super::right::{Holder, Right};
 use super::socket::Limits;
 use crate::ids::NodeId;
 use crate::image::{self, Bundle, Image};
 use crate::instrument::capture::available_memory;
-use crate::spec::{GuestBoot, GuestImage, MinimegaSpec};
+use crate::spec::{GuestBoot, GuestImage, MinimegaSpec, TapCapture};
 use crate::testbed::qemu::prepare::{build, check_image, no_image, programs};
 use crate::testbed::qemu::wishes::Wishes;
 use crate::testbed::{Request, TestbedError};
+use crate::text::printable;
 use crate::workload::find_in_path;
 
 /// See the module.
@@ -43,6 +45,8 @@ struct Known {
     own: Option<(Stamp, String)>,
     /// vptest for guests of the user's image.
     bundle: Option<Arc<Bundle>>,
+    /// That to have minimega capture, where it is to.
+    right: Option<Right>,
 }
 
 /// What guests boot.
@@ -109,6 +113,40 @@ impl Prepared {
         Ok(daemon)
     }
 
+    /// Takes the right to have minimega capture, where the spec wants that, until [`Prepared::close`].
+    ///
+    /// # Errors
+    /// [`TestbedError::Unsupported`] while another campaign has it, and as [`Prepared::daemon`].
+    pub(super) async fn may_capture(&self, request: &Request) -> Result<(), TestbedError> {
+        if self.spec.capture != TapCapture::Minimega {
+            return Ok(());
+        }
+        let daemon = self.daemon().await?;
+        let mut known = self.known.lock().await;
+        if known.right.as_ref().is_some_and(Right::is_held) {
+            return Ok(());
+        }
+        let campaign = std::path::absolute(&request.campaign).unwrap_or_else(|_| request.campaign.clone());
+        let namespaces = Owner::of(&request.campaign).prefix();
+        let us = Holder { namespaces, campaign: campaign.to_string_lossy().into_owned() };
+        let taken = Right::take(&daemon.base, &us).map_err(|source| TestbedError::Io {
+            what: format!("take the right to capture in {}", daemon.base.display()),
+            source,
+        })?;
+        match taken {
+            Ok(right) => {
+                known.right = Some(right);
+                Ok(())
+            }
+            Err(holder) => Err(captured_by_another(&daemon, holder).await),
+        }
+    }
+
+    /// Gives back what is held from one iteration to the next.
+    pub(super) async fn close(&self) {
+        self.known.lock().await.right = None;
+    }
+
     /// # Errors
     /// [`TestbedError::Unsupported`] without an image or a minimega, [`TestbedError::Request`] for what does not fit.
     pub(super) async fn check(&self, wishes: &Wishes, request: &Request) -> Result<(), TestbedError> {
@@ -119,6 +157,7 @@ impl Prepared {
             });
         }
         let daemon = self.visible_daemon().await?;
+        self.may_capture(request).await?;
         let places = self.places(&daemon, request).await?;
         let nodes: Vec<NodeId> = wishes.topology.nodes().iter().map(|plan| plan.id).collect();
         let (here, there): (Vec<NodeId>, Vec<NodeId>) =
@@ -241,6 +280,34 @@ pub async fn look() -> Result<String, String> {
         Ok(_) => Ok(found),
         Err(MinimegaError::Refused { text, .. }) => Ok(format!("{found}; its own check says: {text}")),
         Err(error) => Err(chain(&error)),
+    }
+}
+
+/// That another campaign has minimega capture, with the namespaces that it has now.
+async fn captured_by_another(daemon: &Daemon, holder: Option<Holder>) -> TestbedError {
+    let whose = match holder {
+        None => "another campaign's".to_owned(),
+        Some(Holder { namespaces, campaign }) => {
+            // That there are none now, or that it does not say, is no reason to say less.
+            let all = daemon.namespaces().await.unwrap_or_default();
+            let mut names: Vec<String> = all.into_iter().filter(|name| name.starts_with(&namespaces)).collect();
+            names.sort();
+            if names.is_empty() {
+                names.push(format!("{namespaces}*"));
+            }
+            let (campaign, names) = (printable(&campaign, 300), printable(&names.join(", "), 600));
+            format!("those of the campaign in {campaign} (namespaces {names})")
+        }
+    };
+    TestbedError::Unsupported {
+        what: format!(
+            "minimega's captures are {whose}: minimega numbers those of all namespaces together, and neither could be stopped \
+             any more"
+        ),
+        hint: Some(
+            "run the campaigns one after the other, or this one with `capture = \"vptest\"` in `[testbed.minimega]`"
+                .to_owned(),
+        ),
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) fn remove(entry: &Entry, noted: &Noted, running: bool) -> (Vec<String
         Ok(false) => {}
         Err(error) => left.push(format!("{what}: {error}")),
     };
-    if let Some((pid, _)) = noted.process {
+    if let Some((pid, _)) = noted.process.filter(|_| entry.is_of_this_boot()) {
         let link = Path::new(NETWORKS).join(format!("meganet_{}", noted.id));
         note(link.display().to_string(), unlink(&link, pid));
     }

@@ -1,5 +1,7 @@
 //! Taps of machines that have ended. Their names begin anew with each daemon, so that one of the same name may be another
 //! machine's by now: a QEMU's is of the kind `tun`, a container's an end of a veth pair, which goes with its network by itself.
+//! And a `tun` of the same name may be anybody's, who made it after a reboot or after the machine's own was removed: the number of
+//! the interface tells, which the kernel gives once.
 
 use std::io;
 use std::time::Duration;
@@ -27,11 +29,37 @@ pub(super) fn in_use(tap: &str) -> bool {
         .any(|command| command.split(|&byte| byte == 0 || byte == b',').any(|word| word == wanted.as_bytes()))
 }
 
+/// Which interface of a name was the machine's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Its number is not known: whichever is there.
+    Any,
+    /// The one with this number.
+    Number(u32),
+    /// None that is there now: it was of an earlier boot.
+    Gone,
+}
+
+impl Which {
+    const fn is(self, index: u32) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Number(number) => number == index,
+            Self::Gone => false,
+        }
+    }
+}
+
+/// Interfaces of a network; without one, of this process's.
+pub(super) fn interfaces(network: Option<&Network>) -> io::Result<Vec<Interface>> {
+    within(network, || link::read_interfaces(&mut Netlink::open()?).map_err(|error| error.source))
+}
+
 /// Takes a virtual machine's tap from its bridge and removes it, in the network where its machine was; without one, in this
-/// process's. Was there one? An interface of another kind that has its name is not touched.
-pub(super) async fn take(tap: &str, network: Option<&Network>) -> io::Result<bool> {
-    match within(network, || find(tap))? {
-        Some(found) if found.kind.as_deref() == Some(TUN) => {
+/// process's. Was there one? An interface of another kind or number that has its name is not touched.
+pub(super) async fn take(tap: &str, which: Which, network: Option<&Network>) -> io::Result<bool> {
+    match interfaces(network)?.into_iter().find(|link| link.name == tap) {
+        Some(found) if found.kind.as_deref() == Some(TUN) && which.is(found.index) => {
             if port(tap).await != Port::None {
                 ovs(&["--if-exists", "del-port"], tap).await?;
             }
@@ -70,11 +98,6 @@ fn within<T: Send>(network: Option<&Network>, work: impl FnOnce() -> io::Result<
         Some(network) => network.run(work),
         None => work(),
     }
-}
-
-fn find(name: &str) -> io::Result<Option<Interface>> {
-    let all = link::read_interfaces(&mut Netlink::open()?).map_err(|error| error.source)?;
-    Ok(all.into_iter().find(|link| link.name == name))
 }
 
 /// What Open vSwitch knows of a name.

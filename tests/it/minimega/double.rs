@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::double_capture::{Capture, Writers};
 use super::double_container::{self, Container, Made};
 use super::double_machine::Virtual;
 use super::double_mesh;
 pub(crate) use super::double_words::{HERE, Traps, done, error, text};
-use super::double_words::{lexed, posted};
+use super::double_words::{is_net, lexed, mac_at, posted};
 use super::guest;
 
 /// What minimega 3.1.0 said of itself.
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) namespaces: BTreeMap<String, Namespace>,
     machines: u64,
+    /// Of all namespaces.
+    writers: Writers,
 }
 
 #[derive(Default)]
@@ -57,7 +60,7 @@ pub(crate) struct Namespace {
     pub(crate) commands: Vec<Command>,
     filter: Option<String>,
     pub(crate) clients: BTreeMap<String, guest::Client>,
-    captures: Vec<Capture>,
+    pub(super) captures: Vec<Capture>,
     pub(crate) snaplen: u32,
     pub(crate) bpf: String,
     /// When the last packet came.
@@ -92,12 +95,6 @@ pub(crate) enum What {
     Run(Vec<String>),
     Send(String),
     Receive(Vec<String>),
-}
-
-struct Capture {
-    id: usize,
-    interface: String,
-    path: PathBuf,
 }
 
 pub(crate) struct Double {
@@ -204,6 +201,9 @@ impl Shared {
         let requests = serde_json::Deserializer::from_reader(stream.try_clone().unwrap()).into_iter::<Value>();
         // What is no JSON ends the conversation.
         for request in requests.map_while(Result::ok) {
+            // Pipes lose lines, and there is no way back from one.
+            let is_plain = |name: &str| request[name].as_str().is_none_or(str::is_empty);
+            assert!(is_plain("Suggest") && is_plain("PlumbPipe"), "{request}");
             let command = request["Command"].as_str().unwrap_or_default().to_owned();
             self.heard.lock().unwrap().push(command.clone());
             let now = self.busy.fetch_add(1, Ordering::SeqCst) + 1;
@@ -221,6 +221,11 @@ impl Shared {
         let traps = self.trap();
         let hit = |at: Option<&'static str>| at.is_some_and(|part| command.contains(part));
         std::thread::sleep(traps.slow);
+        if let Some((part, time)) = traps.slow_at
+            && command.contains(part)
+        {
+            std::thread::sleep(time);
+        }
         for _ in 0..traps.news {
             self.say(stream, &json!({ "Resp": null, "Rendered": "file: 10%", "More": false, "Status": true }))?;
         }
@@ -354,6 +359,11 @@ impl Shared {
         let machines = state.machines;
         // Any mention makes it.
         let fresh = || Namespace { hosts: self.all_hosts(name), ..Namespace::default() };
+        if matches!(words, ["capture", ..] | ["clear", "capture"]) {
+            let State { namespaces, writers, .. } = &mut *state;
+            let namespace = namespaces.entry(name.to_owned()).or_insert_with(fresh);
+            return self.capture(namespace, writers, words);
+        }
         let namespace = state.namespaces.entry(name.to_owned()).or_insert_with(fresh);
         match words {
             ["mesh", "send", ..] | ["mesh", "list", "all"] | ["file" | "bridge" | "shell", ..] => {
@@ -376,8 +386,13 @@ impl Shared {
                 let rows: Vec<_> = state.namespaces.keys().map(row).collect();
                 self.table("namespace", &rows)
             }
+            ["clear", "namespace", _] if self.launches() => error("scheduler still running for namespace".to_owned()),
             ["clear", "namespace", name] => {
                 let mut removed = state.namespaces.remove(*name);
+                if let Some(namespace) = &mut removed {
+                    // It says nothing about those that go on.
+                    let _ = namespace.stop_captures(&mut state.writers, None);
+                }
                 for machine in removed.iter_mut().flat_map(|namespace| &mut namespace.machines) {
                     machine.container.iter_mut().for_each(Container::remove);
                 }
@@ -393,6 +408,9 @@ impl Shared {
             ["clear", "vm", "config"] => {
                 namespace.config.clear();
                 done()
+            }
+            ["vm", "config", "net", cards @ ..] if !cards.iter().all(|card| is_net(card)) => {
+                error("malformed netspec".to_owned())
             }
             ["vm", "config", name, values @ ..] => {
                 namespace.config.insert((*name).to_owned(), values.iter().map(|&value| value.to_owned()).collect());
@@ -472,9 +490,16 @@ impl Shared {
                 namespace.filter = None;
                 done()
             }
-            ["capture" | "clear", ..] => self.capture(namespace, words),
             other => error(format!("invalid command: `{}`", other.join(" "))),
         }
+    }
+
+    /// Is a launch still under way?
+    fn launches(&self) -> bool {
+        let mut traps = self.traps.lock().unwrap();
+        let still = traps.launching > 0;
+        traps.launching = traps.launching.saturating_sub(1);
+        still
     }
 
     fn arguments(&self) -> BTreeMap<&'static str, String> {
@@ -485,9 +510,8 @@ impl Shared {
     fn machine_table(&self, namespace: &Namespace) -> Value {
         let part = |net: &String, at: usize| net.split(',').nth(at).unwrap_or_default().to_owned();
         // With or without a bridge before it.
-        let spot = |net: &String| net.split(',').count().saturating_sub(3);
+        let spot = |net: &String| mac_at(net).saturating_sub(1);
         let network = |net: &String| format!("{} (101)", part(net, spot(net)));
-        let bridge = |machine: &Machine| machine.net.first().filter(|net| spot(net) == 1).map(|net| part(net, 0));
         let row = |machine: &Machine| {
             let container = machine.container.as_ref().map(Container::pid);
             let pid = container.or(machine.qemu.as_ref().map(Virtual::pid)).map(|pid| ("pid", pid.to_string()));
@@ -497,10 +521,10 @@ impl Shared {
                 ("state", machine.state.to_owned()),
                 ("uuid", machine.uuid.clone()),
                 ("tags", machine.tags.to_string()),
-                ("tap", format!("[mega_tap{}]", machine.id)),
+                ("tap", format!("[{}]", machine.tap())),
                 ("bridge", {
                     let usual = namespace.bridge.as_deref().unwrap_or("mega_bridge").to_owned();
-                    format!("[{}]", bridge(machine).unwrap_or(usual))
+                    format!("[{}]", machine.bridge().unwrap_or(usual))
                 }),
                 ("qos", machine.qos.clone()),
                 ("vlan", format!("[{}]", machine.net.iter().map(network).collect::<Vec<_>>().join(", "))),
@@ -540,7 +564,7 @@ impl Shared {
             ["exec", argv @ ..] => posted(namespace.post(What::Run(owned(argv)), false)),
             ["exec-once", argv @ ..] => posted(namespace.post(What::Run(owned(argv)), true)),
             // Of several files, only the last is sent.
-            ["send", .., file] => match self.files().join(file).is_file() {
+            ["send", .., file] => match self.files().join(file).exists() {
                 true => {
                     self.hand_on(namespace.host(), file);
                     posted(namespace.post(What::Send((*file).to_owned()), false))
@@ -551,55 +575,20 @@ impl Shared {
             other => error(format!("invalid command: `cc {}`", other.join(" "))),
         }
     }
-
-    fn capture(&self, namespace: &mut Namespace, words: &[&str]) -> Value {
-        match words {
-            ["capture"] => {
-                let row = |capture: &Capture| {
-                    BTreeMap::from([
-                        ("interface", capture.interface.clone()),
-                        ("path", capture.path.to_string_lossy().into_owned()),
-                    ])
-                };
-                self.table("capture", &namespace.captures.iter().map(row).collect::<Vec<_>>())
-            }
-            ["capture", "pcap", "snaplen", length] => {
-                namespace.snaplen = length.parse().unwrap();
-                done()
-            }
-            ["capture", "pcap", "filter", bpf] => {
-                namespace.bpf = (*bpf).to_owned();
-                done()
-            }
-            ["capture", "pcap", "vm", machine, card, file] => {
-                if !namespace.machines.iter().any(|m| m.name == *machine) {
-                    return error(format!("vm not found: {machine}"));
-                }
-                // An expression is looked at only now.
-                if namespace.bpf.contains("nonsense") {
-                    return error("syntax error in filter".to_owned());
-                }
-                let path = self.files().join(file);
-                let mut header = b"\xd4\xc3\xb2\xa1\x02\0\x04\0\0\0\0\0\0\0\0\0".to_vec();
-                header.extend(namespace.snaplen.to_le_bytes());
-                header.extend([1, 0, 0, 0]);
-                std::fs::write(&path, header).unwrap();
-                // Numbered by how many there are.
-                let id = namespace.captures.len();
-                namespace.captures.push(Capture { id, interface: format!("{machine}:{card}"), path });
-                done()
-            }
-            ["capture", "pcap", "delete", "vm", machine] => {
-                namespace.captures.retain(|capture| !capture.interface.starts_with(machine));
-                done()
-            }
-            ["clear", "capture"] => namespace.stop_captures(),
-            other => error(format!("invalid command: `{}`", other.join(" "))),
-        }
-    }
 }
 
 impl Machine {
+    /// One that it does not have is none of a minimega's that runs on this host.
+    fn tap(&self) -> String {
+        let is_real = self.container.is_some() || self.qemu.is_some();
+        double_container::tap(if is_real { self.id } else { 9_000_000 + self.id })
+    }
+
+    /// The bridge that was asked for; `None` for the usual one.
+    fn bridge(&self) -> Option<String> {
+        self.net.first().filter(|net| mac_at(net) == 2)?.split(',').next().map(str::to_owned)
+    }
+
     /// Has its container or its QEMU ended?
     fn look(&mut self) {
         let qemu = self.qemu.as_mut().and_then(Virtual::ended);
@@ -619,6 +608,14 @@ impl Namespace {
         let there = self.clients.keys().cloned().collect();
         self.commands.push(Command { id, what, once, filter: self.filter.clone(), there, responses: 0 });
         id
+    }
+
+    /// Bridge of a machine, and its tap where it has a real one.
+    pub(super) fn tap_of(&self, name: &str) -> Option<(String, Option<String>)> {
+        let machine = self.machines.iter().find(|machine| machine.name == name)?;
+        let is_real = machine.container.is_some() || machine.qemu.is_some();
+        let bridge = machine.bridge().unwrap_or("mega_bridge".to_owned());
+        Some((bridge, is_real.then(|| machine.tap())))
     }
 
     pub(crate) fn filter(&self) -> Option<&str> {
@@ -685,25 +682,6 @@ impl Namespace {
             Ok(qemu) => machine.qemu = Some(qemu),
             Err(text) => (machine.state, machine.tags) = ("ERROR", json!({ "error": text })),
         }
-    }
-
-    /// Packets reach the files once a second; what has not is lost. Two with the same number cannot be stopped.
-    fn stop_captures(&mut self) -> Value {
-        for (at, capture) in self.captures.iter().enumerate() {
-            if self.captures[..at].iter().any(|other| other.id == capture.id) {
-                let id = capture.id;
-                self.captures.truncate(1);
-                return error(format!("unknown capture ID: {id}"));
-            }
-        }
-        let lost = self.traffic.is_none_or(|last| last.elapsed() < Duration::from_secs(1));
-        for capture in self.captures.drain(..) {
-            if !lost {
-                let mut file = std::fs::File::options().append(true).open(capture.path).unwrap();
-                file.write_all(&[0; 60]).unwrap();
-            }
-        }
-        done()
     }
 }
 

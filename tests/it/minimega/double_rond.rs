@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::double::{Command, Shared, What, done, error, owned, table, text};
+use super::double::{Command, Namespace, Shared, What, done, error, owned, table, text};
 use super::guest;
 
 /// `None` closes the connection: so does every command that it cannot parse.
@@ -68,21 +68,22 @@ pub(crate) fn run(shared: &Arc<Shared>, words: &[&str]) -> Option<Value> {
             Some(done())
         }
         // None of these says the number.
-        ["exec-once", argv @ ..] if !argv.is_empty() => {
-            all.post(What::Run(owned(argv)), true);
-            Some(done())
-        }
+        ["exec-once", argv @ ..] if !argv.is_empty() => give(shared, all, What::Run(owned(argv)), true),
         ["send", file] => {
             if !shared.files().join(file).is_file() {
                 return Some(error(format!("non-existent files {}", shared.files().join(file).display())));
             }
-            all.post(What::Send((*file).to_owned()), false);
-            Some(done())
+            give(shared, all, What::Send((*file).to_owned()), false)
         }
-        ["recv", file] => {
-            all.post(What::Receive(owned(&[file])), false);
-            Some(done())
-        }
+        ["recv", file] => give(shared, all, What::Receive(owned(&[file])), false),
         _ => None,
     }
+}
+
+fn give(shared: &Shared, all: &mut Namespace, what: What, once: bool) -> Option<Value> {
+    all.post(what, once);
+    if shared.trap().intrude {
+        all.post(What::Run(owned(&["uptime"])), false);
+    }
+    Some(done())
 }

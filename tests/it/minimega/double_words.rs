@@ -25,6 +25,8 @@ pub(crate) struct Traps {
     pub(crate) news: usize,
     /// Each answer takes so long.
     pub(crate) slow: Duration,
+    /// Answers to such a command take so long.
+    pub(crate) slow_at: Option<(&'static str, Duration)>,
     /// Columns come in another order.
     pub(crate) turned: bool,
     /// Between the counter of responses and each of their files.
@@ -41,6 +43,12 @@ pub(crate) struct Traps {
     pub(crate) hang: bool,
     /// Machines whose name ends so cannot be launched.
     pub(crate) fail: Option<&'static str>,
+    /// So many times, `clear namespace` finds a launch under way.
+    pub(crate) launching: usize,
+    /// Captures have this snap length, whatever was asked for.
+    pub(crate) snaplen: Option<u32>,
+    /// Somebody else gives orders after each one.
+    pub(crate) intrude: bool,
     /// Other hosts of its mesh; its own is called [`HERE`].
     pub(crate) mesh: Vec<&'static str>,
     /// Largest packet that the tunnel between two of them takes, where there is a real one.
@@ -80,6 +88,30 @@ pub(super) fn posted(id: u64) -> Value {
 /// An answer with data and no words.
 pub(super) fn data(data: Value) -> Value {
     response("", "", data)
+}
+
+/// Network cards that QEMU has.
+const DRIVERS: [&str; 5] = ["e1000", "e1000e", "rtl8139", "virtio-net-pci", "vmxnet3"];
+
+fn is_mac(text: &str) -> bool {
+    let bytes: Vec<&str> = text.split(':').collect();
+    bytes.len() == 6 && bytes.iter().all(|byte| byte.len() == 2 && u8::from_str_radix(byte, 16).is_ok())
+}
+
+/// Is it a card as `vm config net` takes it, without QinQ? Two words may be anything: what is no driver becomes a network.
+pub(super) fn is_net(text: &str) -> bool {
+    let is_driver = |word: &str| DRIVERS.contains(&word);
+    match text.split(',').collect::<Vec<_>>().as_slice() {
+        [_] | [_, _] => true,
+        [_, _, last] => is_mac(last) || is_driver(last),
+        [_, _, mac, driver] => is_mac(mac) && is_driver(driver),
+        _ => false,
+    }
+}
+
+/// Which word of a card is its address: after the network, and after the bridge where there is one.
+pub(super) fn mac_at(net: &str) -> usize {
+    net.split(',').position(is_mac).unwrap_or_default()
 }
 
 /// As minicli reads a line.

@@ -248,8 +248,9 @@ fn follow(
             let (from, to) = (shared.files().join(name), files.join(name));
             // Never overwritten, and never an error.
             if !*broken && !to.exists() && !ends(name, traps.lose) {
+                // Of a directory, nothing is sent.
+                let Ok(mut content) = std::fs::read(from) else { return result };
                 std::fs::create_dir_all(to.parent().unwrap()).unwrap();
-                let mut content = std::fs::read(from).unwrap_or_default();
                 if ends(name, traps.damage) {
                     content.push(b'!');
                 }
@@ -279,7 +280,15 @@ fn deliver(shared: &Shared, namespace: &str, uuid: &str, result: &Outcome) -> io
     let base = files.join(if namespace == "minimega" { "" } else { namespace });
     let directory = base.join("miniccc_responses").join(result.id.to_string()).join(uuid);
     let late = || std::thread::sleep(shared.trap().late);
-    std::fs::create_dir_all(&directory)?;
+    // Once a namespace is gone, nothing of it is made anew.
+    let make = |directory: &Path| {
+        let state = shared.state.lock().unwrap();
+        match state.namespaces.contains_key(namespace) {
+            true => std::fs::create_dir_all(directory),
+            false => Err(io::Error::from(io::ErrorKind::NotFound)),
+        }
+    };
+    make(&directory)?;
     if let Some(exit) = result.exit {
         late();
         std::fs::write(directory.join("exitcode"), exit.to_string())?;
@@ -297,7 +306,7 @@ fn deliver(shared: &Shared, namespace: &str, uuid: &str, result: &Outcome) -> io
     }
     for (name, content) in result.received.iter().filter(|(_, content)| !content.is_empty()) {
         let path = directory.join(name.trim_start_matches('/'));
-        std::fs::create_dir_all(path.parent().unwrap())?;
+        make(path.parent().unwrap())?;
         let partial = path.with_extension("tar.partial");
         std::fs::write(&partial, content)?;
         late();

@@ -47,7 +47,7 @@ async fn machines_are_found_whatever_the_order_of_columns_and_rows() {
         assert_eq!(launched.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(
             (launched[1].taps.as_slice(), &launched[1].state),
-            (&["mega_tap1".to_owned()][..], &State::Building)
+            (&["mega_tap9000001".to_owned()][..], &State::Building)
         );
         assert_eq!(launched[0].cards[0].driver, "e1000");
         let started = machine::start(&namespace, &names(&["b", "a"])).await.unwrap();

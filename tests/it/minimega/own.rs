@@ -60,6 +60,15 @@ impl Lab {
         format!("{:#}", anyhow::Error::from(error))
     }
 
+    /// Removes the guests' files. Agents that are about to end may still write there.
+    pub(super) async fn remove_files(&self) {
+        let gone = || match std::fs::remove_dir_all(self.files()) {
+            Ok(()) => true,
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        };
+        until("the end of the guests' files", gone).await;
+    }
+
     /// Processes that were started in the guests' directory.
     pub(super) fn agents(&self) -> usize {
         let needle = self.files().to_string_lossy().into_owned();
@@ -84,7 +93,7 @@ async fn guests_with_a_miniccc_alone_get_agents_by_letters() {
     assert_eq!((count("vm config append console=ttyS0"), count("virtio-ports")), (2, 0));
     assert!(count(".t1") >= 2, "each has got a letter");
     // What goes on behind it does not bring the namespace back.
-    std::fs::remove_dir_all(lab.files()).unwrap();
+    lab.remove_files().await;
     until("the agents' end", || lab.agents() == 0).await;
     assert!(is_empty(&lab.double));
 }

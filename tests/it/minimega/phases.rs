@@ -54,7 +54,12 @@ impl Lab {
 
     /// The client alone does something.
     pub(super) async fn run(&self, phase: Phase) -> Result<Outcome, MinimegaError> {
-        let jobs = [(self.members[0].clone(), phase)];
+        self.run_at(0, phase).await
+    }
+
+    /// The client (0) or the server alone does something.
+    pub(super) async fn run_at(&self, which: usize, phase: Phase) -> Result<Outcome, MinimegaError> {
+        let jobs = [(self.members[which].clone(), phase)];
         self.channel.run(&jobs, self.place.path()).await.map(|mut outcomes| outcomes.remove(0))
     }
 

@@ -1,11 +1,12 @@
 //! The testbed `minimega-kvm` where something goes wrong: its failures are typed, and nothing of it stays.
 
+use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use vptest::spec::{MinimegaSpec, TestbedSpec, Tuple};
-use vptest::testbed::minimega::journal::{self, Journal};
+use vptest::testbed::minimega::journal::{self, Journal, Noted};
 use vptest::testbed::minimega::leftovers::{self, Kept, Removed};
 use vptest::testbed::minimega::{Daemon, Limits, MinimegaKvm, Owner};
 use vptest::testbed::{Notice, Request, Testbed as _, TestbedError};
@@ -159,7 +160,7 @@ async fn clean_removes_what_dead_runs_of_the_campaign_have_left_and_nothing_else
     let double = Double::start(Traps::default());
     let daemon = open(&double).await;
     let (ours, theirs) = (Campaign::new(), Campaign::new());
-    let mut names = std::collections::BTreeMap::new();
+    let mut names = BTreeMap::new();
     for (what, campaign) in [("dead", &ours), ("kept", &ours), ("alive", &ours), ("other", &theirs)] {
         let mut journal = noted(&daemon, campaign).await;
         names.insert(what, journal.entry.namespace.clone());
@@ -231,10 +232,7 @@ async fn what_a_dead_minimega_has_left_is_removed_by_the_journal() {
     let mut unnoted = Killed(std::process::Command::new("sh").args(shell).process_group(0).spawn().unwrap());
     for (child, id) in [(&machine.0, 7), (&bystander.0, 8)] {
         let mut journal = noted(&daemon, &campaign).await;
-        let pid = i32::try_from(child.id()).unwrap();
-        let started = started(pid);
-        journal.entry.machines =
-            vec![journal::Noted { id, process: Some((pid, started)), taps: vec![], container: false, cgroups: vec![] }];
+        journal.entry.machines = vec![machine_of(id, child)];
         journal.keep().unwrap();
     }
     drop(daemon);
@@ -261,7 +259,14 @@ impl Drop for Killed {
     }
 }
 
-pub(super) fn started(pid: i32) -> u64 {
+/// A machine as a journal has it, without taps.
+pub(super) fn machine_of(id: u64, process: &std::process::Child) -> Noted {
+    let pid = i32::try_from(process.id()).unwrap();
+    let process = Some((pid, started(pid)));
+    Noted { id, process, taps: vec![], links: BTreeMap::new(), container: false, cgroups: vec![] }
+}
+
+fn started(pid: i32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     text.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap().parse().unwrap()
 }
