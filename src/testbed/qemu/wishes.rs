@@ -97,8 +97,9 @@ impl Wishes {
         refuse(
             self.topology.testbed,
             format!(
-                "{guests} guests with memory = `{}` need {} with QEMU's own, and {} are available on this host",
-                self.memory,
+                "{guests} guests with memory = `{}` need {} with QEMU's own, and {} are available on this host (lower `pairs` \
+                 or `memory`)",
+                mebibytes(self.memory.0),
                 mebibytes(needed),
                 mebibytes(available),
             ),

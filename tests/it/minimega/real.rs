@@ -40,9 +40,13 @@ fn guest() -> Option<(String, String)> {
     if need("minimega", both.is_some()) { both } else { None }
 }
 
+/// One whose machines are here, also where minimega is in a mesh.
 async fn namespace(socket: &Path) -> Arc<Namespace> {
-    let daemon = Daemon::open(socket, Limits::default()).await.unwrap();
-    Arc::new(daemon.fresh_namespace(&super::owner()).await.unwrap())
+    let daemon = open_real(socket).await;
+    let namespace = daemon.fresh_namespace(&super::owner()).await.unwrap();
+    namespace.run(&["ns", "del-hosts", "all"]).await.unwrap();
+    namespace.run(&["ns", "add-hosts", &daemon.host]).await.unwrap();
+    Arc::new(namespace)
 }
 
 async fn gone(namespace: &Namespace) {
@@ -252,24 +256,25 @@ async fn a_sweep_runs_on_a_real_minimega() {
     assert_eq!(count("SELECT count(*) FROM setting WHERE name = 'accel' AND observed IS NULL"), 0);
     assert_eq!(count("SELECT count(*) FROM capture WHERE packets > 0 AND dropped_kernel = 0"), 8);
     assert_eq!(count("SELECT count(*) FROM metric WHERE name = 'rps' AND value > 0"), 2);
-    // Other tests have theirs meanwhile.
-    let owner = Owner::of(&campaign.out());
-    assert!(open_real(&socket).await.namespaces_of(&owner).await.unwrap().is_empty());
-    assert!(!campaign.out().join(".minimega").exists());
+    none_of(&socket, &campaign).await;
 }
 
-/// The image of the other tests, with busybox and miniccc and ApacheBench: nothing of vptest's is in it.
-fn own_sweep(socket: &Path, (kernel, initrd): (String, String), reach: &str) {
-    let campaign = Campaign::planned(&format!(
+/// A pair of guests of the other tests' image, with busybox and miniccc and ApacheBench: nothing of vptest's is in it.
+fn own_campaign(socket: &Path, (kernel, initrd): (String, String), minimega: &str, more: &str) -> Campaign {
+    Campaign::planned(&format!(
         "name = \"own\"\nrepetitions = 1\ntimeout = \"500 s\"\n\n[factors]\ntestbed = \"minimega-kvm\"\n\
          driver = \"virtio-net-pci\"\nmemory = \"1 GiB\"\noffload = \"off\"\nrate = \"50 Mbit/s\"\n\
          request = {{ url = \"/\", count = 50 }}\n\n[workload]\npreset = \"ab\"\n\n\
-         [capture]\nvantage = [\"guest\", \"host\"]\n\n[instrument.counters]\n\n\
+         [capture]\nvantage = [\"guest\", \"host\"]\n\n{more}\
          [verify]\nforeign_cpu = \"off\"\nsteal = \"off\"\nclient_cpu = \"off\"\n\n\
-         [testbed.minimega]\nsocket = \"{}\"\nkernel = \"{kernel}\"\ninitrd = \"{initrd}\"\nreach = \"{reach}\"\n\
+         [testbed.minimega]\nsocket = \"{}\"\nkernel = \"{kernel}\"\ninitrd = \"{initrd}\"\n{minimega}\n\
          append = [\"console=ttyS0\", \"quiet\", \"ipv6.disable_ipv6=1\", \"vmname=own\"]\nboot_timeout = \"300 s\"\n",
         socket.display()
-    ));
+    ))
+}
+
+fn own_sweep(socket: &Path, guest: (String, String), reach: &str) {
+    let campaign = own_campaign(socket, guest, &format!("reach = \"{reach}\""), "[instrument.counters]\n\n");
     campaign.expect(0, &["run"]);
     assert_eq!(outcome(&campaign), ("complete".to_owned(), "[]".to_owned()));
     let database = rusqlite::Connection::open(campaign.out().join(&campaign.files()[0])).unwrap();
@@ -296,6 +301,92 @@ async fn guests_of_ones_own_image_run_a_sweep_by_letters() {
     if need::root() {
         own_sweep(&socket, guest, "cc");
     }
+}
+
+/// minimega captures at the taps and counts no drops, which is why the iteration is suspect, and for nothing else.
+#[tokio::test]
+async fn taps_that_the_real_minimega_captures_are_in_the_record() {
+    let Some((socket, guest)) = socket().zip(guest()) else { return };
+    if !need::root() {
+        return;
+    }
+    let campaign = own_campaign(&socket, guest, "capture = \"minimega\"", "");
+    campaign.expect(0, &["run"]);
+    let (status, reasons) = outcome(&campaign);
+    let reasons: Vec<String> = serde_json::from_str(&reasons).unwrap();
+    let said = |node: &str, whose: &str| {
+        let (begin, end) = (format!("capture of {node} (host, "), format!("the {whose}'s drops could not be read"));
+        reasons.iter().any(|reason| reason.starts_with(&begin) && reason.ends_with(&end))
+    };
+    let places = [("client1", "kernel"), ("client1", "interface"), ("server1", "kernel"), ("server1", "interface")];
+    assert!(places.iter().all(|(node, whose)| said(node, whose)) && reasons.len() == 4, "{status}: {reasons:?}");
+    assert_eq!(status, "suspect");
+    let database = rusqlite::Connection::open(campaign.out().join(&campaign.files()[0])).unwrap();
+    let count = |query: &str| -> i64 { database.query_row(query, [], |row| row.get(0)).unwrap() };
+    assert_eq!(count("SELECT count(*) FROM setting WHERE ok = 0"), 0);
+    assert_eq!(count("SELECT count(*) FROM capture WHERE vantage = 'guest' AND dropped_kernel = 0"), 2);
+    assert_eq!(count("SELECT count(*) FROM capture WHERE vantage = 'host' AND dropped_kernel IS NULL"), 2);
+    // Every connection is whole in all four places, the last one too, whose packets come just before the end.
+    assert_eq!(count("SELECT count(*) FROM tcp WHERE connections = 50 AND complete = 50"), 4);
+    let fact = "SELECT count(*) FROM environment WHERE name = 'testbed.minimega.capture' AND value LIKE 'minimega, %'";
+    assert_eq!(count(fact), 1);
+    none_of(&socket, &campaign).await;
+}
+
+/// Nothing of this campaign is in minimega or noted; others have theirs meanwhile.
+async fn none_of(socket: &Path, campaign: &Campaign) {
+    let owner = Owner::of(&campaign.out());
+    assert!(open_real(socket).await.namespaces_of(&owner).await.unwrap().is_empty());
+    assert!(!campaign.out().join(".minimega").exists());
+}
+
+/// Two pairs of containers from the directory that vptest makes.
+#[tokio::test]
+async fn real_containers_run_a_sweep() {
+    let Some(socket) = socket() else { return };
+    let cgroups = Path::new("/sys/fs/cgroup/freezer/tasks").exists();
+    if !need::root() || !need::program("ab") || !need("cgroup1", cgroups) {
+        return;
+    }
+    let campaign = Campaign::planned(&format!(
+        "name = \"containers\"\nrepetitions = 1\ntimeout = \"200 s\"\n\n[factors]\ntestbed = \"minimega-container\"\n\
+         pairs = 2\nvcpus = 2\nmemory = \"200 MiB\"\npinning = true\noffload = \"off\"\nmtu = 1400\n\
+         rate = \"50 Mbit/s\"\nrequest = {{ url = \"/image.png?size=200kB\", count = 20 }}\n\n\
+         [workload]\npreset = \"ab\"\n\n[capture]\nvantage = [\"guest\", \"host\"]\n\n\
+         [verify]\nforeign_cpu = \"off\"\nsteal = \"off\"\nclient_cpu = \"off\"\n\n\
+         [testbed.minimega]\nsocket = \"{}\"\n",
+        socket.display()
+    ));
+    campaign.expect(0, &["run"]);
+    assert_eq!(outcome(&campaign), ("complete".to_owned(), "[]".to_owned()));
+    let database = rusqlite::Connection::open(campaign.out().join(&campaign.files()[0])).unwrap();
+    let count = |query: &str| -> i64 { database.query_row(query, [], |row| row.get(0)).unwrap() };
+    assert_eq!(count("SELECT count(*) FROM setting WHERE requested IS NOT NULL AND ok IS NOT 1"), 0);
+    // Four containers, before and after the workload.
+    for (name, value) in [
+        ("memory", "209715200"),
+        ("vcpus", "2"),
+        ("mtu", "1400"),
+        ("host.mtu", "1400"),
+        ("tso", "off"),
+        ("host.tso", "off"),
+        ("host.rate", "50 Mbit/s"),
+    ] {
+        let query = format!("SELECT count(*) FROM setting WHERE name = '{name}' AND observed = '{value}' AND ok = 1");
+        assert_eq!(count(&query), 8, "{name}");
+    }
+    assert_eq!(count("SELECT count(*) FROM setting WHERE name = 'container_cpus' AND ok = 1"), 8);
+    assert_eq!(count("SELECT count(*) FROM capture WHERE dropped_kernel = 0"), 8);
+    assert_eq!(count("SELECT count(*) FROM tcp WHERE connections = 20 AND complete = 20"), 8);
+    assert_eq!(count("SELECT count(*) FROM metric WHERE name = 'rps' AND value > 0 AND pair IS NOT NULL"), 2);
+    assert_eq!(count("SELECT count(*) FROM environment WHERE name = 'testbed.cc.round_trips'"), 0);
+    none_of(&socket, &campaign).await;
+    // Their first processes have the name of the namespace among their words.
+    let owner = Owner::of(&campaign.out());
+    let commands = std::fs::read_dir("/proc").unwrap().flatten();
+    let commands = commands.filter_map(|entry| std::fs::read_to_string(entry.path().join("cmdline")).ok());
+    let left: Vec<String> = commands.filter(|command| command.split('\0').any(|word| owner.owns(word))).collect();
+    assert_eq!(left, [] as [String; 0]);
 }
 
 /// Guests of the same image that make a file of some 20 MB and keep their captures; how long bringing it has taken, and a digest of
