@@ -219,11 +219,15 @@ fn slurm_failure(error: slurm::SlurmError) -> Failure {
         Error::Blind { .. } => {
             "what had come is stored; without `shared = true` in `[slurm]`, such nodes are sent what they need"
         }
+        Error::Bound(_) => {
+            "what had come is stored; with the same `[slurm]` they would end so again: change it, and `vptest sweep` and `vptest run --on slurm` go on"
+        }
         Error::Cancelled { .. } => "what had come is stored; `vptest run --on slurm` goes on with what is left",
         Error::Failed { .. } | Error::Io { .. } => "what had come is stored; `vptest run --on slurm` goes on",
     };
     let exit = match &error {
         Error::Partition { .. } | Error::Rejected(_) => Exit::Usage,
+        Error::Bound(_) => Exit::SomeFailed,
         Error::Cancelled { .. } => Exit::Interrupted,
         _ => Exit::Unsupported,
     };

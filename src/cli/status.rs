@@ -160,7 +160,9 @@ fn print_array(out: &mut impl std::io::Write, array: &ArrayStatus) -> std::io::R
     for element in shown.iter().take(SHOWN_ELEMENTS) {
         let numbers: Vec<String> = element.iterations.iter().map(ToString::to_string).collect();
         let node = element.node.as_ref().map_or_else(String::new, |node| format!(" on {node}"));
-        let reason = element.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+        // Its own word says more than ours, as `TIMEOUT`.
+        let word = element.slurm.as_deref().filter(|word| element.state == "failed" && *word != "FAILED");
+        let reason = word.or(element.reason.as_deref()).map_or_else(String::new, |reason| format!(" ({reason})"));
         let exit =
             element.exit.filter(|exit| *exit != 0).map_or_else(String::new, |exit| format!(", exit status {exit}"));
         let what = format!("{}{node}{reason}{exit}", element.state);

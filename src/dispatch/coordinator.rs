@@ -98,7 +98,7 @@ pub async fn run(options: &Options<'_>, engine: &Engine) -> Result<Report, Dispa
             report.complete_before = to_do.complete;
             coordinator.announce(&to_do)?;
         }
-        to_do.numbers.retain(|number| !coordinator.tried.contains_key(number));
+        to_do.numbers.retain(|number| !coordinator.was_tried(*number) && !coordinator.is_bound(*number));
         (report.settled, report.left) = (to_do.settled, to_do.numbers.len());
         report.interrupted = options.cancel.requested();
         if report.interrupted.is_none() && report.left > 0 {
@@ -133,6 +133,10 @@ pub async fn run(options: &Options<'_>, engine: &Engine) -> Result<Report, Dispa
     }
     report.outcomes = coordinator.report().outcomes;
     coordinator.write_state()?;
+    let bounds = coordinator.slurm.as_ref().and_then(Slurm::bounds);
+    if let Some(error) = bounds.filter(|_| report.interrupted.is_none() && report.limited.is_none()) {
+        return Err(error.into());
+    }
     if report.left == 0 && options.selection.is_none() {
         coordinator.end(&mut report).await?;
     }
@@ -337,6 +341,15 @@ impl<'a> Coordinator<'a> {
         let is_bad = matches!(status, Some(Status::Failed | Status::TimedOut | Status::Invalid));
         let first = self.handed.get(&number).map_or(attempt, |turn| turn.attempt);
         is_bad && attempt - first < self.options.retries
+    }
+
+    /// Was an iteration run to its end, well or not, in this run?
+    pub(super) fn was_tried(&self, number: IterationNumber) -> bool {
+        self.tried.contains_key(&number)
+    }
+
+    fn is_bound(&self, number: IterationNumber) -> bool {
+        self.slurm.as_ref().is_some_and(|slurm| slurm.is_bound(number))
     }
 
     /// What this run has tried.

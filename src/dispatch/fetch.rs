@@ -6,16 +6,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use futures_util::future::join_all;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
 use super::coordinator::{Coordinator, DispatchError};
 use super::frame::{Frame, Tail};
 use super::orders::Round;
 use super::parallel;
-use super::place::Files;
+use super::place::{Files, Look, PlaceError};
 use super::ssh::SshFailure;
 use crate::ids::IterationNumber;
 use crate::record::Status;
+
+/// What goes on with a host.
+enum Errand {
+    Prepared(usize, Result<Look, PlaceError>),
+    Fetched(usize, Result<(), SshFailure>),
+}
 
 impl Coordinator<'_> {
     /// Fetches it from all hosts that may have something and can be reached now. Those that cannot be keep it, and what they were
@@ -28,56 +36,74 @@ impl Coordinator<'_> {
         let round = Round::fresh();
         let files = Arc::new(Files::pack(self.id, self.plan(), &round, &self.orders(Vec::new())?)?);
         let directory = self.round_directory(&round)?;
-        let paths: BTreeMap<usize, PathBuf> =
+        let mut paths: BTreeMap<usize, PathBuf> =
             self.fleet.owing().into_iter().map(|at| (at, said(&directory, at))).collect();
         for parent in paths.values().filter_map(|path| path.parent()) {
             std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
         }
-        let mut cancel = self.options.cancel.clone();
-        let fetched = tokio::select! {
-            fetched = self.fetch_into(files, &round, &paths) => fetched,
-            _ = cancel.cancelled() => Vec::new(),
-        };
+        self.fetch_into(files, &round, &mut paths).await?;
         // Also of what broke off, or was interrupted, files that came whole are taken.
-        let mut has_ended = BTreeSet::new();
         for (at, path) in &paths {
-            if self.take_all(path, Some(*at))? {
-                has_ended.insert(*at);
-            }
-        }
-        for (at, result) in fetched {
-            match result {
-                Ok(()) => self.fleet.member(at).owes = !has_ended.contains(&at),
-                Err(SshFailure::Disk(error)) => {
-                    return Err(anyhow::Error::new(error).context("cannot store what hosts have").into());
-                }
-                Err(error) => {
-                    let news = self.fleet.absent(at, format!("what it has cannot be fetched: {error}"));
-                    news.iter().for_each(|text| self.say(text));
-                }
-            }
+            self.take_all(path, Some(*at))?;
         }
         self.settle_fetched()?;
         std::fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
         Ok(())
     }
 
-    /// Looks at the hosts and has those that can be reached send what they have.
+    /// Looks at the hosts and has those that can be reached send what they have. What a host has sent is stored when it has ended,
+    /// whatever the others do; then `paths` has it no more.
     async fn fetch_into(
         &mut self,
         files: Arc<Files>,
         round: &Round,
-        paths: &BTreeMap<usize, PathBuf>,
-    ) -> Vec<(usize, Result<(), SshFailure>)> {
-        let reached = self.fleet.prepare_only(paths.keys().copied(), files).await;
-        for text in reached.news {
-            self.say(&text);
+        paths: &mut BTreeMap<usize, PathBuf>,
+    ) -> Result<(), DispatchError> {
+        let mut cancel = self.options.cancel.clone();
+        let tries = self.fleet.prepare_only(paths.keys().copied(), files);
+        let prepared = |(at, result)| Errand::Prepared(at, result);
+        let mut errands: FuturesUnordered<BoxFuture<'static, Errand>> =
+            tries.into_iter().map(|attempt| attempt.map(prepared).boxed()).collect();
+        let mut names = BTreeSet::new();
+        loop {
+            let next = tokio::select! {
+                next = errands.next() => next,
+                _ = cancel.cancelled() => None,
+            };
+            match next {
+                None => return Ok(()),
+                Some(Errand::Prepared(at, result)) => {
+                    // Two names of one host are one that has something.
+                    let is_new = result.as_ref().is_ok_and(|look| names.insert(look.name.clone()));
+                    let news = self.fleet.prepared(at, result);
+                    news.iter().for_each(|text| self.say(text));
+                    if let Some(path) = paths.get(&at).filter(|_| is_new) {
+                        let fetch = self.fleet.fetch(at, self.id, round, path.clone());
+                        errands.push(fetch.map(move |result| Errand::Fetched(at, result)).boxed());
+                    }
+                }
+                Some(Errand::Fetched(at, result)) => {
+                    let Some(path) = paths.remove(&at) else { continue };
+                    let has_ended = self.take_all(&path, Some(at))?;
+                    self.fetched(at, result, has_ended)?;
+                }
+            }
         }
-        let fetches = reached.ready.into_iter().map(|at| {
-            let fetch = self.fleet.fetch(at, self.id, round, paths[&at].clone());
-            async move { (at, fetch.await) }
-        });
-        join_all(fetches).await
+    }
+
+    /// A host has sent what it had, or could not.
+    fn fetched(&mut self, at: usize, result: Result<(), SshFailure>, has_ended: bool) -> Result<(), DispatchError> {
+        match result {
+            Ok(()) => self.fleet.member(at).owes = !has_ended,
+            Err(SshFailure::Disk(error)) => {
+                return Err(anyhow::Error::new(error).context("cannot store what hosts have").into());
+            }
+            Err(error) => {
+                let news = self.fleet.absent(at, format!("what it has cannot be fetched: {error}"));
+                news.iter().for_each(|text| self.say(text));
+            }
+        }
+        Ok(())
     }
 
     /// Stores what a worker said as far as it is whole, that of the host `at` if it is known; was its last word that it had sent

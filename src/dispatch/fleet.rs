@@ -1,6 +1,5 @@
 //! The hosts of a campaign: which can be used, and what each does.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,14 +31,8 @@ pub(super) struct Fleet {
     files: Option<Arc<Files>>,
 }
 
-/// Hosts that were looked at.
-#[derive(Debug, Default)]
-pub(super) struct Reached {
-    /// Those that are ready.
-    pub(super) ready: Vec<usize>,
-    /// What is worth knowing.
-    pub(super) news: Vec<String>,
-}
+/// A host while it is looked at and prepared.
+pub(super) type Attempt = BoxFuture<'static, (usize, Result<Look, PlaceError>)>;
 
 /// A host of the fleet.
 pub(super) struct Member {
@@ -185,23 +178,17 @@ impl Fleet {
         (0..self.members.len()).filter(|&at| self.members[at].owes && is_due(&self.members[at])).collect()
     }
 
-    /// Copies to some of the hosts what they lack. Those that are not used any more stay so.
-    pub(super) async fn prepare_only(&mut self, hosts: impl Iterator<Item = usize>, files: Arc<Files>) -> Reached {
+    /// Copies to some of the hosts what they lack; what comes of it is for [`Fleet::prepared`].
+    pub(super) fn prepare_only(&mut self, hosts: impl Iterator<Item = usize>, files: Arc<Files>) -> Vec<Attempt> {
         self.files = Some(files);
         let hosts: Vec<usize> = hosts.collect();
         hosts.iter().for_each(|&at| self.members[at].asked = Some(Instant::now()));
-        let tries: Vec<_> = hosts.into_iter().map(|at| self.attempt(at)).collect();
-        let (mut reached, mut names) = (Reached::default(), BTreeSet::new());
-        for (at, result) in join_all(tries).await {
-            // Two names of one host are one that has something.
-            if result.as_ref().is_ok_and(|look| names.insert(look.name.clone())) {
-                reached.ready.push(at);
-            }
-            if self.may_try(at) {
-                reached.news.extend(self.tried(at, result));
-            }
-        }
-        reached
+        hosts.into_iter().map(|at| self.attempt(at)).collect()
+    }
+
+    /// What came of it; says what is worth knowing. Those that are not used any more stay so.
+    pub(super) fn prepared(&mut self, at: usize, result: Result<Look, PlaceError>) -> Vec<String> {
+        if self.may_try(at) { self.tried(at, result) } else { Vec::new() }
     }
 
     /// Looks whether hosts that were lost are back; says what is worth knowing.
@@ -246,7 +233,7 @@ impl Fleet {
     }
 
     /// Looks at a host and prepares it; what comes of it is for [`Fleet::tried`].
-    pub(super) fn attempt(&self, at: usize) -> BoxFuture<'static, (usize, Result<Look, PlaceError>)> {
+    pub(super) fn attempt(&self, at: usize) -> Attempt {
         let (ssh, program) = (Arc::clone(&self.ssh), Arc::clone(&self.program));
         let (host, files) = (self.members[at].host.clone(), self.files.clone());
         let was_lost = self.members[at].state.phase == Phase::Lost;

@@ -31,6 +31,16 @@ const GONE: &str = "gone-";
 /// Seconds before the end of its time at which an element is told to take its iteration down, at most.
 const WARNING: u64 = 120;
 
+/// A time limit, as Slurm counts it.
+pub(super) fn minutes(time: Duration) -> u64 {
+    time.as_secs().div_ceil(60).max(1)
+}
+
+/// How long before the end of its time an element is told to take its iteration down.
+pub(super) fn warning(time: Duration) -> Duration {
+    Duration::from_secs(WARNING.min(minutes(time) * 60 / 4))
+}
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub(super) struct Array {
@@ -158,8 +168,8 @@ impl Array {
 
     /// The words for sbatch.
     pub(super) fn words(&self, spec: &SlurmSpec, partition: Option<&str>, time: Duration, nodes: &str) -> Vec<String> {
-        let minutes = time.as_secs().div_ceil(60).max(1);
-        let warning = WARNING.min(minutes * 60 / 4);
+        let minutes = minutes(time);
+        let warning = warning(time).as_secs();
         let mut words: Vec<String> = [
             "--parsable",
             "--nodes=1",

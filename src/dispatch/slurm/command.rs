@@ -1,8 +1,9 @@
 //! Slurm's own programs: `sbatch`, `squeue`, `scancel`, `scontrol`, `sacct`, `srun`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::queue::{self, Seen};
 use crate::host::cage::{Cage, Job};
@@ -12,11 +13,24 @@ use crate::text::printable_bytes;
 
 /// How long one of them may take.
 const WORD: Duration = Duration::from_secs(60);
+/// How long sacct may take beside a question to the queue.
+const BESIDE: Duration = Duration::from_secs(10);
 /// What squeue is asked for, with `|` after each.
 ///
-/// All of it, and `srun --overlap`, is there since Slurm 20.11.
-const COLUMNS: &[&str] =
-    &["ArrayJobID", "JobID", "ArrayTaskID", "State", "RestartCnt", "exit_code", "NodeList", "Name", "Reason"];
+/// By the sources of Slurm, all of it is there since 20.02, and `srun --overlap` and `--whole` since 20.11; both still are in 26.05.
+const COLUMNS: &[&str] = &[
+    "ArrayJobID",
+    "JobID",
+    "ArrayTaskID",
+    "State",
+    "RestartCnt",
+    "exit_code",
+    "NodeList",
+    "Name",
+    "Reason",
+    "TimeUsed",
+    "TimeLimit",
+];
 
 /// As `env` exits when there is no such program.
 const NOT_FOUND: i32 = 127;
@@ -55,6 +69,9 @@ pub enum SlurmError {
         /// Which elements.
         what: String,
     },
+    /// Iterations take more than their elements are given, and would again.
+    #[error("{0}")]
+    Bound(String),
     /// Anything else.
     #[error("`{program}` failed: {text}")]
     Failed {
@@ -153,7 +170,7 @@ impl Commands {
         let mut arguments = words(&["--noheader", "--responding", "--Node", "--format=%N"]);
         arguments.extend(partition.map(|name| format!("--partition={name}")));
         let text = self.run("sinfo", &arguments).await?;
-        let nodes: std::collections::BTreeSet<&str> = text.lines().map(str::trim).collect();
+        let nodes: BTreeSet<&str> = text.lines().map(str::trim).collect();
         Ok(nodes.len().max(1))
     }
 
@@ -210,19 +227,43 @@ impl Commands {
         }
     }
 
+    /// As [`Self::queue`], and of those of `elements` that the queue has forgotten what the accounts say, where there are any. The
+    /// time is the queue's alone.
+    pub(super) async fn queue_or_accounts(
+        &self,
+        name: &str,
+        job: Option<u64>,
+        elements: &BTreeSet<u32>,
+    ) -> (Result<Vec<Seen>, SlurmError>, Duration) {
+        let begun = Instant::now();
+        let seen = self.queue(name, job).await;
+        let took = begun.elapsed();
+        let (Ok(seen), Some(job)) = (&seen, job) else { return (seen, took) };
+        let by = queue::by_element(seen);
+        let forgotten: BTreeSet<u32> = elements.iter().filter(|number| !by.contains_key(number)).copied().collect();
+        if forgotten.is_empty() {
+            return (Ok(seen.clone()), took);
+        }
+        // They only say why nothing came. Without them, that is not known.
+        let Ok(Ok(Some(known))) = tokio::time::timeout(BESIDE, self.accounts(name, job)).await else {
+            return (Ok(seen.clone()), took);
+        };
+        let of_forgotten = known.into_iter().filter_map(|mut seen| {
+            seen.elements.retain(|number| forgotten.contains(number));
+            (!seen.elements.is_empty()).then_some(seen)
+        });
+        (Ok(of_forgotten.chain(seen.iter().cloned()).collect()), took)
+    }
+
     /// Keeps elements that wait from these nodes.
     pub(super) async fn exclude(&self, job: u64, nodes: &str) -> Result<(), SlurmError> {
+        const SCONTROL: &str = "scontrol";
         let arguments = ["update".to_owned(), format!("jobid={job}"), format!("ExcNodeList={nodes}")];
-        match self.run("scontrol", &arguments).await {
-            // Elements that run or have ended cannot be changed, and need not be.
-            Err(SlurmError::Failed { text, .. })
-                if ["no longer pending", "already completing", "already finished", "Invalid job id"]
-                    .iter()
-                    .any(|w| text.contains(w)) =>
-            {
-                Ok(())
-            }
-            other => other.map(drop),
+        let talk = tokio::time::timeout(WORD, self.talk(SCONTROL, &arguments));
+        let (status, _, said) = talk.await.unwrap_or_else(|_| Err(silent(SCONTROL)))?;
+        match status.success() || queue::was_changed(&said) {
+            true => Ok(()),
+            false => Err(failure(SCONTROL, &said)),
         }
     }
 
@@ -230,11 +271,13 @@ impl Commands {
     pub(super) async fn accounts(&self, name: &str, job: u64) -> Result<Option<Vec<Seen>>, SlurmError> {
         let mut arguments = words(&["--noheader", "--parsable2", "--allocations"]);
         arguments.push(format!("--jobs={job}"));
-        arguments.push("--format=JobID,State,ExitCode,NodeList,JobName".to_owned());
+        arguments.push("--format=JobID,State,ExitCode,NodeList,JobName,ElapsedRaw,TimelimitRaw".to_owned());
         match self.run("sacct", &arguments).await {
             Ok(text) => Ok(Some(queue::read_accounts(&text, name))),
             Err(SlurmError::Failed { text, .. }) if text.contains("accounting storage is disabled") => Ok(None),
             Err(SlurmError::NoProgram(_)) => Ok(None),
+            // Who does not answer is the accounts' daemon.
+            Err(SlurmError::Unreachable(text)) => Err(SlurmError::Failed { program: "sacct".to_owned(), text }),
             Err(error) => Err(error),
         }
     }

@@ -10,10 +10,10 @@ use futures_util::stream::FuturesUnordered;
 
 use super::super::coordinator::{Coordinator, DispatchError};
 use super::SlurmError;
-use super::array::Array;
+use super::array::{self, Array};
 use super::command::Commands;
 use super::element::{Begun, Element, Stream};
-use super::queue::{self, Life, Seen};
+use super::queue::{self, Bound, Life, Seen};
 use super::script;
 use super::submit::{excluded, slurm};
 use crate::node::ExitStatus;
@@ -202,10 +202,10 @@ impl Following<'_, '_> {
         if self.ask.is_some_and(|at| at <= Instant::now()) {
             self.ask = None;
             let (commands, name, job) = (Arc::clone(&self.commands), self.array.name.clone(), self.array.job);
+            let elements: BTreeSet<u32> = self.elements.keys().copied().collect();
             self.errands.push(Box::pin(async move {
-                let begun = Instant::now();
-                let seen = commands.queue(&name, job).await;
-                Errand::Asked(seen, begun.elapsed())
+                let (seen, took) = commands.queue_or_accounts(&name, job, &elements).await;
+                Errand::Asked(seen, took)
             }));
         }
     }
@@ -430,7 +430,7 @@ impl Following<'_, '_> {
         self.array.finish(element.number)?;
         // Files of workers that have said all are of no use any more, and may be large.
         for begun in element.streams.keys() {
-            super::array::forget(&begun.said(&self.array.directory, element.number));
+            array::forget(&begun.said(&self.array.directory, element.number));
         }
         Ok(())
     }
@@ -449,12 +449,16 @@ impl Following<'_, '_> {
         if let Some(complaint) = self.complaint(element) {
             why = format!("{why}: {complaint}");
         }
+        if element.killed.is_none() {
+            self.bind(element, seen.and_then(Seen::bound));
+        }
         let state = element.state();
-        // What is no fault of its node's.
+        // What is no fault of its node's, or may have been long ago.
         let is_innocent = match element.killed.as_deref() {
             Some(why) => why == FOUND,
             None => {
                 code == Some(script::ALONE)
+                    || seen.is_some_and(|seen| seen.is_account)
                     || ["TIMEOUT", "OUT_OF_MEMORY", "PREEMPTED", "DEADLINE", "CANCELLED", "REVOKED"].contains(&state)
             }
         };
@@ -478,12 +482,30 @@ impl Following<'_, '_> {
 
     /// Its worker left iterations because somebody other than the user wished it.
     fn interrupted(&mut self, element: &Element) {
-        let by = element.streams.values().last().and_then(|stream| stream.was_interrupted.clone());
-        if let Some(by) = by.filter(|_| self.halted.is_none() && element.killed.is_none()) {
-            let text = format!("{}: ended by {by}, as at the end of its time (`slurm.time`)", element.name());
+        if element.state() == "OUT_OF_MEMORY" {
+            // Its worker lives, and has stored what became of the iteration.
+            let text = format!("{}: Slurm ended processes of it for want of memory (OUT_OF_MEMORY)", element.name());
             self.coordinator.say(&text);
-            slurm(self.coordinator).trouble = Some(text);
         }
+        let by = element.streams.values().last().and_then(|stream| stream.was_interrupted.clone());
+        let Some(by) = by.filter(|_| self.halted.is_none() && element.killed.is_none()) else { return };
+        let bound = element.seen.as_ref().and_then(|seen| seen.was_warned(array::warning));
+        self.bind(element, bound);
+        let why = bound.map_or_else(|| format!("ended by {by}"), |bound| bound.to_string());
+        let text = format!("{}: {why}", element.name());
+        self.coordinator.say(&text);
+        slurm(self.coordinator).trouble = Some(text);
+    }
+
+    /// Where nothing of an element was brought to its end, the same kind of element would not do so either. One of several
+    /// iterations that got on has less to do the next time.
+    fn bind(&mut self, element: &Element, bound: Option<Bound>) {
+        let Some(bound) = bound else { return };
+        if element.iterations.iter().any(|number| self.coordinator.was_tried(*number)) {
+            return;
+        }
+        let bounds = element.iterations.iter().map(|number| (*number, bound));
+        slurm(self.coordinator).bound.extend(bounds);
     }
 
     /// Last line of what the element that was begun last had to complain about.

@@ -14,6 +14,7 @@ mod script;
 mod status;
 mod submit;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub use command::SlurmError;
 pub use status::{ArrayStatus, ElementStatus, status};
 
 use command::Commands;
+use queue::Bound;
 
 /// The engine of a coordinator.
 pub(super) struct Slurm {
@@ -36,19 +38,57 @@ pub(super) struct Slurm {
     is_shared: Option<bool>,
     /// What went wrong last.
     trouble: Option<String>,
+    /// Iterations that an element of the same kind would not bring to their end either.
+    bound: BTreeMap<IterationNumber, Bound>,
+    /// Was it said that the time may be too short?
+    was_doubted: bool,
 }
 
 impl Slurm {
     /// `directory` is the coordinator's.
     pub(super) fn new(directory: &Path, partition: Option<&str>) -> std::io::Result<Self> {
         let commands = Arc::new(Commands::new(directory)?);
-        Ok(Self { commands, partition: partition.map(str::to_owned), is_shared: None, trouble: None })
+        Ok(Self {
+            commands,
+            partition: partition.map(str::to_owned),
+            is_shared: None,
+            trouble: None,
+            bound: BTreeMap::new(),
+            was_doubted: false,
+        })
+    }
+
+    /// Was an iteration ended for what it would be ended for again?
+    pub(super) fn is_bound(&self, number: IterationNumber) -> bool {
+        self.bound.contains_key(&number)
+    }
+
+    /// Which iterations were ended for what, when there are any.
+    pub(super) fn bounds(&self) -> Option<SlurmError> {
+        let mut by: BTreeMap<Bound, Vec<IterationNumber>> = BTreeMap::new();
+        for (number, bound) in &self.bound {
+            by.entry(*bound).or_default().push(*number);
+        }
+        let texts: Vec<String> = by.iter().map(|(bound, numbers)| format!("{}: {bound}", listed(numbers))).collect();
+        (!texts.is_empty()).then(|| SlurmError::Bound(texts.join("; also ")))
     }
 
     /// Why nothing comes of it, as far as that is known.
     pub(super) fn why(&self) -> String {
         self.trouble.clone().unwrap_or_else(|| "nothing came from Slurm's nodes".to_owned())
     }
+}
+
+/// `iteration 7`, `iterations 7, 8, 9 and 20 more`.
+fn listed(numbers: &[IterationNumber]) -> String {
+    const SHOWN: usize = 10;
+    let shown: Vec<String> = numbers.iter().take(SHOWN).map(ToString::to_string).collect();
+    let word = if numbers.len() == 1 { "iteration" } else { "iterations" };
+    let more = match numbers.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{word} {}{more}", shown.join(", "))
 }
 
 /// Are there arrays that were not seen to their end?

@@ -1,6 +1,7 @@
 //! What Slurm says of the elements of an array. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::command::Sizes;
 
@@ -8,6 +9,11 @@ use super::command::Sizes;
 const USUAL: usize = 1000;
 /// Elements at most, whatever Slurm takes: each array has files of its own that are looked at all the time.
 const MOST: usize = 5000;
+/// How much earlier than it was asked to Slurm may tell an element that its time is nearly over: a minute by its manual, and it
+/// looks twice a minute.
+const EARLY: Duration = Duration::from_secs(90);
+/// The signal that Slurm writes for want of memory, as far as it fits where signals are kept. No process was sent it.
+const NO_MEMORY: i32 = 125;
 
 /// Elements as one line of squeue has them; those that wait are told together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,12 +28,27 @@ pub(super) struct Seen {
     pub(super) state: String,
     /// How often it was begun anew; `None` where Slurm does not say.
     pub(super) restarts: Option<u32>,
-    /// Exit status, or 128 and the signal; `None` before the end.
+    /// Exit status, or 128 and the signal; `None` before the end, and where Slurm names none.
     pub(super) exit: Option<i32>,
     /// Where; `None` for what waits.
     pub(super) node: Option<String>,
     /// Slurm's word for why; `None` for none.
     pub(super) reason: Option<String>,
+    /// How long it has or had its node; `None` where Slurm does not say.
+    pub(super) used: Option<Duration>,
+    /// How long it may; `None` for no limit, or where Slurm does not say.
+    pub(super) limit: Option<Duration>,
+    /// Is it the accounts' word? The queue has forgotten it by then.
+    pub(super) is_account: bool,
+}
+
+/// What Slurm ends an element for, and would again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Bound {
+    /// Its time, where it is known.
+    Time(Option<Duration>),
+    /// Its memory.
+    Memory,
 }
 
 /// Where an element is in its life.
@@ -56,8 +77,8 @@ impl Seen {
         let text = match (self.state.as_str(), self.exit) {
             ("COMPLETED", _) => return None,
             ("NODE_FAIL", _) => "its node failed".to_owned(),
-            ("TIMEOUT", _) => "it reached its time limit (`slurm.time`)".to_owned(),
-            ("OUT_OF_MEMORY", _) => "its node's memory for it was used up".to_owned(),
+            ("TIMEOUT", _) => Bound::Time(self.limit).to_string(),
+            ("OUT_OF_MEMORY", _) => Bound::Memory.to_string(),
             ("FAILED", Some(code)) if code > 0 => format!("exit status {code}"),
             (state, _) => match &self.reason {
                 Some(reason) => format!("{state} ({reason})"),
@@ -65,6 +86,34 @@ impl Seen {
             },
         };
         Some(text)
+    }
+
+    /// What it was ended for and would be again, without its worker's last word.
+    pub(super) fn bound(&self) -> Option<Bound> {
+        match self.state.as_str() {
+            "TIMEOUT" => Some(Bound::Time(self.limit)),
+            "OUT_OF_MEMORY" => Some(Bound::Memory),
+            _ => None,
+        }
+    }
+
+    /// Was its time nearly over, so that Slurm may have told it to end `before` its limit?
+    pub(super) fn was_warned(&self, before: impl Fn(Duration) -> Duration) -> Option<Bound> {
+        let (used, limit) = self.used.zip(self.limit)?;
+        (used + before(limit) + EARLY >= limit).then_some(Bound::Time(Some(limit)))
+    }
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Time(Some(limit)) => {
+                let minutes = limit.as_secs().div_ceil(60);
+                write!(f, "ended by Slurm's time limit of {minutes} min; raise `slurm.time`")
+            }
+            Self::Time(None) => write!(f, "ended by Slurm's time limit; raise `slurm.time`"),
+            Self::Memory => write!(f, "it used up the memory that Slurm gives it (OUT_OF_MEMORY)"),
+        }
     }
 }
 
@@ -83,11 +132,13 @@ pub(super) fn read(text: &str, name: &str) -> Result<Vec<Seen>, String> {
 }
 
 fn line(columns: &[&str], name: &str) -> Option<Seen> {
-    let [array, job, elements, state, restarts, exit, node, named, reason, ..] = columns else { return None };
+    let [array, job, elements, state, restarts, exit, node, named, reason, used, limit, ..] = columns else {
+        return None;
+    };
     if *named != name || state.is_empty() {
         return None;
     }
-    let ended = wait_status(exit.parse().ok()?);
+    let ended = exit_of(exit)?;
     let mut seen = Seen {
         array: array.parse().ok()?,
         job: job.parse().ok()?,
@@ -97,11 +148,14 @@ fn line(columns: &[&str], name: &str) -> Option<Seen> {
         exit: None,
         node: some(node),
         reason: reasons(reason),
+        used: time(used),
+        limit: time(limit),
+        is_account: false,
     };
     // Of those that were taken out of the queue while they waited, Slurm does not say any more which they were.
     let is_rest = seen.life() == Life::Ended && *elements == "N/A";
     seen.elements = if is_rest { Vec::new() } else { numbers(elements)? };
-    seen.exit = (seen.life() == Life::Ended).then_some(ended);
+    seen.exit = ended.filter(|_| seen.life() == Life::Ended);
     if seen.life() == Life::Runs {
         // Why it had waited.
         seen.reason = None;
@@ -120,12 +174,36 @@ fn reasons(text: &str) -> Option<String> {
     some(&all.join(", "))
 }
 
-/// As `wait` gives it.
-fn wait_status(status: i32) -> i32 {
-    match status & 0x7f {
-        0 => (status >> 8) & 0xff,
-        signal => 128 + signal,
+/// Slurm's exit code, as `wait` gives it or, since Slurm 23.02, `CODE:SIGNAL`. The outer `None` for what is neither.
+fn exit_of(text: &str) -> Option<Option<i32>> {
+    if text.is_empty() {
+        // Newer ones say nothing where there is none.
+        return Some(None);
     }
+    let (code, signal) = match text.split_once(':') {
+        Some((code, signal)) => (code.parse().ok()?, signal.parse().ok()?),
+        None => {
+            let status: i32 = text.parse().ok()?;
+            ((status >> 8) & 0xff, status & 0x7f)
+        }
+    };
+    Some(match (code, signal) {
+        (code, 0) => Some(code),
+        (_, NO_MEMORY) => None,
+        (_, signal) => Some(128 + signal),
+    })
+}
+
+/// `1:01`, `2-03:04:05`; `None` for what is no time, such as `UNLIMITED`.
+fn time(text: &str) -> Option<Duration> {
+    let (days, rest) = text.split_once('-').unwrap_or(("0", text));
+    let parts: Option<Vec<u64>> = rest.split(':').map(|part| part.parse().ok()).collect();
+    let seconds = match parts?.as_slice() {
+        [minutes, seconds] => minutes * 60 + seconds,
+        [hours, minutes, seconds] => hours * 3600 + minutes * 60 + seconds,
+        _ => return None,
+    };
+    Some(Duration::from_secs(days.parse::<u64>().ok()? * 24 * 3600 + seconds))
 }
 
 /// `7`, `1-5,7`, `[1-30%4]`; `None` for what is not all numbers.
@@ -142,33 +220,38 @@ fn numbers(text: &str) -> Option<Vec<u32>> {
     all.map(|all| all.concat())
 }
 
-/// Lines of `sacct --parsable2`: `JobID|State|ExitCode|NodeList|JobName`.
+/// Lines of `sacct --parsable2`: `JobID|State|ExitCode|NodeList|JobName|ElapsedRaw|TimelimitRaw`, of what has ended. Whatever
+/// else they have is the queue's to say: in accounts, elements that were cancelled alone wait forever, and the line of those that
+/// wait (`8_[3-9]`) lags behind. Elements that have a line of their own come last, so that these count.
 pub(super) fn read_accounts(text: &str, name: &str) -> Vec<Seen> {
     let line = |line: &str| {
         let columns: Vec<&str> = line.split('|').collect();
-        let [id, state, exit, node, named] = columns.as_slice() else { return None };
+        let [id, state, exit, node, named, used, limit] = columns.as_slice() else { return None };
         let (array, element) = id.split_once('_')?;
         if *named != name {
             return None;
         }
         // `CANCELLED by 1000`.
         let state = state.split(' ').next().unwrap_or_default().to_owned();
-        let (code, signal) = exit.split_once(':')?;
-        let (code, signal): (i32, i32) = (code.parse().ok()?, signal.parse().ok()?);
-        let mut seen = Seen {
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        let seen = Seen {
             array: array.parse().ok()?,
             job: array.parse().ok()?,
             elements: numbers(element)?,
             state,
             restarts: None,
-            exit: None,
+            exit: exit_of(exit)?,
             node: some(node).filter(|node| node != "None assigned"),
             reason: None,
+            used: used.parse().ok().map(Duration::from_secs),
+            limit: limit.parse().ok().map(minutes),
+            is_account: true,
         };
-        seen.exit = (seen.life() == Life::Ended).then_some(if signal > 0 { 128 + signal } else { code });
-        Some(seen)
+        (seen.life() == Life::Ended).then_some((!element.starts_with('['), seen))
     };
-    text.lines().filter_map(line).collect()
+    let mut all: Vec<(bool, Seen)> = text.lines().filter_map(line).collect();
+    all.sort_by_key(|(is_alone, _)| *is_alone);
+    all.into_iter().map(|(_, seen)| seen).collect()
 }
 
 /// Each element by its number, as it was seen last.
@@ -184,6 +267,21 @@ pub(super) fn is_covered(sinfo: &str, is_named: bool, nodes: &str) -> bool {
     let ours: Vec<&str> =
         lines.filter(|(partition, _)| is_named || partition.ends_with('*')).map(|(_, node)| node).collect();
     !ours.is_empty() && ours.iter().all(|node| nodes.contains(node))
+}
+
+/// What scontrol says when it has changed what could be changed of an array: a line for each kind of elements
+/// (`8_1-4: Job has already finished`, `8_5-6: No error`). Elements that run or have ended cannot be changed, and need not be.
+pub(super) fn was_changed(said: &str) -> bool {
+    const FINE: &[&str] = &[
+        "No error",
+        "no longer pending",
+        "already completing",
+        "already finished",
+        "not pending nor running",
+        "Invalid job id",
+    ];
+    let mut lines = said.lines().filter(|line| !line.trim().is_empty()).peekable();
+    lines.peek().is_some() && lines.all(|line| FINE.iter().any(|words| line.contains(words)))
 }
 
 /// From `scontrol show config`.
@@ -207,8 +305,8 @@ mod tests {
     #[test]
     fn the_queue_is_read() {
         let text = format!(
-            "8|10|2|FAILED|0|18944|n2|{NAME}|NonZeroExitCode|\n8|9|1|RUNNING|1|0|n1|{NAME}|Priority|\n\
-             8|8|[3-5,7%2]|PENDING|0|0||{NAME}|Resources,None|\n9|9|1|RUNNING|0|0|n1|other|None|\n\n"
+            "8|10|2|FAILED|0|18944|n2|{NAME}|NonZeroExitCode|0:07|10:00|\n8|9|1|RUNNING|1|0|n1|{NAME}|Priority|1:02|10:00|\n\
+             8|8|[3-5,7%2]|PENDING|0|0||{NAME}|Resources,None|0:00|10:00|\n9|9|1|RUNNING|0|0|n1|other|None|0:01|10:00|\n\n"
         );
         let seen = read(&text, NAME).unwrap();
         assert_eq!(seen.len(), 3);
@@ -225,24 +323,105 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_not_taken_for_an_empty_queue() {
         assert_eq!(read("", NAME), Ok(Vec::new()));
-        let rest = read(&format!("8|8|N/A|CANCELLED|0|0||{NAME}|None|"), NAME).unwrap();
+        let rest = read(&format!("8|8|N/A|CANCELLED|0|0||{NAME}|None|0:00|10:00|"), NAME).unwrap();
         assert!(rest.iter().all(|seen| seen.elements.is_empty()) && rest.len() == 1, "{rest:?}");
-        for bad in ["nonsense", "8|9|1|RUNNING", "8|9|1-3,...|PENDING|0|0||NAME|None|", "8|9|1||0|0||NAME|None|"] {
-            let text = format!("8|8|2|RUNNING|0|0|n1|{NAME}|None|\n{}\n", bad.replace("NAME", NAME));
+        for bad in [
+            "nonsense",
+            "8|9|1|RUNNING",
+            "8|9|1-3,...|PENDING|0|0||NAME|None|0:00|10:00|",
+            "8|9|1||0|0||NAME|None|0:00|10:00|",
+            "8|9|1|FAILED|0|x|n1|NAME|None|0:00|10:00|",
+        ] {
+            let text = format!("8|8|2|RUNNING|0|0|n1|{NAME}|None|0:00|10:00|\n{}\n", bad.replace("NAME", NAME));
             assert!(read(&text, NAME).is_err(), "{bad}");
         }
     }
 
     #[test]
+    fn exit_codes_of_older_and_newer_slurm_are_read() {
+        for (old, new, exit) in
+            [("0", "0:0", Some(0)), ("18944", "74:0", Some(74)), ("9", "0:9", Some(137)), ("253", "0:125", None)]
+        {
+            assert_eq!((exit_of(old), exit_of(new)), (Some(exit), Some(exit)), "{old}");
+        }
+        assert_eq!(exit_of(""), Some(None));
+        assert!(["x", "1:", ":1", "1:x"].iter().all(|bad| exit_of(bad).is_none()));
+    }
+
+    #[test]
+    fn times_are_read() {
+        let seconds = |text| time(text).map(|time| time.as_secs());
+        assert_eq!(
+            (seconds("1:01"), seconds("10:00:00"), seconds("2-00:00:05")),
+            (Some(61), Some(36000), Some(172_805))
+        );
+        assert!(["UNLIMITED", "INVALID", "NOT_SET", "", "7"].iter().all(|bad| time(bad).is_none()));
+    }
+
+    /// What Slurm 22.05 said of arrays that ended in these ways, with limits and nodes as they were.
+    #[test]
+    fn real_endings_are_told_as_what_they_are() {
+        let of = |state: &str, exit: &str, reason: &str, used: &str| {
+            let line = format!("32|32|1|{state}|0|{exit}|n1|{NAME}|{reason}|{used}|1:00|");
+            read(&line, NAME).unwrap().remove(0)
+        };
+        let time = of("TIMEOUT", "9", "TimeLimit", "1:01");
+        assert_eq!(time.bound(), Some(Bound::Time(Some(Duration::from_secs(60)))));
+        assert_eq!(time.ending().unwrap(), "ended by Slurm's time limit of 1 min; raise `slurm.time`");
+        let memory = of("OUT_OF_MEMORY", "253", "OutOfMemory", "0:03");
+        assert_eq!((memory.bound(), memory.exit), (Some(Bound::Memory), None));
+        assert_eq!(memory.ending().unwrap(), "it used up the memory that Slurm gives it (OUT_OF_MEMORY)");
+        assert_eq!(of("NODE_FAIL", "0", "NodeDown", "0:09").ending().unwrap(), "its node failed");
+        assert_eq!(of("PREEMPTED", "15", "None", "0:06").ending().unwrap(), "PREEMPTED");
+        assert_eq!(of("FAILED", "1792", "NonZeroExitCode", "0:01").ending().unwrap(), "exit status 7");
+        assert_eq!(of("COMPLETING", "0", "TimeLimit", "1:01").life(), Life::Runs);
+        assert!(
+            ["NODE_FAIL", "PREEMPTED", "FAILED"].iter().all(|state| of(state, "0", "None", "0:01").bound().is_none())
+        );
+    }
+
+    #[test]
+    fn an_end_shortly_before_the_limit_is_the_limits() {
+        let used = |used| read(&format!("8|8|1|COMPLETED|0|0|n1|{NAME}|None|{used}|20:00|"), NAME).unwrap().remove(0);
+        let warned = |text| used(text).was_warned(|_| Duration::from_secs(120));
+        assert_eq!(warned("16:29"), None);
+        assert_eq!(warned("16:31"), Some(Bound::Time(Some(Duration::from_secs(1200)))));
+        let unlimited = read(&format!("8|8|1|COMPLETED|0|0|n1|{NAME}|None|16:31|UNLIMITED|"), NAME).unwrap().remove(0);
+        assert_eq!(unlimited.was_warned(|_| Duration::from_secs(120)), None);
+    }
+
+    /// As sacct 22.05 said it, but for the names.
+    #[test]
     fn accounts_are_read() {
         let text = format!(
-            "8_1|COMPLETED|0:0|n1|{NAME}\n8_2|CANCELLED by 0|0:15|n2|{NAME}\n8_[3-4]|PENDING|0:0|None assigned|{NAME}\n"
+            "8_1|COMPLETED|0:0|n1|{NAME}|4|10\n8_2|CANCELLED by 0|0:15|n2|{NAME}|2|10\n8_4|COMPLETED|0:0|n1|{NAME}|3|10\n\
+             8_5|TIMEOUT|0:0|n1|{NAME}|601|10\n8_6|OUT_OF_MEMORY|0:125|n2|{NAME}|1|UNLIMITED\n8_7|REQUEUED|0:0|n2|{NAME}|9|10\n\
+             8_8|RUNNING|0:0|n2|{NAME}|9|10\n8_9|NODE_FAIL|0:0|n2|{NAME}|9|Partition_Limit\n8_[4-6,10]|PENDING|0:0|None assigned|{NAME}|0|10\n"
         );
         let seen = read_accounts(&text, NAME);
         let by = by_element(&seen);
+        assert_eq!(
+            by.keys().copied().collect::<Vec<_>>(),
+            [1, 2, 4, 5, 6, 9],
+            "what waits or runs is the queue's to say"
+        );
         assert_eq!((by[&1].life(), by[&1].ending()), (Life::Ended, None));
         assert_eq!((by[&2].state.as_str(), by[&2].exit), ("CANCELLED", Some(143)));
-        assert_eq!((by[&4].life(), by[&4].node.as_deref()), (Life::Waits, None));
+        assert_eq!(by[&4].state, "COMPLETED");
+        assert_eq!(by[&5].bound(), Some(Bound::Time(Some(Duration::from_secs(600)))));
+        assert_eq!((by[&6].bound(), by[&6].exit, by[&6].limit), (Some(Bound::Memory), None, None));
+        assert_eq!((by[&9].state.as_str(), by[&9].limit), ("NODE_FAIL", None));
+        assert!(read_accounts(&text, "other").is_empty());
+    }
+
+    #[test]
+    fn a_line_of_many_in_accounts_does_not_hide_those_that_have_their_own() {
+        let text =
+            format!("14_2|COMPLETED|0:0|n1|{NAME}|4|10\n14_[1-5]|CANCELLED by 0|0:0|None assigned|{NAME}|0|10\n");
+        let seen = read_accounts(&text, NAME);
+        let by = by_element(&seen);
+        assert_eq!((by[&2].state.as_str(), by[&3].state.as_str()), ("COMPLETED", "CANCELLED"));
+        assert_eq!(by[&3].node, None);
     }
 
     #[test]
@@ -250,6 +429,17 @@ mod tests {
         let text = "main*|n1\nmain*|n2\nother|n3\n";
         assert!(is_covered(text, false, "n2\nn1\n") && !is_covered(text, false, "n1\nn3\n"));
         assert!(!is_covered(text, true, "n1\nn2\n") && !is_covered("", true, "n1\n"));
+    }
+
+    /// As scontrol 22.05 said it.
+    #[test]
+    fn what_cannot_be_changed_of_an_array_any_more_is_no_failure() {
+        assert!(was_changed("1_1-2: Job is no longer pending execution\n1_3-6: No error\n"));
+        assert!(was_changed(
+            "1_1-3: Job has already finished\n1_4: Job is no longer pending execution\n1_5-6: No error\n"
+        ));
+        assert!(was_changed("Invalid job id specified for job 77\n"));
+        assert!(!was_changed("1_1-2: Access/permission denied\n1_3-6: No error\n") && !was_changed(""));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::super::state::DIRECTORY;
 use super::array::{self, Array};
-use super::command::Commands;
+use super::command::{Commands, SlurmError};
 use super::element::Begun;
 use super::queue::{self, Life, Seen};
 use super::script;
@@ -22,7 +22,7 @@ pub struct ArrayStatus {
     pub name: String,
     /// Does Slurm keep accounts (`sacct`)? `None` when it did not answer.
     pub accounting: Option<bool>,
-    /// Why Slurm said nothing; `None` when it did.
+    /// Why Slurm, or its accounts, said nothing; `None` when they did.
     pub problem: Option<String>,
     /// In the order in which they were given out.
     pub elements: Vec<ElementStatus>,
@@ -76,16 +76,19 @@ pub async fn status(out: &Path) -> anyhow::Result<Vec<ArrayStatus>> {
 
 async fn of(commands: &Commands, array: &Array) -> ArrayStatus {
     let (mut problem, mut accounting, mut accounts) = (None, None, Vec::new());
+    let mut may_answer = true;
     let seen = commands.queue(&array.name, array.job).await.unwrap_or_else(|error| {
+        // The accounts have a daemon of their own.
+        may_answer = matches!(error, SlurmError::Unreachable(_) | SlurmError::Silent(_));
         problem = Some(error.to_string());
         Vec::new()
     });
     let job = array.job.or_else(|| seen.first().map(|seen| seen.array));
-    if let Some(job) = job.filter(|_| problem.is_none()) {
+    if let Some(job) = job.filter(|_| may_answer) {
         match commands.accounts(&array.name, job).await {
             Ok(Some(known)) => (accounting, accounts) = (Some(true), known),
             Ok(None) => accounting = Some(false),
-            Err(error) => problem = Some(error.to_string()),
+            Err(error) => problem = problem.or(Some(error.to_string())),
         }
     }
     let mut by = queue::by_element(&accounts);

@@ -64,6 +64,7 @@ pub(super) async fn submit(
         coordinator.handed.insert(turn.number, *turn);
     }
     let time = spec.time.unwrap_or_else(|| usual_time(coordinator, &shares));
+    doubt(coordinator, &shares);
     let excluded = excluded(coordinator);
     let orders = coordinator.orders(shares)?;
     let program = std::sync::Arc::clone(coordinator.fleet.program());
@@ -109,10 +110,42 @@ fn cut(coordinator: &Coordinator<'_>, turns: &[Turn], element: Element) -> Vec<S
 
 /// As long as the largest element may take.
 fn usual_time(coordinator: &Coordinator<'_>, shares: &[Share]) -> Duration {
-    let options = coordinator.options;
-    let each = (options.plan.spec.timeout + AROUND) * options.retries.saturating_add(1);
+    START + (coordinator.options.plan.spec.timeout + AROUND) * most_attempts(coordinator, shares)
+}
+
+/// Attempts of the largest element, at most.
+fn most_attempts(coordinator: &Coordinator<'_>, shares: &[Share]) -> u32 {
     let most = shares.iter().map(|share| share.iterations.len()).max().unwrap_or(1);
-    START + each * u32::try_from(most).unwrap_or(u32::MAX)
+    u32::try_from(most).unwrap_or(u32::MAX).saturating_mul(coordinator.options.retries.saturating_add(1))
+}
+
+/// Says once when iterations may take longer than the time that the spec gives their element. Many take less than they may, so
+/// that this is no error.
+fn doubt(coordinator: &mut Coordinator<'_>, shares: &[Share]) {
+    let spec = &coordinator.options.plan.spec;
+    let Some(time) = spec.slurm.time else { return };
+    let attempts = most_attempts(coordinator, shares);
+    if let Some(text) = doubts(time, spec.timeout, attempts)
+        && !std::mem::replace(&mut slurm(coordinator).was_doubted, true)
+    {
+        coordinator.say(&text);
+    }
+}
+
+/// What is told to end before the limit has that much less.
+fn doubts(time: Duration, timeout: Duration, attempts: u32) -> Option<String> {
+    let minutes = array::minutes(time);
+    let room = Duration::from_secs(minutes * 60) - array::warning(time);
+    let needed = timeout.saturating_mul(attempts);
+    (needed > room).then(|| {
+        let what = if attempts == 1 { "an attempt".to_owned() } else { format!("{attempts} attempts") };
+        format!(
+            "`slurm.time` of {minutes} min leaves {} s until an element is told to end, and {what} in it may take {} s \
+             (`timeout`): what is not done by then is stored as interrupted",
+            room.as_secs(),
+            needed.as_secs()
+        )
+    })
 }
 
 /// Nodes that are not to be used, as Slurm takes them.
@@ -120,4 +153,21 @@ pub(super) fn excluded(coordinator: &Coordinator<'_>) -> String {
     let mut nodes = coordinator.options.plan.spec.slurm.exclude.clone();
     nodes.extend(coordinator.fleet.unusable());
     nodes.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_iterations_may_not_do_with_is_doubted() {
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        assert_eq!(doubts(minutes(12), minutes(10), 1), None);
+        let text = doubts(minutes(11), minutes(10), 1).unwrap();
+        assert!(text.starts_with("`slurm.time` of 11 min leaves 540 s ") && text.contains("may take 600 s"), "{text}");
+        assert_eq!(doubts(minutes(42), minutes(10), 4), None);
+        assert!(doubts(minutes(41), minutes(10), 4).unwrap().contains("4 attempts in it may take 2400 s"));
+        assert!(doubts(minutes(2), Duration::from_secs(91), 1).is_some());
+        assert_eq!(doubts(minutes(2), Duration::from_secs(90), 1), None);
+    }
 }

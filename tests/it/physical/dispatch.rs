@@ -209,6 +209,48 @@ fn after_kill_9_of_the_coordinator_nothing_runs_and_nothing_is_lost() {
 }
 
 #[test]
+fn what_a_quick_host_has_does_not_wait_for_a_slow_one() {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let Some(lab) = lab() else { return };
+    let campaign = campaign(4, r#"["sh", "-c", "sleep 60; echo rps {workers}"]"#);
+    let vptest = start(&lab, &campaign, &[]);
+    let state = || std::fs::read_to_string(campaign.out().join(".dispatch/state.json")).unwrap_or_default();
+    wait_until("work on both hosts", || state().matches("\"stage\":\"workload\"").count() == 2);
+    vptest.kill();
+    wait_until("that workers end", || !lab.nodes.iter().any(is_at_work));
+    assert_eq!(campaign.files(), [""; 0]);
+    // The second host does not begin to send before it is let.
+    let gate = campaign.path().join("gate");
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let (slow, script) = (lab.nodes[1].control(), campaign.path().join("ssh"));
+    let address = slow.rsplit('@').next().unwrap().split(':').next().unwrap();
+    let text = format!(
+        "#!/bin/sh\ncase \"$*\" in *{address}*' worker --place '*' --share '*) ;; *{address}*' worker --place '*) read go < '{}' ;; esac\nexec \"$@\"\n",
+        gate.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = command(&lab, &campaign, &[]);
+    command.env("PARALLEL_SSH", format!("{} {}", script.display(), lab.ssh()));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let vptest = Vptest(Some(lab.spawn(command)));
+    await_files(&campaign, 1);
+    let hosts = || column(&campaign, "SELECT number, host FROM iteration").into_iter().map(|(_, host)| host);
+    assert!(hosts().all(|host| host == "node2"), "{:?}", campaign.outcomes());
+    let let_go = || {
+        let mut options = std::fs::File::options();
+        let gate = options.write(true).custom_flags(nix::libc::O_NONBLOCK).open(&gate);
+        gate.and_then(|mut gate| gate.write_all(b"go\n")).is_ok()
+    };
+    wait_until("that the slow one is asked", let_go);
+    wait_until("what the slow one has", || hosts().any(|host| host == "node3"));
+    vptest.signal(nix::sys::signal::Signal::SIGINT);
+    vptest.end(130, &campaign);
+    assert!(campaign.statuses().iter().all(|status| status == "interrupted"), "{:?}", campaign.outcomes());
+}
+
+#[test]
 fn one_coordinator_has_a_campaign_and_says_who_it_is() {
     let Some(lab) = lab() else { return };
     let campaign = campaign(8, SLOW);

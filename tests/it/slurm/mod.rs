@@ -1,5 +1,7 @@
 //! Campaigns in Slurm's queue: a real cluster on this machine, the `fake` testbed on its nodes.
 
+mod accounts;
+mod bounds;
 mod failures;
 mod lab;
 mod queue;
