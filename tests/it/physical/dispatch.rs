@@ -240,7 +240,7 @@ fn what_a_quick_host_has_does_not_wait_for_a_slow_one() {
     assert!(hosts().all(|host| host == "node2"), "{:?}", campaign.outcomes());
     let let_go = || {
         let mut options = std::fs::File::options();
-        let gate = options.write(true).custom_flags(nix::libc::O_NONBLOCK).open(&gate);
+        let gate = options.write(true).custom_flags(libc::O_NONBLOCK).open(&gate);
         gate.and_then(|mut gate| gate.write_all(b"go\n")).is_ok()
     };
     wait_until("that the slow one is asked", let_go);
