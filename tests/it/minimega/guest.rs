@@ -1,7 +1,7 @@
 //! miniccc, as far as it is known from outside: one command after the other, results with the next heartbeat.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::double::{Command, HEARTBEAT, HERE, Shared, What};
@@ -249,7 +249,7 @@ fn follow(
             // Never overwritten, and never an error.
             if !*broken && !to.exists() && !ends(name, traps.lose) {
                 // Of a directory, nothing is sent.
-                let Ok(mut content) = std::fs::read(from) else { return result };
+                let Ok(mut content) = std::fs::read(from) else { return Some(result) };
                 std::fs::create_dir_all(to.parent().unwrap()).unwrap();
                 if ends(name, traps.damage) {
                     content.push(b'!');
