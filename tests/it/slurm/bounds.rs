@@ -33,7 +33,7 @@ fn what_the_time_limit_ends_is_told_as_that_and_not_tried_again() {
     let campaign = endless();
     let vptest = Vptest::start(&lab, &campaign);
     wait_until("both workers", || running(&lab) == 2 && workers(&campaign).len() == 2);
-    // One of them does not hear what Slurm tells it before the end, and is killed.
+    // One of them does not hear what Slurm tells it before the end.
     kill(Pid::from_raw(workers(&campaign)[0]), Signal::SIGSTOP).unwrap();
     lab.expect(&["scontrol", "update", &format!("jobid={}", lab.arrays().first().unwrap()), "TimeLimit=1"]);
     let said = vptest.end(1, &campaign);
@@ -41,8 +41,9 @@ fn what_the_time_limit_ends_is_told_as_that_and_not_tried_again() {
     assert!(lab.queue().contains("|TIMEOUT|") && lab.arrays().len() == 1, "{}{}", lab.queue(), said.err);
     let text = "iterations 1, 2: ended by Slurm's time limit of 1 min; raise `slurm.time`";
     assert!(said.err.contains(text), "{}", said.err);
-    // The one that was told has stored what it could.
-    assert_eq!(campaign.statuses(), ["interrupted"], "{}", said.err);
+    // The one that was told has stored what it could; Slurm wakes the other one before it kills it, which may do so, too.
+    let statuses = campaign.statuses();
+    assert!(!statuses.is_empty() && statuses.iter().all(|status| status == "interrupted"), "{}", said.err);
 }
 
 #[test]
