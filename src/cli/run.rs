@@ -219,15 +219,11 @@ fn slurm_failure(error: slurm::SlurmError) -> Failure {
         Error::Blind { .. } => {
             "what had come is stored; without `shared = true` in `[slurm]`, such nodes are sent what they need"
         }
-        Error::Bound(_) => {
-            "what had come is stored; with the same `[slurm]` they would end so again: change it, and `vptest sweep` and `vptest run --on slurm` go on"
-        }
         Error::Cancelled { .. } => "what had come is stored; `vptest run --on slurm` goes on with what is left",
         Error::Failed { .. } | Error::Io { .. } => "what had come is stored; `vptest run --on slurm` goes on",
     };
     let exit = match &error {
         Error::Partition { .. } | Error::Rejected(_) => Exit::Usage,
-        Error::Bound(_) => Exit::SomeFailed,
         Error::Cancelled { .. } => Exit::Interrupted,
         _ => Exit::Unsupported,
     };
@@ -325,6 +321,12 @@ fn finish(report: &Report, verbosity: Verbosity) -> Result<Exit, Failure> {
     }
     if let Some(why) = &report.limited {
         eprintln!("ended by a limit: {why}; `vptest run` goes on with what is left");
+        return Ok(Exit::SomeFailed);
+    }
+    if let Some(which) = &report.bound {
+        eprintln!(
+            "{which}\nwith the same `[slurm]` they would end so again: change it, and `vptest sweep` and `vptest run --on slurm` go on"
+        );
         return Ok(Exit::SomeFailed);
     }
     let bad = [Status::Invalid, Status::Failed, Status::TimedOut, Status::Interrupted];

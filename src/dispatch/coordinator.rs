@@ -98,6 +98,9 @@ pub async fn run(options: &Options<'_>, engine: &Engine) -> Result<Report, Dispa
             report.complete_before = to_do.complete;
             coordinator.announce(&to_do)?;
         }
+        if let Some(slurm) = &mut coordinator.slurm {
+            slurm.keep_bound(&to_do.numbers);
+        }
         to_do.numbers.retain(|number| !coordinator.was_tried(*number) && !coordinator.is_bound(*number));
         (report.settled, report.left) = (to_do.settled, to_do.numbers.len());
         report.interrupted = options.cancel.requested();
@@ -112,7 +115,7 @@ pub async fn run(options: &Options<'_>, engine: &Engine) -> Result<Report, Dispa
             }
             break;
         }
-        let before = coordinator.tried.len();
+        let before = coordinator.dealt_with();
         match coordinator.slurm {
             Some(_) => slurm::round(&mut coordinator, &attempts, &to_do.numbers, stopping.is_some()).await?,
             None => {
@@ -125,7 +128,7 @@ pub async fn run(options: &Options<'_>, engine: &Engine) -> Result<Report, Dispa
         }
         // What does not end then is not waited for twice.
         was_wound_up |= options.cancel.requested().is_some();
-        fruitless = if coordinator.tried.len() > before { 0 } else { fruitless + 1 };
+        fruitless = if coordinator.dealt_with() > before { 0 } else { fruitless + 1 };
         if fruitless == FRUITLESS {
             let why = coordinator.slurm.as_ref().map_or_else(|| coordinator.fleet.why(), Slurm::why);
             return Err(DispatchError::NoHost(why));
@@ -133,11 +136,8 @@ pub async fn run(options: &Options<'_>, engine: &Engine) -> Result<Report, Dispa
     }
     report.outcomes = coordinator.report().outcomes;
     coordinator.write_state()?;
-    let bounds = coordinator.slurm.as_ref().and_then(Slurm::bounds);
-    if let Some(error) = bounds.filter(|_| report.interrupted.is_none() && report.limited.is_none()) {
-        return Err(error.into());
-    }
-    if report.left == 0 && options.selection.is_none() {
+    report.bound = coordinator.slurm.as_ref().and_then(Slurm::bounds);
+    if report.left == 0 && report.bound.is_none() && options.selection.is_none() {
         coordinator.end(&mut report).await?;
     }
     Ok(report)
@@ -346,6 +346,11 @@ impl<'a> Coordinator<'a> {
     /// Was an iteration run to its end, well or not, in this run?
     pub(super) fn was_tried(&self, number: IterationNumber) -> bool {
         self.tried.contains_key(&number)
+    }
+
+    /// Iterations that this run need not be given again, for whatever reason.
+    fn dealt_with(&self) -> usize {
+        self.tried.len() + self.slurm.as_ref().map_or(0, Slurm::count_bound)
     }
 
     fn is_bound(&self, number: IterationNumber) -> bool {

@@ -92,6 +92,8 @@ pub struct Report {
     pub interrupted: Option<String>,
     /// Which of `[limits]` ended it.
     pub limited: Option<String>,
+    /// Which iterations Slurm has ended, as it would again, and what for.
+    pub bound: Option<String>,
     /// What could not be removed.
     pub leftovers: Vec<String>,
     /// Testbeds that were left up: how to look into them.

@@ -48,8 +48,12 @@ impl<'a> Listing<'a> {
         let (number, identity) = (iteration.number, iteration.identity);
         let next = self.lately()?.next(identity);
         let name = |attempt| AttemptName { number, identity, attempt }.to_string();
-        if (next..next.saturating_add(AHEAD)).any(|attempt| self.out.join(name(attempt)).exists()) {
-            self.list()?;
+        for attempt in next..next.saturating_add(AHEAD) {
+            let path = self.out.join(name(attempt));
+            if path.try_exists().map_err(|error| StoreError::io("look for", &path, error))? {
+                self.list()?;
+                break;
+            }
         }
         Ok(&self.attempts)
     }

@@ -69,9 +69,6 @@ pub enum SlurmError {
         /// Which elements.
         what: String,
     },
-    /// Iterations take more than their elements are given, and would again.
-    #[error("{0}")]
-    Bound(String),
     /// Anything else.
     #[error("`{program}` failed: {text}")]
     Failed {

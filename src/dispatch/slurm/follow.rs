@@ -501,7 +501,12 @@ impl Following<'_, '_> {
     /// iterations that got on has less to do the next time.
     fn bind(&mut self, element: &Element, bound: Option<Bound>) {
         let Some(bound) = bound else { return };
-        if element.iterations.iter().any(|number| self.coordinator.was_tried(*number)) {
+        // An earlier coordinator may have stored what it brought.
+        let options = self.coordinator.options;
+        let complete = crate::runner::complete(options.out).unwrap_or_default();
+        let is_complete =
+            |number: IterationNumber| options.plan.get(number).is_some_and(|one| complete.contains(&one.identity));
+        if element.iterations.iter().any(|&number| self.coordinator.was_tried(number) || is_complete(number)) {
             return;
         }
         let bounds = element.iterations.iter().map(|number| (*number, bound));

@@ -63,14 +63,24 @@ impl Slurm {
         self.bound.contains_key(&number)
     }
 
+    /// Of iterations that are not to be run any more, nobody asks what they were ended for.
+    pub(super) fn keep_bound(&mut self, to_do: &[IterationNumber]) {
+        self.bound.retain(|number, _| to_do.contains(number));
+    }
+
+    /// How many are not tried again.
+    pub(super) fn count_bound(&self) -> usize {
+        self.bound.len()
+    }
+
     /// Which iterations were ended for what, when there are any.
-    pub(super) fn bounds(&self) -> Option<SlurmError> {
+    pub(super) fn bounds(&self) -> Option<String> {
         let mut by: BTreeMap<Bound, Vec<IterationNumber>> = BTreeMap::new();
         for (number, bound) in &self.bound {
             by.entry(*bound).or_default().push(*number);
         }
         let texts: Vec<String> = by.iter().map(|(bound, numbers)| format!("{}: {bound}", listed(numbers))).collect();
-        (!texts.is_empty()).then(|| SlurmError::Bound(texts.join("; also ")))
+        (!texts.is_empty()).then(|| texts.join("; also "))
     }
 
     /// Why nothing comes of it, as far as that is known.

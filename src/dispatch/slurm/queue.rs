@@ -99,8 +99,12 @@ impl Seen {
 
     /// Was its time nearly over, so that Slurm may have told it to end `before` its limit?
     pub(super) fn was_warned(&self, before: impl Fn(Duration) -> Duration) -> Option<Bound> {
+        if ["PREEMPTED", "CANCELLED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "REVOKED"].contains(&self.state.as_str()) {
+            return None;
+        }
         let (used, limit) = self.used.zip(self.limit)?;
-        (used + before(limit) + EARLY >= limit).then_some(Bound::Time(Some(limit)))
+        // Of a short limit, not all of it is its end.
+        (used + before(limit) + EARLY.min(limit / 4) >= limit).then_some(Bound::Time(Some(limit)))
     }
 }
 

@@ -44,10 +44,13 @@ pub(super) fn plan(node: NodeId, namespace: &str, filesystem: &str, memory: Byte
 /// # Errors
 /// [`TestbedError::Unsupported`] for the first thing that it lacks.
 pub(super) async fn check(daemon: &Daemon, host: &str, filesystem: &str, tunnel: bool) -> Result<(), TestbedError> {
-    match print(daemon, host, &["stat", "-L", "-c", "%F", filesystem]).await {
-        Ok(kind) if kind.trim() == "directory" => {}
-        Ok(kind) => return Err(lacking(host, filesystem, &format!("it is a {}", kind.trim()))),
-        Err(why) => return Err(lacking(host, filesystem, &format!("it is not there ({why})"))),
+    match daemon.run_at(host, &["shell", "stat", "-L", "-c", "%F", filesystem]).await {
+        Ok(kind) if kind.text().trim() == "directory" => {}
+        Ok(kind) => return Err(lacking(host, filesystem, &format!("it is a {}", kind.text().trim()))),
+        Err(error @ MinimegaError::Refused { .. }) => {
+            return Err(lacking(host, filesystem, &format!("it is not there ({})", chain(&error))));
+        }
+        Err(error) => return Err(error.into_testbed(format!("look for {filesystem} on {host}"))),
     }
     for program in ["/bin/sh", MINICCC] {
         // A link leads where it leads in the container, and not there.
@@ -231,7 +234,9 @@ impl Remains {
         match daemon.run_at(&self.host, &["shell", "cat", "/proc/self/mountinfo"]).await {
             Ok(mounts) => {
                 for place in overlays(mounts.text(), self.id) {
-                    if !self.does(daemon, &["umount", "-l", place]).await {
+                    // minimega may have been quicker.
+                    let removed = self.does(daemon, &["umount", "-l", place]).await;
+                    if !removed && self.does(daemon, &["mountpoint", "-q", place]).await {
                         left.push(format!("mount {place}"));
                     }
                 }
@@ -246,7 +251,11 @@ impl Remains {
     async fn is_removed(&self, daemon: &Daemon, directory: &str) -> bool {
         let deadline = Instant::now() + END;
         loop {
-            let there = self.does(daemon, &["test", "-e", directory]).await;
+            // Whoever does not answer, has not said that it is gone.
+            let there = match daemon.run_at(&self.host, &["shell", "test", "-e", directory]).await {
+                Err(MinimegaError::Refused { text, .. }) => !text.ends_with("exit status 1"),
+                _ => true,
+            };
             if !there || self.does(daemon, &["rmdir", directory]).await {
                 return true;
             }

@@ -260,11 +260,12 @@ impl Instance for Up {
 
     async fn kernels(&mut self) -> Vec<KernelAt> {
         let node = |container: &Container| Some((container.network()?.inode().ok()?, container.plan.id));
-        let here = KernelAt::Shared { nodes: self.containers.iter().filter_map(node).collect() };
+        let nodes: Vec<_> = self.containers.iter().filter_map(node).collect();
+        let here = Some(KernelAt::Shared { nodes }).filter(|_| self.containers.iter().any(Container::is_here));
         // A container may not follow system calls; then its agent says so.
         let afar = self.containers.iter().filter(|container| !container.is_here());
         let afar = afar.map(|one| KernelAt::Agent { node: one.plan.id, client: one.client.clone() });
-        [here].into_iter().chain(afar).collect()
+        here.into_iter().chain(afar).collect()
     }
 
     fn counted(&self) -> Vec<CountedAt> {

@@ -479,6 +479,11 @@ impl Namespace {
         self.hosts.iter().filter(|host| **host != self.daemon.host)
     }
 
+    /// Has another of its hosts not answered in time?
+    pub(super) fn hangs(&self) -> bool {
+        self.others().next().is_some() && self.daemon.mesh_hangs()
+    }
+
     /// It stays as long as this is held.
     async fn here(&self) -> Result<tokio::sync::RwLockReadGuard<'_, ()>, MinimegaError> {
         let busy = self.busy.read().await;
@@ -563,7 +568,8 @@ impl Namespace {
         // Nobody else is at it then.
         let alone = self.busy.write().await;
         let cleared = self.clear().await;
-        self.gone.store(cleared.is_ok(), Ordering::SeqCst);
+        let is_gone = cleared.is_ok();
+        self.gone.store(is_gone, Ordering::SeqCst);
         drop(alone);
         failures.extend(cleared.err());
         if failures.iter().any(MinimegaError::is_lost) {
@@ -576,7 +582,8 @@ impl Namespace {
             let removed = remove_directory(&directory).await;
             failures.extend(removed.map_err(MinimegaError::file(format!("remove {}", directory.display()))).err());
         }
-        for remains in remains {
+        // Of what may still run, nothing is taken away.
+        for remains in remains.into_iter().filter(|_| is_gone) {
             failures.extend(remains.remove(&self.daemon).await);
         }
         // Its files. minimega tells all hosts of the mesh the names of its networks, whereupon they make a directory; those that

@@ -72,7 +72,7 @@ impl Holds {
                 left.extend(leftovers::bury(journal, &mut hangs).await.left);
                 continue;
             }
-            hangs |= namespace.daemon().mesh_hangs();
+            hangs |= namespace.hangs();
             let gone = leftovers::await_gone(&journal.entry).await;
             left.extend(failures.iter().map(|error| format!("namespace {}: {}", namespace.name(), chain(error))));
             let all_gone = failures.is_empty() && gone.is_empty();
@@ -93,6 +93,7 @@ impl Drop for Holds {
             held.namespace.leave();
             held.journal
         };
+        let mut hangs = self.held.iter().any(|held| held.namespace.hangs());
         // As in `release`: the one that joins two hosts was the first.
         let held: Vec<Journal> = self.held.drain(..).rev().map(journal).collect();
         if held.is_empty() {
@@ -101,7 +102,6 @@ impl Drop for Holds {
         let bury = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let mut hangs = false;
                 for journal in held {
                     for line in leftovers::bury(journal, &mut hangs).await.left {
                         tracing::warn!("left in minimega: {line}");

@@ -104,7 +104,7 @@ pub(super) async fn bury(journal: Journal, hangs: &mut bool) -> Removed {
                 Ok(false) => Vec::new(),
                 Err(failures) => failures,
             };
-            *hangs = daemon.mesh_hangs();
+            *hangs |= daemon.mesh_hangs();
             let over = is_over(&daemon, &failures).await;
             if !over && !failures.is_empty() {
                 done.left.extend(failures.iter().map(|error| format!("namespace {name}: {}", chain(error))));
@@ -189,9 +189,12 @@ async fn await_taps(entry: &Entry) -> Vec<String> {
     let machines = entry.machines.iter().filter(|noted| !noted.container);
     let links: Vec<(&String, u32)> =
         machines.flat_map(|noted| &noted.links).map(|(tap, number)| (tap, *number)).collect();
-    let (Some((pid, _)), false) = (entry.daemon, links.is_empty()) else { return Vec::new() };
+    let (Some((pid, started)), false) = (entry.daemon, links.is_empty()) else { return Vec::new() };
     // A daemon that has ended since took its taps with it, or the next one to clean finds them.
     let Ok(network) = Network::of_process(pid) else { return Vec::new() };
+    if running_since(pid) != Some(started) {
+        return Vec::new();
+    }
     let deadline = Instant::now() + TAPS;
     loop {
         let there = match taps::interfaces(Some(&network)) {
@@ -219,7 +222,9 @@ async fn remove_taps(entry: &Entry, left: Vec<(&String, u32)>, network: &Network
             continue;
         }
         match taps::take(tap, Which::Number(number), Some(network)).await {
-            Ok(_) => tracing::warn!("tap {tap} of {}: minimega has left it, and it is removed", entry.namespace),
+            Ok(true) => tracing::warn!("tap {tap} of {}: minimega has left it, and it is removed", entry.namespace),
+            // It has gone meanwhile, or is no tap.
+            Ok(false) => {}
             Err(error) => failed.push(format!("tap {tap} of {}: {error}", entry.namespace)),
         }
     }

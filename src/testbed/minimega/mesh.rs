@@ -251,6 +251,13 @@ async fn try_full(
     let bytes = u16::try_from(mtu).unwrap_or(u16::MAX);
     match client.arrives(address(topology, to), bytes).await {
         Ok(true) => Ok(()),
+        // Images are the user's: one that answers nobody says nothing about the tunnel.
+        Ok(false) if !client.walk(address(topology, to), 1).await.is_ok_and(|(_, arrived)| arrived) => {
+            tracing::warn!(
+                "{to} does not answer {node}: whether packets of {bytes} bytes get from {here} to {there} is not known"
+            );
+            Ok(())
+        }
         Ok(false) => {
             let needed = mtu.saturating_add(TUNNEL);
             let why = format!(
@@ -265,7 +272,10 @@ async fn try_full(
 
 /// What [`await_ways`] has found out, as a fact; `None` without an MTU that was asked for.
 pub(super) fn full_packets(topology: &Topology) -> Option<String> {
-    Some(format!("{} bytes got through in both directions, unfragmented", topology.mtu?))
+    Some(format!(
+        "{} bytes got through, unfragmented, in each direction in which smaller ones are answered",
+        topology.mtu?
+    ))
 }
 
 /// Interfaces have names of 15 bytes at most; the end of the namespace's is random.

@@ -46,7 +46,7 @@ struct Known {
     /// vptest for guests of the user's image.
     bundle: Option<Arc<Bundle>>,
     /// That to have minimega capture, where it is to.
-    right: Option<Right>,
+    right: Option<Arc<Right>>,
 }
 
 /// What guests boot.
@@ -118,12 +118,13 @@ impl Prepared {
     /// # Errors
     /// [`TestbedError::Unsupported`] while another campaign has it, and as [`Prepared::daemon`].
     pub(super) async fn may_capture(&self, request: &Request) -> Result<(), TestbedError> {
-        if self.spec.capture != TapCapture::Minimega {
+        // Of two hosts, nothing is captured at the taps.
+        if self.spec.capture != TapCapture::Minimega || is_apart(&request.tuple) {
             return Ok(());
         }
         let daemon = self.daemon().await?;
         let mut known = self.known.lock().await;
-        if known.right.as_ref().is_some_and(Right::is_held) {
+        if known.right.as_ref().is_some_and(|right| right.is_held()) {
             return Ok(());
         }
         let campaign = std::path::absolute(&request.campaign).unwrap_or_else(|_| request.campaign.clone());

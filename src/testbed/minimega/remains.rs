@@ -39,7 +39,11 @@ pub(super) fn remove(entry: &Entry, noted: &Noted, running: bool) -> (Vec<String
         Ok(false) => {}
         Err(error) => left.push(format!("{what}: {error}")),
     };
-    if let Some((pid, _)) = noted.process.filter(|_| entry.is_of_this_boot()) {
+    // None of it outlives a boot.
+    if !entry.is_of_this_boot() {
+        return (removed, left);
+    }
+    if let Some((pid, _)) = noted.process {
         let link = Path::new(NETWORKS).join(format!("meganet_{}", noted.id));
         note(link.display().to_string(), unlink(&link, pid));
     }

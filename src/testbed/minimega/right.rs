@@ -9,6 +9,7 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,11 +18,15 @@ const NAME: &str = "vptest-captures";
 /// Bytes of the file that are read.
 const LONGEST: u64 = 16 << 10;
 
-/// See the module. Who drops it gives the right back.
+/// Those that this process has: the two testbeds of a campaign share one.
+static HELD: Mutex<Vec<Weak<Right>>> = Mutex::new(Vec::new());
+
+/// See the module. Who drops the last of it gives the right back.
 #[derive(Debug)]
 pub(super) struct Right {
     file: File,
     path: PathBuf,
+    holder: Holder,
 }
 
 /// Who has the right.
@@ -39,8 +44,14 @@ impl Right {
     ///
     /// # Errors
     /// When the lock's file cannot be made.
-    pub(super) fn take(base: &Path, holder: &Holder) -> io::Result<Result<Self, Option<Holder>>> {
+    pub(super) fn take(base: &Path, holder: &Holder) -> io::Result<Result<Arc<Self>, Option<Holder>>> {
         let path = base.join(NAME);
+        let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|right| right.strong_count() > 0);
+        let ours = |right: &Arc<Self>| right.path == path && right.holder == *holder && right.is_held();
+        if let Some(right) = held.iter().filter_map(Weak::upgrade).find(ours) {
+            return Ok(Ok(right));
+        }
         loop {
             let mut options = File::options();
             options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
@@ -50,11 +61,13 @@ impl Right {
                 Err(TryLockError::Error(error)) => return Err(error),
                 Ok(()) => {}
             }
-            let mut right = Self { file, path: path.clone() };
+            let mut right = Self { file, path: path.clone(), holder: holder.clone() };
             // Who had it may have removed the file meanwhile.
             if right.is_held() {
                 right.file.set_len(0)?;
                 right.file.write_all(&serde_json::to_vec(holder)?)?;
+                let right = Arc::new(right);
+                held.push(Arc::downgrade(&right));
                 return Ok(Ok(right));
             }
         }
@@ -91,7 +104,7 @@ mod tests {
     }
 
     /// Once it is free: a process that another test begins has what this one drops, until it executes its program.
-    fn taken(base: &Path, holder: &Holder) -> Right {
+    fn taken(base: &Path, holder: &Holder) -> Arc<Right> {
         let begun = std::time::Instant::now();
         loop {
             if let Ok(right) = Right::take(base, holder).unwrap() {
@@ -108,7 +121,11 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(Right::take(base.path(), &holder("b")).unwrap().unwrap_err(), Some(holder("a-long-name")));
         }
+        // As another testbed of the same campaign.
+        let again = taken(base.path(), &holder("a-long-name"));
         drop(first);
+        assert_eq!(Right::take(base.path(), &holder("b")).unwrap().unwrap_err(), Some(holder("a-long-name")));
+        drop(again);
         assert!(!base.path().join(NAME).exists());
         let _second = taken(base.path(), &holder("b"));
         assert_eq!(Right::take(base.path(), &holder("c")).unwrap().unwrap_err(), Some(holder("b")));

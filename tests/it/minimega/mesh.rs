@@ -99,7 +99,7 @@ async fn guests_on_two_hosts_get_agents_by_letters() {
     assert!(!heard(&lab, &[&namespace(server), "file stream", "out.1"]).is_empty());
     assert!(heard(&lab, &[&namespace(client), "file stream"]).is_empty());
     assert!(is_empty(&lab.double) && lab.campaign.is_clean());
-    std::fs::remove_dir_all(lab.files()).unwrap();
+    lab.remove_files().await;
     until("the agents' end", || lab.agents() == 0).await;
     for host in [HERE, "kn2"] {
         assert_eq!(left(&lab, host), [] as [PathBuf; 0], "{host}");

@@ -47,7 +47,7 @@ pub(super) fn accounting_tools() -> bool {
 
 /// What one needs that limits memory: cgroups of version 1, which only some hosts have.
 pub(super) fn memory_tools() -> bool {
-    tools() && need::need("cgroup1", Path::new(MEMORY).join("tasks").exists())
+    tools() && need::need("cgroup1-memory", Path::new(MEMORY).join("tasks").exists())
 }
 
 /// Where the kernel counts memory.
@@ -229,14 +229,15 @@ fn remove_cgroup(directory: &Path) {
         remove_cgroup(&entry.path());
     }
     let mut result = Ok(());
-    for _ in 0..100 {
+    for _ in 0..3000 {
         result = std::fs::remove_dir(directory);
         if !result.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ResourceBusy) {
             break;
         }
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    if !std::thread::panicking() {
+    let is_gone = result.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    if !is_gone && !std::thread::panicking() {
         result.unwrap();
     }
 }
