@@ -16,6 +16,7 @@ use super::element::{Begun, Element, Stream};
 use super::queue::{self, Bound, Life, Seen};
 use super::script;
 use super::submit::{excluded, slurm};
+use crate::ids::IterationNumber;
 use crate::node::ExitStatus;
 
 mod listen;

@@ -101,7 +101,7 @@ impl Inside {
         let code = self.wait(|| std::fs::read_to_string(at("code")).ok())?;
         let read = |end: &str| std::fs::read(at(end)).unwrap_or_default();
         let (exit, stdout, stderr) = (code.trim().parse().ok(), read("out"), read("err"));
-        ["sh", "out", "err", "code"].map(|end| std::fs::remove_file(at(end)).ok());
+        ["sh", "out", "err", "code"].into_iter().for_each(|end| drop(std::fs::remove_file(at(end))));
         Some(Outcome { exit, stdout, stderr, ..Outcome::of(number) })
     }
 }
