@@ -56,18 +56,7 @@ async fn a_whole_iteration_in_containers() {
     assert_eq!(campaign.statuses(), ["complete"], "{:?}", campaign.outcomes());
     let db = databases(&campaign).remove(0);
     // Every setting was read from the kernel, before and after the workload, for two pairs.
-    for (name, value) in [
-        ("memory", "209715200"),
-        ("vcpus", "2"),
-        ("mtu", "1400"),
-        ("host.mtu", "1400"),
-        ("tso", "off"),
-        ("host.tso", "off"),
-        ("host.rate", "50 Mbit/s"),
-    ] {
-        let asked = format!("SELECT count(*) FROM setting WHERE name = '{name}' AND observed = '{value}' AND ok = 1");
-        assert_eq!(only::<i64>(&db, &asked), 8, "{name}");
-    }
+    assert_in_force(&db, "2", 8);
     let pinned = "SELECT count(DISTINCT observed) FROM setting WHERE name = 'container_cpus' AND ok = 1";
     assert!(only::<i64>(&db, pinned) >= 1);
     // What is seen in a container and at the other end of its link is the same.
@@ -247,4 +236,20 @@ pub(super) fn has_child(first: i32, name: &str) -> bool {
         let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         comm.trim() == name && wanted.is_some() && namespace(&pid) == wanted
     })
+}
+
+/// Has the iteration found what small containers were asked for, so many times: at each node, before and after the workload?
+pub(super) fn assert_in_force(db: &rusqlite::Connection, vcpus: &str, times: i64) {
+    for (name, value) in [
+        ("memory", "209715200"),
+        ("vcpus", vcpus),
+        ("mtu", "1400"),
+        ("host.mtu", "1400"),
+        ("tso", "off"),
+        ("host.tso", "off"),
+        ("host.rate", "50 Mbit/s"),
+    ] {
+        let asked = format!("SELECT count(*) FROM setting WHERE name = '{name}' AND observed = '{value}' AND ok = 1");
+        assert_eq!(only::<i64>(db, &asked), times, "{name}");
+    }
 }
