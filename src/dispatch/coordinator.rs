@@ -140,6 +140,7 @@ pub async fn run(options: &Options<'_>, engine: &Engine) -> Result<Report, Dispa
     if report.left == 0 && report.bound.is_none() && options.selection.is_none() {
         coordinator.end(&mut report).await?;
     }
+    report.left += coordinator.slurm.as_ref().map_or(0, Slurm::count_bound);
     Ok(report)
 }
 

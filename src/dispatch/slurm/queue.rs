@@ -103,8 +103,7 @@ impl Seen {
             return None;
         }
         let (used, limit) = self.used.zip(self.limit)?;
-        // Of a short limit, not all of it is its end.
-        (used + before(limit) + EARLY.min(limit / 4) >= limit).then_some(Bound::Time(Some(limit)))
+        (used + before(limit) + EARLY >= limit).then_some(Bound::Time(Some(limit)))
     }
 }
 
