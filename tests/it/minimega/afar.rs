@@ -59,7 +59,7 @@ async fn a_whole_iteration_on_two_hosts() {
     let factors = "colocated = \"off\"\nmemory = \"200 MiB\"\noffload = \"off\"\nmtu = 1400\nrate = \"50 Mbit/s\"\n\
                    request = { url = \"/image.png?size=200kB\", count = 5 }";
     let filesystem = format!("filesystem = \"{}\"", own.path().display());
-    let more = "[capture]\nvantage = [\"guest\"]\n\n[instrument.counters]\n";
+    let more = "[capture]\nvantage = [\"guest\"]\n\n[instrument.counters]\ninterval = \"off\"\n";
     let campaign = sweep_with(&double, factors, "timeout = \"500 s\"", &filesystem, more);
     let ran = said(campaign.command(&["run"]).env("VPTEST_CACHE", cache()).output().unwrap());
     let (status, reasons) = outcome(&campaign);
