@@ -68,7 +68,14 @@ fn an_element_of_a_node_that_fails_is_run_again_on_another_one() {
 #[test]
 fn cancel_takes_a_campaign_out_of_the_queue_and_no_other_job() {
     let Some(lab) = lab::tools().then(Lab::new) else { return };
-    let campaign = campaign(4, SLOW, "");
+    let gate = tempfile::tempdir().unwrap();
+    let open = gate.path().join("open");
+    std::fs::write(&open, "").unwrap();
+    let client = format!(
+        r#"["sh", "-c", "sleep 2; until [ -e {} ]; do sleep 0.1; done; echo rps {{workers}}"]"#,
+        open.display()
+    );
+    let campaign = campaign(4, &client, "");
     let other = lab.expect(&["sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true"]);
     let vptest = Vptest::start(&lab, &campaign);
     wait_until("an iteration that is stored", || !campaign.files().is_empty());
@@ -78,21 +85,24 @@ fn cancel_takes_a_campaign_out_of_the_queue_and_no_other_job() {
     let said = vptest.end(130, &campaign);
     assert!(said.err.contains("interrupted by SIGTERM"), "{}", said.err);
     assert_eq!(lab.unfinished(), [""; 0]);
-    // And without one.
+    // And without one, while iterations run that do not end by themselves.
+    std::fs::remove_file(&open).unwrap();
     let vptest = Vptest::start(&lab, &campaign);
-    wait_until("iterations that run", || running(&lab) == 2);
+    let at_work = || std::fs::read_to_string(campaign.out().join(".dispatch/state.json")).unwrap_or_default();
+    wait_until("iterations that run", || running(&lab) == 2 && at_work().contains("\"stage\":\"workload\""));
     drop(vptest);
     let before = campaign.files().len();
     let said = lab.vptest(&campaign, 0, &["cancel"]);
     assert!(said.err.contains("goes on with job ") && said.err.contains("cancelled; came meanwhile: "), "{}", said.err);
     assert_eq!(lab.unfinished(), [""; 0]);
-    assert!(campaign.files().len() > before, "what had come is stored: {:?}", campaign.outcomes());
+    assert!(campaign.files().len() > before, "what had come is stored: {:?} {}", campaign.outcomes(), said.err);
     assert!(lab.vptest(&campaign, 0, &["cancel"]).err.contains("nothing is running"));
     let queue = lab.queue();
     assert!(
         queue.lines().any(|line| line.starts_with(&format!("{}|", other.trim())) && line.contains("|PENDING|")),
         "{queue}"
     );
+    std::fs::write(&open, "").unwrap();
     lab.vptest(&campaign, 0, ON);
     assert_complete(&campaign, 8);
 }
