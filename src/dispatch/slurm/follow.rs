@@ -504,7 +504,8 @@ impl Following<'_, '_> {
         let Some(bound) = bound else { return };
         // An earlier coordinator may have stored what it brought.
         let options = self.coordinator.options;
-        let complete = crate::runner::complete(options.out).unwrap_or_default();
+        // Where that cannot be known, they are tried again.
+        let Ok(complete) = crate::runner::complete(options.out) else { return };
         let is_complete =
             |number: IterationNumber| options.plan.get(number).is_some_and(|one| complete.contains(&one.identity));
         if element.iterations.iter().any(|&number| self.coordinator.was_tried(number) || is_complete(number)) {

@@ -5,7 +5,7 @@
 //! host answers. Client and server on different hosts are in two namespaces, and on the bridge of a third one, which has no
 //! machines and both hosts.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,7 +176,8 @@ impl Link {
     }
 }
 
-/// The network between two hosts, in a namespace of its own.
+/// The network between two hosts, in a namespace of its own; `None` where all is on one. It comes first, so that it goes last: taps
+/// of both hosts are at its bridge.
 ///
 /// # Errors
 /// As [`Holds::take`] and [`Link::make`].
@@ -184,12 +185,13 @@ pub(super) async fn join(
     daemon: &Arc<Daemon>,
     holds: &mut Holds,
     request: &Request,
-    both: [&str; 2],
-) -> Result<Link, TestbedError> {
+    places: &Places,
+) -> Result<Option<Link>, TestbedError> {
+    let Some(both) = places.both() else { return Ok(None) };
     let hosts = both.map(str::to_owned);
     let namespace = holds.take(daemon, &request.campaign, &request.scratch, &hosts).await?;
     let link = Link::make(&namespace).await;
-    link.map_err(|error| error.into_testbed(format!("join {} and {}", both[0], both[1])))
+    link.map(Some).map_err(|error| error.into_testbed(format!("join {} and {}", both[0], both[1])))
 }
 
 /// Waits until all clients reach their servers, and looks whether packets get through that fill the MTU: what is larger than the
@@ -214,8 +216,12 @@ pub(super) async fn await_ways(
     .map(drop)
 }
 
-fn address(topology: &Topology, node: NodeId) -> IpAddr {
-    IpAddr::V4(topology.address_of(node).unwrap_or(Ipv4Addr::UNSPECIFIED))
+/// No other address is tried instead: one of this node's own would be reached whatever the tunnel does.
+fn address(topology: &Topology, node: NodeId) -> Result<IpAddr, TestbedError> {
+    topology
+        .address_of(node)
+        .map(IpAddr::V4)
+        .ok_or_else(|| failed(node, "it has no address that it could be reached at"))
 }
 
 /// RSTP keeps a new port shut for some seconds.
@@ -225,9 +231,9 @@ async fn await_way(
     topology: &Topology,
     [here, there]: [&str; 2],
 ) -> Result<(), TestbedError> {
-    let begun = Instant::now();
+    let (begun, target) = (Instant::now(), address(topology, server)?);
     loop {
-        match client.walk(address(topology, server), 1).await {
+        match client.walk(target, 1).await {
             Ok((_, true)) => return Ok(()),
             Ok(_) if begun.elapsed() < WAY => tokio::time::sleep(LOOK).await,
             Ok(_) => {
@@ -249,25 +255,24 @@ async fn try_full(
 ) -> Result<(), TestbedError> {
     let Some(mtu) = topology.mtu else { return Ok(()) };
     let bytes = u16::try_from(mtu).unwrap_or(u16::MAX);
-    match client.arrives(address(topology, to), bytes).await {
-        Ok(true) => Ok(()),
-        // Images are the user's: one that answers nobody says nothing about the tunnel.
-        Ok(false) if !client.walk(address(topology, to), 1).await.is_ok_and(|(_, arrived)| arrived) => {
-            tracing::warn!(
-                "{to} does not answer {node}: whether packets of {bytes} bytes get from {here} to {there} is not known"
-            );
-            Ok(())
-        }
-        Ok(false) => {
-            let needed = mtu.saturating_add(TUNNEL);
-            let why = format!(
-                "packets of {bytes} bytes do not get from {here} to {there}, smaller ones do: with mtu = {mtu}, the network between \
-                 them must take packets of {needed} bytes (choose a smaller `mtu`)"
-            );
-            Err(failed(node, why))
-        }
-        Err(error) => Err(failed(node, Causes(&error))),
+    let target = address(topology, to)?;
+    if client.arrives(target, bytes).await.map_err(|error| failed(node, Causes(&error)))? {
+        return Ok(());
     }
+    let (_, is_answered) = client.walk(target, 1).await.map_err(|error| failed(node, Causes(&error)))?;
+    if !is_answered {
+        // Images are the user's: one that answers nobody says nothing about the tunnel.
+        tracing::warn!(
+            "{to} does not answer {node}: whether packets of {bytes} bytes get from {here} to {there} is not known"
+        );
+        return Ok(());
+    }
+    let needed = mtu.saturating_add(TUNNEL);
+    let why = format!(
+        "packets of {bytes} bytes do not get from {here} to {there}, smaller ones do: with mtu = {mtu}, the network between \
+         them must take packets of {needed} bytes (choose a smaller `mtu`)"
+    );
+    Err(failed(node, why))
 }
 
 /// What [`await_ways`] has found out, as a fact; `None` without an MTU that was asked for.

@@ -94,11 +94,7 @@ impl Site<'_> {
         holds: &mut Holds,
         request: &Request,
     ) -> Result<Vec<Container>, TestbedError> {
-        let link = match self.places.both() {
-            // First, so that it goes last: the containers' taps are at its bridge.
-            Some(both) => Some(mesh::join(daemon, holds, request, both).await?),
-            None => None,
-        };
+        let link = mesh::join(daemon, holds, request, self.places).await?;
         let rooms = self.rooms(daemon, holds, request).await?;
         let launched = try_join_all(rooms.iter().map(|room| self.launch(room, link.as_ref()))).await?;
         // Their processes are there. Whatever happens now, they are found.

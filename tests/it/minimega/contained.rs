@@ -37,7 +37,7 @@ pub(super) fn sweep_with(double: &Process, factors: &str, begin: &str, testbed: 
     ))
 }
 
-const SMALL: &str = "request = { url = \"/image.png?size=200kB\", count = 5 }";
+const SMALL: &str = "request = { url = \"/image.png?size=200kB\", count = 50 }";
 
 #[tokio::test]
 async fn a_whole_iteration_in_containers() {

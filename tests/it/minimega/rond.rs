@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vptest::testbed::minimega::cc::{Channel, Head, Order, Phase, Sent, Step, StepStatus, Timing};
+use vptest::testbed::minimega::cc::{Channel, Head, Member, Order, Phase, Sent, Step, StepStatus, Timing};
 use vptest::testbed::minimega::rond::Rond;
 use vptest::testbed::minimega::{Limits, MinimegaError};
 
@@ -14,8 +14,17 @@ use crate::need::need;
 
 const LONG: Duration = Duration::from_secs(30);
 
-async fn open(double: &Double) -> Rond {
+pub(super) async fn open(double: &Double) -> Rond {
     Rond::open(&double.socket(), Limits::default()).await.unwrap()
+}
+
+/// The only node `p1`, and what commands go to it by.
+pub(super) async fn one_node(double: &Double) -> (Channel, Member) {
+    let files = double.node("p1", "uuid-1");
+    let rond = open(double).await;
+    let mut node = rond.members(&["p1".to_owned()]).await.unwrap().remove(0);
+    node.files = files.to_string_lossy().into_owned();
+    (Channel::new(Arc::new(rond), Timing { poll: Duration::from_millis(5), ..Timing::default() }), node)
 }
 
 #[tokio::test]
@@ -137,12 +146,8 @@ async fn nodes_of_the_same_name_are_told() {
 #[tokio::test]
 async fn orders_that_are_done_are_cleared_unless_those_of_others_are_among_them() {
     let double = Double::rond(Traps::default());
-    let files = double.node("p1", "uuid-1");
-    let rond = open(&double).await;
-    let mut members = rond.members(&["p1".to_owned()]).await.unwrap();
-    members[0].files = files.to_string_lossy().into_owned();
-    let channel = Channel::new(Arc::new(rond), Timing { poll: Duration::from_millis(5), ..Timing::default() });
-    let jobs = [(members[0].clone(), Phase { steps: vec![Step::of(["true"], LONG)], ..Phase::default() })];
+    let (channel, node) = one_node(&double).await;
+    let jobs = [(node, Phase { steps: vec![Step::of(["true"], LONG)], ..Phase::default() })];
     let into = tempfile::tempdir().unwrap();
     let commands = || double.state().namespaces[""].commands.len();
     channel.run(&jobs, into.path()).await.unwrap();

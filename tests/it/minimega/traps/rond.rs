@@ -1,20 +1,15 @@
 //! rond: no numbers, one condition, and what its clients say of themselves.
 
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
-use std::time::Duration;
 
-use vptest::testbed::minimega::cc::{Channel, Head as _, Order, Timing};
+use vptest::testbed::minimega::cc::{Head as _, Order};
 use vptest::testbed::minimega::rond::Rond;
 use vptest::testbed::minimega::{Daemon, Limits, MinimegaError};
 
 use super::super::double::{Double, Traps};
 use super::super::phases::sh;
+use super::super::rond::{one_node, open};
 use super::super::{Process, guest, text, until};
-
-async fn open(double: &Double) -> Rond {
-    Rond::open(&double.socket(), Limits::default()).await.unwrap()
-}
 
 /// `quit` of rond, and `kill -9` of either, leave the socket.
 #[tokio::test]
@@ -72,15 +67,11 @@ async fn an_identifier_that_leads_elsewhere_is_no_node() {
 #[tokio::test]
 async fn nothing_is_run_twice_on_a_node() {
     let double = Double::rond(Traps::default());
-    let files = double.node("p1", "uuid-1");
-    let rond = open(&double).await;
-    let mut members = rond.members(&["p1".to_owned()]).await.unwrap();
-    members[0].files = files.to_string_lossy().into_owned();
-    let channel = Channel::new(Arc::new(rond), Timing { poll: Duration::from_millis(5), ..Timing::default() });
+    let (channel, node) = one_node(&double).await;
     let place = tempfile::tempdir().unwrap();
     let marks = place.path().join("marks");
     let mark = sh(&format!("echo mark >>{}", marks.display()));
-    channel.run(&[(members[0].clone(), mark)], place.path()).await.unwrap();
+    channel.run(&[(node, mark)], place.path()).await.unwrap();
     let responses = || -> usize { double.state().namespaces[""].commands.iter().map(|one| one.responses).sum() };
     let before = responses();
     guest::reconnect(&double.shared, "", "uuid-1");

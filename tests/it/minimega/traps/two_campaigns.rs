@@ -98,7 +98,7 @@ async fn a_whole_iteration_that_minimega_captures() {
     let double = Process::with_containers("").await;
     let daemon = Daemon::open(&double.socket(), Limits::default()).await.unwrap();
     daemon.namespace("exp1").unwrap().run(&["echo", "a"]).await.unwrap();
-    let campaign = sweep(&double, "pairs = 2\nrequest = { url = \"/image.png?size=200kB\", count = 5 }");
+    let campaign = sweep(&double, "pairs = 2\nrequest = { url = \"/image.png?size=200kB\", count = 100 }");
     let ran = said(campaign.command(&["run"]).env("VPTEST_CACHE", cache()).output().unwrap());
     assert_eq!(ran.code, Some(0), "{}{}{:?}", ran.out, ran.err, campaign.outcomes());
     let outcomes = campaign.outcomes();
